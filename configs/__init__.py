@@ -1,0 +1,1 @@
+"""Data, not code: data set descriptions, experiments, prompt templates."""

@@ -1,0 +1,1 @@
+"""What a person drives: commands, configuration files, reports."""

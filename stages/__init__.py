@@ -1,0 +1,1 @@
+"""The two stages and what they share."""

@@ -1,0 +1,41 @@
+"""Errors a user can cause or mend; each carries the exit code of the command that meets it.
+
+The text of every error says what is wrong, in which file, why, and what to do next.
+`assert` is for our own mistakes.
+"""
+
+
+class UserError(ValueError):
+    """A wrong argument or setting."""
+
+    exit_code = 2
+
+
+class DatasetError(UserError):
+    """A data set that is not what its description says."""
+
+    exit_code = 4
+
+
+class CacheError(UserError):
+    """A store that is missing, incomplete, damaged, or made with other settings."""
+
+    exit_code = 5
+
+
+class CacheLocked(CacheError):
+    """Another process writes this store."""
+
+    exit_code = 6
+
+
+class ResourceError(UserError):
+    """Disk, memory, GPU, weights or network that a command needs and does not have."""
+
+    exit_code = 7
+
+
+class NonFiniteError(UserError):
+    """A NaN or infinity in tokens or in a loss."""
+
+    exit_code = 8

@@ -1,0 +1,92 @@
+from pathlib import Path
+
+import pytest
+import yaml
+
+from pipeline.config import apply_settings, build, experiment_names, read_experiment
+from stages.errors import UserError
+from stages.precompute.config import PrecomputeConfig
+from stages.train.config import RunConfig
+
+
+def test_settings_are_typed_and_leave_the_original_alone() -> None:
+    values = {"train": {"steps": 5, "seed": 1}}
+    merged = apply_settings(
+        values, ["train.steps=50", "augmentation.crop=[64, 96]", "train.clip_norm="]
+    )
+    assert merged == {
+        "train": {"steps": 50, "seed": 1, "clip_norm": None},
+        "augmentation": {"crop": [64, 96]},
+    }
+    assert values == {"train": {"steps": 5, "seed": 1}}
+    checked = build(RunConfig, merged, where="test")
+    assert checked.train.steps == 50
+    assert checked.augmentation.crop == (64, 96)
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ("train.stepz=5", "train.stepz: no such setting; did you mean 'steps'?"),
+        ("trian.steps=5", "trian: no such setting; did you mean 'train'?"),
+        ("train.steps=many", "train.steps: Input should be a valid integer"),
+        ("train.steps='5'", "train.steps: Input should be a valid integer (got '5')"),
+        ("train.steps=0", "train.steps: Input should be greater than or equal to 1 (got 0)"),
+        ("evaluate.stride=600", "evaluate: stride 600 leaves gaps between windows of 512"),
+        ("self_training.method=magic", "self_training.method: Input should be 'none', 'st' or"),
+    ],
+)
+def test_a_mistake_is_one_line_that_names_the_field(setting: str, message: str) -> None:
+    with pytest.raises(UserError) as caught:
+        build(RunConfig, apply_settings({}, [setting]), where="test")
+    assert message in str(caught.value)
+
+
+def test_all_mistakes_are_told_at_once() -> None:
+    with pytest.raises(UserError) as caught:
+        build(PrecomputeConfig, {"batch": 0, "dense": {"path": "best"}}, where="mine.yaml")
+    assert str(caught.value).startswith("mine.yaml:\n")
+    assert "batch:" in str(caught.value)
+    assert "dense.path:" in str(caught.value)
+
+
+@pytest.mark.parametrize("setting", ["train.steps", "=5", "train.steps=[1"])
+def test_a_malformed_setting_is_refused(setting: str) -> None:
+    with pytest.raises(UserError, match="--set"):
+        apply_settings({}, [setting])
+
+
+def test_an_unknown_experiment_is_refused_with_the_nearest_name() -> None:
+    with pytest.raises(UserError, match="did you mean 'sdd_rst'"):
+        read_experiment("sdd-rst")
+
+
+def test_a_file_that_is_no_mapping_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text("- a\n- b\n")
+    with pytest.raises(UserError, match="a mapping of settings"):
+        read_experiment(str(path))
+
+
+@pytest.mark.parametrize("name", experiment_names())
+def test_every_experiment_is_complete_and_says_how_to_run_it(name: str) -> None:
+    path = Path("configs/experiments") / f"{name}.yaml"
+    values = yaml.safe_load(path.read_text())
+    checked = build(RunConfig, values, where=name).model_dump(mode="json")
+    assert {section: set(fields) for section, fields in values.items()} == {
+        section: set(fields) for section, fields in checked.items()
+    }
+    header = path.read_text().split("student:")[0]
+    assert "zsseg train --cache data_cache/" in header
+    assert "Hardware:" in header
+    assert "Measured" in header
+
+
+def test_the_methods_differ_in_nothing_but_their_method() -> None:
+    """A comparison of experiments must compare methods, not steps or crops."""
+    for family in ("", "camvid_"):
+        baseline = read_experiment(f"{family}baseline")
+        for method in ("st", "rst", "sdd", "sdd_rst"):
+            other = read_experiment(f"{family}{method}")
+            for section in ("student", "augmentation", "train", "evaluate"):
+                assert other[section] == baseline[section], f"{family}{method}: {section}"
