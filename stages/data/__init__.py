@@ -1,0 +1,1 @@
+"""Data sets: class lists and splits, samples on disk, decoding, hiding of unseen labels, views."""

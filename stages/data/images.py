@@ -1,0 +1,176 @@
+"""Image files in and out: the only module that imports Pillow.
+
+Whatever a file holds, `read_image` gives 8-bit RGB by these rules:
+
+    grey (1, L), palette (P)       the colours they stand for
+    transparency (LA, PA, RGBA,    composited on white, because the colour stored under a
+    a transparent palette entry)   transparent pixel is arbitrary
+    CMYK, YCbCr                    Pillow's conversion
+    16-bit grey                    v / 257, rounded (0..65535 -> 0..255)
+    16-bit colour                  the high byte (Pillow's decoder)
+    32-bit integer, float, others  refused: their range is unknown
+    several frames or pages        the first, with a warning
+    EXIF orientation               applied
+
+Labels keep the stored numbers instead: palette indices, never the colours they stand for.
+"""
+
+import logging
+import struct
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import ExifTags, Image, ImageFile, ImageOps, UnidentifiedImageError
+
+from stages.errors import DatasetError
+
+_FORMATS = ("JPEG", "PNG", "TIFF", "BMP", "WEBP", "GIF")
+_LOSSY = frozenset({"JPEG", "MPO", "WEBP"})
+_MAX_PIXELS = 89_478_485  # where Pillow starts to warn of a decompression bomb
+_UNREADABLE = (
+    OSError,
+    SyntaxError,
+    ValueError,
+    EOFError,
+    struct.error,
+    Image.DecompressionBombError,
+    Image.DecompressionBombWarning,
+)
+_SIDEWAYS = frozenset({5, 6, 7, 8})  # EXIF orientations that swap rows and columns
+_RESAMPLING = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
+
+logger = logging.getLogger(__name__)
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Image.Image]:
+    """The file's lazily decoded image; whatever goes wrong until it is closed names the file."""
+    try:
+        # Given a path, Pillow maps uncompressed files into memory, and then scrambles a TIFF that
+        # its EXIF orientation turns by 90 degrees (seen with 13.0); given a stream, it does not.
+        with path.open("rb") as stream, Image.open(stream, formats=_FORMATS) as image:
+            # Pillow only warns here, and turning its warning into an error is not thread-safe.
+            if image.width * image.height > _MAX_PIXELS:
+                raise DatasetError(
+                    f"{path}: {image.width} x {image.height} pixels are more than the "
+                    f"{_MAX_PIXELS} that are read (a decompression bomb?). Scale the image down"
+                )
+            yield image
+    except DatasetError:
+        raise
+    except _UNREADABLE as error:
+        reason = "not an image" if isinstance(error, UnidentifiedImageError) else error
+        raise DatasetError(
+            f"{path}: cannot be read as an image ({reason}). Replace it with an intact file of one "
+            f"of the formats {', '.join(_FORMATS)}, or take it out of the data set"
+        ) from error
+
+
+def read_image(path: Path) -> NDArray[np.uint8]:
+    """An image file as (H, W, 3) RGB, upright, converted by the rules above.
+
+    Raises DatasetError for a file that is missing, damaged, truncated, too large or of a kind
+    whose range is unknown.
+    """
+    with _opened(path) as image:
+        if image.format != "MPO" and getattr(image, "is_animated", False):
+            logger.warning("%s: holds several frames; only the first is used", path)
+        upright = ImageOps.exif_transpose(image)
+        if upright.mode.startswith("I;16"):
+            grey_HW = (np.asarray(upright).astype(np.uint32) + 128) // 257
+            return np.repeat(grey_HW.astype(np.uint8)[:, :, None], 3, axis=2)
+        if upright.mode in {"LA", "La", "PA", "RGBA", "RGBa"} or upright.has_transparency_data:
+            colour = upright.convert("RGBA")
+            white = Image.new("RGBA", colour.size, "white")
+            return np.array(Image.alpha_composite(white, colour).convert("RGB"))
+        if upright.mode in {"1", "L", "P", "RGB", "RGBX", "CMYK", "YCbCr"}:
+            return np.array(upright.convert("RGB"))
+        raise DatasetError(
+            f"{path}: pixels of Pillow's mode '{upright.mode}' have no known range. Save the image "
+            "with 8 or 16 bits per channel"
+        )
+
+
+def image_size(path: Path) -> tuple[int, int]:
+    """(H, W) of `read_image(path)`, from the header.
+
+    A PNG without EXIF data in front of its pixels is decoded: they may stand behind.
+    """
+    with _opened(path) as image:
+        orientation = image.getexif().get(ExifTags.Base.Orientation)
+        # Pillow gives the size of a TIFF after its orientation, of other formats before.
+        if orientation in _SIDEWAYS and image.format != "TIFF":
+            return image.width, image.height
+        return image.height, image.width
+
+
+def read_raw_label(path: Path) -> NDArray[np.uint8] | NDArray[np.uint16] | NDArray[np.int32]:
+    """A label file's stored numbers (H, W): grey values or palette indices, never colours.
+
+    Raises DatasetError for a file that is missing, damaged, lossy, or holds colours.
+    """
+    with _opened(path) as image:
+        if image.format in _LOSSY:
+            raise DatasetError(
+                f"{path}: {image.format} changes pixel values, so it cannot hold labels. "
+                "Save the labels as PNG"
+            )
+        # Pillow spreads 2- and 4-bit grey over 0..255.
+        packing = image.tile[0].args if isinstance(image, ImageFile.ImageFile) else ""
+        spread = {"L;2": 85, "L;4": 17}.get(str(packing))
+        if image.mode in {"P", "L", "1"}:
+            raw_HW = np.array(image, dtype=np.uint8)
+            return raw_HW // np.uint8(spread) if spread else raw_HW
+        if image.mode.startswith("I;16"):
+            return np.array(image).astype(np.uint16)
+        if image.mode == "I":
+            return np.array(image, dtype=np.int32)
+        raise DatasetError(
+            f"{path}: a label must hold one number per pixel, but this file holds colours or "
+            f"fractions (Pillow's mode '{image.mode}'). Save it as an 8-bit palette or grey PNG "
+            "whose pixel values are class ids"
+        )
+
+
+def resize_image(
+    image_HW3: NDArray[np.uint8],
+    size: tuple[int, int],
+    *,
+    box: tuple[float, float, float, float] | None = None,
+    interpolation: Literal["bilinear", "bicubic"] = "bilinear",
+) -> NDArray[np.uint8]:
+    """An image, or the part of it in `box`, resized to `size` (rows, columns); antialiased.
+
+    `box` is (x0, y0, x1, y1) in pixels, may have fractions and is clipped into the image.
+    """
+    height, width = image_HW3.shape[:2]
+    if box is not None:
+        x0, y0, x1, y1 = box
+        box = (max(x0, 0.0), max(y0, 0.0), min(x1, float(width)), min(y1, float(height)))
+    rows, columns = size
+    image = Image.fromarray(image_HW3)
+    return np.array(image.resize((columns, rows), _RESAMPLING[interpolation], box=box))
+
+
+def write_png(
+    path: Path, array: NDArray[np.uint8], *, palette: NDArray[np.uint8] | None = None
+) -> None:
+    """Write RGB (H, W, 3), grey (H, W) or, with a (256, 3) palette, indices (H, W) as PNG.
+
+    The file appears whole or not at all; folders are made as needed.
+    """
+    image = Image.fromarray(array)
+    if palette is not None:
+        assert array.ndim == 2
+        image.putpalette(palette.tobytes())
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f"{path.name}.partial")
+    try:
+        image.save(partial, format="PNG")
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)

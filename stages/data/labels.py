@@ -1,0 +1,72 @@
+"""Labels as they are: for evaluation and for checks of a data set, never for training.
+
+Training and precompute read labels through `stages.data.visible`, which hides the unseen classes.
+"""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from stages.data.context import encoding_59, encoding_459, paint
+from stages.data.images import read_raw_label
+from stages.data.samples import Sample
+from stages.data.spec import VOID, DatasetSpec
+from stages.errors import DatasetError
+
+_UNKNOWN = -1
+
+
+def read_label(spec: DatasetSpec, sample: Sample) -> NDArray[np.uint8]:
+    """(H, W) class ids of a sample, VOID where the label carries no class.
+
+    Raises DatasetError when the sample has no label, when its file cannot be read, or when it holds
+    a value that the encoding does not know; the text names the values and their pixel counts.
+    """
+    if sample.label is None:
+        raise DatasetError(f"{sample.image}: has no label")
+    raw_HW: NDArray[np.integer]
+    if sample.masks is None:
+        raw_HW = read_raw_label(sample.label)
+    else:
+        try:
+            raw_HW = paint(sample.masks)
+        except ValueError as error:
+            raise DatasetError(
+                f"{sample.label}: the label of '{sample.id}' is damaged ({error}). "
+                "Download the file again"
+            ) from error
+    encoding = _encoding(spec, sample)
+    # V different values: for 8-bit labels every possible one, without sorting the pixels.
+    if raw_HW.dtype == np.uint8:
+        values, index_HW = list(range(256)), raw_HW.astype(np.intp)
+    else:
+        value_V, index_HW = np.unique(raw_HW, return_inverse=True)
+        values = value_V.tolist()
+    code_V = np.array([encoding.get(value, _UNKNOWN) for value in values], dtype=np.int16)
+    label_HW = code_V[index_HW].reshape(raw_HW.shape)
+    if (unknown_HW := label_HW == _UNKNOWN).any():
+        found_V, count_V = np.unique(raw_HW[unknown_HW], return_counts=True)
+        listed = ", ".join(f"{v} ({n} px)" for v, n in zip(found_V[:8], count_V[:8], strict=True))
+        more = f" and {found_V.size - 8} more" if found_V.size > 8 else ""
+        raise DatasetError(
+            f"{sample.label}: the label of '{sample.id}' holds values without a meaning in "
+            f"'{spec.name}': {listed}{more}. List them under `encoding` (value: class id) or "
+            "`ignore` of the data set's description, or correct the file"
+        )
+    return label_HW.astype(np.uint8)
+
+
+def _encoding(spec: DatasetSpec, sample: Sample) -> dict[int, int]:
+    """Stored value -> class id or VOID."""
+    match sample.form:
+        case "described":
+            ids = {v: v for v in range(len(spec.classes))}
+            # A value that is both ignored and a class id by default is ignored: it was listed.
+            return (ids if spec.encoding is None else spec.encoding) | dict.fromkeys(
+                spec.ignore, VOID
+            )
+        case "class-ids":
+            return {v: v for v in range(len(spec.classes))} | {VOID: VOID}
+        case "context-59":
+            return encoding_59(spec.classes)
+        case "context-masks":
+            return encoding_459(spec.classes)

@@ -1,0 +1,129 @@
+"""What a data set is: class names in index order, unseen classes, prompt names, label encoding.
+
+A description is a YAML file: the built-in ones lie in `configs/datasets/`, a user's own anywhere.
+"""
+
+from importlib.resources import files
+from pathlib import Path
+from typing import Literal, Self
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from stages.errors import DatasetError
+
+VOID = 255
+"""Value of every pixel without a label: void in evaluation, void *or unseen* in training."""
+
+Layout = Literal["coco-stuff", "pascal-voc", "pascal-context", "camvid", "folder"]
+
+
+class FolderPatterns(BaseModel):
+    """Where a `folder` data set keeps its files, relative to the root; `{split}` is replaced.
+
+    A label belongs to the image with the same path below its folder, less `label_suffix` and the
+    extension: images/train/a/b.jpg and labels/train/a/b.png.
+    """
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+    images: str = "images/{split}"
+    labels: str | None = "labels/{split}"
+    image_extensions: tuple[str, ...] = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp", ".webp")
+    label_extension: str = ".png"
+    label_suffix: str = ""
+
+
+class DatasetSpec(BaseModel):
+    """A data set's classes and how its labels are stored. Class ids are positions in `classes`."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9_-]*$")
+    about: str = ""
+    layout: Layout
+    classes: tuple[str, ...] = Field(min_length=2)
+    unseen: tuple[str, ...] = ()
+    names: dict[str, str] = Field(default_factory=dict)
+    """Class name -> cleaner name for the prompt ('sign symbol' -> 'traffic sign')."""
+    encoding: dict[int, int] | None = None
+    """Raw pixel value -> class id; None: raw value = class id."""
+    ignore: tuple[int, ...] = (VOID,)
+    """Raw pixel values that carry no class. A value in neither list is an error."""
+    patterns: FolderPatterns | None = None
+    """Only for layout `folder`."""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if len(set(self.classes)) != len(self.classes):
+            twice = sorted({c for c in self.classes if self.classes.count(c) > 1})
+            raise ValueError(f"classes named twice: {', '.join(twice)}")
+        if len(self.classes) > VOID:
+            raise ValueError(f"{len(self.classes)} classes; 8-bit label maps hold at most {VOID}")
+        for field, given in (("unseen", self.unseen), ("names", self.names)):
+            if unknown := sorted(set(given) - set(self.classes)):
+                raise ValueError(f"{field} lists what is not a class: {', '.join(unknown)}")
+        if len(self.unseen) >= len(self.classes):
+            raise ValueError("every class is unseen: nothing is left to learn from")
+        if self.encoding is not None:
+            bad = sorted(v for v in self.encoding.values() if not 0 <= v < len(self.classes))
+            if bad:
+                raise ValueError(f"encoding maps to class ids that do not exist: {bad}")
+            if both := sorted(set(self.encoding) & set(self.ignore)):
+                raise ValueError(f"raw values both encoded and ignored: {both}")
+        if (self.layout == "folder") != (self.patterns is not None):
+            raise ValueError("`patterns` belongs to layout `folder`, and to it only")
+        return self
+
+    @property
+    def unseen_ids(self) -> tuple[int, ...]:
+        """Class ids without labels in training, ascending."""
+        return tuple(i for i, name in enumerate(self.classes) if name in self.unseen)
+
+    @property
+    def seen_ids(self) -> tuple[int, ...]:
+        """Class ids with labels in training, ascending."""
+        return tuple(i for i, name in enumerate(self.classes) if name not in self.unseen)
+
+    @property
+    def prompt_names(self) -> tuple[str, ...]:
+        """The name of each class as it is put into a prompt, in class order."""
+        return tuple(self.names.get(name, name) for name in self.classes)
+
+
+def builtin_names() -> list[str]:
+    """Names of the data sets that zsseg knows, sorted."""
+    folder = files("configs") / "datasets"
+    return sorted(
+        entry.name.removesuffix(".yaml")
+        for entry in folder.iterdir()
+        if entry.name.endswith(".yaml")
+    )
+
+
+def load_spec(name_or_file: str) -> DatasetSpec:
+    """Read a description by built-in name ('camvid') or from a YAML file.
+
+    Raises DatasetError when there is none, or when it contradicts itself.
+    """
+    path = Path(name_or_file)
+    if path.suffix in {".yaml", ".yml"}:
+        if not path.is_file():
+            raise DatasetError(f"{path}: there is no such data set description")
+        text, where = path.read_text(encoding="utf-8"), str(path)
+    elif name_or_file in builtin_names():
+        text = (files("configs") / "datasets" / f"{name_or_file}.yaml").read_text(encoding="utf-8")
+        where = f"configs/datasets/{name_or_file}.yaml"
+    else:
+        raise DatasetError(
+            f"unknown data set '{name_or_file}'. Built in: {', '.join(builtin_names())}; "
+            "for your own images write a YAML description (layout: folder) and give its path"
+        )
+    try:
+        values = yaml.safe_load(text)
+        return DatasetSpec.model_validate(values, strict=False)
+    except yaml.YAMLError as error:
+        raise DatasetError(f"{where}: not valid YAML: {error}") from error
+    except ValidationError as error:
+        lines = [f"{'.'.join(map(str, e['loc'])) or 'file'}: {e['msg']}" for e in error.errors()]
+        raise DatasetError(f"{where}: " + "; ".join(lines)) from error
