@@ -1,0 +1,1 @@
+"""The Zarr store between the two stages: recipe, writer, reader, check."""

@@ -1,0 +1,94 @@
+"""Which stores lie in a folder, what a new one is called, and which one is meant. Needs no zarr."""
+
+import logging
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from stages.cache.manifest import GROUP, SEAL, read_manifest
+from stages.cache.recipe import fingerprint
+from stages.errors import CacheError
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class StoreSummary:
+    """One store in a list: `images` rows, `bytes` on the disk, `sealed` when it is complete."""
+
+    path: Path
+    dataset: str
+    split: str
+    teacher: str
+    images: int
+    bytes: int
+    sealed: bool
+
+
+def store_name(identity: Mapping[str, Any], *, dataset: str, split: str, teacher: str) -> str:
+    """Folder name of a store: camvid-train-vit-b-16-1f2e3d4c. `teacher` is the teacher's slug."""
+    parts = [
+        re.sub(r"[^a-z0-9]+", "-", part.lower()).strip("-") for part in (dataset, split, teacher)
+    ]
+    return "-".join([*filter(None, parts), fingerprint(identity)[:8]])
+
+
+def find_stores(folder: Path) -> list[StoreSummary]:
+    """All stores directly in a folder, by name; one that cannot be read is logged and left out."""
+    if not folder.is_dir():
+        return []
+    return [
+        summary
+        for entry in sorted(folder.iterdir())
+        if (entry / GROUP).is_file() and (summary := _summary(entry))
+    ]
+
+
+def choose_store(
+    path_or_folder: Path, *, dataset: str | None = None, split: str | None = None
+) -> Path:
+    """The store meant: the path itself, or the only one in the folder that fits.
+
+    CacheError when none fits (says which command makes one) or several do (lists them).
+    """
+    if (path_or_folder / GROUP).is_file():
+        return path_or_folder
+    wanted = {"dataset": dataset, "split": split}
+    found = [
+        store
+        for store in find_stores(path_or_folder)
+        if all(value in (None, getattr(store, name)) for name, value in wanted.items())
+    ]
+    if len(found) == 1:
+        return found[0].path
+    if found:
+        listed = "\n".join(
+            f"{store.path}  {store.images} images, {store.teacher}"
+            + ("" if store.sealed else ", unfinished")
+            for store in found
+        )
+        raise CacheError(f"{path_or_folder}: several stores fit; give the path of one:\n{listed}")
+    asked = "".join(f" --{name} {value}" for name, value in wanted.items() if value)
+    raise CacheError(
+        f"{path_or_folder}: no store{' for' + asked if asked else ''} here; "
+        f"`zsseg precompute{asked or ' --dataset NAME'} --root FOLDER` makes one"
+    )
+
+
+def _summary(path: Path) -> StoreSummary | None:
+    try:
+        manifest = read_manifest(path)
+    except CacheError as error:
+        _log.warning("left out: %s", error)
+        return None
+    return StoreSummary(
+        path=path,
+        dataset=str(manifest.identity.get("dataset", "?")),
+        split=str(manifest.identity.get("split", "?")),
+        teacher=str(manifest.info.get("teacher", "?")),
+        images=manifest.rows,
+        bytes=sum(file.stat().st_size for file in path.rglob("*") if file.is_file()),
+        sealed=(path / SEAL).is_file(),
+    )

@@ -1,0 +1,118 @@
+"""Receipts and seal: which shards are complete, and what their files must be.
+
+zarr cannot tell "not computed" from "all zeros", so a shard counts when its receipt exists. A
+receipt is written after the data has reached the disk; the seal after the last receipt.
+"""
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from stages.cache.files import hash_file, read_json, write_durably
+from stages.cache.manifest import (
+    GROUP,
+    INDEX,
+    SEAL,
+    Artifact,
+    Manifest,
+    receipt_file,
+    shard_file,
+)
+from stages.cache.recipe import canonical_json, fingerprint
+from stages.errors import CacheError
+
+
+def publish(
+    store: Path,
+    manifest: Manifest,
+    artifact: Artifact,
+    shard: int,
+    *,
+    made_from: str,
+    notes: Mapping[str, Any],
+) -> None:
+    """Declare one shard complete, of the artifact whose fingerprint is `made_from`.
+
+    Its files must be on the disk already (fsync).
+    """
+    rows = manifest.rows_of(shard) if artifact.per_row else None
+    files = [shard_file(spec, artifact, shard) for spec in artifact.arrays]
+    receipt = {
+        "artifact": artifact.name,
+        "fingerprint": made_from,
+        "shard": shard,
+        "rows": [rows.start, rows.stop] if rows else None,
+        "files": {
+            file: {"bytes": (store / file).stat().st_size, "xxh3_128": hash_file(store / file)}
+            for file in files
+        },
+    }
+    assert not receipt.keys() & notes.keys(), "a note named like a field of the receipt"
+    receipt |= notes
+    content = canonical_json(receipt | {"check": fingerprint(receipt)}) + "\n"
+    write_durably(store / receipt_file(artifact, shard), content.encode("ascii"))
+
+
+def read_receipt(store: Path, artifact: Artifact, shard: int) -> dict[str, Any] | None:
+    """The receipt of one shard, None when there is none; CacheError when it is damaged."""
+    path = store / receipt_file(artifact, shard)
+    if not path.exists():
+        return None
+    receipt = read_json(path)
+    if receipt.pop("check", None) != fingerprint(receipt):
+        raise CacheError(f"{path}: damaged, it does not fit its own checksum")
+    files = receipt.get("files")
+    wanted = {shard_file(spec, artifact, shard) for spec in artifact.arrays}
+    if not isinstance(files, dict) or files.keys() != wanted:
+        raise CacheError(f"{path}: damaged, it does not list the files of its shard")
+    for file, entry in files.items():
+        if not isinstance(entry, dict) or entry.keys() != {"bytes", "xxh3_128"}:
+            raise CacheError(f"{path}: damaged, no size and hash for {file}")
+    return receipt
+
+
+def damage(store: Path, file: str, entry: Mapping[str, Any], *, read_data: bool) -> str | None:
+    """What is wrong with one data file, measured against its receipt; None when nothing is."""
+    path = store / file
+    if path.is_symlink():
+        return "a symbolic link; a store holds plain files only"
+    if not path.is_file():
+        return "missing"
+    if (size := path.stat().st_size) != entry["bytes"]:
+        return f"{size} bytes, {entry['bytes']} were written"
+    if read_data and hash_file(path) != entry["xxh3_128"]:
+        return "content changed since it was written (hash differs)"
+    return None
+
+
+def sealed_files(manifest: Manifest) -> Iterator[str]:
+    """Paths of all that the seal covers: metadata, index, receipts (which cover the data)."""
+    yield GROUP
+    yield INDEX
+    yield from (f"{name}/zarr.json" for name in sorted(manifest.arrays))
+    for artifact in sorted(manifest.artifacts, key=lambda artifact: artifact.name):
+        yield from (receipt_file(artifact, shard) for shard in manifest.shards(artifact))
+
+
+def make_seal(store: Path, manifest: Manifest) -> bytes:
+    """Content of seal.json for the store as it lies on the disk."""
+    files = {file: hash_file(store / file) for file in sealed_files(manifest)}
+    seal = {"root": fingerprint(files), "files": files}
+    return (canonical_json(seal) + "\n").encode("ascii")
+
+
+def read_seal(store: Path) -> dict[str, Any]:
+    """The seal; CacheError when it is missing (the store is unfinished) or damaged."""
+    path = store / SEAL
+    if not path.exists():
+        raise CacheError(
+            f"{store}: the store is not finished ({SEAL} is missing); run the same "
+            "`zsseg precompute` command again, it continues where it stopped"
+        )
+    seal = read_json(path)
+    if not isinstance(seal.get("files"), dict) or seal.get("root") != fingerprint(seal["files"]):
+        raise CacheError(
+            f"{path}: damaged, its root hash does not cover its list of files; run the same "
+            "`zsseg precompute` command again, it checks the store and seals it anew"
+        )
+    return seal

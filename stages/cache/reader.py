@@ -1,0 +1,138 @@
+"""The reader of a finished store: rows by number, safe to pickle, to fork and to spawn."""
+
+import os
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+
+from stages.cache import ledger
+from stages.cache.arrays import ZarrArray, open_array, read
+from stages.cache.files import read_json_lines
+from stages.cache.manifest import HISTORY, INDEX, Manifest, read_manifest, shard_file
+from stages.cache.verify import verify_store
+from stages.errors import CacheError
+
+_SHOWN = 5
+
+
+class Store:
+    """A sealed store, read only. Made by `Store.open`; pickles as its path and manifest.
+
+    `identity`, `info` and `recipes` (by artifact) are what the writer was given. `fingerprint` is
+    the seal's root hash: it changes with any byte of content.
+    """
+
+    def __init__(self, path: Path, manifest: Manifest, fingerprint: str) -> None:
+        self.path = path
+        self.manifest = manifest
+        self.fingerprint = fingerprint
+        self._index: list[dict[str, Any]] | None = None
+        self._arrays: dict[str, ZarrArray] = {}
+        self._process = os.getpid()
+
+    @classmethod
+    def open(cls, path: Path) -> Self:
+        """Open a store; CacheError when it is missing, foreign, unfinished or damaged.
+
+        Checks metadata, receipts and file sizes, not the data's hashes (`verify_store` does).
+        """
+        manifest = read_manifest(path)
+        seal = ledger.read_seal(path)
+        if problems := verify_store(path, read_data=False):
+            named = "\n".join(f"{path / p.file}: {p.reason}" for p in problems[:_SHOWN])
+            raise CacheError(
+                f"{path}: {len(problems)} files of the store are damaged:\n{named}\n"
+                "Delete these files and run the same `zsseg precompute` command again: it "
+                "recomputes what is missing"
+            )
+        return cls(path, manifest, str(seal["root"]))
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """Data set, split, classes, teacher: what makes it this store."""
+        return self.manifest.identity
+
+    @property
+    def info(self) -> dict[str, Any]:
+        """What readers need besides: class and prompt names, widths, the data set's description."""
+        return self.manifest.info
+
+    @property
+    def recipes(self) -> dict[str, dict[str, Any]]:
+        """Recipe of each artifact."""
+        return {artifact.name: dict(artifact.recipe) for artifact in self.manifest.artifacts}
+
+    @property
+    def rows(self) -> int:
+        """Number of images."""
+        return self.manifest.rows
+
+    @property
+    def shard_rows(self) -> int:
+        """Images per shard."""
+        return self.manifest.shard_rows
+
+    @property
+    def index(self) -> list[dict[str, Any]]:
+        """`row`, `id`, `image`, `label` of every row; paths are relative to the data set's root."""
+        if self._index is None:
+            self._index = read_json_lines(self.path / INDEX)
+        return self._index
+
+    @property
+    def history(self) -> list[dict[str, Any]]:
+        """One entry per run of `zsseg precompute` that wrote here."""
+        return read_json_lines(self.path / HISTORY)
+
+    def has(self, array: str) -> bool:
+        """Does the store hold this array?"""
+        return array in self.manifest.arrays
+
+    def read(self, array: str, row: int) -> np.ndarray[Any, Any]:
+        """One image's row of a per-row array, without the leading N."""
+        artifact, _ = self.manifest.arrays[array]
+        assert artifact.per_row, f"{array} has no rows; read_all reads it"
+        assert 0 <= row < self.rows, f"row {row} of {self.rows}"
+        where = self._file(array, row // self.shard_rows)
+        return read(self._open(array), row, where=where)
+
+    def read_all(self, array: str) -> np.ndarray[Any, Any]:
+        """A whole array, (N, ...) or a unit artifact's; for small arrays."""
+        artifact, _ = self.manifest.arrays[array]
+        for shard in self.manifest.shards(artifact):
+            self._file(array, shard)
+        return read(self._open(array), slice(None), where=str(self.path / array))
+
+    def receipt(self, artifact: str, shard: int) -> dict[str, Any]:
+        """The receipt of a shard: its files and the writer's notes (hashes, failures)."""
+        (what,) = (a for a in self.manifest.artifacts if a.name == artifact)
+        receipt = ledger.read_receipt(self.path, what, shard)
+        if receipt is None:
+            raise CacheError(f"{self.path}: the receipt of {artifact}, shard {shard}, is gone")
+        return receipt
+
+    def bytes(self) -> int:
+        """Size of all files of the store on the disk."""
+        return sum(file.stat().st_size for file in self.path.rglob("*") if file.is_file())
+
+    def __reduce__(self) -> tuple[type[Self], tuple[Path, Manifest, str]]:
+        return type(self), (self.path, self.manifest, self.fingerprint)
+
+    def _open(self, array: str) -> ZarrArray:
+        if self._process != os.getpid():  # forked: zarr's handles stay with the parent
+            self._arrays, self._process = {}, os.getpid()
+        if array not in self._arrays:
+            self._arrays[array] = open_array(self.path, self.manifest, array)
+        return self._arrays[array]
+
+    def _file(self, array: str, shard: int) -> str:
+        """Path of a shard that is there: zarr reads a lost or empty one as zeros."""
+        artifact, spec = self.manifest.arrays[array]
+        file = self.path / shard_file(spec, artifact, shard)
+        if not file.is_file() or file.stat().st_size == 0:
+            raise CacheError(
+                f"{file}: missing or empty; run the same `zsseg precompute` command again: it "
+                "recomputes what is missing"
+            )
+        return str(file)

@@ -1,0 +1,64 @@
+"""Recipes: what an artifact was made from, as plain JSON values, and their fingerprints."""
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import xxhash
+
+_SHOWN = 80  # characters of a value in a difference
+
+
+def canonical_json(value: object) -> str:
+    """The one spelling of a JSON value: keys sorted, no spaces, ASCII only, tuples as lists.
+
+    NaN, infinity and anything that is not JSON (a NumPy scalar, a path) is refused.
+    """
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
+
+
+def plain(value: object) -> Any:
+    """The value as it reads back from a file: tuples become lists, keys become strings."""
+    return json.loads(canonical_json(value))
+
+
+def fingerprint(recipe: object) -> str:
+    """128-bit XXH3 of the canonical JSON, 32 hexadecimal digits. An identity, not a signature."""
+    return xxhash.xxh3_128_hexdigest(canonical_json(recipe).encode("ascii"))
+
+
+def difference(stored: object, wanted: object, *, prefix: str = "") -> list[str]:
+    """Every field in which two recipes differ: `regions.merge_threshold: stored 0.8, asked 0.9`."""
+    stored, wanted = plain(stored), plain(wanted)
+    if canonical_json(stored) == canonical_json(wanted):
+        return []
+    if isinstance(stored, dict) and isinstance(wanted, dict):
+        return [
+            line
+            for key in sorted(stored.keys() | wanted.keys())
+            for line in _field(stored, wanted, key, f"{prefix}.{key}" if prefix else key)
+        ]
+    if isinstance(stored, list) and isinstance(wanted, list) and len(stored) == len(wanted):
+        return [
+            line
+            for place, (old, new) in enumerate(zip(stored, wanted, strict=True))
+            for line in difference(old, new, prefix=f"{prefix}[{place}]")
+        ]
+    return [f"{prefix or 'value'}: stored {_show(stored)}, asked {_show(wanted)}"]
+
+
+def _field(
+    stored: Mapping[str, object], wanted: Mapping[str, object], key: str, name: str
+) -> list[str]:
+    if key not in wanted:
+        return [f"{name}: stored {_show(stored[key])}, asked nothing"]
+    if key not in stored:
+        return [f"{name}: stored nothing, asked {_show(wanted[key])}"]
+    return difference(stored[key], wanted[key], prefix=name)
+
+
+def _show(value: object) -> str:
+    text = canonical_json(value)
+    if len(text) <= _SHOWN:
+        return text
+    return f"{text[:_SHOWN]}..." + (f" ({len(value)} entries)" if isinstance(value, list) else "")

@@ -1,0 +1,152 @@
+"""Does the store in a folder fit what is asked? Makes it, mends it, or says what differs."""
+
+import json
+import logging
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import xxhash
+
+from stages.cache import ledger
+from stages.cache.arrays import array_json
+from stages.cache.files import read_json_lines, remove_durably, sync, write_durably
+from stages.cache.lock import HOLDER, LOCK
+from stages.cache.manifest import (
+    GROUP,
+    INDEX,
+    LEDGER,
+    SEAL,
+    Artifact,
+    Manifest,
+    description,
+    fingerprints,
+    group_json,
+    read_manifest,
+)
+from stages.cache.recipe import difference
+from stages.errors import CacheError
+
+_SHOWN = 20  # differing fields named in one message
+
+_log = logging.getLogger(__name__)
+
+
+def prepare(path: Path, wanted: Manifest, index: bytes, *, update: bool) -> None:
+    """Bring index, manifest and array metadata in a folder to what is wanted.
+
+    `index` is the content of index.jsonl. Raises CacheError, with every differing field, when the
+    store there is another one; `update` drops the artifacts that differ instead.
+    """
+    arrays = {
+        f"{name}/zarr.json": array_json(wanted, artifact, spec)
+        for name, (artifact, spec) in wanted.arrays.items()
+    }
+    _restore(path, {GROUP: group_json(wanted), INDEX: index} | arrays)
+    if (path / GROUP).exists():
+        _reconcile(path, wanted, index, update=update)
+    else:
+        _create(path, wanted, index)
+    for file, content in arrays.items():
+        if not (path / file).exists():
+            write_durably(path / file, content)
+
+
+def _restore(path: Path, wanted: Mapping[str, bytes]) -> None:
+    """Put back lost or damaged metadata where the seal proves that it was what is wanted now."""
+    try:
+        sealed = ledger.read_seal(path)["files"]
+    except CacheError:
+        return
+    for file, content in wanted.items():
+        if sealed.get(file) == xxhash.xxh3_128_hexdigest(content) and (
+            not (path / file).exists() or (path / file).read_bytes() != content
+        ):
+            _log.warning("%s was lost or damaged; restored", path / file)
+            write_durably(path / file, content)
+
+
+def _create(path: Path, wanted: Manifest, index: bytes) -> None:
+    strangers = {entry.name for entry in path.iterdir()} - {LOCK, HOLDER, INDEX}
+    if strangers:
+        raise CacheError(
+            f"{path}: neither empty nor a store ({GROUP} is missing beside "
+            f"{', '.join(sorted(strangers)[:3])}); delete the folder or give another --cache"
+        )
+    write_durably(path / INDEX, index)
+    write_durably(path / GROUP, group_json(wanted))
+
+
+def _reconcile(path: Path, wanted: Manifest, index: bytes, *, update: bool) -> None:
+    stored = read_manifest(path)
+    fixed = difference(stored.identity, wanted.identity)
+    fixed += difference(stored.shard_rows, wanted.shard_rows, prefix="shard_rows")
+    fixed += _index_difference(path / INDEX, index)
+    settings = difference(stored.info, wanted.info, prefix="info")
+    old = {artifact.name: artifact for artifact in stored.artifacts}
+    new = {artifact.name: artifact for artifact in wanted.artifacts}
+    made, asked = fingerprints(stored.artifacts), fingerprints(wanted.artifacts)
+    changed = [name for name in {**new, **old} if made.get(name) != asked.get(name)]
+    for name in changed:
+        settings += _artifact_difference(name, old.get(name), new.get(name))
+    if fixed:
+        raise CacheError(
+            f"{path}: the store was made from other data or for other settings:\n"
+            + _listed(fixed + settings)
+            + "\nThis cannot be updated in place: give another --cache folder, or delete this store"
+        )
+    if not settings:
+        return
+    if not update:
+        raise CacheError(
+            f"{path}: the store was made with other settings:\n"
+            + _listed(settings)
+            + f"\nAdd --update to recompute {', '.join(changed) or 'only the description'} in "
+            "place, or give another --cache folder"
+        )
+    _drop(path, [old[name] for name in changed if name in old])
+    write_durably(path / GROUP, group_json(wanted))
+
+
+def _listed(lines: Sequence[str]) -> str:
+    more = [f"... and {len(lines) - _SHOWN} more"] if len(lines) > _SHOWN else []
+    return "\n".join(f"  {line}" for line in [*lines[:_SHOWN], *more])
+
+
+def _artifact_difference(name: str, old: Artifact | None, new: Artifact | None) -> list[str]:
+    if old is None or new is None:
+        return [f"{name}: {'not stored, asked' if old is None else 'stored, not asked'}"]
+    before, after = description(old), description(new)
+    lines = difference(before.pop("recipe"), after.pop("recipe"), prefix=name)
+    lines += difference(before, after, prefix=name)
+    return lines or [f"{name}: made from {', '.join(sorted(new.depends))}, where something differs"]
+
+
+def _index_difference(path: Path, wanted: bytes) -> list[str]:
+    if path.exists() and path.read_bytes() == wanted:
+        return []
+    old = {entry.get("id"): entry for entry in read_json_lines(path)}
+    new = {entry.get("id"): entry for entry in map(json.loads, wanted.splitlines())}
+    lists = {
+        "stored, not asked": [image for image in old if image not in new],
+        "asked, not stored": [image for image in new if image not in old],
+        "at another row or path": [i for i in new if i in old and old[i] != new[i]],
+    }
+    lines = [
+        f"index: {len(images)} images {what}: {', '.join(map(str, images[:3]))}"
+        + (", ..." if len(images) > 3 else "")
+        for what, images in lists.items()
+        if images
+    ]
+    return lines or [f"index: {path} is damaged"]
+
+
+def _drop(path: Path, artifacts: Sequence[Artifact]) -> None:
+    """Delete artifacts: first the seal, then the receipts that make their data count, then data."""
+    remove_durably(path / SEAL)
+    folders = [path / LEDGER / artifact.name for artifact in artifacts]
+    folders += [path / spec.name for artifact in artifacts for spec in artifact.arrays]
+    for folder in folders:
+        if folder.exists():
+            shutil.rmtree(folder)
+            sync(folder.parent)
