@@ -1,0 +1,1 @@
+"""Stage one: run CLIP once over a data set and write the store."""

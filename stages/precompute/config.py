@@ -1,0 +1,83 @@
+"""What stage one writes: every choice that changes a byte of the store, one line each.
+
+`[ours]` marks a default that neither paper states.
+"""
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+_STRICT = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+
+class TextConfig(BaseModel):
+    """Text embeddings of all classes."""
+
+    model_config = _STRICT
+
+    templates: Literal["single", "coco15", "imagenet80"] = "imagenet80"
+    """Prompt templates averaged per class (configs/templates.yaml). [ours]"""
+
+
+class DenseConfig(BaseModel):
+    """Dense tokens: one per patch, projected into the text space."""
+
+    model_config = _STRICT
+
+    size: tuple[int, int] = (512, 512)
+    """Height and width in pixels that the whole image is resized to for dense tokens. [ours]"""
+    path: Literal["raw", "value", "clearclip", "nacl"] = "clearclip"
+    """Last block of a ViT tower: unchanged; value path (MaskCLIP); q-q attention without residual
+    and FFN (ClearCLIP); k-k attention with a Gaussian of the distance (NACLIP). Towers of timm
+    give their projected last feature map whatever is asked here. [ours]"""
+    nacl_sigma: float = Field(default=5.0, gt=0)
+    """Standard deviation of NACLIP's Gaussian, in patches; used by path `nacl` only."""
+
+
+class RegionConfig(BaseModel):
+    """Latent regions: window seeds, k-means, merging (paper 1 Eq. 3-4, paper 2 Eq. 1)."""
+
+    model_config = _STRICT
+
+    windows: tuple[int, ...] = Field(default=(4, 8, 16), min_length=1)
+    """Window sizes in tokens; the stride is half a window (both papers); sizes are ours. A window
+    larger than the token grid is clipped to it. [ours]"""
+    iterations: int = Field(default=10, ge=1)
+    """Lloyd iterations of k-means at most. [ours]"""
+    merge_threshold: float = Field(default=0.9, gt=-1, le=1)
+    """Clusters whose centres' cosine exceeds this are merged, most similar first, each used once.
+    [ours]"""
+    minimum_tokens: int = Field(default=4, ge=1)
+    """Regions of fewer tokens are dropped. [ours]"""
+    unlabelled_share: float = Field(default=0.5, gt=0, le=1)
+    """A token is unlabelled when at least this share of its pixels has no visible label. [ours]"""
+    backend: Literal["auto", "cuml", "sklearn"] = "auto"
+    """k-means on the GPU (cuML) or the CPU (scikit-learn); auto: cuML where GPU and package are."""
+
+
+class LocalConfig(BaseModel):
+    """Local class-crop tokens: the CLS token of each mask's crop (paper 2, section 3.1)."""
+
+    model_config = _STRICT
+
+    margin: float = Field(default=0.1, ge=0)
+    """Share of the bounding box's sides added on each side, clipped at the image. [ours]"""
+    max_masks: int = Field(default=32, ge=1, le=255)
+    """Masks kept per image, largest first; more are counted and left out. [ours]"""
+
+
+class PrecomputeConfig(BaseModel):
+    """Stage one. `zsseg precompute --set dense.size=[768,768]` sets any of these."""
+
+    model_config = _STRICT
+
+    text: TextConfig = TextConfig()
+    dense: DenseConfig = DenseConfig()
+    regions: RegionConfig = RegionConfig()
+    local: LocalConfig = LocalConfig()
+    shard_images: int = Field(default=64, ge=1, le=1024)
+    """Images per shard: the unit of writing, of loss in a crash, and of one file per array."""
+    batch: int = Field(default=16, ge=1)
+    """Images (or crops) per forward pass of the teacher."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where the teacher runs; `cuda` without a usable GPU is an error."""

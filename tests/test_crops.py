@@ -1,0 +1,124 @@
+"""Class crops, worked out by hand on small images."""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from stages.precompute.crops import class_crops
+
+GREY = (1, 2, 3)
+
+
+def numbered_image(rows: int, columns: int) -> NDArray[np.uint8]:
+    """Every pixel has its own red value, from 10 on."""
+    image_HW3 = np.zeros((rows, columns, 3), np.uint8)
+    image_HW3[..., 0] = np.arange(10, 10 + rows * columns).reshape(rows, columns)
+    return image_HW3
+
+
+def test_crop_is_the_box_with_margin_and_fill_outside_the_mask() -> None:
+    image_HW3 = numbered_image(6, 8)
+    visible_HW = np.full((6, 8), 255, np.uint8)
+    visible_HW[2:4, 3:5] = 7
+    visible_HW[3, 4] = 255
+    nothing_hw = np.zeros((2, 2), np.uint8)
+    crops, ids, left_out = class_crops(
+        image_HW3, visible_HW, nothing_hw, margin=0.5, max_masks=5, fill=GREY
+    )
+    assert ids == [7]
+    assert left_out == 0
+    expected = np.empty((4, 4, 3), np.uint8)
+    expected[:] = GREY
+    expected[1, 1], expected[1, 2], expected[2, 1] = (29, 0, 0), (30, 0, 0), (37, 0, 0)
+    np.testing.assert_array_equal(crops[0], expected)
+
+
+def test_margin_is_clipped_at_every_border() -> None:
+    image_HW3 = numbered_image(5, 5)
+    visible_HW = np.full((5, 5), 255, np.uint8)
+    visible_HW[:2, :2] = 3
+    visible_HW[3:, 3:] = 4
+    nothing_hw = np.zeros((1, 1), np.uint8)
+    crops, ids, _ = class_crops(
+        image_HW3, visible_HW, nothing_hw, margin=0.5, max_masks=2, fill=GREY
+    )
+    assert ids == [3, 4]
+    expected = np.empty((3, 3, 3), np.uint8)
+    expected[:] = GREY
+    expected[:2, :2] = image_HW3[:2, :2]
+    np.testing.assert_array_equal(crops[0], expected)
+    expected[:] = GREY
+    expected[1:, 1:] = image_HW3[3:, 3:]
+    np.testing.assert_array_equal(crops[1], expected)
+
+
+def test_margin_is_a_share_of_each_side_in_whole_pixels() -> None:
+    visible_HW = np.full((20, 20), 255, np.uint8)
+    visible_HW[9:10, 5:12] = 0
+    nothing_hw = np.zeros((1, 1), np.uint8)
+    for margin, shape in ((0.1, (1, 9)), (0.5, (3, 15)), (0.2, (1, 9)), (0.0, (1, 7))):
+        crops, _, _ = class_crops(
+            numbered_image(20, 20), visible_HW, nothing_hw, margin=margin, max_masks=2, fill=GREY
+        )
+        assert crops[0].shape[:2] == shape
+
+
+def test_region_is_enlarged_to_pixels_and_loses_visible_ones() -> None:
+    image_HW3 = numbered_image(4, 6)
+    visible_HW = np.full((4, 6), 255, np.uint8)
+    visible_HW[0, 0:3] = 0
+    region_hw = np.array([[2, 0, 0], [1, 1, 0]], np.uint8)
+    crops, ids, left_out = class_crops(
+        image_HW3, visible_HW, region_hw, margin=0.0, max_masks=9, fill=GREY
+    )
+    assert ids == [0, 1001, 1002]
+    assert left_out == 0
+    np.testing.assert_array_equal(crops[0], image_HW3[0:1, 0:3])
+    np.testing.assert_array_equal(crops[1], image_HW3[2:4, 0:4])
+    np.testing.assert_array_equal(crops[2], image_HW3[1:2, 0:2])
+
+
+def test_region_under_visible_labels_makes_no_crop() -> None:
+    visible_HW = np.zeros((4, 4), np.uint8)
+    region_hw = np.array([[1, 0], [0, 0]], np.uint8)
+    _, ids, left_out = class_crops(
+        numbered_image(4, 4), visible_HW, region_hw, margin=0.1, max_masks=4, fill=GREY
+    )
+    assert ids == [0]
+    assert left_out == 0
+
+
+def test_largest_masks_are_kept_and_ids_ascend() -> None:
+    visible_HW = np.full((6, 6), 255, np.uint8)
+    visible_HW[0] = 9
+    visible_HW[1, :3] = 4
+    visible_HW[1, 3:] = 2
+    region_hw = np.array([[0], [0], [5]], np.uint8)
+    crops, ids, left_out = class_crops(
+        numbered_image(6, 6), visible_HW, region_hw, margin=0.0, max_masks=3, fill=GREY
+    )
+    # Areas: region 5 has 12 pixels, class 9 six, classes 2 and 4 three each: 2 comes first.
+    assert ids == [2, 9, 1005]
+    assert left_out == 1
+    assert [crop.shape[:2] for crop in crops] == [(1, 3), (1, 6), (2, 6)]
+
+
+def test_image_without_masks_gives_nothing() -> None:
+    visible_HW = np.full((4, 4), 255, np.uint8)
+    crops, ids, left_out = class_crops(
+        numbered_image(4, 4),
+        visible_HW,
+        np.zeros((2, 2), np.uint8),
+        margin=0,
+        max_masks=1,
+        fill=GREY,
+    )
+    assert (crops, ids, left_out) == ([], [], 0)
+
+
+def test_image_itself_is_left_alone() -> None:
+    image_HW3 = numbered_image(4, 4)
+    before = image_HW3.copy()
+    visible_HW = np.full((4, 4), 255, np.uint8)
+    visible_HW[0, 0] = visible_HW[3, 3] = 1
+    class_crops(image_HW3, visible_HW, np.zeros((1, 1), np.uint8), margin=0, max_masks=1, fill=GREY)
+    np.testing.assert_array_equal(image_HW3, before)
