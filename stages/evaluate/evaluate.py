@@ -1,0 +1,184 @@
+"""Scores of a trained student, and of the cached teacher itself, on a labelled split.
+
+Generalised zero-shot protocol: every class competes in one argmax, IoU is accumulated over the
+whole split at the labels' own size, void pixels count nowhere.
+
+Legend: C classes, D CLIP width, H W pixels, h w token grid.
+"""
+
+import logging
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from stages.cache.reader import Store
+from stages.cache.recipe import difference
+from stages.data.images import read_image
+from stages.data.labels import read_label
+from stages.data.samples import Sample, list_samples
+from stages.data.spec import DatasetSpec
+from stages.errors import CacheError, DatasetError, UserError
+from stages.evaluate.inference import predict_scores, upsampled_argmax
+from stages.evaluate.metrics import confusion, scores
+from stages.evaluate.result import EvaluationResult
+from stages.evaluate.run import Run
+from stages.train.device import choose_device
+from stages.train.student import class_logits
+
+logger = logging.getLogger(__name__)
+
+Progress = Callable[[int, int], None]
+"""Called with the number of images done and of all."""
+
+
+def evaluate_run(
+    run: Run,
+    spec: DatasetSpec,
+    root: Path,
+    split: str,
+    *,
+    limit: int | None = None,
+    progress: Progress,
+) -> EvaluationResult:
+    """Score a student on a split, or on its first `limit` images, at the images' own size.
+
+    Images without a label are left out and counted. Raises UserError when `spec` has other classes
+    or unseen classes than the run, DatasetError when no image has a label, when a file cannot be
+    read, and when image and label differ in size.
+    """
+    if changed := difference(_class_lists(run.spec), _class_lists(spec)):
+        raise UserError(
+            f"{run.path} was trained for other classes than '{spec.name}' has:\n  "
+            + "\n  ".join(changed)
+            + "\nEvaluate it with the description that it was trained with"
+        )
+
+    def predict(sample: Sample, size: tuple[int, ...]) -> NDArray[np.uint8]:
+        image_HW3 = read_image(sample.image)
+        if image_HW3.shape[:2] != size:
+            height, width = image_HW3.shape[:2]
+            raise DatasetError(
+                f"{sample.image}: {width} x {height} pixels, but its label {sample.label} has "
+                f"{size[1]} x {size[0]}. `zsseg dataset verify` lists all such pairs"
+            )
+        score_Chw = predict_scores(
+            run.student,
+            run.text_CD,
+            image_HW3,
+            config=run.evaluate,
+            seen_ids=spec.seen_ids,
+            stride=run.stride,
+        )
+        return upsampled_argmax(score_Chw, size)
+
+    listed = list_samples(spec, root, split)[:limit]
+    samples = _labelled(listed, root, split)
+    confusion_CC = _confusion(spec, samples, predict, progress)
+    return EvaluationResult(
+        subject="student",
+        source=run.path,
+        dataset=spec.name,
+        split=split,
+        classes=spec.classes,
+        unseen=spec.unseen,
+        images=len(samples),
+        left_out=len(listed) - len(samples),
+        settings={"step": run.step, **run.evaluate.model_dump()},
+        scores=scores(confusion_CC, spec.unseen_ids),
+        confusion_CC=confusion_CC,
+    )
+
+
+def evaluate_teacher(
+    store: Store,
+    spec: DatasetSpec,
+    root: Path,
+    *,
+    calibration: float = 0.0,
+    device: Literal["auto", "cpu", "cuda"] = "auto",
+    progress: Progress,
+) -> EvaluationResult:
+    """Score a store's dense tokens on its own split: CLIP as the student is taught, untrained.
+
+    Cosine of token and text embedding, less `calibration` for seen classes, upsampled to the
+    label's size. Images without a label or tokens are left out and counted. Raises CacheError
+    when the store was made for other classes, DatasetError as `evaluate_run` does.
+    """
+    stored = {name: store.identity[name] for name in ("classes", "unseen")}
+    if changed := difference(stored, _class_lists(spec)):
+        raise CacheError(
+            f"{store.path}: made for other classes than '{spec.name}' has:\n  "
+            + "\n  ".join(changed)
+            + "\nGive the description that it was made with"
+        )
+    split = store.identity["split"]
+    row_of = {entry["id"]: entry["row"] for entry in store.index}
+    place = choose_device(device)
+    text_CD = torch.from_numpy(store.read_all("text")).to(place)
+
+    def predict(sample: Sample, size: tuple[int, ...]) -> NDArray[np.uint8]:
+        dense_Dhw = store.read("dense", row_of[sample.id]).astype(np.float32)
+        token_1Dhw = torch.from_numpy(dense_Dhw)[None].to(place)
+        score_Chw = class_logits(token_1Dhw, text_CD, 1.0)[0]
+        score_Chw[list(spec.seen_ids)] -= calibration
+        return upsampled_argmax(score_Chw, size)
+
+    failed = store.read_all("status") != 0
+    listed = [sample for sample in list_samples(spec, root, split) if sample.id in row_of]
+    if len(listed) < store.rows:
+        raise DatasetError(
+            f"{root}: {store.rows - len(listed)} of the {store.rows} images in {store.path} are "
+            "not there. Give the data set that the store was made from"
+        )
+    cached = [sample for sample in listed if not failed[row_of[sample.id]]]
+    samples = _labelled(cached, root, split)
+    confusion_CC = _confusion(spec, samples, predict, progress)
+    return EvaluationResult(
+        subject="teacher",
+        source=store.path,
+        dataset=spec.name,
+        split=split,
+        classes=spec.classes,
+        unseen=spec.unseen,
+        images=len(samples),
+        left_out=len(listed) - len(samples),
+        settings={"store_fingerprint": store.fingerprint, "calibration": calibration},
+        scores=scores(confusion_CC, spec.unseen_ids),
+        confusion_CC=confusion_CC,
+    )
+
+
+def _class_lists(spec: DatasetSpec) -> dict[str, tuple[str, ...]]:
+    return {"classes": spec.classes, "unseen": spec.unseen}
+
+
+def _labelled(samples: Sequence[Sample], root: Path, split: str) -> list[Sample]:
+    """The samples that have a label."""
+    labelled = [sample for sample in samples if sample.label is not None]
+    if not labelled:
+        raise DatasetError(
+            f"{root}: none of the {len(samples)} images of '{split}' has a label to compare with"
+        )
+    if missing := len(samples) - len(labelled):
+        logger.warning("%s: %d images of '%s' without a label are left out", root, missing, split)
+    return labelled
+
+
+def _confusion(
+    spec: DatasetSpec,
+    samples: Sequence[Sample],
+    predict: Callable[[Sample, tuple[int, ...]], NDArray[np.uint8]],
+    progress: Progress,
+) -> NDArray[np.int64]:
+    """(C, C) pixel counts over all samples; `predict` maps a sample and its label's size to ids."""
+    classes = len(spec.classes)
+    total_CC = np.zeros((classes, classes), dtype=np.int64)
+    for done, sample in enumerate(samples, start=1):
+        label_HW = read_label(spec, sample)
+        total_CC += confusion(predict(sample, label_HW.shape), label_HW, classes)
+        progress(done, len(samples))
+    return total_CC

@@ -1,0 +1,151 @@
+"""Label maps as pictures: colours of the classes, blended overlay, legend.
+
+Legend: C classes, H W pixels, N candidate colours.
+"""
+
+from collections.abc import Sequence
+from functools import cache
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageFont
+
+from stages.data.spec import VOID
+
+_PANEL, _INK, _FRAME = (250, 250, 250), (30, 30, 30), (120, 120, 120)
+
+
+def palette(classes: int) -> NDArray[np.uint8]:
+    """(256, 3) RGB colour of every label id; VOID and ids from `classes` on are black.
+
+    Each colour is the candidate farthest (CIELAB, D65) from all colours before it, so the first
+    few differ most, and a class keeps its colour when classes are added behind it. Candidates are
+    neither so dark nor so light that they vanish on a picture or on white, nor glaring.
+    """
+    assert classes <= VOID
+    colours_C3 = np.zeros((256, 3), dtype=np.uint8)
+    colours_C3[:classes] = _distinct_colours()[:classes]
+    return colours_C3
+
+
+@cache
+def _distinct_colours() -> NDArray[np.uint8]:
+    level = np.arange(0, 256, 15, dtype=np.float64)
+    rgb_N3 = np.stack(np.meshgrid(level, level, level, indexing="ij"), axis=-1).reshape(-1, 3)
+    lab_N3 = _cielab(rgb_N3)
+    chroma_N = np.linalg.norm(lab_N3[:, 1:], axis=1)
+    usable_N = (lab_N3[:, 0] > 38) & (lab_N3[:, 0] < 86) & (chroma_N < 82)
+    rgb_N3, lab_N3 = rgb_N3[usable_N], lab_N3[usable_N]
+    # Middle grey counts as taken: it is what streets and shadows look like.
+    distance_N = np.linalg.norm(lab_N3 - (55.0, 0.0, 0.0), axis=1)
+    chosen = []
+    for _ in range(VOID):
+        chosen.append(int(distance_N.argmax()))
+        distance_N = np.minimum(distance_N, np.linalg.norm(lab_N3 - lab_N3[chosen[-1]], axis=1))
+    colours_C3: NDArray[np.uint8] = rgb_N3[chosen].astype(np.uint8)
+    return colours_C3
+
+
+def _cielab(rgb_N3: NDArray[np.float64]) -> NDArray[np.float64]:
+    """L*, a*, b* of sRGB values 0..255 (IEC 61966-2-1, white D65)."""
+    share_N3 = rgb_N3 / 255
+    linear_N3 = np.where(share_N3 <= 0.04045, share_N3 / 12.92, ((share_N3 + 0.055) / 1.055) ** 2.4)
+    to_xyz = np.array(
+        [
+            [0.4124564, 0.3575761, 0.1804375],
+            [0.2126729, 0.7151522, 0.0721750],
+            [0.0193339, 0.1191920, 0.9503041],
+        ]
+    )
+    xyz_N3 = linear_N3 @ to_xyz.T / to_xyz.sum(1)
+    root_N3 = np.where(
+        xyz_N3 > (6 / 29) ** 3, np.cbrt(xyz_N3), xyz_N3 / (3 * (6 / 29) ** 2) + 4 / 29
+    )
+    x_N, y_N, z_N = root_N3.T
+    return np.stack([116 * y_N - 16, 500 * (x_N - y_N), 200 * (y_N - z_N)], axis=1)
+
+
+def overlay(
+    image_HW3: NDArray[np.uint8],
+    label_HW: NDArray[np.uint8],
+    colours: NDArray[np.uint8],
+    *,
+    alpha: float = 0.5,
+) -> NDArray[np.uint8]:
+    """(H, W, 3) the image tinted by class, segment borders in full colour; VOID stays untouched.
+
+    `alpha` is the share of the class colour inside a segment.
+    """
+    colour_HW3 = colours[label_HW].astype(np.float32)
+    border_HW = _borders(label_HW, width=max(1, round(min(label_HW.shape) / 400)))
+    share_HW = np.where(border_HW, np.float32(1), np.float32(alpha)) * (label_HW != VOID)
+    mixed_HW3 = image_HW3 + share_HW[..., None] * (colour_HW3 - image_HW3)
+    rounded_HW3: NDArray[np.uint8] = np.rint(mixed_HW3).astype(np.uint8)
+    return rounded_HW3
+
+
+def _borders(label_HW: NDArray[np.uint8], *, width: int) -> NDArray[np.bool_]:
+    """True within `width` pixels of another label, counted along rows and columns."""
+    border_HW = np.zeros(label_HW.shape, dtype=bool)
+    for step in range(1, width + 1):
+        across_HW = label_HW[:, step:] != label_HW[:, :-step]
+        down_HW = label_HW[step:] != label_HW[:-step]
+        border_HW[:, step:] |= across_HW
+        border_HW[:, :-step] |= across_HW
+        border_HW[step:] |= down_HW
+        border_HW[:-step] |= down_HW
+    return border_HW
+
+
+def with_legend(
+    picture_HW3: NDArray[np.uint8],
+    label_HW: NDArray[np.uint8],
+    colours: NDArray[np.uint8],
+    names: Sequence[str],
+) -> NDArray[np.uint8]:
+    """The picture with a light panel below it: colour, name and share of each class present.
+
+    Largest first. The panel never covers the picture; it is wider than the picture where a name
+    needs it. `picture_HW3` may be larger than the label map.
+    """
+    counts_C = np.bincount(label_HW.ravel(), minlength=256)[: len(names)]
+    present = [int(i) for i in np.argsort(-counts_C, kind="stable") if counts_C[i]]
+    entries = [(i, f"{_short(names[i])} {_percent(counts_C[i] / label_HW.size)}") for i in present]
+    height, width = picture_HW3.shape[:2]
+    size = float(np.clip(min(height, width) / 26, 12, 60))
+    font = ImageFont.load_default(size)
+    line, box, gap = round(1.8 * size), round(1.05 * size), round(0.5 * size)
+    item_widths = [box + gap + round(font.getlength(text)) for _, text in entries]
+    canvas_width = max([width, *(item_width + 2 * gap for item_width in item_widths)])
+
+    columns = _columns(item_widths, canvas_width - 2 * gap, space=2 * gap)
+    rows = -(-len(entries) // max(1, len(columns)))
+    canvas = Image.new("RGB", (canvas_width, height + rows * line + gap * bool(rows)), _PANEL)
+    canvas.paste(Image.fromarray(picture_HW3), ((canvas_width - width) // 2, 0))
+    draw = ImageDraw.Draw(canvas)
+    for position, (class_id, text) in enumerate(entries):
+        row, column = divmod(position, len(columns))
+        left = gap + columns[column]
+        middle = height + gap // 2 + row * line + line // 2
+        corners = (left, middle - box // 2, left + box, middle - box // 2 + box)
+        draw.rectangle(corners, fill=tuple(colours[class_id].tolist()), outline=_FRAME)
+        draw.text((left + box + gap, middle), text, fill=_INK, font=font, anchor="lm")
+    return np.asarray(canvas)
+
+
+def _columns(widths: Sequence[int], available: int, *, space: int) -> list[int]:
+    """Left edges of the most columns in which items, filled row by row, fit into the width."""
+    for count in range(len(widths), 0, -1):
+        column_widths = [max(widths[column::count]) for column in range(count)]
+        if sum(column_widths) + space * (count - 1) <= available or count == 1:
+            lefts = np.cumsum([0, *(width + space for width in column_widths[:-1])])
+            return [int(left) for left in lefts]
+    return []
+
+
+def _short(name: str) -> str:
+    return name if len(name) <= 40 else f"{name[:39]}…"
+
+
+def _percent(share: float) -> str:
+    return f"{share:.0%}" if share >= 0.01 else "<1%"

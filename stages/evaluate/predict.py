@@ -1,0 +1,161 @@
+"""Label maps and overlays of any images.
+
+Legend: C classes, D CLIP width, H W pixels.
+"""
+
+import json
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from stages.data.images import read_image, write_png
+from stages.data.spec import VOID, FolderPatterns
+from stages.errors import DatasetError, UserError
+from stages.evaluate.inference import predict_scores, upsampled_argmax
+from stages.evaluate.overlay import overlay, palette, with_legend
+from stages.evaluate.run import Run
+from stages.evaluate.vocabulary import checked_names
+
+logger = logging.getLogger(__name__)
+
+_EXTENSIONS = FolderPatterns().image_extensions
+
+
+@dataclass(frozen=True)
+class Failure:
+    """An image that could not be read, and why."""
+
+    path: Path
+    reason: str
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """What `predict_files` wrote, and what it could not read."""
+
+    labels: tuple[Path, ...]
+    failures: tuple[Failure, ...]
+
+
+def predict_files(
+    run: Run,
+    inputs: Sequence[Path],
+    out: Path,
+    *,
+    text_CD: Tensor,
+    classes: Sequence[str],
+    background: Sequence[str] = (),
+    progress: Callable[[int, int], None],
+) -> Predictions:
+    """Write the label map and the overlay of each image; folders keep their sub-folders.
+
+    `photos/a/b.jpg` of the input `photos` gives `out/a/b.png` (palette PNG: pixel = position in
+    `classes`) and `out/a/b_overlay.png`; `out/classes.json` says what the numbers mean. Without
+    `background` every pixel gets one of the classes; `background` names what else the images show,
+    its pixels become VOID. `text_CD` has the embeddings of `classes`, then of `background`. An
+    image that cannot be read is reported and the rest go on. `progress(done, total)`.
+
+    Raises UserError, before anything is written, for an input that is not there and where a file
+    would be written over an input or over another image's.
+    """
+    names = checked_names(classes)
+    everything = checked_names([*names, *background])
+    assert len(text_CD) == len(everything)
+    targets = _targets(inputs, out)
+    colours = palette(len(names))
+    _write_classes(out, names, colours)
+    seen = {run.spec.classes[i] for i in run.spec.seen_ids}
+    seen_ids = tuple(i for i, name in enumerate(everything) if name in seen)
+    written, failures = [], []
+    for done, (source, stem) in enumerate(targets.items(), start=1):
+        try:
+            image_HW3 = read_image(source)
+        except DatasetError as error:
+            failures.append(Failure(source, str(error)))
+            logger.warning("%s", error)
+        else:
+            score_Chw = predict_scores(
+                run.student,
+                text_CD,
+                image_HW3,
+                config=run.evaluate,
+                seen_ids=seen_ids,
+                stride=run.stride,
+            )
+            label_HW = upsampled_argmax(score_Chw, image_HW3.shape[:2])
+            label_HW[label_HW >= len(names)] = VOID
+            picture_HW3 = overlay(image_HW3, label_HW, colours)
+            label_path = _png(stem)
+            write_png(label_path, label_HW, palette=colours)
+            write_png(_overlay_png(stem), with_legend(picture_HW3, label_HW, colours, names))
+            written.append(label_path)
+        progress(done, len(targets))
+    return Predictions(tuple(written), tuple(failures))
+
+
+def _png(stem: Path) -> Path:
+    return stem.with_name(f"{stem.name}.png")
+
+
+def _overlay_png(stem: Path) -> Path:
+    return stem.with_name(f"{stem.name}_overlay.png")
+
+
+def _targets(inputs: Sequence[Path], out: Path) -> dict[Path, Path]:
+    """Each image to predict -> its output path without suffix."""
+    targets: dict[Path, Path] = {}
+    if out.resolve() in {given.resolve() for given in inputs}:
+        raise UserError(f"{out} is both input and output; choose another output folder")
+    for given in inputs:
+        if given.is_dir():
+            # An output folder inside the input folder holds earlier predictions, no images.
+            found = [
+                path
+                for path in _images_below(given)
+                if not path.resolve().is_relative_to(out.resolve())
+            ]
+            if not found:
+                raise UserError(f"{given}: no image below this folder ({', '.join(_EXTENSIONS)})")
+            targets |= {path: out / path.relative_to(given).with_suffix("") for path in found}
+        elif given.is_file():
+            targets[given] = out / given.stem
+        else:
+            raise UserError(f"{given}: there is no such image or folder")
+    _refuse_overwriting(targets)
+    return targets
+
+
+def _images_below(folder: Path) -> list[Path]:
+    return sorted(p for p in folder.rglob("*") if p.suffix.lower() in _EXTENSIONS and p.is_file())
+
+
+def _refuse_overwriting(targets: dict[Path, Path]) -> None:
+    sources = {source.resolve() for source in targets}
+    owner: dict[Path, Path] = {}
+    for source, stem in targets.items():
+        for target in (_png(stem), _overlay_png(stem)):
+            if target.resolve() in sources:
+                raise UserError(
+                    f"{target} is one of the images to predict and would be written over; "
+                    "choose another output folder"
+                )
+            if target in owner:
+                raise UserError(
+                    f"{owner[target]} and {source} would both be written to {target}; "
+                    "predict them one at a time, each into its own output folder"
+                )
+            owner[target] = source
+
+
+def _write_classes(out: Path, names: Sequence[str], colours: NDArray[np.uint8]) -> None:
+    entries = [
+        {"id": i, "name": name, "colour": colours[i].tolist()} for i, name in enumerate(names)
+    ]
+    out.mkdir(parents=True, exist_ok=True)
+    text = json.dumps(entries, indent=1, ensure_ascii=False)
+    (out / "classes.json").write_text(f"{text}\n", encoding="utf-8")

@@ -1,0 +1,66 @@
+"""A trained run, opened for inference.
+
+Legend: C classes, D CLIP width.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from torch import Tensor
+
+from stages.data.spec import DatasetSpec
+from stages.evaluate.inference import feature_stride
+from stages.train.checkpoint import latest, load_student, step_of
+from stages.train.config import EvaluateConfig
+from stages.train.device import choose_device
+from stages.train.run_folder import RunRecord, read_record, read_text
+from stages.train.student import Student
+
+
+@dataclass(frozen=True)
+class Run:
+    """A student with what it was trained for; `student` and `text_CD` lie on one device."""
+
+    path: Path
+    record: RunRecord
+    evaluate: EvaluateConfig
+    student: Student
+    step: int
+    """Training steps behind the student's weights."""
+    stride: int
+    """Pixels between two positions of the student's feature."""
+    text_CD: Tensor
+    """Text embeddings of `spec.classes`."""
+
+    @property
+    def spec(self) -> DatasetSpec:
+        """The data set that the run was trained on, as described then."""
+        return self.record.dataset
+
+
+def load_run(
+    path: Path,
+    *,
+    device: Literal["auto", "cpu", "cuda"] = "auto",
+    evaluate: EvaluateConfig | None = None,
+) -> Run:
+    """The student of a run folder's newest intact checkpoint, ready to predict.
+
+    `evaluate` replaces the settings that the run was configured with. Raises UserError when the
+    folder holds no run or no checkpoint, ResourceError when `device` is not there.
+    """
+    record = read_record(path)
+    place = choose_device(device)
+    student = load_student(path).to(place)
+    checkpoint = latest(path)
+    assert checkpoint is not None
+    return Run(
+        path=path,
+        record=record,
+        evaluate=evaluate or record.config.evaluate,
+        student=student,
+        step=step_of(checkpoint),
+        stride=feature_stride(student),
+        text_CD=read_text(path).to(place),
+    )

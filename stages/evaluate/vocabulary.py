@@ -1,0 +1,93 @@
+"""Text embeddings of any class names for a trained run, each computed once and kept in the run.
+
+Legend: C classes, D CLIP width.
+"""
+
+import logging
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save
+from torch import Tensor
+
+from stages.cache.recipe import fingerprint
+from stages.data.spec import VOID
+from stages.errors import UserError
+from stages.evaluate.run import Run
+
+logger = logging.getLogger(__name__)
+
+
+def checked_names(names: Sequence[str]) -> tuple[str, ...]:
+    """Class names without surrounding blanks, in the order given.
+
+    Raises UserError for one string in place of a list, and for empty, repeated or too many names.
+    """
+    if isinstance(names, str):
+        raise UserError(f"class names must be a list, got the text '{names}': write ['{names}']")
+    checked = tuple(name.strip() for name in names)
+    if not checked or not all(checked):
+        raise UserError(f"class names must not be empty, got {list(names)}")
+    if twice := sorted({name for name in checked if checked.count(name) > 1}):
+        raise UserError(f"class names given twice: {', '.join(twice)}")
+    if len(checked) > VOID:
+        raise UserError(f"{len(checked)} class names; 8-bit label maps hold at most {VOID}")
+    return checked
+
+
+def class_text(
+    run: Run, names: Sequence[str], *, encode: Callable[[Sequence[str]], NDArray[np.float32]]
+) -> Tensor:
+    """(C, D) normalised embeddings of any names, as the run's teacher and templates give them.
+
+    The run's own classes, by name or by prompt name, are taken from the run, and other names from
+    its `text_cache/`; `encode` is asked for what is left, so a second prediction needs no teacher.
+    """
+    names = checked_names(names)
+    known = {name: row_D for name in names if (row_D := _known(run, name)) is not None}
+    if missing := [name for name in names if name not in known]:
+        text_CD = F.normalize(torch.from_numpy(encode(missing)), dim=1)
+        if text_CD.shape != (len(missing), run.text_CD.shape[1]):
+            raise UserError(
+                f"{run.path}: the run's embeddings have {run.text_CD.shape[1]} values, those that "
+                f"{run.record.teacher} gives now have {text_CD.shape[1]}: the teacher was replaced"
+            )
+        for name, row_D in zip(missing, text_CD, strict=True):
+            known[name] = row_D.to(run.text_CD.device)
+            _keep(run, name, row_D)
+    return torch.stack([known[name] for name in names])
+
+
+def _known(run: Run, name: str) -> Tensor | None:
+    for own_names in (run.spec.classes, run.spec.prompt_names):
+        if name in own_names:
+            return run.text_CD[own_names.index(name)]
+    path = _path(run, name)
+    if not path.is_file():
+        return None
+    try:
+        return load_file(path)["text_D"].to(run.text_CD.device)
+    except (SafetensorError, KeyError) as error:
+        logger.warning("%s: damaged (%s), computed again", path, error)
+        return None
+
+
+def _keep(run: Run, name: str, row_D: Tensor) -> None:
+    path = _path(run, name)
+    partial = path.with_suffix(".partial")
+    try:
+        path.parent.mkdir(exist_ok=True)
+        partial.write_bytes(save({"text_D": row_D.contiguous()}, metadata={"name": name}))
+        partial.replace(path)
+    except OSError as error:
+        logger.warning("the embedding of '%s' is not kept: %s", name, error)
+
+
+def _path(run: Run, name: str) -> Path:
+    recipe = {"teacher": run.record.teacher, "templates": run.record.templates, "name": name}
+    return run.path / "text_cache" / f"{fingerprint(recipe)}.safetensors"

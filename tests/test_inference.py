@@ -1,0 +1,176 @@
+"""Class scores of whole images and of sliding windows, and their upsampling."""
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from stages.evaluate import inference
+from stages.evaluate.inference import (
+    feature_stride,
+    predict_scores,
+    upsampled_argmax,
+    window_starts,
+    working_size,
+)
+from stages.train.config import EvaluateConfig
+from stages.train.imagenet import normalise
+from stages.train.student import Student, class_logits
+
+SEEN = (0, 2)
+
+
+@pytest.fixture
+def student() -> Student:
+    """Stride 4; its feature depends on the whole window, so every window's scores differ."""
+    torch.manual_seed(0)
+    network = nn.Sequential(
+        nn.Conv2d(3, 8, 3, stride=2, padding=1), nn.InstanceNorm2d(8), nn.Conv2d(8, 8, 2, stride=2)
+    )
+    return Student(network, channels=8, width=6, multiple=8).eval()
+
+
+@pytest.fixture
+def text_CD() -> Tensor:
+    return nn.functional.normalize(torch.randn(5, 6, generator=torch.Generator().manual_seed(1)))
+
+
+@pytest.fixture
+def image_HW3() -> NDArray[np.uint8]:
+    return np.random.default_rng(2).integers(0, 256, (72, 100, 3)).astype(np.uint8)
+
+
+def predicted(
+    student: Student, text_CD: Tensor, image_HW3: NDArray[np.uint8], config: EvaluateConfig
+) -> Tensor:
+    return predict_scores(student, text_CD, image_HW3, config=config, seen_ids=SEEN, stride=4)
+
+
+def test_stride_of_a_student(student: Student) -> None:
+    assert feature_stride(student) == 4
+
+
+def test_whole_image_by_hand(
+    student: Student, text_CD: Tensor, image_HW3: NDArray[np.uint8]
+) -> None:
+    config = EvaluateConfig(short_side=None, mode="whole")
+    score_Chw = predicted(student, text_CD, image_HW3, config)
+    pixels = (image_HW3 / 255.0 - (0.485, 0.456, 0.406)) / (0.229, 0.224, 0.225)
+    image_13HW = torch.from_numpy(pixels).permute(2, 0, 1)[None].float()
+    with torch.no_grad():
+        feature_Dhw = student(image_13HW)[0]
+    expected = torch.zeros(5, 18, 25)
+    for c in range(5):
+        for y in range(18):
+            for x in range(25):
+                feature_D = feature_Dhw[:, y, x]
+                expected[c, y, x] = feature_D @ text_CD[c] / feature_D.norm()
+    torch.testing.assert_close(score_Chw, expected, atol=1e-5, rtol=0)
+
+
+def test_one_window_equals_the_whole_image(
+    student: Student, text_CD: Tensor, image_HW3: NDArray[np.uint8]
+) -> None:
+    whole = EvaluateConfig(short_side=48, mode="whole")
+    slide = EvaluateConfig(short_side=48, mode="slide", window=512, stride=426)
+    torch.testing.assert_close(
+        predicted(student, text_CD, image_HW3, slide),
+        predicted(student, text_CD, image_HW3, whole),
+    )
+
+
+def test_windows_are_averaged(
+    student: Student, text_CD: Tensor, image_HW3: NDArray[np.uint8]
+) -> None:
+    # 33 and 26 are no multiples of the stride 4: 8 and 6 cells.
+    config = EvaluateConfig(short_side=None, mode="slide", window=33, stride=26)
+    score_Chw = predicted(student, text_CD, image_HW3, config)
+
+    image_13HW = torch.from_numpy(normalise(image_HW3))[None]
+    values: dict[tuple[int, int], list[Tensor]] = {}
+    for top in (0, 6, 10):  # 18 cells
+        for left in (0, 6, 12, 17):  # 25 cells
+            window = image_13HW[:, :, 4 * top : 4 * top + 32, 4 * left : 4 * left + 32]
+            with torch.no_grad():
+                part_Chw = class_logits(student(window), text_CD, 1.0)[0]
+            for y in range(8):
+                for x in range(8):
+                    values.setdefault((top + y, left + x), []).append(part_Chw[:, y, x])
+    assert {len(parts) for parts in values.values()} >= {1, 2, 4}
+    expected = torch.empty(5, 18, 25)
+    for (y, x), parts in values.items():
+        expected[:, y, x] = torch.stack(parts).mean(0)
+    torch.testing.assert_close(score_Chw, expected)
+
+
+@pytest.mark.parametrize("length", range(1, 40))
+def test_windows_stand_where_mmsegmentation_puts_them(length: int) -> None:
+    window, step = 8, 5
+    expected = []
+    for index in range(max(length - window + step - 1, 0) // step + 1):
+        end = min(index * step + window, length)
+        expected.append(max(end - window, 0))
+    assert window_starts(length, window, step) == expected
+
+
+def test_calibration_lowers_seen_classes_only(
+    student: Student, text_CD: Tensor, image_HW3: NDArray[np.uint8]
+) -> None:
+    plain = EvaluateConfig(short_side=64, window=32, stride=32)
+    lowered = plain.model_copy(update={"calibration": 0.125})
+    difference_Chw = predicted(student, text_CD, image_HW3, plain) - predicted(
+        student, text_CD, image_HW3, lowered
+    )
+    expected = torch.tensor([0.125, 0, 0.125, 0, 0])[:, None, None].expand_as(difference_Chw)
+    torch.testing.assert_close(difference_Chw, expected)
+
+
+@pytest.mark.parametrize(
+    ("size", "short_side", "expected"),
+    [
+        ((360, 480), 512, (512, 684)),
+        ((480, 360), 512, (684, 512)),
+        ((361, 479), None, (360, 480)),
+        ((1, 1), None, (4, 4)),
+        ((100, 1000), 512, (204, 2048)),  # the long side ends at 4 x 512
+    ],
+)
+def test_working_size(
+    size: tuple[int, int], short_side: int | None, expected: tuple[int, int]
+) -> None:
+    assert working_size(size, short_side=short_side, stride=4) == expected
+
+
+@pytest.mark.parametrize("size", [(29, 41), (10, 12), (5, 7)])
+@pytest.mark.parametrize("chunk", [1, 4000, 2**24])
+def test_upsampled_argmax(
+    size: tuple[int, int], chunk: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(inference, "_CHUNK_VALUES", chunk)
+    score_Chw = np.random.default_rng(3).normal(size=(9, 10, 12))
+    label_YX = upsampled_argmax(torch.from_numpy(score_Chw).float(), size)
+
+    expected = np.empty(size, dtype=np.uint8)
+    for y in range(size[0]):
+        for x in range(size[1]):
+            row = min(max((y + 0.5) * 10 / size[0] - 0.5, 0), 9)
+            column = min(max((x + 0.5) * 12 / size[1] - 0.5, 0), 11)
+            top, left = int(row), int(column)
+            bottom, right = min(top + 1, 9), min(left + 1, 11)
+            upper = score_Chw[:, top, left] + (column - left) * (
+                score_Chw[:, top, right] - score_Chw[:, top, left]
+            )
+            lower = score_Chw[:, bottom, left] + (column - left) * (
+                score_Chw[:, bottom, right] - score_Chw[:, bottom, left]
+            )
+            expected[y, x] = np.argmax(upper + (row - top) * (lower - upper))
+    assert label_YX.dtype == np.uint8
+    np.testing.assert_array_equal(label_YX, expected)
+
+
+@pytest.mark.parametrize("chunk", [1, 2**24])
+def test_ties_go_to_the_lowest_id(chunk: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(inference, "_CHUNK_VALUES", chunk)
+    score_Chw = torch.tensor([-2.0, -1.0, -1.0])[:, None, None].expand(3, 2, 2)
+    assert (upsampled_argmax(score_Chw, (4, 4)) == 1).all()
