@@ -1,0 +1,32 @@
+"""`zsseg config`: which experiments there are, and what one consists of."""
+
+import sys
+from typing import Annotated
+
+import typer
+import yaml
+
+from pipeline import console
+from pipeline.config import apply_settings, build, experiment_names, read_experiment
+from stages.train.config import RunConfig
+
+app = typer.Typer(no_args_is_help=True, help="Experiments: list them, show one to copy and edit.")
+
+
+@app.command()
+def ls() -> None:
+    """List the experiments that come with zsseg."""
+    for name in experiment_names():
+        console.out.print(name)
+
+
+@app.command()
+def show(
+    name: Annotated[str, typer.Argument(help="Experiment by name, or a YAML file.")],
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", metavar="A.B=C", help="Change one setting.")
+    ] = None,
+) -> None:
+    """Print a complete experiment as YAML, checked: `zsseg config show sdd_rst > mine.yaml`."""
+    checked = build(RunConfig, apply_settings(read_experiment(name), settings or []), where=name)
+    sys.stdout.write(yaml.safe_dump(checked.model_dump(mode="json"), sort_keys=False))

@@ -1,0 +1,76 @@
+"""What a person sees: data on stdout, progress and messages on stderr."""
+
+import logging
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.logging import RichHandler
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+out = Console(highlight=False)
+err = Console(stderr=True, highlight=False)
+
+Advance = Callable[[int, int, str], None]
+"""Called with what is done, of how much, and a few words on how it goes."""
+
+_SECONDS_BETWEEN_LINES = 10.0
+
+
+def configure_logging(*, quiet: bool) -> None:
+    """Messages of zsseg's own modules go to stderr; of libraries, warnings only."""
+    handler = RichHandler(console=err, show_time=False, show_path=False, show_level=False)
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", handlers=[handler], force=True)
+    for name in ("stages", "pipeline"):
+        logging.getLogger(name).setLevel(logging.WARNING if quiet else logging.INFO)
+    logging.captureWarnings(True)
+
+
+@contextmanager
+def progress(title: str, *, quiet: bool = False) -> Iterator[Advance]:
+    """A progress bar on a terminal; elsewhere a plain line every few seconds."""
+    if quiet:
+        yield lambda done, total, words: None
+    elif sys.stderr.isatty():
+        with Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(elapsed_when_finished=True),
+            TextColumn("{task.fields[words]}"),
+            console=err,
+        ) as bar:
+            task = bar.add_task(title, total=None, words="")
+            yield lambda done, total, words: bar.update(
+                task, completed=done, total=total, words=words
+            )
+    else:
+        yield _plain_lines(title)
+
+
+def _plain_lines(title: str) -> Advance:
+    started = last = time.monotonic()
+
+    def advance(done: int, total: int, words: str) -> None:
+        nonlocal last
+        now = time.monotonic()
+        if done < total and now - last < _SECONDS_BETWEEN_LINES:
+            return
+        last = now
+        left = (now - started) / max(done, 1) * (total - done)
+        when = f"{left:.0f} s left" if done < total else f"{now - started:.0f} s"
+        err.print(f"{title} {done}/{total}, {when}{'  ' + words if words else ''}", soft_wrap=True)
+
+    return advance
+
+
+def size_text(count: int) -> str:
+    """A number of bytes for a person: 1.2 GB."""
+    value = float(count)
+    for unit in ("B", "kB", "MB", "GB"):
+        if value < 1000:
+            return f"{value:.0f} {unit}" if unit == "B" else f"{value:.1f} {unit}"
+        value /= 1000
+    return f"{value:.1f} TB"

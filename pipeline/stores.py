@@ -1,0 +1,30 @@
+"""From the folder a person names to the store, the data set and the root that are meant."""
+
+import json
+from pathlib import Path
+
+from stages.cache.catalogue import choose_store, find_stores
+from stages.cache.reader import Store
+from stages.data.spec import DatasetSpec
+from stages.errors import DatasetError
+
+
+def training_store(cache: Path) -> Path:
+    """The store to train from: the path itself, the only one there, or the only one of `train`."""
+    return choose_store(cache, split="train" if len(find_stores(cache)) > 1 else None)
+
+
+def stored_spec(store: Store) -> DatasetSpec:
+    """The data set's description as it was when the store was made."""
+    return DatasetSpec.model_validate_json(json.dumps(store.info["spec"]))
+
+
+def dataset_root(given: Path | None, store: Store) -> Path:
+    """The folder of the data set: as given, else where it was when the store was written."""
+    if given is not None:
+        return given
+    root = next((Path(entry["root"]) for entry in reversed(store.history) if "root" in entry), None)
+    if root is None or not root.is_dir():
+        where = f"{root} is no longer there" if root else "the store does not say where it lies"
+        raise DatasetError(f"{store.path}: {where}; give the data set's folder with --root")
+    return root

@@ -1,0 +1,91 @@
+"""Tables on the screen: data sets, stores, scores."""
+
+import math
+from collections.abc import Sequence
+
+from rich.table import Table
+
+from pipeline.console import size_text
+from stages.cache.catalogue import StoreSummary
+from stages.data.spec import DatasetSpec
+from stages.data.verify import VerifyReport
+from stages.evaluate.result import EvaluationResult, class_rows
+
+
+def percent(value: float) -> str:
+    """A share as a percentage with one decimal, as the field prints IoU; a dash for NaN."""
+    return "-" if math.isnan(value) else f"{100 * value:.1f}"
+
+
+def dataset_table(specs: Sequence[DatasetSpec]) -> Table:
+    """One line per data set."""
+    table = Table("name", "classes", "seen", "unseen", "about", box=None)
+    for spec in specs:
+        classes, unseen = len(spec.classes), len(spec.unseen)
+        table.add_row(spec.name, str(classes), str(classes - unseen), str(unseen), spec.about)
+    return table
+
+
+def class_table(spec: DatasetSpec) -> Table:
+    """One line per class of a data set."""
+    table = Table("id", "class", "prompt name", "group", box=None)
+    for index, (name, prompt) in enumerate(zip(spec.classes, spec.prompt_names, strict=True)):
+        group = "unseen" if name in spec.unseen else "seen"
+        table.add_row(str(index), name, prompt, group)
+    return table
+
+
+def pixel_table(spec: DatasetSpec, report: VerifyReport) -> Table:
+    """Pixels per class and per group, with shares of all pixels, in percent."""
+    total = max(int(report.pixels.sum()) + report.void, 1)
+    table = Table("class", "group", "pixels", "share %", box=None)
+    for name, pixels in zip(spec.classes, report.pixels, strict=True):
+        group = "unseen" if name in spec.unseen else "seen"
+        table.add_row(name, group, f"{pixels:,}", percent(pixels / total))
+    table.add_section()
+    groups = {
+        "all seen": int(report.pixels[list(spec.seen_ids)].sum()),
+        "all unseen": int(report.pixels[list(spec.unseen_ids)].sum()),
+        "void": report.void,
+    }
+    for name, pixels in groups.items():
+        table.add_row(name, "", f"{pixels:,}", percent(pixels / total))
+    return table
+
+
+def store_table(stores: Sequence[StoreSummary]) -> Table:
+    """One line per store."""
+    table = Table("store", "data set", "split", "images", "size", "teacher", "state", box=None)
+    for store in stores:
+        table.add_row(
+            store.path.name,
+            store.dataset,
+            store.split,
+            f"{store.images:,}",
+            size_text(store.bytes),
+            store.teacher,
+            "complete" if store.sealed else "unfinished",
+        )
+    return table
+
+
+def score_table(result: EvaluationResult) -> Table:
+    """IoU and accuracy per class in percent, the means below."""
+    table = Table("class", "group", "IoU", "accuracy", box=None)
+    for row in class_rows(result):
+        group = "unseen" if row.unseen else "seen"
+        table.add_row(row.name, group, percent(row.iou), percent(row.accuracy))
+    return table
+
+
+def score_line(result: EvaluationResult) -> str:
+    """The means in one line, in percent."""
+    means = result.scores
+    named = {
+        "hIoU": means.hiou,
+        "sIoU": means.siou,
+        "uIoU": means.uiou,
+        "mIoU": means.miou,
+        "pAcc": means.pacc,
+    }
+    return "  ".join(f"{name} {percent(value)}" for name, value in named.items())
