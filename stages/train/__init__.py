@@ -1,0 +1,1 @@
+"""Stage two: train an ordinary segmentation student against the store, without CLIP."""

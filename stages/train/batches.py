@@ -1,0 +1,247 @@
+"""Batches of stage two: images and visible labels with what the store knows about them.
+
+Image, label, region map and token all go through the one view that was drawn for a position.
+
+Legend: B batch, H W pixels of the crop, h w token grid, D CLIP width.
+"""
+
+import signal
+from collections.abc import Callable, Generator, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from stages.cache.reader import Store
+from stages.cache.recipe import difference
+from stages.data.geometry import View, crop_image, crop_map, inside, pool_tokens
+from stages.data.images import read_image
+from stages.data.samples import Sample, list_samples
+from stages.data.spec import VOID, DatasetSpec
+from stages.data.visible import read_visible_label
+from stages.errors import CacheError, DatasetError, ResourceError, UserError
+from stages.train.config import RunConfig
+from stages.train.imagenet import normalise
+from stages.train.photometric import Jitter, one_opencv_thread
+from stages.train.views import epoch_order, jitter_rng, random_view, view_rng
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Crops of one step. What the run's objectives do not need is None, and was never read."""
+
+    row_B: Tensor
+    """int64: rows of the store."""
+    image_B3HW: Tensor
+    """float32: normalised by ImageNet's mean and deviation; 0 outside the image."""
+    label_BHW: Tensor
+    """uint8: visible class ids; VOID where there is none: void, unseen or outside the image."""
+    inside_BHW: Tensor
+    """bool: inside the image."""
+    region_BHW: Tensor | None
+    """uint8: latent regions 1..U of each image; 0: labelled or in no region."""
+    token_BD: Tensor | None
+    """float32: CLIP's token of the whole image, or of what the crop shows (`sdd_token`)."""
+
+    def _each(self, change: Callable[[Any], Any]) -> Self:
+        tensors: list[Any] = [getattr(self, field.name) for field in fields(self)]
+        changed: list[Any] = [None if each is None else change(each) for each in tensors]
+        return type(self)(*changed)
+
+    def pin_memory(self) -> Self:
+        """The batch in page-locked memory; torch's loader asks for it by this name."""
+        return self._each(Tensor.pin_memory)
+
+    def to(self, device: torch.device) -> Self:
+        """The batch on a device."""
+        return self._each(lambda each: each.to(device, non_blocking=True))
+
+
+def join(batches: Sequence[Batch]) -> Batch:
+    """One batch of several."""
+    columns = [[getattr(batch, field.name) for batch in batches] for field in fields(Batch)]
+    joined: list[Any] = [None if column[0] is None else torch.cat(column) for column in columns]
+    return Batch(*joined)
+
+
+def check_store(store: Store, spec: DatasetSpec, config: RunConfig) -> None:
+    """Raise CacheError when the store is of another data set, or lacks what the run needs."""
+    stored = {name: store.identity[name] for name in ("dataset", "classes", "unseen")}
+    asked = {"dataset": spec.name, "classes": spec.classes, "unseen": spec.unseen}
+    if changed := difference(stored, asked):
+        raise CacheError(
+            f"{store.path}: was made for other classes than those asked for:\n  "
+            + "\n  ".join(changed)
+            + "\nMake a store for these with `zsseg precompute`, or give the data set of this one"
+        )
+    token = "dense" if config.objectives.sdd_token == "pooled" else "cls"
+    needs = {
+        "text": True,
+        "regions": config.self_training.method == "rst",
+        token: config.objectives.sdd > 0,
+    }
+    if lacking := [name for name, needed in needs.items() if needed and not store.has(name)]:
+        raise CacheError(
+            f"{store.path}: holds no {', '.join(lacking)}, which this experiment needs. Make a "
+            "complete store with `zsseg precompute`"
+        )
+
+
+def stored_samples(store: Store, spec: DatasetSpec, root: Path) -> list[Sample]:
+    """The data set's samples in the order of the store's rows.
+
+    Raises DatasetError when an image of the store is no longer there.
+    """
+    split = str(store.identity["split"])
+    samples = {sample.id: sample for sample in list_samples(spec, root, split)}
+    ids = [str(entry["id"]) for entry in store.index]
+    if gone := [id_ for id_ in ids if id_ not in samples]:
+        raise DatasetError(
+            f"{root}: {len(gone)} of the {len(ids)} images in {store.path} are not there, such as "
+            f"'{gone[0]}'. Give the data set that the store was made from with --root, or make a "
+            "store of this one with `zsseg precompute`"
+        )
+    return [samples[id_] for id_ in ids]
+
+
+class CropDataset(Dataset[Batch]):
+    """The endless stateless sequence of a run's crops; item p is the batch of one at position p.
+
+    Positions are dealt in epochs: each shows every readable image once, in an order of its own.
+    It holds the open store and the order of the last epoch asked for.
+    """
+
+    def __init__(self, store: Store, spec: DatasetSpec, root: Path, config: RunConfig) -> None:
+        self._store, self._spec, self._config = store, spec, config
+        self._samples = stored_samples(store, spec, root)
+        self._row_N = np.flatnonzero(store.read_all("status") == 0)
+        if not self._row_N.size:
+            raise DatasetError(f"{store.path}: no image of it could be read by precompute")
+        self._epoch, self._order_N = -1, np.empty(0, dtype=np.intp)
+        self._jitter = Jitter() if config.augmentation.photometric else None
+
+    def _row(self, position: int) -> int:
+        epoch, place = divmod(position, self._row_N.size)
+        if epoch != self._epoch:
+            self._epoch = epoch
+            self._order_N = epoch_order(self._config.train.seed, epoch, self._row_N.size)
+        return int(self._row_N[self._order_N[place]])
+
+    def __getitem__(self, position: int) -> Batch:
+        """The crop at a position.
+
+        Raises DatasetError when the image or its label can no longer be read.
+        """
+        config, seed = self._config.augmentation, self._config.train.seed
+        row = self._row(position)
+        sample = self._samples[row]
+        image_HW3 = read_image(sample.image)
+        visible_HW = read_visible_label(self._spec, sample)
+        if visible_HW.shape != image_HW3.shape[:2]:
+            raise DatasetError(
+                f"{sample.label}: label of {visible_HW.shape} pixels (H, W), but its image "
+                f"{sample.image} has {image_HW3.shape[:2]}. `zsseg dataset verify` lists all such"
+            )
+        view = random_view(
+            view_rng(seed, position), image_HW3.shape[:2], config, visible_HW=visible_HW
+        )
+        crop_HW3 = crop_image(image_HW3, view, config.crop, fill=(0, 0, 0))
+        if self._jitter is not None:
+            crop_HW3 = self._jitter(crop_HW3, jitter_rng(seed, position))
+        inside_HW = inside(view, *config.crop)
+        image_3HW = normalise(crop_HW3)
+        if not inside_HW.all():
+            image_3HW[:, ~inside_HW] = 0
+        region_HW, token_D = self._region(row, view), self._token(row, view)
+        return Batch(
+            row_B=torch.tensor([row]),
+            image_B3HW=torch.from_numpy(image_3HW)[None],
+            label_BHW=torch.from_numpy(crop_map(visible_HW, view, config.crop, VOID))[None],
+            inside_BHW=torch.from_numpy(inside_HW)[None],
+            region_BHW=None if region_HW is None else torch.from_numpy(region_HW)[None],
+            token_BD=None if token_D is None else torch.from_numpy(token_D)[None],
+        )
+
+    def _region(self, row: int, view: View) -> NDArray[np.uint8] | None:
+        if self._config.self_training.method != "rst":
+            return None
+        region_hw = self._store.read("regions", row)
+        return crop_map(region_hw, view, self._config.augmentation.crop, 0)
+
+    def _token(self, row: int, view: View) -> NDArray[np.float32] | None:
+        objectives = self._config.objectives
+        if objectives.sdd == 0:
+            return None
+        if objectives.sdd_token == "pooled":
+            return pool_tokens(self._store.read("dense", row), view)
+        cls_VD = self._store.read("cls", row)
+        return np.asarray(cls_VD[0], dtype=np.float32)  # view 0 is the whole image
+
+
+class _Steps(Dataset[Batch | UserError]):
+    """The batches of a run by step.
+
+    An error is an item: torch would raise it again with the worker's traceback as its message.
+    """
+
+    def __init__(self, crops: CropDataset, batch: int) -> None:
+        self._crops, self._batch = crops, batch
+
+    def __getitem__(self, step: int) -> Batch | UserError:
+        positions = range(step * self._batch, (step + 1) * self._batch)
+        try:
+            return join([self._crops[position] for position in positions])
+        except UserError as error:
+            return error
+
+
+def _start_worker(_: int) -> None:
+    # Ctrl-C reaches the whole process group; the training process decides when the workers end.
+    # (torch already limits itself to one thread in a worker.)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    one_opencv_thread()
+
+
+def make_loader(
+    store: Store, spec: DatasetSpec, root: Path, config: RunConfig, *, start_step: int = 0
+) -> Generator[Batch, None, None]:
+    """The batches of steps `start_step` .. steps - 1, the same whatever the number of workers.
+
+    Raises DatasetError at once when the data set is not the store's, and while iterating when a
+    file can no longer be read; ResourceError when a worker is killed.
+    """
+    return _batches(CropDataset(store, spec, root, config), config, start_step)
+
+
+def _batches(
+    crops: CropDataset, config: RunConfig, start_step: int
+) -> Generator[Batch, None, None]:
+    workers = config.train.workers
+    loader: DataLoader[Batch | UserError] = DataLoader(
+        _Steps(crops, config.train.batch),
+        batch_size=None,
+        sampler=range(start_step, config.train.steps),
+        num_workers=workers,
+        worker_init_fn=_start_worker,
+        pin_memory=torch.cuda.is_available() and config.train.device != "cpu",
+        # Its own generator: the loader's draw must not shift the student's dropout on a resume.
+        generator=torch.Generator(),
+    )
+    try:
+        for item in loader:
+            if isinstance(item, UserError):
+                raise item
+            yield item
+    except RuntimeError as error:
+        if "exited unexpectedly" not in str(error) and "shared memory" not in str(error):
+            raise
+        raise ResourceError(
+            f"a loader process was killed ({error}). Out of memory, or of shared memory "
+            f"(/dev/shm; docker: --ipc=host): try --set train.workers=0 (now {workers}) or a "
+            "smaller train.batch"
+        ) from error

@@ -1,0 +1,198 @@
+"""Stage two: train a student from a store and visible labels. CLIP itself is never loaded."""
+
+import logging
+from collections.abc import Callable
+from contextlib import closing
+from dataclasses import dataclass
+from math import isfinite
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from stages.cache.reader import Store
+from stages.data.spec import DatasetSpec
+from stages.errors import NonFiniteError
+from stages.train import checkpoint
+from stages.train.batches import Batch, check_store, make_loader
+from stages.train.config import ObjectiveConfig, RunConfig
+from stages.train.device import autocast_type, choose_device
+from stages.train.interrupt import held_signals
+from stages.train.losses import attention_entropy, batch_losses, make_classes
+from stages.train.metrics_log import MetricsLog, Throughput
+from stages.train.run_folder import (
+    RunRecord,
+    check_folder,
+    git_revision,
+    package_versions,
+    write_record,
+)
+from stages.train.schedule import learning_rate, warmup_length
+from stages.train.state import State, backward, is_finite, load_state, new_state, save_state, update
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class TrainProgress:
+    """Steps done, and the metrics of the last log line; {} before the first."""
+
+    step: int
+    steps: int
+    metrics: dict[str, float]
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """A finished run, and the metrics of its last log line; {} when no step was left to do."""
+
+    out: Path
+    checkpoint: Path
+    steps: int
+    metrics: dict[str, float]
+
+
+def train(
+    config: RunConfig,
+    *,
+    store: Store,
+    spec: DatasetSpec,
+    root: Path,
+    out: Path,
+    resume: bool,
+    experiment: str,
+    progress: Callable[[TrainProgress], None],
+) -> TrainResult:
+    """Train a student into the run folder `out`; `experiment` is its name for the record.
+
+    `progress` is called after every step. With `resume` it goes on from the newest intact
+    checkpoint, bit-identical on a CPU to a run that was never interrupted; a finished run stays as
+    it is. Ctrl-C and SIGTERM save a checkpoint at the end of the step, then raise
+    KeyboardInterrupt and SystemExit(143).
+
+    Raises UserError (folder in use, resumed with other settings), CacheError (the store does not
+    fit), DatasetError (a file cannot be read), ResourceError (GPU, weights) and NonFiniteError.
+    """
+    settings = config.train
+    check_store(store, spec, config)
+    record = _record(config, store=store, spec=spec, root=root, experiment=experiment)
+    check_folder(out, record, resume=resume)
+    text_CD = torch.from_numpy(store.read_all("text"))
+    device = choose_device(settings.device)
+    precision = autocast_type(settings.precision, device)
+    state, start = _prepare(config, out, width=text_CD.shape[1], device=device, precision=precision)
+    batches = make_loader(store, spec, root, config, start_step=start)
+    write_record(out, record, text_CD)
+    classes = make_classes(spec, text_CD, device)
+    metrics: dict[str, float] = {}
+    with MetricsLog(out, start_step=start) as log, held_signals() as interrupt, closing(batches):
+        throughput = Throughput()
+        for step in range(start, settings.steps):
+            with throughput.waiting(settings.batch):
+                batch = next(batches).to(device)
+            with torch.autocast(device.type, precision, enabled=precision != torch.float32):
+                feature_BDhw = state.student(batch.image_B3HW)
+            losses, diagnostics = batch_losses(
+                feature_BDhw, batch, classes, config, self_training=trains_itself(config, step)
+            )
+            total = weighted_sum(losses, config.objectives)
+            norm = backward(state, total)
+            if not (total.isfinite() and (norm.isfinite() or state.scaler.is_enabled())):
+                saved = save_state(out, step, state) if is_finite(state) else None
+                raise _non_finite(step, losses, norm, batch, store=store, saved=saved)
+            update(state, step, norm, settings)
+            done = step + 1
+            if done % settings.log_every == 0 or done == settings.steps:
+                if config.objectives.sdd:
+                    diagnostics["sdd_entropy"] = attention_entropy(
+                        feature_BDhw, batch, normalise=config.objectives.sdd_normalise
+                    )
+                scalars = {"loss": total, **losses, **diagnostics, "grad_norm": norm}
+                metrics = {name: float(value.detach()) for name, value in scalars.items()}
+                metrics["learning_rate"] = learning_rate(step, settings.learning_rate, settings)
+                metrics |= throughput.report()
+                log.write(done, metrics)
+            stopped = interrupt.signal is not None
+            if done % settings.checkpoint_every == 0 or done == settings.steps or stopped:
+                save_state(out, done, state)
+            progress(TrainProgress(done, settings.steps, metrics))
+            if stopped:
+                interrupt.raise_()
+    last = checkpoint.latest(out)
+    assert last is not None
+    return TrainResult(out, last, settings.steps, metrics)
+
+
+def trains_itself(config: RunConfig, step: int) -> bool:
+    """Does this step use pseudo labels? From share `start` of the steps on."""
+    settings = config.self_training
+    return settings.method != "none" and step >= settings.start * config.train.steps
+
+
+def weighted_sum(losses: dict[str, Tensor], config: ObjectiveConfig) -> Tensor:
+    """The total loss: each loss times the weight of its name."""
+    weights = {"cross_entropy": config.cross_entropy, "focal": config.focal, "sdd": config.sdd}
+    return torch.stack([weights[name] * loss for name, loss in losses.items()]).sum()
+
+
+def _record(
+    config: RunConfig, *, store: Store, spec: DatasetSpec, root: Path, experiment: str
+) -> RunRecord:
+    return RunRecord(
+        experiment=experiment,
+        config=config,
+        dataset=spec,
+        split=str(store.identity["split"]),
+        root=root.resolve(),
+        teacher=str(store.info["teacher"]),
+        templates=str(store.recipes["text"]["templates"]),
+        store=store.path.resolve(),
+        store_fingerprint=store.fingerprint,
+        versions=package_versions(),
+        revision=git_revision(),
+    )
+
+
+def _prepare(
+    config: RunConfig, out: Path, *, width: int, device: torch.device, precision: torch.dtype
+) -> tuple[State, int]:
+    """The state to go on from, and how many steps it has done."""
+    folder = checkpoint.latest(out)
+    state = new_state(
+        config, width=width, device=device, precision=precision, weights=folder is None
+    )
+    warmup = warmup_length(config.train)
+    if warmup < config.train.warmup_steps:
+        logger.warning(
+            "train.warmup_steps=%d is more than a tenth of %d steps; warming up for %d",
+            config.train.warmup_steps,
+            config.train.steps,
+            warmup,
+        )
+    if folder is None:
+        return state, 0
+    load_state(folder, state)
+    logger.info("resuming from %s", folder)
+    return state, checkpoint.step_of(folder)
+
+
+def _non_finite(
+    step: int,
+    losses: dict[str, Tensor],
+    norm: Tensor,
+    batch: Batch,
+    *,
+    store: Store,
+    saved: Path | None,
+) -> NonFiniteError:
+    values = {name: float(loss.detach()) for name, loss in losses.items()} | {
+        "gradient norm": float(norm)
+    }
+    bad = ", ".join(f"{name} {value}" for name, value in values.items() if not isfinite(value))
+    images = ", ".join(str(store.index[row]["id"]) for row in batch.row_B.tolist())
+    weights = f"saved in {saved}" if saved else "not finite either: use the checkpoint before"
+    return NonFiniteError(
+        f"step {step}: {bad}, with the images {images}. The weights before this step are "
+        f"{weights}. Start a new run with a lower train.learning_rate, with train.clip_norm=1 or "
+        "with train.precision=fp32"
+    )

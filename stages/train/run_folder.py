@@ -1,0 +1,136 @@
+"""The run folder's record: what was trained, from what, with what.
+
+run.json            RunRecord
+text.safetensors    text (C, D): the classes' text embeddings, so that nothing needs the store
+metrics.jsonl, tensorboard/    see metrics_log
+checkpoints/        see checkpoint
+"""
+
+import logging
+import subprocess
+from importlib.metadata import version
+from pathlib import Path
+
+import torch
+from pydantic import BaseModel, ConfigDict, ValidationError
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save
+from torch import Tensor
+
+from stages.cache.files import write_durably
+from stages.cache.recipe import difference
+from stages.data.spec import DatasetSpec
+from stages.errors import UserError
+from stages.train.config import RunConfig
+
+_RECORD, _TEXT = "run.json", "text.safetensors"
+_PACKAGES = ("torch", "segmentation_models_pytorch", "timm", "albumentations", "numpy", "pillow")
+
+logger = logging.getLogger(__name__)
+
+
+class RunRecord(BaseModel):
+    """One run of stage two, complete enough to resume, evaluate and repeat it."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+    format: int = 1
+    experiment: str
+    config: RunConfig
+    dataset: DatasetSpec
+    split: str
+    root: Path
+    teacher: str
+    """CLIP's name or folder, for embedding other class names later."""
+    templates: str
+    """Name of the prompt templates of the text embeddings."""
+    store: Path
+    store_fingerprint: str
+    versions: dict[str, str]
+    revision: str | None
+    """git revision of the code, `-dirty` with uncommitted changes; None outside a checkout."""
+
+
+def package_versions() -> dict[str, str]:
+    """Versions of the packages that a run's numbers depend on."""
+    return {name: version(name) for name in _PACKAGES}
+
+
+def git_revision() -> str | None:
+    """The checked out revision of this code, if it runs from a git checkout."""
+    checkout = Path(__file__).parents[2]
+    if not (checkout / ".git").exists():
+        return None
+    command = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    try:
+        done = subprocess.run(command, cwd=checkout, capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError) as error:
+        logger.warning("git revision unknown: %s", error)
+        return None
+    return done.stdout.strip()
+
+
+def check_folder(out: Path, record: RunRecord, *, resume: bool) -> None:
+    """Refuse to write a run over something else, or to resume it with other settings.
+
+    Without `resume` the folder must be new or empty. With it, a folder without a run is as good as
+    a new one if it is empty; a run must have been started with the same settings, but for those
+    that no result depends on. Raises UserError.
+    """
+    if resume and (out / _RECORD).exists():
+        if changed := difference(_comparable(read_record(out)), _comparable(record)):
+            raise UserError(
+                f"{out}: cannot be resumed with other settings:\n  "
+                + "\n  ".join(changed)
+                + "\nResume with the settings it was started with, or give another --out"
+            )
+    elif out.exists() and (not out.is_dir() or any(out.iterdir())):
+        if (out / _RECORD).exists():
+            raise UserError(
+                f"{out}: holds a run already. Go on with it by --resume, or give another --out"
+            )
+        raise UserError(f"{out}: exists and is no run. Give another --out")
+
+
+def write_record(out: Path, record: RunRecord, text_CD: Tensor) -> None:
+    """Make the folder a run: its text embeddings, then its record."""
+    write_durably(out / _TEXT, save({"text": text_CD.contiguous()}))
+    write_durably(out / _RECORD, (record.model_dump_json(indent=2) + "\n").encode())
+
+
+def read_record(run: Path) -> RunRecord:
+    """The record of a run. Raises UserError when there is none, or when it is damaged."""
+    path = run / _RECORD
+    try:
+        return RunRecord.model_validate_json(path.read_bytes())
+    except FileNotFoundError as error:
+        raise UserError(
+            f"{path}: the file is missing, so {run} is no run. Give a folder that `zsseg train` "
+            "wrote"
+        ) from error
+    except ValidationError as error:
+        lines = [f"{'.'.join(map(str, e['loc'])) or 'file'}: {e['msg']}" for e in error.errors()]
+        raise UserError(f"{path}: damaged, or of another version: {'; '.join(lines)}") from error
+
+
+def read_text(run: Path) -> Tensor:
+    """(C, D) float32 text embeddings of a run's classes. Raises UserError."""
+    path = run / _TEXT
+    try:
+        return load_file(path)["text"].to(torch.float32)
+    except (OSError, SafetensorError, KeyError) as error:
+        raise UserError(f"{path}: missing or damaged ({error}). Train the run again") from error
+
+
+def _comparable(record: RunRecord) -> dict[str, object]:
+    """What must not change between a run's start and its resumption."""
+    return record.model_dump(
+        mode="json",
+        include={"config": True, "dataset": True, "store_fingerprint": True},
+        exclude={
+            "config": {
+                "evaluate": True,
+                "train": {"workers", "device", "log_every", "checkpoint_every"},
+            }
+        },
+    )

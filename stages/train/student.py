@@ -1,0 +1,141 @@
+"""Students: a segmentation network whose last layer projects to CLIP's width.
+
+The only door to segmentation_models_pytorch and timm. A student's feature lies at the decoder's
+own stride, 4 pixels at the finest: class scores are computed there and only scores are upsampled,
+never the D channels (512 x 512 x 512 is half a GiB for one image).
+
+Legend: B batch, C classes, D CLIP width, H W pixels, h w feature grid.
+"""
+
+import logging
+import math
+from typing import Any
+
+import segmentation_models_pytorch as smp
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from stages.errors import ResourceError, UserError
+from stages.train.config import StudentConfig, TrainConfig
+from stages.train.encoder_weights import load_encoder_weights
+from stages.train.objectives import feature_norm
+
+FINEST_STRIDE = 4
+"""Pixels between two feature positions, at least."""
+
+_UNDECAYED = ("pos_embed", "relative_position", "cls_token", "reg_token", "dist_token")
+"""Tables of timm's transformers that stand for positions or tokens, not for weights."""
+
+_logger = logging.getLogger(__name__)
+
+
+class Student(nn.Module):
+    """A network with an `encoder`, and the 1 x 1 projection of its decoded map to D channels."""
+
+    def __init__(self, network: nn.Module, *, channels: int, width: int, multiple: int) -> None:
+        """`network` maps (B, 3, H, W) to (B, channels, h, w) when H and W divide by `multiple`."""
+        super().__init__()
+        self.network = network
+        self.projection = nn.Conv2d(channels, width, kernel_size=1)
+        self.multiple = multiple
+
+    def forward(self, image_B3HW: Tensor) -> Tensor:
+        """Un-normalised feature (B, D, h, w) of ImageNet-normalised images of any size.
+
+        Position (i, j) belongs to the pixels from (i * stride, j * stride) on; h = ceil(H / stride)
+        and so w, where stride is the decoder's own but at least FINEST_STRIDE. Sides that the
+        encoder cannot divide are padded with the mean colour (0), and the padding is cut off.
+        """
+        height, width = image_B3HW.shape[2:]
+        padding = (0, -width % self.multiple, 0, -height % self.multiple)
+        decoded = self.network(F.pad(image_B3HW, padding))
+        stride = (height + padding[3]) // decoded.shape[2]
+        if stride < FINEST_STRIDE:
+            decoded = F.avg_pool2d(decoded, FINEST_STRIDE // stride)
+            stride = FINEST_STRIDE
+        decoded = decoded[:, :, : math.ceil(height / stride), : math.ceil(width / stride)]
+        feature_BDhw: Tensor = self.projection(decoded)
+        return feature_BDhw
+
+
+def build_student(config: StudentConfig, width: int) -> Student:
+    """The student that a configuration names, with D = `width`, on the CPU in training mode.
+
+    Raises UserError for an architecture or encoder that does not exist, or a pair of them that
+    does not fit, and ResourceError when the encoder's weights cannot be had.
+    """
+    if config.architecture not in smp.MODEL_ARCHITECTURES_MAPPING:
+        raise UserError(
+            f"student.architecture: '{config.architecture}' is not known; "
+            f"there are {', '.join(sorted(smp.MODEL_ARCHITECTURES_MAPPING))}"
+        )
+    hub = True if config.encoder.startswith("tu-") else "imagenet"
+    # A ViT of timm accepts one image size only, unless it is told to resample its positions.
+    options = {"dynamic_img_size": True} if config.architecture == "dpt" else {}
+    try:
+        network = smp.create_model(
+            config.architecture,
+            encoder_name=config.encoder,
+            encoder_weights=hub if config.weights == "hub" else None,
+            **options,
+        )
+    except (KeyError, ValueError, RuntimeError, AssertionError) as error:
+        raise UserError(
+            f"student: no {config.architecture} with encoder '{config.encoder}' can be built "
+            f"(weights: {config.weights}): {error}"
+        ) from error
+    except Exception as error:  # the hub's transport errors share no class across its versions
+        if config.weights != "hub":
+            raise
+        raise ResourceError(
+            f"student.weights: the ImageNet weights of encoder '{config.encoder}' could not be "
+            f"downloaded: {error}. Without network give a file (`--set student.weights=FILE`), or "
+            "start from random weights (`--set student.weights=none`)"
+        ) from error
+    head = next(part for part in network.segmentation_head.modules() if isinstance(part, nn.Conv2d))
+    network.segmentation_head = nn.Identity()
+    if config.weights != "hub":
+        _logger.info(load_encoder_weights(network.encoder, config.weights))
+    # 32: the coarsest stride of every encoder, also of dilated and of shortened ones.
+    multiple = math.lcm(network.encoder.output_stride, 32)
+    return Student(network, channels=head.in_channels, width=width, multiple=multiple)
+
+
+def class_logits(feature_BDhw: Tensor, text_CD: Tensor, scale: float) -> Tensor:
+    """Scores scale * cos(feature, text) (B, C, h, w) in float32; `text_CD` is L2-normalised.
+
+    The products are divided by the feature's norm afterwards: one pass over the feature for the
+    products and one for the norm, and no second D-channel tensor.
+    """
+    batch, _, height, width = feature_BDhw.shape
+    feature_BDL = feature_BDhw.flatten(2)
+    text_BCD = text_CD.to(feature_BDL.dtype).expand(batch, -1, -1)
+    product_BCL = torch.bmm(text_BCD, feature_BDL)
+    logits_BCL: Tensor = product_BCL * (scale / feature_norm(feature_BDL))[:, None]
+    return logits_BCL.view(batch, -1, height, width)
+
+
+def parameter_groups(student: Student, config: TrainConfig) -> list[dict[str, Any]]:
+    """AdamW's groups: encoder and head (decoder, projection), each with and without decay.
+
+    The head learns `head_multiplier` times as fast as the encoder (mmsegmentation's SegFormer
+    schedule). Norms, biases, other vectors and position embeddings have no weight decay. `name`
+    is for the log.
+    """
+    groups: dict[str, dict[str, Any]] = {}
+    for name, parameter in student.named_parameters():
+        encoder = name.startswith("network.encoder.")
+        vector = parameter.ndim <= 1 or any(part in name for part in _UNDECAYED)
+        group = ("encoder" if encoder else "head") + (" without decay" if vector else "")
+        values = groups.setdefault(
+            group,
+            {
+                "name": group,
+                "params": [],
+                "lr": config.learning_rate * (1 if encoder else config.head_multiplier),
+                "weight_decay": 0.0 if vector else config.weight_decay,
+            },
+        )
+        values["params"].append(parameter)
+    return list(groups.values())

@@ -1,0 +1,255 @@
+"""The losses against float64 numpy and against numbers worked by hand."""
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+
+from stages.train.objectives import attention_pool, cross_entropy, feature_norm, focal, sdd
+
+Array = NDArray[np.float64]
+
+
+def softmax(values: Array) -> Array:
+    powers = np.exp(values - values.max())
+    return np.asarray(powers / powers.sum())
+
+
+def logits_and_label(seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
+    """Logits (2, 5, 3, 4) and labels with a few void pixels and a whole void row."""
+    rng = np.random.default_rng(seed)
+    label_BHW = rng.integers(0, 5, (2, 3, 4))
+    label_BHW[0, 1] = 255
+    label_BHW[1, 2, 3] = 255
+    logits_BCHW = torch.tensor(rng.normal(0, 3, (2, 5, 3, 4)), dtype=torch.float32)
+    return logits_BCHW.requires_grad_(), torch.tensor(label_BHW)
+
+
+def test_cross_entropy_is_the_mean_over_labelled_pixels() -> None:
+    logits_BCHW, label_BHW = logits_and_label()
+    expected = [
+        -np.log(softmax(logits_BCHW.detach().numpy().astype(np.float64)[b, :, y, x])[label])
+        for (b, y, x), label in np.ndenumerate(label_BHW.numpy())
+        if label != 255
+    ]
+    assert len(expected) == 19
+    assert cross_entropy(logits_BCHW, label_BHW).item() == pytest.approx(
+        np.mean(expected), rel=1e-6
+    )
+
+
+def test_a_class_of_minus_infinity_is_left_out_of_the_softmax() -> None:
+    logits_BCHW, label_BHW = logits_and_label()
+    label_BHW[label_BHW == 4] = 255
+    suppressed = logits_BCHW.detach().clone()
+    suppressed[:, 4] = -torch.inf
+    suppressed.requires_grad_()
+    loss = cross_entropy(suppressed, label_BHW)
+    (grad,) = torch.autograd.grad(loss, suppressed)
+    torch.testing.assert_close(loss, cross_entropy(logits_BCHW[:, :4], label_BHW))
+    assert torch.isfinite(grad).all()
+    assert (grad[:, 4] == 0).all()
+
+
+def test_focal_by_hand() -> None:
+    # Two classes at logit 0: p_t = 1/2, so (1/2)^2 * ln 2.
+    loss = focal(torch.zeros(1, 2, 1, 1), torch.zeros(1, 1, 1, dtype=torch.int64), gamma=2)
+    assert loss.item() == pytest.approx(0.25 * np.log(2))
+
+
+@pytest.mark.parametrize("gamma", [2.0, 0.5, 0.0])
+def test_focal_against_the_formula_pixel_by_pixel(gamma: float) -> None:
+    logits_BCHW, label_BHW = logits_and_label(1)
+    terms = []
+    for (b, y, x), label in np.ndenumerate(label_BHW.numpy()):
+        if label != 255:
+            p_t = softmax(logits_BCHW.detach().numpy().astype(np.float64)[b, :, y, x])[label]
+            terms.append(-((1 - p_t) ** gamma) * np.log(p_t))
+    loss = focal(logits_BCHW, label_BHW, gamma=gamma)
+    assert loss.item() == pytest.approx(np.mean(terms), rel=1e-5)
+
+
+def test_focal_without_focusing_is_the_cross_entropy() -> None:
+    logits_BCHW, label_BHW = logits_and_label()
+    expected = cross_entropy(logits_BCHW, label_BHW)
+    torch.testing.assert_close(focal(logits_BCHW, label_BHW, gamma=0.0), expected)
+
+
+@pytest.mark.parametrize("gamma", [0.0, 0.5, 2.0])
+def test_focal_has_finite_gradients_at_saturated_logits(gamma: float) -> None:
+    logits_BCHW = torch.tensor([[[[200.0]], [[-200.0]], [[200.0]]]], requires_grad=True)
+    for label in (0, 1):
+        loss = focal(logits_BCHW, torch.full((1, 1, 1), label), gamma=gamma)
+        (grad,) = torch.autograd.grad(loss, logits_BCHW)
+        assert torch.isfinite(loss)
+        assert torch.isfinite(grad).all()
+
+
+def test_without_a_label_losses_are_zero_and_have_a_graph() -> None:
+    label_BHW = torch.full((2, 3, 4), 255)
+    for name in ("cross_entropy", "focal"):
+        logits_BCHW, _ = logits_and_label()
+        loss = (
+            cross_entropy(logits_BCHW, label_BHW)
+            if name == "cross_entropy"
+            else focal(logits_BCHW, label_BHW, gamma=2)
+        )
+        (grad,) = torch.autograd.grad(loss, logits_BCHW)
+        assert loss.item() == 0
+        assert (grad == 0).all()
+
+
+def pool_slowly(
+    feature_DL: Array, query_D: Array, inside_L: NDArray[np.bool_], normalise: bool
+) -> tuple[Array, Array]:
+    """Paper 1, section III-A, for one image, on the positions inside only."""
+    feature_DL = feature_DL[:, inside_L]
+    if normalise:
+        feature_DL = feature_DL / np.linalg.norm(feature_DL, axis=0)
+        query_D = query_D / np.linalg.norm(query_D)
+    weight_L = np.zeros(inside_L.size)
+    weight_L[inside_L] = softmax(query_D @ feature_DL / np.sqrt(len(query_D)))
+    return feature_DL @ weight_L[inside_L], weight_L
+
+
+def scene(seed: int = 0) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Feature (2, 8, 3, 5), token (2, 8), unit text (6, 8), inside (2, 3, 5)."""
+    rng = np.random.default_rng(seed)
+    text_CD = rng.normal(0, 1, (6, 8))
+    text_CD /= np.linalg.norm(text_CD, axis=1, keepdims=True)
+    inside_Bhw = rng.random((2, 3, 5)) < 0.6
+    feature_BDhw = torch.tensor(rng.normal(1, 2, (2, 8, 3, 5)), dtype=torch.float32)
+    token_BD = torch.tensor(rng.normal(1, 2, (2, 8)), dtype=torch.float32)
+    text = torch.tensor(text_CD, dtype=torch.float32)
+    return feature_BDhw.requires_grad_(), token_BD, text, torch.tensor(inside_Bhw)
+
+
+@pytest.mark.parametrize("normalise", [True, False])
+@pytest.mark.parametrize("masked", [True, False])
+def test_attention_pool_against_numpy(normalise: bool, masked: bool) -> None:
+    feature_BDhw, query_BD, _, inside_Bhw = scene()
+    if not masked:
+        inside_Bhw = torch.ones_like(inside_Bhw)
+    pooled_BD, weight_BL = attention_pool(
+        feature_BDhw, query_BD, inside_Bhw=inside_Bhw if masked else None, normalise=normalise
+    )
+    for b in range(2):
+        pooled_D, weight_L = pool_slowly(
+            feature_BDhw[b].detach().numpy().astype(np.float64).reshape(8, 15),
+            query_BD[b].numpy().astype(np.float64),
+            inside_Bhw[b].numpy().ravel(),
+            normalise,
+        )
+        np.testing.assert_allclose(weight_BL[b].detach().numpy(), weight_L, rtol=1e-5, atol=1e-8)
+        np.testing.assert_allclose(pooled_BD[b].detach().numpy(), pooled_D, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("normalise", [True, False])
+def test_sdd_against_numpy(normalise: bool) -> None:
+    feature_BDhw, token_BD, text_CD, inside_Bhw = scene(3)
+    expected = []
+    for b in range(2):
+        token_D = token_BD[b].numpy().astype(np.float64)
+        pooled_D, _ = pool_slowly(
+            feature_BDhw[b].detach().numpy().astype(np.float64).reshape(8, 15),
+            token_D,
+            inside_Bhw[b].numpy().ravel(),
+            normalise,
+        )
+        text = text_CD.numpy().astype(np.float64)
+        teacher_C = softmax(text @ (token_D / np.linalg.norm(token_D)) / 0.1)
+        student_C = softmax(text @ (pooled_D / np.linalg.norm(pooled_D)) / 0.3)
+        expected.append(np.sum(student_C * np.log(student_C / teacher_C)))
+    loss = sdd(
+        feature_BDhw,
+        token_BD,
+        text_CD,
+        tau_f=0.3,
+        tau_c=0.1,
+        normalise=normalise,
+        inside_Bhw=inside_Bhw,
+    )
+    assert loss.item() == pytest.approx(np.mean(expected), rel=1e-4)
+
+
+def test_the_students_distribution_stands_first() -> None:
+    # Text = axes, feature (1, 1) everywhere, token (1, 0), both temperatures 1: D_f = (1/2, 1/2),
+    # D_c = (0.7310586, 0.2689414). KL(D_f || D_c) = 0.1201145, KL(D_c || D_f) = 0.1109441.
+    loss = sdd(
+        torch.ones(1, 2, 2, 2),
+        torch.tensor([[5.0, 0.0]]),
+        torch.eye(2),
+        tau_f=1.0,
+        tau_c=1.0,
+        normalise=True,
+    )
+    assert loss.item() == pytest.approx(0.1201145, abs=1e-6)
+
+
+def test_padding_does_not_move_the_distillation() -> None:
+    feature_BDhw, token_BD, text_CD, _ = scene()
+    padded = torch.cat([feature_BDhw, torch.full((2, 8, 2, 5), 1e3)], dim=2)
+    inside_Bhw = torch.zeros(2, 5, 5, dtype=torch.bool)
+    inside_Bhw[:, :3] = True
+    plain = sdd(feature_BDhw, token_BD, text_CD, tau_f=0.07, tau_c=0.01, normalise=False)
+    masked = sdd(
+        padded,
+        token_BD,
+        text_CD,
+        tau_f=0.07,
+        tau_c=0.01,
+        normalise=False,
+        inside_Bhw=inside_Bhw,
+    )
+    torch.testing.assert_close(masked, plain)
+
+
+def test_an_image_that_is_all_padding_does_not_count() -> None:
+    feature_BDhw, token_BD, text_CD, inside_Bhw = scene()
+    one = sdd(
+        feature_BDhw[:1],
+        token_BD[:1],
+        text_CD,
+        tau_f=0.07,
+        tau_c=0.01,
+        normalise=True,
+        inside_Bhw=inside_Bhw[:1],
+    )
+    inside_Bhw[1] = False
+    for inside, expected in ((inside_Bhw, one), (torch.zeros_like(inside_Bhw), torch.tensor(0.0))):
+        loss = sdd(
+            feature_BDhw,
+            token_BD,
+            text_CD,
+            tau_f=0.07,
+            tau_c=0.01,
+            normalise=True,
+            inside_Bhw=inside,
+        )
+        (grad,) = torch.autograd.grad(loss, feature_BDhw)
+        torch.testing.assert_close(loss, expected)
+        assert torch.isfinite(grad).all()
+        assert (grad[1] == 0).all()
+    assert one > 0
+
+
+@pytest.mark.parametrize("kind", [torch.bfloat16, torch.float16])
+def test_sdd_in_half_precision_stays_close(kind: torch.dtype) -> None:
+    # 128 x 128 positions of long vectors: a weight per unit of length is below half's range.
+    rng = torch.Generator().manual_seed(0)
+    feature_BDhw = 40 * torch.randn(1, 16, 128, 128, generator=rng) + 20
+    token_BD = torch.randn(1, 16, generator=rng)
+    text_CD = torch.nn.functional.normalize(torch.randn(7, 16, generator=rng), dim=1)
+    exact = sdd(feature_BDhw, token_BD, text_CD, tau_f=0.07, tau_c=0.07, normalise=True)
+    with torch.autocast("cpu", kind):
+        half = sdd(feature_BDhw.to(kind), token_BD, text_CD, tau_f=0.07, tau_c=0.07, normalise=True)
+    assert half.dtype == torch.float32
+    torch.testing.assert_close(half, exact, rtol=0.02, atol=0)
+
+
+def test_the_norm_of_nothing_is_not_zero() -> None:
+    feature_BDL = torch.zeros(1, 4, 2, requires_grad=True)
+    norm_BL = feature_norm(feature_BDL)
+    (grad,) = torch.autograd.grad(norm_BL.sum(), feature_BDL)
+    assert (norm_BL > 0).all()
+    assert torch.isfinite(grad).all()
