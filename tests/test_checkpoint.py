@@ -1,0 +1,130 @@
+"""Checkpoints: exact, atomic, and never trusted unseen."""
+
+import json
+import logging
+import os
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from stages.cache.files import hash_file
+from stages.errors import UserError
+from stages.train.checkpoint import latest, load_student, load_training, load_weights, save, step_of
+
+
+def network(seed: int) -> nn.Module:
+    torch.manual_seed(seed)
+    return nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4))
+
+
+def write(run: Path, step: int) -> Path:
+    return save(run, step, student=network(step), training={"steps": [step], "x": torch.ones(2)})
+
+
+def test_what_is_saved_comes_back_bit_for_bit(tmp_path: Path) -> None:
+    student = network(1)
+    student(torch.rand(2, 3, 8, 8))
+    state = torch.get_rng_state()
+    folder = save(tmp_path, 20, student=student, training={"rng": state, "n": 3})
+    assert (folder.name, step_of(folder), latest(tmp_path)) == ("step-000020", 20, folder)
+    other = network(2)
+    load_weights(folder, other)
+    assert other.state_dict().keys() == student.state_dict().keys()
+    for name, value in student.state_dict().items():
+        assert torch.equal(other.state_dict()[name], value)
+    training = load_training(folder)
+    assert training["n"] == 3
+    assert torch.equal(training["rng"], state)
+
+
+def test_the_last_two_are_kept_in_order_of_steps(tmp_path: Path) -> None:
+    for step in (8, 9, 10, 1_000_000):
+        write(tmp_path, step)
+    names = sorted(path.name for path in (tmp_path / "checkpoints").iterdir())
+    assert names == ["step-000010", "step-1000000"]
+    newest = latest(tmp_path)
+    assert newest is not None
+    assert step_of(newest) == 1_000_000
+
+
+def test_no_checkpoint(tmp_path: Path) -> None:
+    assert latest(tmp_path) is None
+    with pytest.raises(UserError, match="no complete checkpoint"):
+        load_student(tmp_path)
+
+
+def test_a_step_can_be_saved_again(tmp_path: Path) -> None:
+    write(tmp_path, 5)
+    (tmp_path / "checkpoints" / "step-000005" / "training.pt").write_bytes(b"")
+    folder = write(tmp_path, 5)
+    assert latest(tmp_path) == folder
+
+
+@pytest.mark.parametrize("at", ["sync", "hash_file", "write_durably", "rename"])
+def test_a_crash_while_saving_leaves_the_one_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at: str
+) -> None:
+    before = write(tmp_path, 1)
+
+    def crash(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        if at == "rename":
+            patch.setattr(Path, "rename", crash)
+        else:
+            patch.setattr(f"stages.train.checkpoint.{at}", crash)
+        with pytest.raises(KeyboardInterrupt):
+            write(tmp_path, 2)
+    assert latest(tmp_path) == before
+    after = write(tmp_path, 2)
+    assert latest(tmp_path) == after
+    assert sorted((tmp_path / "checkpoints").iterdir()) == [before, after]
+
+
+@pytest.mark.parametrize("file", ["student.safetensors", "training.pt", "meta.json"])
+@pytest.mark.parametrize("damage", ["flip", "truncate", "delete"])
+def test_a_damaged_one_is_passed_over(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, file: str, damage: str
+) -> None:
+    before, damaged = write(tmp_path, 1), write(tmp_path, 2)
+    path = damaged / file
+    content = bytearray(path.read_bytes())
+    if damage == "flip":
+        # In meta.json: the first digit of the format; elsewhere any byte is hashed.
+        place = content.index(b"1") if file == "meta.json" else len(content) // 2
+        content[place] ^= 1
+        path.write_bytes(content)
+    elif damage == "truncate":
+        path.write_bytes(content[: len(content) // 2])
+    else:
+        path.unlink()
+    with caplog.at_level(logging.WARNING):
+        assert latest(tmp_path) == before
+    assert "step-000002" in caplog.text
+
+
+def test_a_copy_under_another_step_is_passed_over(tmp_path: Path) -> None:
+    write(tmp_path, 3).rename(tmp_path / "checkpoints" / "step-000004")
+    assert latest(tmp_path) is None
+
+
+def test_code_in_a_checkpoint_is_not_run(tmp_path: Path) -> None:
+    trace = tmp_path / "ran"
+
+    class Evil:
+        def __reduce__(self) -> tuple[object, ...]:
+            return (os.mkdir, (str(trace),))
+
+    folder = write(tmp_path, 1)
+    file = folder / "training.pt"
+    torch.save({"optimiser": Evil()}, file)
+    meta = json.loads((folder / "meta.json").read_text())
+    meta["files"]["training.pt"] = {"bytes": file.stat().st_size, "xxh3_128": hash_file(file)}
+    (folder / "meta.json").write_text(json.dumps(meta))
+    assert latest(tmp_path) == folder
+    with pytest.raises(UserError, match=r"training\.pt: holds more than tensors"):
+        load_training(folder)
+    assert not trace.exists()

@@ -1,0 +1,77 @@
+"""The rules of the house that no linter knows."""
+
+import importlib.metadata
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import zsseg
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def modules_after(code: str) -> set[str]:
+    """Top-level modules that a fresh interpreter has loaded after running `code`."""
+    script = f"{code}\nimport sys\nprint('\\n'.join({{name.split('.')[0] for name in sys.modules}}))"
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True, cwd=ROOT
+    )
+    return set(done.stdout.splitlines())
+
+
+def test_help_loads_no_torch() -> None:
+    code = (
+        "import sys; sys.argv = ['zsseg', '--help']\n"
+        "from pipeline.cli import main\n"
+        "try: main()\n"
+        "except SystemExit: pass"
+    )
+    loaded = modules_after(code)
+    assert "typer" in loaded
+    assert not {"torch", "open_clip", "zarr", "segmentation_models_pytorch"} & loaded
+
+
+def test_import_zsseg_loads_no_torch() -> None:
+    assert not {"torch", "zarr"} & modules_after("import zsseg")
+
+
+@pytest.mark.parametrize("name", zsseg.__all__)
+def test_every_public_name_is_there(name: str) -> None:
+    assert getattr(zsseg, name) is not None
+
+
+def test_cache_and_data_load_no_torch() -> None:
+    code = "import stages.cache.store, stages.cache.reader, stages.data.verify, stages.data.visible"
+    loaded = modules_after(code)
+    assert "zarr" in loaded
+    assert "torch" not in loaded
+
+
+def test_no_other_distribution_owns_our_packages() -> None:
+    """`pipeline` and `stages` are plain names: a second owner would be imported in our place."""
+    owners = importlib.metadata.packages_distributions()
+    for package in ("zsseg", "pipeline", "stages", "configs"):
+        assert set(owners[package]) == {"zsseg"}
+
+
+def test_nothing_is_committed_that_belongs_to_a_person_or_a_run() -> None:
+    tracked = subprocess.run(
+        ["git", "ls-files"], capture_output=True, text=True, cwd=ROOT, check=False
+    ).stdout.splitlines()
+    if not tracked:
+        pytest.skip("not a git checkout")
+    endings = (".pyc", ".pth", ".pt", ".npy", ".zip", ".jpg")
+    assert not [name for name in tracked if name.endswith(endings) or name.startswith("runs/")]
+    assert [name for name in tracked if name.startswith("data_cache/")] == ["data_cache/README.md"]
+
+
+def test_source_files_stay_readable() -> None:
+    long = {
+        str(path.relative_to(ROOT)): count
+        for folder in ("zsseg", "pipeline", "stages")
+        for path in (ROOT / folder).rglob("*.py")
+        if (count := len(path.read_text().splitlines())) > 330
+    }
+    assert not long, f"look for the second subject in: {long}"

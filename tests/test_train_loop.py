@@ -1,0 +1,385 @@
+"""Stage two end to end, with a small student and a store without a teacher."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from conftest import draw_world
+from PIL import Image
+from tiny_store import WIDTH, write_store
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from stages.cache.reader import Store
+from stages.data.spec import DatasetSpec, load_spec
+from stages.errors import NonFiniteError, UserError
+from stages.train import checkpoint
+from stages.train.config import RunConfig
+from stages.train.loop import TrainProgress, TrainResult, train, trains_itself
+from stages.train.losses import batch_losses
+from stages.train.run_folder import read_record
+from stages.train.state import update
+
+World = tuple[Store, DatasetSpec, Path]
+
+# fpn has dropout: a resumed run must draw on where the first one stopped.
+SMALL: dict[str, dict[str, Any]] = {
+    "student": {
+        "architecture": "fpn",
+        "encoder": "tu-mobilenetv3_small_050",
+        "weights": "none",
+    },
+    "objectives": {"focal": 0.5, "sdd": 1.0},
+    "self_training": {"method": "rst", "start": 0.5},
+    "augmentation": {"short_side": 48, "crop": (32, 32)},
+    "train": {
+        "steps": 4,
+        "batch": 2,
+        "workers": 0,
+        "warmup_steps": 0,
+        "log_every": 1,
+        "checkpoint_every": 2,
+        "device": "cpu",
+        "learning_rate": 1e-3,
+    },
+}
+FROM_THE_CLOCK = {"images_per_second", "data_wait"}
+
+
+def config_of(**sections: dict[str, Any]) -> RunConfig:
+    names = SMALL.keys() | sections.keys()
+    return RunConfig.model_validate(
+        {name: SMALL.get(name, {}) | sections.get(name, {}) for name in names}
+    )
+
+
+def make_world(folder: Path) -> World:
+    description = draw_world(folder / "world", images=6)
+    store = write_store(folder / "store", description)
+    return store, load_spec(str(description)), description.parent
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> World:
+    return make_world(tmp_path_factory.mktemp("world"))
+
+
+@pytest.fixture(scope="module")
+def whole(world: World, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of an uninterrupted run."""
+    out = tmp_path_factory.mktemp("runs") / "whole"
+    run(world, out, config_of())
+    return out
+
+
+def run(
+    world: World, out: Path, config: RunConfig, *, resume: bool = False, stop_at: int | None = None
+) -> TrainResult:
+    def progress(state: TrainProgress) -> None:
+        if state.step == stop_at:
+            raise ConnectionError("killed")
+
+    store, spec, root = world
+    return train(
+        config,
+        store=store,
+        spec=spec,
+        root=root,
+        out=out,
+        resume=resume,
+        experiment="tiny",
+        progress=progress,
+    )
+
+
+def metrics_of(out: Path) -> list[dict[str, float]]:
+    lines = (out / "metrics.jsonl").read_text().splitlines()
+    return [
+        {name: value for name, value in json.loads(line).items() if name not in FROM_THE_CLOCK}
+        for line in lines
+    ]
+
+
+def weights_of(out: Path) -> dict[str, Tensor]:
+    return checkpoint.load_student(out).state_dict()
+
+
+def equal(left: dict[str, Tensor], right: dict[str, Tensor]) -> bool:
+    assert left.keys() == right.keys()
+    return all(torch.equal(left[name], right[name]) for name in left)
+
+
+def test_a_whole_run(world: World, tmp_path: Path) -> None:
+    store, spec, root = world
+    seen: list[TrainProgress] = []
+    out = tmp_path / "run"
+    result = train(
+        config_of(train={"log_every": 2, "clip_norm": 1.0}),
+        store=store,
+        spec=spec,
+        root=root,
+        out=out,
+        resume=False,
+        experiment="tiny",
+        progress=seen.append,
+    )
+    assert [(each.step, each.steps, bool(each.metrics)) for each in seen] == [
+        (1, 4, False),
+        (2, 4, True),
+        (3, 4, True),
+        (4, 4, True),
+    ]
+    lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == [2, 4]
+    assert "pseudo_label_share" not in lines[0]
+    assert 0 < lines[1]["pseudo_label_share"] <= 1
+    for line in lines:
+        parts = line["cross_entropy"] + 0.5 * line["focal"] + line["sdd"]
+        assert line["loss"] == pytest.approx(parts, rel=1e-5)
+        assert line["grad_norm"] > 0
+        assert line["images_per_second"] > 0
+        assert 0 <= line["data_wait"] <= 1
+        assert 0 < line["sdd_entropy"] <= 1 + 1e-6
+    assert lines[1]["learning_rate"] == pytest.approx(1e-3 / 4)
+    assert result.metrics == {k: v for k, v in lines[1].items() if k != "step"}
+    assert result.checkpoint == out / "checkpoints" / "step-000004"
+    record = read_record(out)
+    assert (record.dataset, record.teacher, record.templates, record.split, record.root) == (
+        spec,
+        "local-dir:nowhere",
+        "single",
+        "train",
+        root,
+    )
+    assert record.store_fingerprint == store.fingerprint
+    assert list((out / "tensorboard").iterdir())
+    student = checkpoint.load_student(out)
+    assert not student.training
+    assert student(torch.zeros(1, 3, 64, 32)).shape == (1, WIDTH, 16, 8)
+
+
+def test_losses_do_not_depend_on_workers(world: World, whole: Path, tmp_path: Path) -> None:
+    run(world, tmp_path / "run", config_of(train={"workers": 2}))
+    assert metrics_of(tmp_path / "run") == metrics_of(whole)
+    assert equal(weights_of(tmp_path / "run"), weights_of(whole))
+
+
+def test_resumed_is_uninterrupted_bit_for_bit(world: World, whole: Path, tmp_path: Path) -> None:
+    assert any(isinstance(m, torch.nn.Dropout2d) for m in checkpoint.load_student(whole).modules())
+    with pytest.raises(ConnectionError):
+        run(world, tmp_path / "run", config_of(), stop_at=3)
+    torch.rand(5)  # whatever the process did meanwhile
+    run(world, tmp_path / "run", config_of(train={"workers": 1}), resume=True)
+    assert metrics_of(tmp_path / "run") == metrics_of(whole)
+    assert equal(weights_of(tmp_path / "run"), weights_of(whole))
+
+
+def test_a_finished_run_is_left_as_it_is(world: World, whole: Path) -> None:
+    before = weights_of(whole), metrics_of(whole)
+    result = run(world, whole, config_of(), resume=True)
+    assert (result.steps, result.metrics) == (4, {})
+    assert equal(weights_of(whole), before[0])
+    assert metrics_of(whole) == before[1]
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_half_precision(
+    world: World, whole: Path, tmp_path: Path, precision: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The student's layers run in it; losses stay in float32 and close to those of fp32."""
+    kinds = []
+
+    def watched(feature_BDhw: Tensor, *rest: Any, **options: Any) -> Any:
+        losses, diagnostics = batch_losses(feature_BDhw, *rest, **options)
+        kinds.append((feature_BDhw.dtype, {loss.dtype for loss in losses.values()}))
+        return losses, diagnostics
+
+    monkeypatch.setattr("stages.train.loop.batch_losses", watched)
+    with pytest.raises(ConnectionError):
+        run(world, tmp_path / "run", config_of(train={"precision": precision}), stop_at=2)
+    half = {"bf16": torch.bfloat16, "fp16": torch.float16}[precision]
+    assert kinds == [(half, {torch.float32})] * 2
+    first, expected = metrics_of(tmp_path / "run")[0], metrics_of(whole)[0]
+    assert first["cross_entropy"] == pytest.approx(expected["cross_entropy"], rel=0.1)
+    scale = checkpoint.load_training(tmp_path / "run" / "checkpoints" / "step-000002")["scaler"]
+    assert bool(scale) == (precision == "fp16")
+
+
+def test_resume_of_nothing_starts(world: World, tmp_path: Path) -> None:
+    assert run(world, tmp_path / "new", config_of(train={"steps": 1}), resume=True).steps == 1
+
+
+def test_a_run_is_not_written_over(world: World, whole: Path) -> None:
+    with pytest.raises(UserError, match="holds a run already"):
+        run(world, whole, config_of())
+
+
+def test_resume_with_other_settings_is_refused(world: World, whole: Path) -> None:
+    with pytest.raises(UserError, match=r"config\.train\.batch: stored 2, asked 3"):
+        run(world, whole, config_of(train={"batch": 3}), resume=True)
+
+
+def test_a_failed_start_leaves_no_run(world: World, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="nonsense"):
+        run(world, tmp_path / "run", config_of(student={"architecture": "nonsense"}))
+    assert not (tmp_path / "run").exists()
+
+
+def test_unseen_labels_do_not_reach_the_losses(whole: Path, tmp_path: Path) -> None:
+    world = make_world(tmp_path)
+    store, _, root = world
+    rng, changed = np.random.default_rng(0), 0
+    for entry in store.index:
+        label_HW = np.array(Image.open(root / entry["label"]))
+        hidden_HW = (label_HW == 3) | (label_HW == 255)
+        changed += hidden_HW.sum()
+        label_HW[hidden_HW] = rng.choice([3, 255], hidden_HW.sum())
+        Image.fromarray(label_HW).save(root / entry["label"])
+    assert changed > 1000
+    run(world, tmp_path / "run", config_of())
+    assert metrics_of(tmp_path / "run") == metrics_of(whole)
+
+
+def test_a_visible_label_does(whole: Path, tmp_path: Path) -> None:
+    """The test above can fail."""
+    world = make_world(tmp_path)
+    store, _, root = world
+    for entry in store.index:
+        label_HW = np.array(Image.open(root / entry["label"]))
+        label_HW[label_HW == 0] = 1
+        Image.fromarray(label_HW).save(root / entry["label"])
+    with pytest.raises(ConnectionError):
+        run(world, tmp_path / "run", config_of(), stop_at=1)
+    first, expected = metrics_of(tmp_path / "run")[0], metrics_of(whole)[0]
+    assert first["cross_entropy"] != expected["cross_entropy"]
+
+
+def test_nan_stops_before_the_step(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "run"
+    calls: list[list[int]] = []
+
+    def broken(*args: Any, **options: Any) -> Any:
+        losses, diagnostics = batch_losses(*args, **options)
+        calls.append(args[1].row_B.tolist())
+        if len(calls) == 4:
+            losses["focal"] = losses["focal"] * float("nan")
+        return losses, diagnostics
+
+    monkeypatch.setattr("stages.train.loop.batch_losses", broken)
+    with pytest.raises(NonFiniteError, match=r"step 3: focal nan, gradient norm nan") as caught:
+        run(world, out, config_of(train={"checkpoint_every": 3}))
+    store = world[0]
+    for row in calls[3]:
+        assert str(store.index[row]["id"]) in str(caught.value)
+    newest = checkpoint.latest(out)
+    assert newest is not None
+    assert checkpoint.step_of(newest) == 3
+    assert all(value.isfinite().all() for value in weights_of(out).values())
+
+
+def test_non_finite_weights_are_not_saved(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def poisoned(state: Any, step: int, *rest: Any) -> None:
+        update(state, step, *rest)
+        if step == 2:
+            torch.nn.init.constant_(state.student.projection.bias, float("inf"))
+
+    monkeypatch.setattr("stages.train.loop.update", poisoned)
+    with pytest.raises(NonFiniteError, match="not finite either: use the checkpoint before"):
+        run(world, tmp_path / "run", config_of())
+    newest = checkpoint.latest(tmp_path / "run")
+    assert newest is not None
+    assert checkpoint.step_of(newest) == 2
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_ctrl_c_saves_and_stops(world: World, tmp_path: Path, workers: int) -> None:
+    store, spec, root = world
+    config = config_of(train={"checkpoint_every": 100, "workers": workers})
+
+    def interrupt(state: TrainProgress) -> None:
+        if state.step == 2:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    with pytest.raises(KeyboardInterrupt):
+        train(
+            config,
+            store=store,
+            spec=spec,
+            root=root,
+            out=tmp_path / "run",
+            resume=False,
+            experiment="tiny",
+            progress=interrupt,
+        )
+    newest = checkpoint.latest(tmp_path / "run")
+    assert newest is not None
+    assert checkpoint.step_of(newest) == 3
+    assert len(metrics_of(tmp_path / "run")) == 3
+
+
+@pytest.mark.parametrize(
+    ("method", "start", "steps"),
+    [("none", 0.0, []), ("st", 0.5, [2, 3]), ("rst", 0.6, [3]), ("rst", 0.0, [0, 1, 2, 3])],
+)
+def test_when_self_training_begins(method: str, start: float, steps: list[int]) -> None:
+    config = config_of(self_training={"method": method, "start": start})
+    assert [step for step in range(4) if trains_itself(config, step)] == steps
+
+
+def test_the_d_channels_are_never_upsampled(world: World, tmp_path: Path) -> None:
+    largest = 0
+
+    class Watch(TorchDispatchMode):
+        def __torch_dispatch__(
+            self, func: Any, types: Any, args: Any = (), kwargs: Any = None
+        ) -> Any:
+            nonlocal largest
+            out = func(*args, **(kwargs or {}))
+            for tensor in tree_leaves(out):
+                if isinstance(tensor, Tensor) and tensor.ndim == 4 and tensor.shape[1] == WIDTH:
+                    largest = max(largest, tensor.shape[2] * tensor.shape[3])
+            return out
+
+    with Watch():  # type: ignore[no-untyped-call]
+        run(world, tmp_path / "run", config_of(train={"steps": 2}))
+    assert largest == 8 * 8  # the feature itself, at stride 4
+
+
+def test_training_never_imports_open_clip(world: World, tmp_path: Path) -> None:
+    store, _, root = world
+    code = f"""
+import sys
+from pathlib import Path
+from stages.cache.reader import Store
+from stages.data.spec import load_spec
+from stages.train.config import RunConfig
+from stages.train.losses import batch_losses
+from stages.train.loop import train
+config = RunConfig.model_validate_json({config_of(train={"steps": 1}).model_dump_json()!r})
+train(config, store=Store.open(Path({str(store.path)!r})),
+      spec=load_spec({str(root / "world.yaml")!r}), root=Path({str(root)!r}),
+      out=Path({str(tmp_path / "run")!r}), resume=False, experiment="", progress=lambda _: None)
+assert "torch" in sys.modules
+assert not {{"open_clip", "dask", "sklearn", "cuml"}} & sys.modules.keys(), "stage one was loaded"
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=Path(__file__).parents[1],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "run" / "checkpoints" / "step-000001").is_dir()

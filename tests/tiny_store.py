@@ -1,0 +1,89 @@
+"""A small store of random tokens for the `folder` data set of conftest, made without a teacher."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from stages.cache.reader import Store
+from stages.cache.store import ArraySpec, Artifact, Writer
+from stages.data.geometry import WHOLE
+from stages.data.samples import list_samples
+from stages.data.spec import load_spec
+
+WIDTH = 22
+GRID = (6, 8)
+"""Token grid: 8 x 8 pixels of the 48 x 64 images per token."""
+
+
+def write_store(
+    path: Path,
+    description: Path,
+    *,
+    failed: tuple[int, ...] = (),
+    dense: bool = True,
+    regions: bool = True,
+    seed: int = 0,
+) -> Store:
+    """A sealed store of the training images; rows in `failed` have status 1."""
+    rng = np.random.default_rng(seed)
+    spec, root = load_spec(str(description)), description.parent
+    samples = list_samples(spec, root, "train")
+    count, classes = len(samples), len(spec.classes)
+    text_CD = rng.normal(size=(classes, WIDTH)).astype(np.float32)
+    text_CD /= np.linalg.norm(text_CD, axis=1, keepdims=True)
+    status_N = np.isin(np.arange(count), failed).astype(np.uint8)
+    arrays: dict[str, NDArray[Any]] = {
+        "size": np.tile(np.array([48, 64], np.int32), (count, 1)),
+        "status": status_N,
+        "views": np.tile(WHOLE.as_row(), (count, 1, 1)),
+        "cls": rng.normal(size=(count, 1, WIDTH)).astype(np.float16),
+        "dense": rng.normal(size=(count, WIDTH, *GRID)).astype(np.float16),
+        "regions": rng.integers(0, 4, (count, *GRID)).astype(np.uint8),
+    }
+
+    def artifact(name: str, *names: str) -> Artifact:
+        specs = (ArraySpec(n, arrays[n].shape[1:], str(arrays[n].dtype)) for n in names)
+        return Artifact(name=name, recipe={"seed": seed}, arrays=tuple(specs))
+
+    text = Artifact(
+        name="text",
+        recipe={"templates": "single", "seed": seed},
+        arrays=(ArraySpec("text", text_CD.shape, "float32"),),
+        per_row=False,
+    )
+    artifacts = [artifact("index", "size", "status"), artifact("cls", "views", "cls")]
+    artifacts += [artifact("dense", "dense")] * dense + [artifact("regions", "regions")] * regions
+    identity = {
+        "dataset": spec.name,
+        "split": "train",
+        "classes": spec.classes,
+        "unseen": spec.unseen,
+    }
+    index = [
+        {
+            "id": sample.id,
+            "image": sample.image.relative_to(root).as_posix(),
+            "label": sample.label and sample.label.relative_to(root).as_posix(),
+        }
+        for sample in samples
+    ]
+    with Writer.open(
+        path,
+        identity=identity,
+        artifacts=[*artifacts, text],
+        index=index,
+        shard_rows=4,
+        info={"teacher": "local-dir:nowhere"},
+    ) as writer:
+        writer.write("text", 0, {"text": text_CD})
+        for made in artifacts:
+            for shard in writer.missing()[made.name]:
+                rows = writer.rows_of(shard)
+                part = {
+                    each.name: arrays[each.name][rows.start : rows.stop] for each in made.arrays
+                }
+                writer.write(made.name, shard, part)
+        writer.seal()
+    return Store.open(path)
