@@ -39,7 +39,7 @@ class RegionConfig(BaseModel):
 
     model_config = _STRICT
 
-    windows: tuple[int, ...] = Field(default=(4, 8, 16), min_length=1)
+    windows: tuple[int, ...] = Field(default=(8, 16), min_length=1)
     """Window sizes in tokens; the stride is half a window (both papers); sizes are ours. A window
     larger than the token grid is clipped to it. [ours]"""
     iterations: int = Field(default=10, ge=1)

@@ -1,0 +1,123 @@
+"""The arrays of one shard, made from its pictures.
+
+Tokens are kept as the teacher gives them, not normalised, in half precision; what does not fit
+becomes infinity here and is refused, with the image's name, where it is written.
+Legend: N pictures of a shard, H W pixels, h w token grid, D CLIP width, K masks.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from stages.data.geometry import WHOLE
+from stages.precompute.config import DenseConfig, LocalConfig, RegionConfig
+from stages.precompute.crops import class_crops
+from stages.precompute.kmeans import Backend
+from stages.precompute.regions import mine_regions, unlabelled_tokens
+from stages.precompute.rows import Picture
+from stages.precompute.teacher import Teacher
+from stages.precompute.threads import in_threads
+
+Arrays = dict[str, NDArray[Any]]
+Advance = Callable[[int], None]
+"""Told how many more pictures are done."""
+
+
+def cls_arrays(
+    teacher: Teacher, pictures: Sequence[Picture], *, batch: int, advance: Advance
+) -> Arrays:
+    """One CLS token per picture, of the whole of it (view 0)."""
+    cls_N1D = np.empty((len(pictures), 1, teacher.width), np.float16)
+    for part in _parts(len(pictures), batch):
+        cls_N1D[part, 0] = _half(teacher.cls([each.image_HW3 for each in pictures[part]]))
+        advance(part.stop - part.start)
+    return {"views": np.tile(WHOLE.as_row(), (len(pictures), 1, 1)), "cls": cls_N1D}
+
+
+def dense_arrays(
+    teacher: Teacher,
+    pictures: Sequence[Picture],
+    config: DenseConfig,
+    *,
+    batch: int,
+    advance: Advance,
+) -> Arrays:
+    """The dense tokens of each picture."""
+    dense_NDhw = np.empty((len(pictures), teacher.width, *teacher.grid(config)), np.float16)
+    for part in _parts(len(pictures), batch):
+        images = [each.image_HW3 for each in pictures[part]]
+        dense_NDhw[part] = _half(teacher.dense(images, config))
+        advance(part.stop - part.start)
+    return {"dense": dense_NDhw}
+
+
+def region_arrays(
+    dense_NDhw: NDArray[np.float16],
+    pictures: Sequence[Picture],
+    config: RegionConfig,
+    *,
+    backend: Backend,
+    advance: Advance,
+) -> Arrays:
+    """The latent regions of each picture, from the dense tokens as they are stored."""
+    *_, height, width = dense_NDhw.shape
+    region_Nhw = np.empty((len(pictures), height, width), np.uint8)
+    for i, picture in enumerate(pictures):
+        unlabelled_hw = unlabelled_tokens(
+            picture.visible_HW, (height, width), config.unlabelled_share
+        )
+        region_Nhw[i] = mine_regions(dense_NDhw[i], unlabelled_hw, config, backend=backend)
+        advance(1)
+    return {"regions": region_Nhw}
+
+
+def local_arrays(
+    teacher: Teacher,
+    pictures: Sequence[Picture],
+    region_Nhw: NDArray[np.uint8],
+    config: LocalConfig,
+    *,
+    batch: int,
+    advance: Advance,
+) -> tuple[Arrays, list[int]]:
+    """One CLS token per mask of each picture, mask ids (-1: none), and masks left out (N,)."""
+    local_NKD = np.zeros((len(pictures), config.max_masks, teacher.width), np.float16)
+    id_NK = np.full((len(pictures), config.max_masks), -1, np.int16)
+    left_out: list[int] = []
+
+    def crop(i: int) -> tuple[list[NDArray[np.uint8]], list[int], int]:
+        return class_crops(
+            pictures[i].image_HW3,
+            pictures[i].visible_HW,
+            region_Nhw[i],
+            margin=config.margin,
+            max_masks=config.max_masks,
+            fill=teacher.mean_colour,
+        )
+
+    for part in _parts(len(pictures), batch):
+        made = in_threads(crop, range(part.start, part.stop))
+        crops = [image for images, _, _ in made for image in images]
+        token_MD = np.empty((len(crops), teacher.width), np.float16)
+        for few in _parts(len(crops), batch):
+            token_MD[few] = _half(teacher.cls(crops[few]))
+        first = 0
+        for i, (images, ids, out) in enumerate(made, start=part.start):
+            local_NKD[i, : len(ids)] = token_MD[first : first + len(images)]
+            id_NK[i, : len(ids)] = ids
+            first += len(images)
+            left_out.append(out)
+        advance(part.stop - part.start)
+    return {"local": local_NKD, "local_ids": id_NK}, left_out
+
+
+def _parts(number: int, size: int) -> Iterator[slice]:
+    for start in range(0, number, size):
+        yield slice(start, min(start + size, number))
+
+
+def _half(tokens: NDArray[np.float32]) -> NDArray[np.float16]:
+    with np.errstate(over="ignore"):
+        return tokens.astype(np.float16)

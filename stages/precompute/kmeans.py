@@ -1,0 +1,81 @@
+"""k-means from given seeds, on the GPU (cuML) or on the CPU (scikit-learn).
+
+cuML mirrors scikit-learn's class, so one call serves both. Two of its habits shape that call: with
+an array as `init` its default is ten runs (so `n_init=1`), and it imports without a GPU and fails
+only in `fit` (so the GPU is asked for first).
+
+Legend: N points, S seeds, D width.
+"""
+
+import importlib.util
+import warnings
+from typing import Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from sklearn.exceptions import ConvergenceWarning
+
+from stages.errors import ResourceError
+
+Backend = Literal["cuml", "sklearn"]
+
+
+def choose_backend(asked: Literal["auto", "cuml", "sklearn"]) -> Backend:
+    """The library that runs k-means; `auto`: cuML where a GPU and the package are there.
+
+    Raises ResourceError when cuML is asked for and cannot run.
+    """
+    if asked == "sklearn":
+        return "sklearn"
+    # Finding the package is cheap; importing it takes seconds and is left to the first fit.
+    gpu, package = torch.cuda.is_available(), importlib.util.find_spec("cuml") is not None
+    if gpu and package:
+        return "cuml"
+    if asked == "auto":
+        return "sklearn"
+    if not gpu:
+        raise ResourceError(
+            "regions.backend is 'cuml', but torch sees no CUDA GPU; "
+            "use --set regions.backend=sklearn, or 'auto' to take what is there"
+        )
+    raise ResourceError(
+        "regions.backend is 'cuml', but cuML is not installed; "
+        "pip install 'zsseg[gpu]' (the package cuml-cu13, Linux only), "
+        "or use --set regions.backend=sklearn"
+    )
+
+
+def kmeans(
+    points_ND: NDArray[np.float32],
+    seeds_SD: NDArray[np.float32],
+    *,
+    iterations: int,
+    backend: Backend,
+) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    """Lloyd's algorithm from the seeds: cluster of each point (N,), centres (at most S, D).
+
+    Distances are Euclidean; for unit-length points that orders clusters by cosine up to the
+    centres' lengths. Seeds that no point is nearest to are dropped before the first iteration:
+    they are the empty clusters (the libraries would move them to far points instead), the second
+    of two equal seeds, and whatever exceeds the number of points.
+    """
+    if backend == "cuml":
+        from cuml.cluster import KMeans
+    else:
+        from sklearn.cluster import KMeans
+
+    # |p - s|^2 = |p|^2 - 2 p.s + |s|^2; the first term is the same for every seed.
+    distance_NS = np.square(seeds_SD).sum(1) - 2 * points_ND @ seeds_SD.T
+    starts_KD = np.ascontiguousarray(seeds_SD[np.unique(distance_NS.argmin(1))], dtype=np.float32)
+    model = KMeans(
+        n_clusters=len(starts_KD), init=starts_KD, n_init=1, max_iter=iterations, random_state=0
+    )
+    with warnings.catch_warnings():
+        # A cluster can still lose its last point on the way; the caller sees that in the labels.
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        model.fit(np.ascontiguousarray(points_ND, dtype=np.float32))
+    return (
+        np.asarray(model.labels_, dtype=np.int64),
+        np.asarray(model.cluster_centers_, dtype=np.float32),
+    )

@@ -1,0 +1,122 @@
+"""What a store of stage one holds: its identity, its artifacts with their recipes, its description.
+
+Nothing here loads torch, so a run that finds everything done costs no model.
+Legend: C classes, D CLIP width, K masks of an image, h w token grid.
+"""
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from stages.cache.manifest import ArraySpec, Artifact, read_manifest
+from stages.data.spec import DatasetSpec
+from stages.errors import CacheError
+from stages.precompute.config import PrecomputeConfig
+from stages.precompute.teacher_files import TeacherFiles
+from stages.precompute.text import load_templates
+
+
+@dataclass(frozen=True)
+class Traits:
+    """What only the loaded teacher knows of itself; a store keeps it in its description."""
+
+    width: int
+    """CLIP width D."""
+    native_size: list[int]
+    """Height and width in pixels of the images that CLS tokens are made from."""
+    grid: list[int]
+    """(h, w) of the dense tokens."""
+    dense_path: str
+    """The path really taken; towers of timm have one only."""
+
+
+def stored_traits(path: Path) -> Traits | None:
+    """The traits that an existing store keeps; None when there is no store that can tell."""
+    try:
+        return Traits(**read_manifest(path).info["traits"])
+    except (CacheError, KeyError, TypeError):
+        return None
+
+
+def store_identity(
+    spec: DatasetSpec, split: str, limit: int | None, files: TeacherFiles, config: PrecomputeConfig
+) -> dict[str, Any]:
+    """What makes it this store and no other: its folder is named after it."""
+    return {
+        "dataset": spec.name,
+        "split": split,
+        "limit": limit,
+        "classes": list(spec.classes),
+        "unseen": list(spec.unseen),
+        "teacher": files.recipe(),
+        "dense": {"size": list(config.dense.size), "path": config.dense.path},
+    }
+
+
+def store_info(spec: DatasetSpec, files: TeacherFiles, traits: Traits) -> dict[str, Any]:
+    """What readers need besides."""
+    return {
+        "teacher": files.spec,
+        "traits": asdict(traits),
+        "names": list(spec.prompt_names),
+        "spec": spec.model_dump(mode="json"),
+    }
+
+
+def store_artifacts(
+    spec: DatasetSpec, files: TeacherFiles, config: PrecomputeConfig, traits: Traits
+) -> tuple[Artifact, ...]:
+    """The artifacts, each with all that its bytes follow from, in the order of their making."""
+    teacher, width, masks = files.recipe(), traits.width, config.local.max_masks
+    height, columns = traits.grid
+    smoothing = {"nacl_sigma": config.dense.nacl_sigma} if traits.dense_path == "nacl" else {}
+    return (
+        Artifact(
+            "text",
+            {
+                "teacher": teacher,
+                "names": list(spec.prompt_names),
+                "templates": config.text.templates,
+                "prompts": list(load_templates(config.text.templates)),
+            },
+            (ArraySpec("text", (len(spec.classes), width), "float32"),),
+            per_row=False,
+        ),
+        Artifact(
+            "index",
+            {"classes": list(spec.classes), "unseen": list(spec.unseen)},
+            (ArraySpec("size", (2,), "int32"), ArraySpec("status", (), "uint8")),
+        ),
+        Artifact(
+            "cls",
+            {"teacher": teacher, "size": traits.native_size, "views": "the whole image"},
+            (ArraySpec("views", (1, 6), "float32"), ArraySpec("cls", (1, width), "float16")),
+            depends=("index",),
+        ),
+        Artifact(
+            "dense",
+            {
+                "teacher": teacher,
+                "size": list(config.dense.size),
+                "path": traits.dense_path,
+                **smoothing,
+            },
+            (ArraySpec("dense", (width, height, columns), "float16"),),
+            depends=("index",),
+        ),
+        Artifact(
+            "regions",
+            config.regions.model_dump(mode="json"),
+            (ArraySpec("regions", (height, columns), "uint8", compressed=True),),
+            depends=("dense", "index"),
+        ),
+        Artifact(
+            "local",
+            {"teacher": teacher, "size": traits.native_size, **config.local.model_dump()},
+            (
+                ArraySpec("local", (masks, width), "float16"),
+                ArraySpec("local_ids", (masks,), "int16"),
+            ),
+            depends=("index", "regions"),
+        ),
+    )

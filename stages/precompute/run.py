@@ -1,0 +1,241 @@
+"""Stage one: the store of a split is made, continued, or found complete.
+
+The list of what is missing is made first, and torch is loaded only when there is something on it.
+"""
+
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from stages.cache.catalogue import store_name
+from stages.cache.store import Writer
+from stages.data.samples import Sample, list_samples
+from stages.data.spec import DatasetSpec
+from stages.errors import DatasetError, ResourceError, UserError
+from stages.precompute.config import PrecomputeConfig
+from stages.precompute.progress import Meter, Phase, Progress
+from stages.precompute.recipes import (
+    Traits,
+    store_artifacts,
+    store_identity,
+    store_info,
+    stored_traits,
+)
+from stages.precompute.sources import changed_shards
+from stages.precompute.teacher_files import TeacherFiles, resolve_teacher
+
+if TYPE_CHECKING:
+    from stages.precompute.teacher import Teacher
+
+_PACKAGES = ("zsseg", "numpy", "open_clip_torch", "pillow", "scikit-learn", "torch", "zarr")
+
+
+@dataclass(frozen=True)
+class PrecomputeResult:
+    """What a run did, and how the store stands."""
+
+    path: Path
+    images: int
+    written: dict[str, int]
+    """Rows that this run wrote, by artifact; empty when everything was there."""
+    seconds: dict[Phase, float]
+    """Where this run's time went."""
+    failed: dict[str, str]
+    """Id -> reason of every image that could not be used, in this run or before."""
+
+
+def precompute(
+    spec: DatasetSpec,
+    *,
+    root: Path,
+    split: str,
+    teacher: str,
+    cache: Path,
+    config: PrecomputeConfig,
+    limit: int | None,
+    update: bool,
+    progress: Callable[[Progress], None],
+) -> PrecomputeResult:
+    """Make, continue or check the store of a split in the folder `cache`; sealed on return.
+
+    `limit` takes the first images only. `update` recomputes in place what was made with other
+    settings or from files that have changed since; without it both raise CacheError. An image
+    that cannot be used is a row of status 1; if all are, DatasetError.
+    """
+    samples, limit = _first_samples(list_samples(spec, root, split), limit)
+    files = resolve_teacher(teacher)
+    identity = store_identity(spec, split, limit, files, config)
+    path = cache / store_name(identity, dataset=spec.name, split=split, teacher=files.slug)
+    loaded, traits = None, stored_traits(path)
+    if traits is None:
+        loaded = _load(files, config)
+        traits = _traits(loaded, config)
+    with Writer.open(
+        path,
+        identity=identity,
+        artifacts=store_artifacts(spec, files, config, traits),
+        index=[_index_entry(sample, root) for sample in samples],
+        shard_rows=config.shard_images,
+        info=store_info(spec, files, traits),
+        update=update,
+    ) as writer:
+        missing = _missing(writer, spec, samples, update=update)
+        written = _rows(writer, missing)
+        meter = Meter(progress, total=sum(written.values()))
+        if missing:
+            _check_space(writer, written)
+            _compute(
+                writer,
+                missing,
+                spec=spec,
+                root=root,
+                samples=samples,
+                teacher=loaded or _load(files, config),
+                config=config,
+                meter=meter,
+            )
+        failed = _failures(writer, samples)
+        if len(failed) == len(samples):
+            raise DatasetError(
+                f"{root}: none of the {len(samples)} images of split '{split}' can be used. "
+                f"The first: {next(iter(failed.values()))}"
+            )
+        writer.seal()
+    return PrecomputeResult(path, len(samples), written, meter.seconds, failed)
+
+
+def _first_samples(samples: list[Sample], limit: int | None) -> tuple[list[Sample], int | None]:
+    """The first `limit` samples, and the limit; None where it cuts nothing off."""
+    if limit is not None and limit < 1:
+        raise UserError(f"--limit {limit}: at least one image is needed")
+    if limit is None or limit >= len(samples):
+        return samples, None
+    return samples[:limit], limit
+
+
+def _load(files: TeacherFiles, config: PrecomputeConfig) -> "Teacher":
+    """Load the teacher, and with it torch and open_clip."""
+    from stages.precompute.teacher import load_teacher
+
+    return load_teacher(files, device=config.device)
+
+
+def _traits(teacher: "Teacher", config: PrecomputeConfig) -> Traits:
+    return Traits(
+        width=teacher.width,
+        native_size=list(teacher.native_size),
+        grid=list(teacher.grid(config.dense)),
+        dense_path=teacher.dense_path(config.dense),
+    )
+
+
+def _index_entry(sample: Sample, root: Path) -> dict[str, Any]:
+    label = sample.label.relative_to(root).as_posix() if sample.label else None
+    return {"id": sample.id, "image": sample.image.relative_to(root).as_posix(), "label": label}
+
+
+def _missing(
+    writer: Writer, spec: DatasetSpec, samples: Sequence[Sample], *, update: bool
+) -> dict[str, list[int]]:
+    """Shards to compute by artifact, those of changed files too; {} when there is nothing to do."""
+    missing = writer.missing()
+    every = range(-(-len(samples) // writer.manifest.shard_rows))
+    committed = sorted(set(every) - set(missing["index"]))
+    if changed_shards(writer, spec, samples, committed=committed, update=update):
+        missing = writer.missing()
+    return {name: shards for name, shards in missing.items() if shards}
+
+
+def _rows(writer: Writer, missing: Mapping[str, Sequence[int]]) -> dict[str, int]:
+    """Rows to write by artifact; those of `text` are classes."""
+    rows = {
+        name: sum(len(writer.rows_of(shard)) for shard in shards)
+        for name, shards in missing.items()
+    }
+    if "text" in rows:
+        artifact, spec = writer.manifest.arrays["text"]
+        rows["text"], _ = writer.manifest.shape(artifact, spec)
+    return rows
+
+
+def _check_space(writer: Writer, rows: Mapping[str, int]) -> None:
+    """Raise ResourceError before the work when what it makes does not fit on the disk."""
+    needed = sum(
+        rows.get(artifact.name, 0) * int(np.prod(spec.shape)) * np.dtype(spec.dtype).itemsize
+        for artifact, spec in writer.manifest.arrays.values()
+        if artifact.per_row
+    )
+    free = shutil.disk_usage(writer.path).free
+    if needed > free:
+        raise ResourceError(
+            f"{writer.path}: {needed / 2**30:.1f} GiB are needed and {free / 2**30:.1f} GiB free. "
+            "Give a --cache folder on a larger disk, or a smaller dense.size"
+        )
+
+
+def _compute(
+    writer: Writer,
+    missing: Mapping[str, Sequence[int]],
+    *,
+    spec: DatasetSpec,
+    root: Path,
+    samples: Sequence[Sample],
+    teacher: "Teacher",
+    config: PrecomputeConfig,
+    meter: Meter,
+) -> None:
+    """Fill the store, and add what the run says about itself to its history."""
+    from stages.precompute.fill import fill
+    from stages.precompute.kmeans import choose_backend
+
+    backend = choose_backend(config.regions.backend)
+    begin = datetime.now(UTC)
+    fill(
+        writer,
+        missing,
+        spec=spec,
+        root=root,
+        samples=samples,
+        teacher=teacher,
+        backend=backend,
+        config=config,
+        meter=meter,
+    )
+    writer.log(
+        {
+            "begin": begin.isoformat(timespec="seconds"),
+            "end": datetime.now(UTC).isoformat(timespec="seconds"),
+            "seconds": {phase: round(value, 3) for phase, value in meter.seconds.items()},
+            "shards": {name: len(shards) for name, shards in missing.items()},
+            "root": str(root.resolve()),
+            "device": str(teacher.device),
+            "kmeans": backend,
+            "versions": _versions(),
+        }
+    )
+
+
+def _versions() -> dict[str, str]:
+    found: dict[str, str] = {}
+    for package in _PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:  # zsseg itself, run from a checkout
+            continue
+    return found
+
+
+def _failures(writer: Writer, samples: Sequence[Sample]) -> dict[str, str]:
+    """Id -> reason, as the receipts have them."""
+    failed: dict[str, str] = {}
+    for shard in range(-(-len(samples) // writer.manifest.shard_rows)):
+        receipt = writer.receipt("index", shard)
+        assert receipt is not None
+        failed |= {samples[int(row)].id: why for row, why in receipt["failures"].items()}
+    return failed

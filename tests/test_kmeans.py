@@ -1,0 +1,221 @@
+"""k-means from seeds: against a float64 Lloyd, and what each backend is called with."""
+
+import importlib.util
+import subprocess
+import sys
+import types
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+
+from stages.errors import ResourceError
+from stages.precompute.kmeans import choose_backend, kmeans
+
+
+def blobs(
+    seed: int, *, clusters: int, each: int, width: int
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Unit points around unit centres, and the noisy seeds of those centres."""
+    rng = np.random.default_rng(seed)
+    centre_KD = rng.normal(size=(clusters, width))
+    centre_KD /= np.linalg.norm(centre_KD, axis=1, keepdims=True)
+    point_ND = np.repeat(centre_KD, each, axis=0) + rng.normal(0, 0.1, (clusters * each, width))
+    point_ND /= np.linalg.norm(point_ND, axis=1, keepdims=True)
+    seed_KD = centre_KD + rng.normal(0, 0.05, centre_KD.shape)
+    return point_ND.astype(np.float32), seed_KD.astype(np.float32)
+
+
+def lloyd(points: NDArray[Any], seeds: NDArray[Any], iterations: int) -> NDArray[np.int64]:
+    """Lloyd's algorithm word for word, one point at a time, in float64."""
+    centres = [np.asarray(seed, dtype=np.float64) for seed in seeds]
+    for _ in range(iterations):
+        label = [int(np.argmin([np.sum((p - c) ** 2) for c in centres])) for p in points]
+        centres = [
+            np.mean([p for p, k in zip(points, label, strict=True) if k == own], axis=0)
+            for own in range(len(centres))
+        ]
+    return np.array([int(np.argmin([np.sum((p - c) ** 2) for c in centres])) for p in points])
+
+
+def test_labels_and_centres_equal_a_plain_lloyd() -> None:
+    points_ND, seeds_SD = blobs(0, clusters=6, each=15, width=16)
+    labels_N, centres_SD = kmeans(points_ND, seeds_SD, iterations=10, backend="sklearn")
+    np.testing.assert_array_equal(labels_N, lloyd(points_ND, seeds_SD, 10))
+    means = [points_ND[labels_N == cluster].mean(0) for cluster in range(6)]
+    np.testing.assert_allclose(centres_SD, means, atol=1e-6)
+    assert labels_N.dtype == np.int64
+    assert centres_SD.dtype == np.float32
+
+
+def test_more_iterations_are_used() -> None:
+    """Two seeds inside the same blob need several iterations to move apart."""
+    points_ND = np.array([[0.0], [1.0], [2.0], [3.0], [12.0]], dtype=np.float32)
+    seeds_SD = np.array([[0.0], [1.0]], dtype=np.float32)
+    first, _ = kmeans(points_ND, seeds_SD, iterations=1, backend="sklearn")
+    last, centres = kmeans(points_ND, seeds_SD, iterations=10, backend="sklearn")
+    # By hand: {0} {1,2,3,12} -> 0, 4.5 -> {0,1,2} {3,12} -> 1, 7.5 -> {0,1,2,3} {12}.
+    assert first.tolist() == [0, 0, 0, 1, 1]
+    assert last.tolist() == [0, 0, 0, 0, 1]
+    np.testing.assert_allclose(centres, [[1.5], [12.0]])
+
+
+def test_seeds_without_points_are_dropped() -> None:
+    points_ND = np.array([[0.0], [0.1], [5.0], [5.1]], dtype=np.float32)
+    seeds_SD = np.array([[0.0], [100.0], [5.0], [5.0], [-50.0]], dtype=np.float32)
+    labels_N, centres_SD = kmeans(points_ND, seeds_SD, iterations=5, backend="sklearn")
+    assert labels_N.tolist() == [0, 0, 1, 1]
+    np.testing.assert_allclose(centres_SD, [[0.05], [5.05]], atol=1e-6)
+
+
+@pytest.mark.parametrize("points", [1, 2, 7])
+def test_more_seeds_than_points(points: int) -> None:
+    rng = np.random.default_rng(points)
+    points_ND = rng.normal(size=(points, 8)).astype(np.float32)
+    seeds_SD = rng.normal(size=(40, 8)).astype(np.float32)
+    labels_N, centres_SD = kmeans(points_ND, seeds_SD, iterations=10, backend="sklearn")
+    assert labels_N.shape == (points,)
+    assert 1 <= len(centres_SD) <= points
+    assert labels_N.max() < len(centres_SD)
+
+
+def test_equal_points_are_one_cluster() -> None:
+    points_ND = np.ones((9, 4), dtype=np.float32)
+    seeds_SD = np.stack([np.full(4, value, dtype=np.float32) for value in (0.9, 1.0, 1.0, 1.2)])
+    labels_N, centres_SD = kmeans(points_ND, seeds_SD, iterations=3, backend="sklearn")
+    assert set(labels_N.tolist()) == {0}
+    np.testing.assert_allclose(centres_SD, np.ones((1, 4)))
+
+
+def test_a_cluster_that_empties_on_the_way_is_no_warning() -> None:
+    """Ten seeds on two distinct points' worth of data, over many draws; warnings are errors."""
+    for seed in range(20):
+        rng = np.random.default_rng(seed)
+        points_ND = rng.integers(0, 2, (12, 3)).astype(np.float32)
+        kmeans(points_ND, rng.random((10, 3), np.float32), iterations=10, backend="sklearn")
+
+
+class FakeCumlKMeans:
+    """cuML's documented class (26.08): its constructor and the two attributes that are read.
+
+    It checks what cuML checks or silently punishes: float32 or float64, `init` of shape (k, d),
+    `n_init='auto'` meaning ten runs with an array as `init`.
+    """
+
+    calls = 0
+
+    def __init__(
+        self,
+        *,
+        n_clusters: int = 8,
+        max_iter: int = 300,
+        tol: float = 1e-4,
+        verbose: bool = False,
+        random_state: int | None = None,
+        init: str | NDArray[np.float32] = "scalable-k-means++",
+        n_init: int | str = "auto",
+        oversampling_factor: float = 2.0,
+        max_samples_per_batch: int = 1 << 15,
+        device_buffer_samples: int = 0,
+        init_size: int = 0,
+        output_type: str | None = None,
+    ) -> None:
+        assert isinstance(init, np.ndarray), "starts are given"
+        assert n_init == 1, "'auto' is ten runs when init is an array"
+        assert tol > 0
+        assert init.dtype == np.float32
+        assert init.shape[0] == n_clusters
+        assert init.flags.c_contiguous
+        self.centres, self.iterations = init, max_iter
+
+    def fit(self, points_ND: NDArray[np.float32]) -> "FakeCumlKMeans":
+        assert points_ND.dtype in (np.float32, np.float64), "cuML takes no half floats"
+        assert len(self.centres) <= len(points_ND)
+        FakeCumlKMeans.calls += 1
+        labels_N = lloyd(points_ND, self.centres, self.iterations)
+        self.labels_ = labels_N.astype(np.int32)
+        self.cluster_centers_ = np.stack(
+            [points_ND[labels_N == cluster].mean(0) for cluster in range(len(self.centres))]
+        )
+        return self
+
+
+@pytest.fixture
+def fake_cuml(monkeypatch: pytest.MonkeyPatch) -> type[FakeCumlKMeans]:
+    """A module `cuml` with the one class that zsseg uses."""
+    package, cluster = types.ModuleType("cuml"), types.ModuleType("cuml.cluster")
+    cluster.KMeans = FakeCumlKMeans  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "cuml", package)
+    monkeypatch.setitem(sys.modules, "cuml.cluster", cluster)
+    FakeCumlKMeans.calls = 0
+    return FakeCumlKMeans
+
+
+def test_cuml_gives_the_same_clusters(fake_cuml: type[FakeCumlKMeans]) -> None:
+    points_ND, seeds_SD = blobs(1, clusters=4, each=10, width=8)
+    seeds_SD = np.concatenate([seeds_SD, np.full((3, 8), 9, np.float32)])
+    labels_N, centres_SD = kmeans(points_ND, seeds_SD, iterations=10, backend="cuml")
+    other_N, other_SD = kmeans(points_ND, seeds_SD, iterations=10, backend="sklearn")
+    assert fake_cuml.calls == 1
+    assert labels_N.dtype == np.int64
+    np.testing.assert_array_equal(labels_N, other_N)
+    np.testing.assert_allclose(centres_SD, other_SD, atol=1e-6)
+
+
+def test_half_precision_points_reach_cuml_as_float32(fake_cuml: type[FakeCumlKMeans]) -> None:
+    points_ND, seeds_SD = blobs(2, clusters=3, each=5, width=8)
+    half: Any = points_ND.astype(np.float16)
+    kmeans(half, seeds_SD, iterations=2, backend="cuml")
+    assert fake_cuml.calls == 1
+
+
+def installed(monkeypatch: pytest.MonkeyPatch, *, gpu: bool, package: bool) -> None:
+    """Pretend that torch sees a GPU and that cuML can be found, or not."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: gpu)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: object() if package else None)
+
+
+@pytest.mark.parametrize(
+    ("gpu", "package", "chosen"),
+    [
+        (True, True, "cuml"),
+        (True, False, "sklearn"),
+        (False, True, "sklearn"),
+        (False, False, "sklearn"),
+    ],
+)
+def test_auto_takes_cuml_only_with_gpu_and_package(
+    monkeypatch: pytest.MonkeyPatch, *, gpu: bool, package: bool, chosen: str
+) -> None:
+    installed(monkeypatch, gpu=gpu, package=package)
+    assert choose_backend("auto") == chosen
+    assert choose_backend("sklearn") == "sklearn"
+
+
+def test_cuml_asked_for_and_absent_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    installed(monkeypatch, gpu=True, package=False)
+    with pytest.raises(ResourceError, match=r"pip install 'zsseg\[gpu\]'"):
+        choose_backend("cuml")
+
+
+def test_cuml_asked_for_without_a_gpu_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    installed(monkeypatch, gpu=False, package=True)
+    with pytest.raises(ResourceError, match="no CUDA GPU"):
+        choose_backend("cuml")
+
+
+def test_choosing_does_not_import_cuml(tmp_path: Path) -> None:
+    """An installed cuML without a GPU costs five seconds to import and fails late."""
+    (tmp_path / "cuml").mkdir()
+    (tmp_path / "cuml" / "__init__.py").write_text("raise RuntimeError('imported')\n")
+    code = (
+        "import sys; sys.path.insert(0, sys.argv[1])\n"
+        "from stages.precompute.kmeans import choose_backend\n"
+        "assert choose_backend('auto') in ('cuml', 'sklearn')\n"
+        "assert 'cuml' not in sys.modules\n"
+    )
+    root = Path(__file__).resolve().parents[1]
+    subprocess.run([sys.executable, "-c", code, str(tmp_path)], cwd=root, check=True)

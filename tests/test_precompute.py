@@ -1,0 +1,539 @@
+"""Stage one end to end: what a store holds, and that nothing but its recipe decides its bytes."""
+
+import functools
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pytest
+from conftest import draw_world
+from numpy.typing import NDArray
+from PIL import Image
+
+from stages.cache.reader import Store
+from stages.cache.store import Writer
+from stages.data.spec import DatasetSpec, load_spec
+from stages.errors import CacheError, DatasetError, NonFiniteError, ResourceError, UserError
+from stages.precompute.config import (
+    DenseConfig,
+    LocalConfig,
+    PrecomputeConfig,
+    RegionConfig,
+    TextConfig,
+)
+from stages.precompute.crops import class_crops
+from stages.precompute.progress import Progress
+from stages.precompute.regions import mine_regions
+from stages.precompute.run import PrecomputeResult, precompute
+from stages.precompute.teacher import Teacher, load_teacher
+from stages.precompute.teacher_files import TeacherFiles, resolve_teacher
+from stages.precompute.text import encode_names
+from stages.precompute.threads import in_threads
+
+CONFIG = PrecomputeConfig(
+    text=TextConfig(templates="single"),
+    dense=DenseConfig(size=(64, 96)),
+    regions=RegionConfig(windows=(2, 4), minimum_tokens=2, backend="sklearn"),
+    local=LocalConfig(max_masks=5),
+    shard_images=4,
+    batch=3,
+    device="cpu",
+)
+BALL = 3  # the unseen class of the tiny world
+NOT_CONTENT = {"history.jsonl", "sources.jsonl", ".lock", ".writer.json"}
+
+
+def run(
+    world: Path,
+    clip: str,
+    cache: Path,
+    *,
+    config: PrecomputeConfig = CONFIG,
+    spec: DatasetSpec | None = None,
+    limit: int | None = None,
+    update: bool = False,
+    seen: list[Progress] | None = None,
+) -> PrecomputeResult:
+    return precompute(
+        spec or load_spec(str(world)),
+        root=world.parent,
+        split="train",
+        teacher=clip,
+        cache=cache,
+        config=config,
+        limit=limit,
+        update=update,
+        progress=(seen if seen is not None else []).append,
+    )
+
+
+def files(store: Path) -> dict[str, bytes]:
+    """All files of a store."""
+    found = (path for path in store.rglob("*") if path.is_file())
+    return {path.relative_to(store).as_posix(): path.read_bytes() for path in found}
+
+
+def content(store: Path) -> dict[str, bytes]:
+    """The files that equal runs make equal."""
+    return {name: value for name, value in files(store).items() if name not in NOT_CONTENT}
+
+
+def label_of(world: Path, number: int) -> Path:
+    return world.parent / "labels" / "train" / f"scene_{number:03d}.png"
+
+
+def image_of(world: Path, number: int) -> Path:
+    return world.parent / "images" / "train" / f"scene_{number:03d}.png"
+
+
+def pixels(path: Path) -> NDArray[np.uint8]:
+    with Image.open(path) as image:
+        return np.array(image)
+
+
+@functools.cache
+def load_once(files: TeacherFiles, *, device: Literal["auto", "cpu", "cuda"]) -> Teacher:
+    return load_teacher(files, device=device)
+
+
+@pytest.fixture(autouse=True)
+def one_teacher(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Loading one costs more than these tests; equal files are the same teacher."""
+    monkeypatch.setattr("stages.precompute.teacher.load_teacher", load_once)
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory, tiny_clip: str) -> tuple[Path, Path]:
+    """A world and the store of it, for tests that change neither."""
+    folder = tmp_path_factory.mktemp("made")
+    world = draw_world(folder / "world", images=6)
+    return world, run(world, tiny_clip, folder / "cache").path
+
+
+@pytest.fixture
+def fresh(made: tuple[Path, Path], tmp_path: Path) -> tuple[Path, Path]:
+    """A copy of the world, and of its store beside it in `tmp_path / "cache"`."""
+    world, store = made
+    shutil.copytree(world.parent, tmp_path / "world")
+    shutil.copytree(store, tmp_path / "cache" / store.name)
+    return tmp_path / "world" / world.name, tmp_path / "cache" / store.name
+
+
+def test_a_store_holds_what_the_teacher_says(made: tuple[Path, Path], tiny_clip: str) -> None:
+    world, path = made
+    store = Store.open(path)
+    spec = load_spec(str(world))
+    teacher = load_teacher(resolve_teacher(tiny_clip), device="cpu")
+    assert store.rows == 6
+    assert [entry["id"] for entry in store.index] == [f"scene_{n:03d}" for n in range(6)]
+    assert store.index[1]["image"] == "images/train/scene_001.png"
+    assert store.index[1]["label"] == "labels/train/scene_001.png"
+    assert store.identity["classes"] == ["sky", "ground", "box", "ball"]
+    assert store.info["traits"] == {
+        "width": 24,
+        "native_size": [32, 32],
+        "grid": [8, 12],
+        "dense_path": "clearclip",
+    }
+    names = ["sky", "ground", "cardboard box", "ball"]
+    np.testing.assert_allclose(
+        store.read_all("text"), encode_names(tiny_clip, names, "single"), atol=1e-6
+    )
+    np.testing.assert_array_equal(store.read_all("size"), [[48, 64]] * 6)
+    assert not store.read_all("status").any()
+    np.testing.assert_array_equal(store.read_all("views"), [[[0, 0, 1, 1, 0, 1]]] * 6)
+    for row in range(6):
+        image_HW3, label_HW = pixels(image_of(world, row)), pixels(label_of(world, row))
+        visible_HW = np.where(label_HW == BALL, 255, label_HW).astype(np.uint8)
+        np.testing.assert_allclose(store.read("cls", row), teacher.cls([image_HW3]), atol=2e-3)
+        dense_Dhw = store.read("dense", row)
+        assert dense_Dhw.dtype == np.float16
+        (expected_Dhw,) = teacher.dense([image_HW3], CONFIG.dense)
+        np.testing.assert_allclose(dense_Dhw, expected_Dhw, atol=2e-3)
+        # Tokens of 6 x 16/3 pixels: half of 32 must be void or ball.
+        share_hw = np.kron(visible_HW == 255, np.ones((1, 3))).reshape(8, 6, 12, 16).mean((1, 3))
+        region_hw = mine_regions(dense_Dhw, share_hw >= 0.5, CONFIG.regions, backend="sklearn")
+        np.testing.assert_array_equal(store.read("regions", row), region_hw)
+        crops, ids, _ = class_crops(
+            image_HW3, visible_HW, region_hw, margin=0.1, max_masks=5, fill=teacher.mean_colour
+        )
+        padded = [*ids, *[-1] * (5 - len(ids))]
+        assert store.read("local_ids", row).tolist() == padded
+        local_KD = store.read("local", row)
+        np.testing.assert_allclose(local_KD[: len(ids)], teacher.cls(crops), atol=2e-3)
+        assert not local_KD[len(ids) :].any()
+    assert spec.unseen_ids == (BALL,)
+    assert (store.read_all("regions") > 0).any()
+    assert BALL not in store.read_all("local_ids")
+
+
+def test_equal_runs_make_equal_bytes(
+    made: tuple[Path, Path], tiny_clip: str, tmp_path: Path
+) -> None:
+    world, path = made
+    other = tmp_path / "elsewhere"
+    shutil.copytree(world.parent, other)
+    result = run(other / world.name, tiny_clip, tmp_path / "cache")
+    assert result.path.name == path.name
+    assert content(result.path) == content(path)
+    everything = b"".join(content(result.path).values())
+    assert str(other).encode() not in everything
+
+
+def test_a_second_run_does_nothing_and_loads_no_model(
+    fresh: tuple[Path, Path], tiny_clip: str
+) -> None:
+    world, path = fresh
+    before = files(path)
+    stamps = {name: (path / name).stat().st_mtime_ns for name in before}
+    code = f"""
+import sys
+from pathlib import Path
+from stages.data.spec import load_spec
+from stages.precompute.config import PrecomputeConfig
+from stages.precompute.run import precompute
+spec = load_spec({str(world)!r})
+config = PrecomputeConfig.model_validate_json({CONFIG.model_dump_json()!r})
+result = precompute(
+    spec, root=Path({str(world.parent)!r}), split="train", teacher={tiny_clip!r},
+    cache=Path({str(path.parent)!r}), config=config, limit=None, update=False,
+    progress=lambda _: sys.exit("there was something to do"),
+)
+assert (result.images, result.written, result.seconds) == (6, {{}}, {{}}), result
+loaded = {{"torch", "open_clip", "sklearn", "cuml"}} & set(sys.modules)
+assert not loaded, loaded
+"""
+    root = Path(__file__).resolve().parents[1]
+    subprocess.run([sys.executable, "-c", code], cwd=root, check=True)
+    assert files(path) == before
+    assert {name: (path / name).stat().st_mtime_ns for name in before} == stamps
+
+
+def test_an_interrupted_run_continues_to_the_same_bytes(
+    made: tuple[Path, Path], tiny_clip: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One store, interrupted after every one of its eleven commits but the last."""
+    world, path = made
+    write, calls = Writer.write, [0]
+
+    def failing(self: Writer, *args: Any, **kwargs: Any) -> None:
+        if calls[0] == 1:
+            raise KeyboardInterrupt
+        calls[0] += 1
+        write(self, *args, **kwargs)
+
+    committed = []
+    with monkeypatch.context() as patch:
+        patch.setattr(Writer, "write", failing)
+        for _ in range(10):
+            calls[0] = 0
+            with pytest.raises(KeyboardInterrupt):
+                run(world, tiny_clip, tmp_path)
+            (store,) = tmp_path.iterdir()
+            committed.append(len(list((store / "ledger").rglob("*.json"))))
+            with pytest.raises(CacheError, match="not finished"):
+                Store.open(store)
+    assert committed == list(range(1, 11))
+    result = run(world, tiny_clip, tmp_path)
+    assert result.written == {"local": 2}
+    assert content(result.path) == content(path)
+
+
+def test_a_crash_before_the_seal_needs_no_model(
+    fresh: tuple[Path, Path], tiny_clip: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world, path = fresh
+    before = content(path)
+    (path / "seal.json").unlink()
+    monkeypatch.setattr("stages.precompute.teacher.load_teacher", None)
+    assert run(world, tiny_clip, path.parent).written == {}
+    assert content(path) == before
+
+
+def test_labels_of_unseen_classes_change_nothing(
+    made: tuple[Path, Path], fresh: tuple[Path, Path], tiny_clip: str, tmp_path: Path
+) -> None:
+    _, path = made
+    world, copied = fresh
+    rng = np.random.default_rng(0)
+    for number in range(6):
+        label_HW = pixels(label_of(world, number))
+        hidden_HW = (label_HW == BALL) | (label_HW == 255)
+        noise_HW = rng.choice(np.array([BALL, 255], np.uint8), label_HW.shape)
+        changed_HW = np.where(hidden_HW, noise_HW, label_HW)
+        assert (changed_HW != label_HW).any()
+        Image.fromarray(changed_HW).save(label_of(world, number))
+    assert content(run(world, tiny_clip, tmp_path / "other").path) == content(path)
+    # And a store that is there does not see that the files have changed.
+    assert run(world, tiny_clip, copied.parent).written == {}
+
+
+def spoil(world: Path) -> None:
+    """Three rows that cannot be used, in two shards."""
+    image_of(world, 1).write_bytes(image_of(world, 1).read_bytes()[:400])
+    label_HW = pixels(label_of(world, 2))
+    label_HW[5, 7] = 77
+    Image.fromarray(label_HW).save(label_of(world, 2))
+    Image.fromarray(pixels(label_of(world, 5))[:, :-1]).save(label_of(world, 5))
+
+
+def test_a_bad_image_is_a_row(
+    made: tuple[Path, Path], fresh: tuple[Path, Path], tiny_clip: str, tmp_path: Path
+) -> None:
+    good = Store.open(made[1])
+    world, _ = fresh
+    spoil(world)
+    seen: list[Progress] = []
+    result = run(world, tiny_clip, tmp_path / "bad", seen=seen)
+    assert list(result.failed) == ["scene_001", "scene_002", "scene_005"]
+    reasons = list(result.failed.values())
+    assert reasons[0].startswith("images/train/scene_001.png: cannot be read")
+    assert "77 (1 px)" in reasons[1]
+    assert "63 x 48 pixels, but its image has 64 x 48" in reasons[2]
+    assert not any(str(world.parent) in reason for reason in reasons)
+    store = Store.open(result.path)
+    assert store.read_all("status").tolist() == [0, 1, 1, 0, 0, 1]
+    for row in range(6):
+        for array in ("size", "views", "cls", "dense", "regions", "local", "local_ids"):
+            values = store.read(array, row)
+            if row in (1, 2, 5):
+                assert (values == (-1 if array == "local_ids" else 0)).all(), array
+            else:
+                np.testing.assert_allclose(values, good.read(array, row), atol=2e-3, err_msg=array)
+    assert seen[-1].done == seen[-1].total
+    assert store.receipt("index", 0)["failures"].keys() == {"1", "2"}
+    assert run(world, tiny_clip, tmp_path / "bad").failed == result.failed
+
+
+def test_a_shard_of_bad_images_only(fresh: tuple[Path, Path], tiny_clip: str) -> None:
+    world, path = fresh
+    for number in (4, 5):
+        image_of(world, number).write_text("no image")
+    result = run(world, tiny_clip, path.parent, update=True)
+    assert result.written == dict.fromkeys(("index", "cls", "dense", "regions", "local"), 2)
+    assert list(result.failed) == ["scene_004", "scene_005"]
+
+
+def test_no_usable_image_is_an_error(tiny_world: Path, tiny_clip: str, tmp_path: Path) -> None:
+    for number in range(6):
+        image_of(tiny_world, number).write_text("<html>not found</html>")
+    for _ in range(2):
+        with pytest.raises(DatasetError, match=r"none of the 6 images .*scene_000\.png"):
+            run(tiny_world, tiny_clip, tmp_path / "cache")
+    (store,) = (tmp_path / "cache").iterdir()
+    assert not (store / "seal.json").exists()
+
+
+def test_a_changed_image_is_refused_and_updated(
+    fresh: tuple[Path, Path], tiny_clip: str, tmp_path: Path
+) -> None:
+    world, path = fresh
+    run(world, tiny_clip, path.parent)
+    before = content(path)
+    image_HW3 = pixels(image_of(world, 5))
+    Image.fromarray(image_HW3[::-1]).save(image_of(world, 5))
+    with pytest.raises(CacheError, match=r"1 of 6 images .*scene_005.*--update"):
+        run(world, tiny_clip, path.parent)
+    assert content(path) == before
+    result = run(world, tiny_clip, path.parent, update=True)
+    assert result.written == dict.fromkeys(("index", "cls", "dense", "regions", "local"), 2)
+    assert content(path) == content(run(world, tiny_clip, tmp_path / "anew").path)
+    assert content(path) != before
+    assert run(world, tiny_clip, path.parent).written == {}
+
+
+def test_a_changed_visible_label_is_refused(fresh: tuple[Path, Path], tiny_clip: str) -> None:
+    world, path = fresh
+    label_HW = pixels(label_of(world, 0))
+    Image.fromarray(np.where(label_HW == 1, 0, label_HW).astype(np.uint8)).save(label_of(world, 0))
+    with pytest.raises(CacheError, match="scene_000"):
+        run(world, tiny_clip, path.parent)
+
+
+def test_a_new_date_alone_is_looked_at_once(fresh: tuple[Path, Path], tiny_clip: str) -> None:
+    world, path = fresh
+    run(world, tiny_clip, path.parent)
+    os.utime(image_of(world, 3), ns=(1, 1))
+    assert run(world, tiny_clip, path.parent).written == {}
+    entries = [json.loads(line) for line in (path / "sources.jsonl").read_text().splitlines()]
+    assert entries[4]["id"] == "scene_003"
+    assert entries[4]["image"][1] == 1
+
+
+def test_another_encoding_is_noticed_without_a_changed_file(
+    fresh: tuple[Path, Path], tiny_clip: str, tmp_path: Path
+) -> None:
+    world, path = fresh
+    spec = load_spec(str(world))
+    other = spec.model_copy(update={"ignore": (2, 255)})
+    with pytest.raises(CacheError, match=r"info\.spec\.ignore"):
+        run(world, tiny_clip, path.parent, spec=other)
+    assert set(run(world, tiny_clip, path.parent, spec=other, update=True).written) == {
+        "index",
+        "cls",
+        "dense",
+        "regions",
+        "local",
+    }
+    assert content(path) == content(run(world, tiny_clip, tmp_path / "anew", spec=other).path)
+
+
+@pytest.mark.parametrize(
+    ("change", "named", "written"),
+    [
+        (
+            {"regions": RegionConfig(windows=(3,), backend="sklearn")},
+            r"regions\.windows.*",
+            {"regions": 6, "local": 6},
+        ),
+        (
+            {"local": LocalConfig(max_masks=5, margin=0.5)},
+            r"local\.margin: stored 0\.1, asked 0\.5",
+            {"local": 6},
+        ),
+        ({"text": TextConfig(templates="coco15")}, r"text\.templates", {"text": 4}),
+    ],
+)
+def test_other_settings_are_refused_and_updated_alone(
+    fresh: tuple[Path, Path],
+    tiny_clip: str,
+    tmp_path: Path,
+    *,
+    change: Mapping[str, Any],
+    named: str,
+    written: dict[str, int],
+) -> None:
+    world, path = fresh
+    config = CONFIG.model_copy(update=change)
+    with pytest.raises(CacheError, match=named):
+        run(world, tiny_clip, path.parent, config=config)
+    assert run(world, tiny_clip, path.parent, config=config, update=True).written == written
+    anew = run(world, tiny_clip, tmp_path / "anew", config=config)
+    assert content(path) == content(anew.path)
+
+
+@pytest.mark.parametrize("change", [{"batch": 1}, {"device": "auto"}])
+def test_settings_that_change_no_content_are_not_compared(
+    fresh: tuple[Path, Path], tiny_clip: str, change: Mapping[str, Any]
+) -> None:
+    world, path = fresh
+    config = CONFIG.model_copy(update=change)
+    assert run(world, tiny_clip, path.parent, config=config).written == {}
+
+
+def test_other_dense_tokens_are_another_store(
+    fresh: tuple[Path, Path], tiny_clip: str, tmp_path: Path
+) -> None:
+    world, path = fresh
+    config = CONFIG.model_copy(update={"dense": DenseConfig(size=(64, 96), path="value")})
+    result = run(world, tiny_clip, path.parent, config=config, limit=1)
+    assert result.path != path
+    assert result.images == 1
+
+
+def test_the_limit_takes_the_first_images(
+    made: tuple[Path, Path], fresh: tuple[Path, Path], tiny_clip: str
+) -> None:
+    world, path = fresh
+    result = run(world, tiny_clip, path.parent, limit=2)
+    assert (result.images, result.path == path) == (2, False)
+    store = Store.open(result.path)
+    assert [entry["id"] for entry in store.index] == ["scene_000", "scene_001"]
+    np.testing.assert_allclose(store.read("cls", 1), Store.open(made[1]).read("cls", 1), atol=2e-3)
+    assert run(world, tiny_clip, path.parent, limit=6).path == path
+    with pytest.raises(UserError, match="--limit 0"):
+        run(world, tiny_clip, path.parent, limit=0)
+
+
+def test_images_without_labels_are_all_unlabelled(
+    tiny_world: Path, tiny_clip: str, tmp_path: Path
+) -> None:
+    shutil.rmtree(tiny_world.parent / "labels" / "train")
+    (tiny_world.parent / "labels" / "train").mkdir()
+    config = CONFIG.model_copy(
+        update={"regions": RegionConfig(windows=(4,), minimum_tokens=1, backend="sklearn")}
+    )
+    result = run(tiny_world, tiny_clip, tmp_path / "cache", config=config, limit=2)
+    store = Store.open(result.path)
+    assert store.index[0]["label"] is None
+    assert (store.read_all("regions") > 0).all()
+    ids = store.read_all("local_ids")
+    assert ((ids >= 1001) | (ids == -1)).all()
+    assert (ids[:, 0] == 1001).all()
+
+
+def test_masks_beyond_the_limit_are_counted(
+    tiny_world: Path, tiny_clip: str, tmp_path: Path
+) -> None:
+    config = CONFIG.model_copy(update={"local": LocalConfig(max_masks=2)})
+    result = run(tiny_world, tiny_clip, tmp_path / "cache", config=config, limit=3)
+    left_out = Store.open(result.path).receipt("local", 0)["left_out"]
+    assert left_out.keys() == {"0", "1", "2"}
+    assert all(count >= 1 for count in left_out.values())
+
+
+def test_tokens_beyond_half_precision_name_their_image(
+    tiny_world: Path, tiny_clip: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dense = Teacher.dense
+
+    def loud(self: Teacher, images: Any, config: DenseConfig) -> NDArray[np.float32]:
+        tokens = dense(self, images, config)
+        tokens[-1, 0, 0, 0] = 70000
+        return tokens
+
+    monkeypatch.setattr(Teacher, "dense", loud)
+    with pytest.raises(NonFiniteError, match="scene_002"):
+        run(tiny_world, tiny_clip, tmp_path / "cache")
+
+
+def test_too_small_a_disk_is_refused_before_the_work(
+    tiny_world: Path, tiny_clip: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=1000))
+    with pytest.raises(ResourceError, match="GiB are needed"):
+        run(tiny_world, tiny_clip, tmp_path / "cache")
+
+
+def test_progress_reaches_its_total_and_seconds_are_told(
+    tiny_world: Path, tiny_clip: str, tmp_path: Path
+) -> None:
+    seen: list[Progress] = []
+    result = run(tiny_world, tiny_clip, tmp_path / "cache", seen=seen)
+    done = [step.done for step in seen]
+    assert done == sorted(done)
+    assert {step.total for step in seen} == {5 * 6 + 4}
+    assert done[-1] == 5 * 6 + 4
+    assert {step.phase for step in seen} == {"read", "teacher", "regions", "crops", "write"}
+    assert result.seconds.keys() == {"read", "teacher", "regions", "crops", "write"}
+    (entry,) = Store.open(result.path).history
+    assert entry["kmeans"] == "sklearn"
+    assert entry["versions"].keys() >= {"torch", "zarr"}
+
+
+def test_a_timm_teacher_makes_a_store(tiny_world: Path, tiny_cnn_clip: str, tmp_path: Path) -> None:
+    config = CONFIG.model_copy(update={"dense": DenseConfig(size=(128, 128))})
+    result = run(tiny_world, tiny_cnn_clip, tmp_path / "cache", config=config, limit=2)
+    store = Store.open(result.path)
+    assert store.info["traits"]["dense_path"] == "feature_map"
+    assert store.read("dense", 0).shape == (24, 4, 4)
+
+
+def test_threads_keep_the_order_and_raise() -> None:
+    assert in_threads(lambda number: number * number, range(20)) == [n * n for n in range(20)]
+    assert in_threads(str, []) == []
+
+    def fail(number: int) -> int:
+        if number == 3:
+            raise DatasetError("the third")
+        return number
+
+    with pytest.raises(DatasetError, match="the third"):
+        in_threads(fail, range(5))
