@@ -7,10 +7,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from rich.console import Console
-from rich.logging import RichHandler
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-out = Console(highlight=False)
+# Rich breaks what is no terminal at 80 columns: a file or a pipe has no width.
+out = Console(highlight=False, width=None if sys.stdout.isatty() else 160)
 err = Console(stderr=True, highlight=False)
 
 Advance = Callable[[int, int, str], None]
@@ -21,8 +21,7 @@ _SECONDS_BETWEEN_LINES = 10.0
 
 def configure_logging(*, quiet: bool) -> None:
     """Messages of zsseg's own modules go to stderr; of libraries, warnings only."""
-    handler = RichHandler(console=err, show_time=False, show_path=False, show_level=False)
-    logging.basicConfig(level=logging.WARNING, format="%(message)s", handlers=[handler], force=True)
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr, force=True)
     for name in ("stages", "pipeline"):
         logging.getLogger(name).setLevel(logging.WARNING if quiet else logging.INFO)
     logging.captureWarnings(True)
@@ -53,12 +52,14 @@ def progress(title: str, *, quiet: bool = False) -> Iterator[Advance]:
 def _plain_lines(title: str) -> Advance:
     started = last = time.monotonic()
 
+    finished = False
+
     def advance(done: int, total: int, words: str) -> None:
-        nonlocal last
+        nonlocal last, finished
         now = time.monotonic()
-        if done < total and now - last < _SECONDS_BETWEEN_LINES:
+        if finished or (done < total and now - last < _SECONDS_BETWEEN_LINES):
             return
-        last = now
+        last, finished = now, done >= total
         left = (now - started) / max(done, 1) * (total - done)
         when = f"{left:.0f} s left" if done < total else f"{now - started:.0f} s"
         err.print(f"{title} {done}/{total}, {when}{'  ' + words if words else ''}", soft_wrap=True)

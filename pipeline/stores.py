@@ -23,8 +23,8 @@ def dataset_root(given: Path | None, store: Store) -> Path:
     """The folder of the data set: as given, else where it was when the store was written."""
     if given is not None:
         return given
-    root = next((Path(entry["root"]) for entry in reversed(store.history) if "root" in entry), None)
-    if root is None or not root.is_dir():
-        where = f"{root} is no longer there" if root else "the store does not say where it lies"
+    root = store.last("root")
+    if root is None or not Path(root).is_dir():
+        where = f"{root} is no longer there" if root else "it does not say where its images lie"
         raise DatasetError(f"{store.path}: {where}; give the data set's folder with --root")
-    return root
+    return Path(root)

@@ -3,7 +3,7 @@
 import json
 import logging
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -105,3 +105,8 @@ def hash_file(path: Path) -> str:
         while block := file.read(_BLOCK):
             digest.update(block)
     return digest.hexdigest()
+
+
+def newest(entries: Sequence[Mapping[str, Any]], key: str) -> Any:
+    """The value of `key` in the last entry that has it; None when none has."""
+    return next((entry[key] for entry in reversed(entries) if key in entry), None)

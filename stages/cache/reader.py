@@ -8,7 +8,7 @@ import numpy as np
 
 from stages.cache import ledger
 from stages.cache.arrays import ZarrArray, open_array, read
-from stages.cache.files import read_json_lines
+from stages.cache.files import newest, read_json_lines
 from stages.cache.manifest import HISTORY, INDEX, Manifest, read_manifest, shard_file
 from stages.cache.verify import verify_store
 from stages.errors import CacheError
@@ -82,8 +82,12 @@ class Store:
 
     @property
     def history(self) -> list[dict[str, Any]]:
-        """One entry per run of `zsseg precompute` that wrote here."""
+        """What the runs of `zsseg precompute` said about themselves, oldest first."""
         return read_json_lines(self.path / HISTORY)
+
+    def last(self, key: str) -> Any:
+        """The newest value of a key in the history: `root`, `teacher`; None when never said."""
+        return newest(self.history, key)
 
     def has(self, array: str) -> bool:
         """Does the store hold this array?"""

@@ -18,7 +18,14 @@ from filelock import FileLock
 
 from stages.cache import ledger
 from stages.cache.arrays import open_array, place, read, write_shard
-from stages.cache.files import json_lines, read_json_lines, remove_durably, sweep, write_durably
+from stages.cache.files import (
+    json_lines,
+    newest,
+    read_json_lines,
+    remove_durably,
+    sweep,
+    write_durably,
+)
 from stages.cache.lock import acquire, release
 from stages.cache.manifest import (
     HISTORY,
@@ -203,6 +210,10 @@ class Writer:
         path = self.path / HISTORY
         before = path.read_bytes() if path.exists() else b""
         write_durably(path, before + json_lines([entry]))
+
+    def last(self, key: str) -> Any:
+        """The newest value of a key in the history; None when never said."""
+        return newest(read_json_lines(self.path / HISTORY), key)
 
     def sources(self) -> list[dict[str, Any]]:
         """The stat cache of the data set's files as last saved; empty when there is none."""

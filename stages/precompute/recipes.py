@@ -54,9 +54,9 @@ def store_identity(
 
 
 def store_info(spec: DatasetSpec, files: TeacherFiles, traits: Traits) -> dict[str, Any]:
-    """What readers need besides."""
+    """What readers need besides. Free of paths: where things lay is said by the history."""
     return {
-        "teacher": files.spec,
+        "teacher": files.slug,
         "traits": asdict(traits),
         "names": list(spec.prompt_names),
         "spec": spec.model_dump(mode="json"),

@@ -107,6 +107,7 @@ def precompute(
                 f"The first: {next(iter(failed.values()))}"
             )
         writer.seal()
+        _remember_places(writer, {"root": str(root.resolve()), "teacher": files.located})
     return PrecomputeResult(path, len(samples), written, meter.seconds, failed)
 
 
@@ -213,12 +214,17 @@ def _compute(
             "end": datetime.now(UTC).isoformat(timespec="seconds"),
             "seconds": {phase: round(value, 3) for phase, value in meter.seconds.items()},
             "shards": {name: len(shards) for name, shards in missing.items()},
-            "root": str(root.resolve()),
             "device": str(teacher.device),
             "kmeans": backend,
             "versions": _versions(),
         }
     )
+
+
+def _remember_places(writer: Writer, places: dict[str, str]) -> None:
+    """Note where data set and teacher lie now, if that is news, for the commands that come next."""
+    if any(writer.last(key) != place for key, place in places.items()):
+        writer.log(places)
 
 
 def _versions() -> dict[str, str]:

@@ -60,6 +60,15 @@ class TeacherFiles:
     weights_hash: str
     """xxh3_128 of the weight file's bytes."""
 
+    @property
+    def located(self) -> str:
+        """The spec with an absolute path, so that it also finds the files from another folder."""
+        if self.spec.startswith("local-dir:"):
+            return f"local-dir:{self.weights.parent.resolve()}"
+        if "@" in self.spec:
+            return f"{self.spec.partition('@')[0]}@{self.weights.resolve()}"
+        return self.spec
+
     def recipe(self) -> dict[str, str]:
         """What decides every number that this teacher gives; free of paths and names."""
         return {"config": self.config_hash, "weights": self.weights_hash}

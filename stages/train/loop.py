@@ -144,7 +144,7 @@ def _record(
         dataset=spec,
         split=str(store.identity["split"]),
         root=root.resolve(),
-        teacher=str(store.info["teacher"]),
+        teacher=str(store.last("teacher") or store.info["teacher"]),
         templates=str(store.recipes["text"]["templates"]),
         store=store.path.resolve(),
         store_fingerprint=store.fingerprint,

@@ -33,7 +33,8 @@ def new_state(
     """The state before step 0, from the seed; `weights` False leaves out the encoder's weights."""
     torch.manual_seed(config.train.seed)
     settings = config.student if weights else config.student.model_copy(update={"weights": "none"})
-    student = build_student(settings, width).to(device)
+    # Channels last: convolutions run faster so, on CPUs and GPUs alike.
+    student = build_student(settings, width).to(device, memory_format=torch.channels_last)
     groups = parameter_groups(student, config.train)
     return State(
         student=student,
