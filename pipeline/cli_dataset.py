@@ -2,6 +2,7 @@
 
 import json
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -73,9 +74,7 @@ def verify(
     problems = 0
     for each in chosen:
         with console.progress(f"verify {each}", quiet=quiet) as advance:
-            report = check(
-                spec, root, each, progress=lambda done, total, go=advance: go(done, total, "")
-            )
+            report = check(spec, root, each, progress=partial(_advance, advance))
         console.out.print(f"\n{spec.name} {each}: {report.samples:,} images")
         console.out.print(pixel_table(spec, report))
         for problem in report.problems:
@@ -84,3 +83,7 @@ def verify(
     if problems:
         raise DatasetError(f"{problems} problems (listed above); mend or remove these files")
     console.out.print("\nno problems")
+
+
+def _advance(advance: console.Advance, done: int, total: int) -> None:
+    advance(done, total, "")

@@ -1,6 +1,7 @@
 """Students: geometry, scores, memory, optimiser groups, and what cannot be built."""
 
 import logging
+from typing import Any
 
 import pytest
 import segmentation_models_pytorch as smp
@@ -214,3 +215,16 @@ def test_where_the_weights_come_from_is_logged(caplog: pytest.LogCaptureFixture)
     with caplog.at_level(logging.INFO):
         small("fpn", "resnet18")
     assert caplog.messages == ["encoder: random initial weights"]
+
+
+def test_segformer_decodes_four_stages_with_any_encoder(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level("INFO")
+    config = StudentConfig(encoder="resnet18", weights="none")
+    student = build_student(config, 8, pretrained=False)
+    assert "random" not in caplog.text  # a checkpoint's weights follow
+    decoder: Any = student.network.decoder
+    inputs = [stage.linear.in_features for stage in decoder.mlp_stage]
+    assert inputs == [512, 256, 128, 64]  # not the 64 channels of stride 2 as well
+    assert student(torch.zeros(2, 3, 64, 96)).shape == (2, 8, 16, 24)

@@ -109,8 +109,7 @@ def load_student(run: Path) -> Student:
             f"{run}: holds no complete checkpoint. Finish it with `zsseg train --resume`"
         )
     record = read_record(run)
-    config = record.config.student.model_copy(update={"weights": "none"})
-    student = build_student(config, read_text(run).shape[1])
+    student = build_student(record.config.student, read_text(run).shape[1], pretrained=False)
     load_weights(checkpoint, student)
     done, steps = step_of(checkpoint), record.config.train.steps
     if done < steps:

@@ -32,9 +32,12 @@ def new_state(
 ) -> State:
     """The state before step 0, from the seed; `weights` False leaves out the encoder's weights."""
     torch.manual_seed(config.train.seed)
-    settings = config.student if weights else config.student.model_copy(update={"weights": "none"})
     # Channels last: convolutions run faster so, on CPUs and GPUs alike.
-    student = build_student(settings, width).to(device, memory_format=torch.channels_last)
+    student = (
+        build_student(config.student, width, pretrained=weights)
+        .to(memory_format=torch.channels_last)
+        .to(device)
+    )
     groups = parameter_groups(student, config.train)
     return State(
         student=student,

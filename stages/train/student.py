@@ -60,9 +60,10 @@ class Student(nn.Module):
         return feature_BDhw
 
 
-def build_student(config: StudentConfig, width: int) -> Student:
+def build_student(config: StudentConfig, width: int, *, pretrained: bool = True) -> Student:
     """The student that a configuration names, with D = `width`, on the CPU in training mode.
 
+    `pretrained` False leaves out the encoder's weights: a checkpoint's will take their place.
     Raises UserError for an architecture or encoder that does not exist, or a pair of them that
     does not fit, and ResourceError when the encoder's weights cannot be had.
     """
@@ -78,7 +79,7 @@ def build_student(config: StudentConfig, width: int) -> Student:
         network = smp.create_model(
             config.architecture,
             encoder_name=config.encoder,
-            encoder_weights=hub if config.weights == "hub" else None,
+            encoder_weights=hub if pretrained and config.weights == "hub" else None,
             **options,
         )
     except (KeyError, ValueError, RuntimeError, AssertionError) as error:
@@ -95,31 +96,31 @@ def build_student(config: StudentConfig, width: int) -> Student:
             "start from random weights (`--set student.weights=none`)"
         ) from error
     if config.architecture == "segformer" and network.encoder.out_channels[1]:
-        _decode_four_stages(network)
+        network.decoder = _four_stages(network.encoder)
     head = next(part for part in network.segmentation_head.modules() if isinstance(part, nn.Conv2d))
     network.segmentation_head = nn.Identity()
-    if config.weights != "hub":
+    if pretrained and config.weights != "hub":
         _logger.info(load_encoder_weights(network.encoder, config.weights))
     # 32: the coarsest stride of every encoder, also of dilated and of shortened ones.
     multiple = math.lcm(network.encoder.output_stride, 32)
     return Student(network, channels=head.in_channels, width=width, multiple=multiple)
 
 
-def _decode_four_stages(network: nn.Module) -> None:
-    """Let SegFormer decode strides 4 to 32, as its paper does, also with a convolutional encoder.
+def _four_stages(encoder: Any) -> nn.Module:
+    """SegFormer's decoder of strides 4 to 32, as in its paper, for a convolutional encoder.
 
     smp decodes the encoder's stride-2 map too where there is one: 256 channels at twice the side,
-    which cost a quarter of a training step and are then shrunk to stride 4.
+    which cost a quarter of a training step and are then shrunk to stride 4. A map without channels
+    makes smp's decoder leave the stage out.
     """
-    channels = network.encoder.out_channels
-    network.decoder = SegformerDecoder(encoder_channels=[channels[0], 0, *channels[2:]])
 
-    def without_stride_2(
-        encoder: nn.Module, inputs: tuple[Tensor, ...], features: list[Tensor]
-    ) -> list[Tensor]:
+    def without_stride_2(_encoder: nn.Module, _inputs: object, features: list[Tensor]) -> object:
         return [features[0], features[1][:, :0], *features[2:]]
 
-    network.encoder.register_forward_hook(without_stride_2)
+    encoder.register_forward_hook(without_stride_2)
+    channels = encoder.out_channels
+    decoder: nn.Module = SegformerDecoder(encoder_channels=[channels[0], 0, *channels[2:]])
+    return decoder
 
 
 def class_logits(feature_BDhw: Tensor, text_CD: Tensor, scale: float) -> Tensor:

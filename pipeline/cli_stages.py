@@ -1,0 +1,126 @@
+"""`zsseg precompute` and `zsseg train`: the two stages."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from pipeline import console
+from pipeline.config import apply_settings, build, read_experiment, read_values
+from pipeline.options import CacheFolder, Exit, Quiet, Settings
+
+DEFAULT_TEACHER = "ViT-B-16-quickgelu/openai"
+DEFAULT_EXPERIMENT = "sdd_rst"
+
+
+def precompute(
+    dataset: Annotated[str, typer.Option(help="Data set by name, or a YAML description.")],
+    root: Annotated[Path, typer.Option(help="Folder of the data set; never written to.")],
+    split: Annotated[str, typer.Option(help="Split of the data set.")] = "train",
+    teacher: Annotated[
+        str,
+        typer.Option(
+            help="CLIP: NAME/PRETRAINED of open_clip, hf-hub:ORG/REPO, local-dir:DIR, NAME@FILE."
+        ),
+    ] = DEFAULT_TEACHER,
+    cache: CacheFolder = Path("data_cache"),
+    config: Annotated[Path | None, typer.Option(help="YAML file of precompute settings.")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Only the first N images.")] = None,
+    update: Annotated[
+        bool, typer.Option("--update", help="Recompute in place what was made otherwise.")
+    ] = False,
+    settings: Settings = None,
+    quiet: Quiet = False,
+) -> None:
+    """Stage one: run CLIP once over a split and write the store. Run it again to resume."""
+    console.configure_logging(quiet=quiet)
+    from stages.data.spec import load_spec
+    from stages.precompute.config import PrecomputeConfig
+    from stages.precompute.run import precompute as run
+
+    values = apply_settings(read_values(config) if config else {}, settings or [])
+    checked = build(PrecomputeConfig, values, where=str(config) if config else "precompute")
+    with console.progress("precompute", quiet=quiet) as advance:
+        result = run(
+            load_spec(dataset),
+            root=root,
+            split=split,
+            teacher=teacher,
+            cache=cache,
+            config=checked,
+            limit=limit,
+            update=update,
+            progress=lambda now: advance(now.done, now.total, now.phase),
+        )
+    for name, reason in result.failed.items():
+        console.err.print(f"{name}: left out: {reason}", markup=False, soft_wrap=True)
+    if result.written:
+        rows = ", ".join(f"{name} {count}" for name, count in result.written.items())
+        seconds = " | ".join(f"{name} {spent:.1f} s" for name, spent in result.seconds.items())
+        console.out.print(f"written: {rows}\n{seconds}", soft_wrap=True)
+    else:
+        console.out.print("nothing to do: every artifact of every image is there")
+    good = result.images - len(result.failed)
+    console.out.print(f"{result.path}: {good} of {result.images} images, complete", soft_wrap=True)
+    if result.failed:
+        raise typer.Exit(Exit.SKIPPED)
+
+
+def train(
+    cache: CacheFolder = Path("data_cache"),
+    config: Annotated[
+        str, typer.Option(help="Experiment by name (`zsseg config ls`), or a YAML file.")
+    ] = DEFAULT_EXPERIMENT,
+    root: Annotated[
+        Path | None, typer.Option(help="Folder of the data set, if it has moved.")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder of the run. [default: runs/EXPERIMENT]")
+    ] = None,
+    settings: Settings = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on from the last checkpoint.")
+    ] = False,
+    quiet: Quiet = False,
+) -> None:
+    """Stage two: train a student against a store. CLIP is not loaded."""
+    console.configure_logging(quiet=quiet)
+    from pipeline.stores import dataset_root, stored_spec, training_store
+    from stages.cache.reader import Store
+    from stages.train.config import RunConfig
+    from stages.train.loop import train as run
+
+    name = Path(config).stem
+    checked = build(
+        RunConfig, apply_settings(read_experiment(config), settings or []), where=config
+    )
+    store = Store.open(training_store(cache))
+    folder = out or Path("runs") / name
+    with console.progress("train", quiet=quiet) as advance:
+        result = run(
+            checked,
+            store=store,
+            spec=stored_spec(store),
+            root=dataset_root(root, store),
+            out=folder,
+            resume=resume,
+            experiment=name,
+            progress=lambda now: advance(now.step, now.steps, _words(now.metrics)),
+        )
+    console.out.print(f"{result.steps} steps, student in {result.checkpoint}", soft_wrap=True)
+    console.out.print(
+        f"next: zsseg evaluate --run {folder} --split val  or  zsseg predict --run {folder} "
+        "IMAGES --out predictions",
+        soft_wrap=True,
+    )
+
+
+def _words(metrics: dict[str, float]) -> str:
+    """The last log line, short: what a person watches."""
+    shown = {
+        "loss": "loss {:.3f}",
+        "pseudo_label_share": "pseudo labels {:.0%}",
+        "images_per_second": "{:.1f} images/s",
+        "data_wait": "waiting for data {:.0%}",
+    }
+    return ", ".join(text.format(metrics[key]) for key, text in shown.items() if key in metrics)
