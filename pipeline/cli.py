@@ -53,6 +53,12 @@ def main() -> None:
             soft_wrap=True,
         )
         sys.exit(Exit.RESOURCES)
-    except KeyboardInterrupt:
-        console.err.print("interrupted; run the same command again to go on")
-        sys.exit(Exit.INTERRUPTED)
+    except SystemExit as stop:
+        # typer turns Ctrl-C into this exit code and says nothing.
+        if stop.code == Exit.INTERRUPTED:
+            console.err.print(
+                "interrupted; what was finished is kept. To go on, run `zsseg precompute` again as "
+                "it was, or `zsseg train` with --resume",
+                soft_wrap=True,
+            )
+        raise

@@ -96,6 +96,8 @@ def train(
     )
     store = Store.open(training_store(cache))
     folder = out or Path("runs") / name
+    if not quiet:
+        console.err.print(f"{name} from {store.path} into {folder}", soft_wrap=True)
     with console.progress("train", quiet=quiet) as advance:
         result = run(
             checked,

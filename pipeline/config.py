@@ -2,6 +2,7 @@
 
 import difflib
 import json
+import re
 from collections.abc import Sequence
 from importlib.resources import files
 from pathlib import Path
@@ -13,6 +14,17 @@ from pydantic import BaseModel, ValidationError
 from stages.errors import UserError
 
 Model = TypeVar("Model", bound=BaseModel)
+
+
+class _Loader(yaml.SafeLoader):
+    """Safe YAML in which 1e-4 is a number, as in YAML 1.2; PyYAML's own rule wants 1.0e-4."""
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"),
+    list("-+.0123456789"),
+)
 
 
 def experiment_names() -> list[str]:
@@ -49,7 +61,7 @@ def read_values(path: Path) -> dict[str, Any]:
 
 def _mapping(text: str, where: str) -> dict[str, Any]:
     try:
-        values = yaml.safe_load(text)
+        values = yaml.load(text, Loader=_Loader)
     except yaml.YAMLError as error:
         raise UserError(f"{where}: not valid YAML: {error}") from error
     if values is None:
@@ -73,7 +85,7 @@ def apply_settings(values: dict[str, Any], settings: Sequence[str]) -> dict[str,
             inner[section] = dict(child) if isinstance(child, dict) else {}
             inner = inner[section]
         try:
-            inner[field] = yaml.safe_load(text) if text else None
+            inner[field] = yaml.load(text, Loader=_Loader) if text else None
         except yaml.YAMLError as error:
             raise UserError(f"--set {setting}: '{text}' is not a YAML value") from error
     return merged

@@ -3,15 +3,18 @@
 import json
 from pathlib import Path
 
-from stages.cache.catalogue import choose_store, find_stores
+from stages.cache.catalogue import choose_store
 from stages.cache.reader import Store
 from stages.data.spec import DatasetSpec
 from stages.errors import DatasetError
 
 
 def training_store(cache: Path) -> Path:
-    """The store to train from: the path itself, the only one there, or the only one of `train`."""
-    return choose_store(cache, split="train" if len(find_stores(cache)) > 1 else None)
+    """The store to train from: the path itself, else the only one of split `train` there.
+
+    Another split is never taken unasked: who trains on `val` by mistake evaluates on it too.
+    """
+    return choose_store(cache, split="train")
 
 
 def stored_spec(store: Store) -> DatasetSpec:

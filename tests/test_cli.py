@@ -174,9 +174,33 @@ def test_a_mistake_is_one_message_and_its_exit_code(
     names = {"empty": str(tmp_path), "here": str(place)}
     assert zsseg(*(word.format(**names) for word in words)) == code
     shown = capsys.readouterr().err
-    assert shown.startswith("error: ")
+    assert [line for line in shown.splitlines() if line.startswith("error: ")]
     assert message.format(**names) in shown
     assert "Traceback" not in shown
+
+
+def test_an_interrupt_says_how_to_go_on(
+    place: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("stages.train.loop.batch_losses", interrupted)
+    options = ("--config", place / "mine.yaml", "--out", tmp_path / "run", "-q")
+    assert zsseg("train", "--cache", place / "cache", *options) == 130
+    assert "--resume" in capsys.readouterr().err
+
+
+def test_val_is_never_trained_on_unasked(
+    place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (val,) = (place / "cache").glob("tiny-world-val-*")
+    shutil.copytree(val, tmp_path / "cache" / val.name)
+    assert zsseg("train", "--cache", tmp_path / "cache", "--out", tmp_path / "run") == 5
+    assert "--split train" in capsys.readouterr().err
 
 
 def test_several_stores_of_train_are_listed(

@@ -25,6 +25,14 @@ def test_settings_are_typed_and_leave_the_original_alone() -> None:
 
 
 @pytest.mark.parametrize(
+    ("text", "value"), [("1e-4", 1e-4), ("1.0e-4", 1e-4), ("2E5", 2e5), ("-3e-2", -0.03), ("1", 1)]
+)
+def test_numbers_are_numbers_however_they_are_written(text: str, value: float) -> None:
+    assert apply_settings({}, [f"a={text}"]) == {"a": value}
+    assert apply_settings({}, ["a=tu-e4", "b=1e4x"]) == {"a": "tu-e4", "b": "1e4x"}
+
+
+@pytest.mark.parametrize(
     ("setting", "message"),
     [
         ("train.stepz=5", "train.stepz: no such setting; did you mean 'steps'?"),
