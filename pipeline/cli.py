@@ -46,8 +46,8 @@ def main() -> None:
             traceback.print_exc()
         where = f" ({error.filename})" if error.filename else ""
         console.err.print(
-            f"error: {error.strerror or error}{where}. Nothing that was finished is lost; run the "
-            "same command again when this is mended",
+            f"error: {error.strerror or error}{where}. What was finished is kept; when this is "
+            "mended, run the command again (`zsseg train` with --resume)",
             style="bold red",
             markup=False,
             soft_wrap=True,

@@ -81,16 +81,19 @@ def evaluate(
                 limit=limit,
                 progress=lambda done, total: advance(done, total, ""),
             )
-    folder = out or run
-    saved = save_result(folder, result) if folder else ()
     if as_json:
         sys.stdout.write(json.dumps(to_json(result), allow_nan=False) + "\n")
-        return
-    console.out.print(score_table(result))
-    console.out.print(f"\n{result.images} images of {result.dataset} {result.split}, in percent:")
-    console.out.print(score_line(result), style="bold")
-    if saved:
-        console.out.print("written: " + ", ".join(map(str, saved)), soft_wrap=True)
+    else:
+        console.out.print(score_table(result))
+        console.out.print(
+            f"\n{result.images} images of {result.dataset} {result.split}, in percent:"
+        )
+        console.out.print(score_line(result), style="bold")
+    # Shown first: a folder that cannot be written must not cost the result.
+    if folder := out or run:
+        saved = save_result(folder, result)
+        if not as_json:
+            console.out.print("written: " + ", ".join(map(str, saved)), soft_wrap=True)
 
 
 def predict(
