@@ -129,7 +129,7 @@ def predict(
 
     names = _names(classes) or student.spec.classes
     others = _names(background)
-    text_CD = class_text(student, [*names, *others], encode=encode)
+    text_CD = class_text(student, [*names, *others], encode=encode, teacher=teacher)
     with console.progress("predict", quiet=quiet) as advance:
         result = predict_files(
             student,

@@ -37,6 +37,7 @@ def record(spec: DatasetSpec, config: RunConfig | None = None) -> RunRecord:
 def colour_run(path: Path, description: Path, evaluate: EvaluateConfig | None = None) -> Run:
     """A run with D = 3, whose feature is the mean normalised colour of 4 x 4 pixels."""
     spec = load_spec(str(description))
+    evaluate = evaluate or EvaluateConfig(short_side=96, window=64, stride=48)
     student = Student(nn.AvgPool2d(4), channels=3, width=3, multiple=32)
     weight, bias = student.projection.weight, student.projection.bias
     assert bias is not None
@@ -47,8 +48,8 @@ def colour_run(path: Path, description: Path, evaluate: EvaluateConfig | None = 
     text_CD = nn.functional.normalize(torch.from_numpy(normalise(colour_1C3)[:, 0].T), dim=1)
     return Run(
         path=path,
-        record=record(spec),
-        evaluate=evaluate or EvaluateConfig(short_side=96, window=64, stride=48),
+        record=record(spec, RunConfig(evaluate=evaluate)),
+        evaluate=evaluate,
         student=student.eval(),
         step=7,
         stride=4,

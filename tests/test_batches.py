@@ -1,7 +1,9 @@
 """Batches: what lands where, what is read, and that nothing depends on workers or resumption."""
 
+import multiprocessing
 import os
 import pickle
+import signal
 from collections.abc import Iterator
 from dataclasses import fields
 from pathlib import Path
@@ -19,10 +21,11 @@ from tiny_store import GRID, write_store
 from stages.cache.reader import Store
 from stages.data.geometry import pool_tokens
 from stages.data.spec import VOID, DatasetSpec, load_spec
-from stages.errors import CacheError, DatasetError, ResourceError
+from stages.errors import CacheError, DatasetError, ResourceError, UserError
 from stages.train import batches
 from stages.train.batches import Batch, CropDataset, check_store, make_loader
 from stages.train.config import RunConfig
+from stages.train.resources import explained
 from stages.train.views import random_view, view_rng
 
 WHOLE: dict[str, Any] = {
@@ -280,9 +283,37 @@ def test_a_killed_worker_is_explained(
         os._exit(1)
 
     monkeypatch.setattr(batches, "read_image", die)
-    loader: Iterator[Batch] = make_loader(store, spec, root, config_of(train={"workers": 1}))
-    with pytest.raises(ResourceError, match=r"train\.workers=0"):
+    config = config_of(train={"workers": 1})
+    loader: Iterator[Batch] = make_loader(store, spec, root, config)
+    with pytest.raises(ResourceError, match=r"train\.workers=0"), explained(config):
         next(loader)
+
+
+def test_workers_outlive_the_signals_of_their_group(
+    world: tuple[Store, DatasetSpec, Path],
+) -> None:
+    store, spec, root = world
+    loader = make_loader(store, spec, root, config_of(train={"workers": 1, "steps": 6}))
+    next(loader)
+    for kind in (signal.SIGTERM, signal.SIGINT):
+        for child in multiprocessing.active_children():
+            assert child.pid is not None
+            os.kill(child.pid, kind)
+    assert len(list(loader)) == 5
+
+
+def test_an_error_of_ours_in_a_worker_is_not_a_killed_worker(
+    world: tuple[Store, DatasetSpec, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, spec, root = world
+
+    def wrong(_: Path) -> NDArray[np.uint8]:
+        raise RuntimeError("our own mistake")
+
+    monkeypatch.setattr(batches, "read_image", wrong)
+    config = config_of(train={"workers": 1})
+    with pytest.raises(RuntimeError, match="our own mistake"), explained(config):
+        next(make_loader(store, spec, root, config))
 
 
 def test_images_that_are_gone_are_named(world: tuple[Store, DatasetSpec, Path]) -> None:
@@ -290,6 +321,33 @@ def test_images_that_are_gone_are_named(world: tuple[Store, DatasetSpec, Path]) 
     (root / store.index[5]["image"]).unlink()
     with pytest.raises(DatasetError, match=r"1 of the 6 images.*'scene_005'"):
         make_loader(store, spec, root, config_of())
+
+
+def test_labels_that_are_gone_are_named(world: tuple[Store, DatasetSpec, Path]) -> None:
+    store, spec, root = world
+    for row in (2, 4):
+        (root / store.index[row]["label"]).unlink()
+    with pytest.raises(DatasetError, match=r"labels of 2 of the 6 labelled.*'scene_002'"):
+        make_loader(store, spec, root, config_of())
+
+
+def test_images_that_never_had_a_label_are_welcome(tmp_path: Path) -> None:
+    description = draw_world(tmp_path / "world", images=3)
+    (description.parent / "labels" / "train" / "scene_001.png").unlink()
+    store = write_store(tmp_path / "store", description)
+    spec = load_spec(str(description))
+    batch = next(make_loader(store, spec, description.parent, config_of()))
+    assert (batch.label_BHW[batch.row_B == 1] == VOID).all()
+
+
+@pytest.mark.parametrize("method", ["st", "rst"])
+def test_self_training_needs_an_unseen_class(tmp_path: Path, method: str) -> None:
+    description = draw_world(tmp_path / "world", images=2)
+    description.write_text(description.read_text().replace("[ball]", "[]"))
+    store, spec = write_store(tmp_path / "store", description), load_spec(str(description))
+    check_store(store, spec, config_of())
+    with pytest.raises(UserError, match=rf"self_training\.method {method}.*tiny-world.*none"):
+        check_store(store, spec, config_of(self_training={"method": method}))
 
 
 def test_a_store_of_other_classes_is_refused(world: tuple[Store, DatasetSpec, Path]) -> None:

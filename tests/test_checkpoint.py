@@ -3,6 +3,7 @@
 import json
 import logging
 import os
+import resource
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ import torch
 from torch import nn
 
 from stages.cache.files import hash_file
-from stages.errors import UserError
+from stages.errors import ResourceError, UserError
 from stages.train.checkpoint import latest, load_student, load_training, load_weights, save, step_of
 
 
@@ -82,6 +83,38 @@ def test_a_crash_while_saving_leaves_the_one_before(
     after = write(tmp_path, 2)
     assert latest(tmp_path) == after
     assert sorted((tmp_path / "checkpoints").iterdir()) == [before, after]
+
+
+@pytest.mark.parametrize(("weights", "state"), [(90_000, 10), (10, 90_000)])
+def test_a_full_disk_is_said_and_what_is_kept(tmp_path: Path, weights: int, state: int) -> None:
+    before = write(tmp_path, 1)
+    student, training = nn.Linear(weights, 1), {"x": torch.ones(state)}
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (65_536, hard))
+    try:
+        with pytest.raises(ResourceError, match=r"step-000002.*kept: step-000001.*--resume"):
+            save(tmp_path, 2, student=student, training=training)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert list((tmp_path / "checkpoints").iterdir()) == [before]
+    assert latest(save(tmp_path, 2, student=student, training=training).parents[1]) is not None
+
+
+def test_a_folder_that_cannot_be_written_is_said(tmp_path: Path) -> None:
+    (tmp_path / "checkpoints").write_text("in the way")
+    with pytest.raises(ResourceError, match="kept: none"):
+        write(tmp_path, 1)
+
+
+def test_an_error_that_is_not_the_disk_s_is_left_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def killed(*_: object) -> None:
+        raise RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed.")
+
+    monkeypatch.setattr("stages.train.checkpoint.torch.save", killed)
+    with pytest.raises(RuntimeError, match="killed by signal"):
+        write(tmp_path, 1)
 
 
 @pytest.mark.parametrize("file", ["student.safetensors", "training.pt", "meta.json"])

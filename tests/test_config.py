@@ -42,12 +42,24 @@ def test_numbers_are_numbers_however_they_are_written(text: str, value: float) -
         ("train.steps=0", "train.steps: Input should be greater than or equal to 1 (got 0)"),
         ("evaluate.stride=600", "evaluate: stride 600 leaves gaps between windows of 512"),
         ("self_training.method=magic", "self_training.method: Input should be 'none', 'st' or"),
+        ("augmentation.scale=[2, 0.5]", "augmentation: scale [2.0, 0.5]: give the smaller"),
+        ("augmentation.scale=[0, 1]", "augmentation: scale [0.0, 1.0]: give the smaller"),
+        ("augmentation.crop=[64, 31]", "augmentation: crop [64, 31]: each side needs at least 32"),
     ],
 )
 def test_a_mistake_is_one_line_that_names_the_field(setting: str, message: str) -> None:
     with pytest.raises(UserError) as caught:
         build(RunConfig, apply_settings({}, [setting]), where="test")
     assert message in str(caught.value)
+
+
+@pytest.mark.parametrize("method", ["st", "rst"])
+def test_self_training_needs_a_loss_on_labels(method: str) -> None:
+    values = {"objectives": {"cross_entropy": 0, "sdd": 1}, "self_training": {"method": method}}
+    with pytest.raises(UserError, match=rf"self_training\.method {method}: pseudo labels are"):
+        build(RunConfig, values, where="test")
+    values["objectives"] = {"cross_entropy": 0, "focal": 1}
+    build(RunConfig, values, where="test")
 
 
 def test_all_mistakes_are_told_at_once() -> None:

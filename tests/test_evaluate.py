@@ -14,9 +14,10 @@ from PIL import Image
 from sklearn.metrics import accuracy_score, jaccard_score
 from small_run import colour_run, record
 
+from stages.cache.files import hash_file
 from stages.cache.reader import Store
 from stages.cache.store import ArraySpec, Artifact, Writer
-from stages.data.spec import load_spec
+from stages.data.spec import FolderPatterns, load_spec
 from stages.errors import CacheError, DatasetError, UserError
 from stages.evaluate.evaluate import evaluate_run, evaluate_teacher
 from stages.evaluate.inference import predict_scores, upsampled_argmax
@@ -70,10 +71,11 @@ def test_limit_and_images_without_label(tiny_world: Path, tmp_path: Path) -> Non
     assert (whole.images, whole.left_out) == (2, 1)
     first = evaluate_run(run, run.spec, tiny_world.parent, "val", limit=1, progress=silent)
     assert (first.images, first.left_out) == (1, 0)
-    for path in labels.iterdir():
-        path.unlink()
+    assert (whole.settings["limit"], first.settings["limit"]) == (None, 1)
+    patterns = FolderPatterns(images="images/{split}", labels=None)
+    unlabelled = run.spec.model_copy(update={"patterns": patterns})
     with pytest.raises(DatasetError, match="none of the 3 images of 'val' has a label"):
-        evaluate_run(run, run.spec, tiny_world.parent, "val", progress=silent)
+        evaluate_run(run, unlabelled, tiny_world.parent, "val", progress=silent)
 
 
 def test_image_and_label_of_different_size(tiny_world: Path, tmp_path: Path) -> None:
@@ -99,6 +101,32 @@ def test_calibration_moves_pixels_to_unseen_classes(tiny_world: Path, tmp_path: 
     plain_result = evaluate_run(plain, plain.spec, tiny_world.parent, "val", progress=silent)
     names = [save_result(tmp_path, each)[0].name for each in (plain_result, result)]
     assert names == ["evaluation-val.json", "evaluation-val-gamma2.5.json"]
+
+
+def test_only_the_same_evaluation_is_written_over(tiny_world: Path, tmp_path: Path) -> None:
+    run, root = colour_run(tmp_path, tiny_world), tiny_world.parent
+    own = run.evaluate.model_dump()
+    whole = replace(run, evaluate=EvaluateConfig.model_validate(own | {"mode": "whole"}))
+    native = EvaluateConfig.model_validate(own | {"short_side": None, "stride": 32})
+    elsewhere = run.spec.model_copy(update={"name": "night"})
+    results = [
+        evaluate_run(run, run.spec, root, "val", progress=silent),
+        evaluate_run(run, run.spec, root, "val", limit=2, progress=silent),
+        evaluate_run(whole, run.spec, root, "val", progress=silent),
+        evaluate_run(replace(run, evaluate=native), elsewhere, root, "val", progress=silent),
+    ]
+    assert [save_result(tmp_path, each)[0].stem for each in results] == [
+        "evaluation-val",
+        "evaluation-val-first2",
+        "evaluation-val-mode-whole",
+        "evaluation-val-night-short_side-none-stride-32",
+    ]
+
+
+def test_a_folder_that_is_gone_is_told_as_the_root(tiny_world: Path, tmp_path: Path) -> None:
+    run = colour_run(tmp_path, tiny_world)
+    with pytest.raises(DatasetError, match=r"nowhere: there is no such folder.*--root"):
+        evaluate_run(run, run.spec, tmp_path / "nowhere", "val", progress=silent)
 
 
 def test_result_files(tiny_world: Path, tmp_path: Path) -> None:
@@ -202,7 +230,7 @@ def test_store_of_other_classes_or_images_is_refused(blocky_world: Path, tmp_pat
         evaluate_teacher(store, spec, blocky_world.parent, progress=silent)
 
 
-def test_load_run(tiny_world: Path, tmp_path: Path) -> None:
+def test_load_run(tiny_world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     spec = load_spec(str(tiny_world))
     config = RunConfig(
         student=StudentConfig(architecture="fpn", encoder="resnet18", weights="none")
@@ -218,6 +246,15 @@ def test_load_run(tiny_world: Path, tmp_path: Path) -> None:
     run = load_run(out, device="cpu", evaluate=EvaluateConfig(short_side=None, mode="whole"))
 
     assert (run.step, run.stride, run.spec.classes) == (12, 4, spec.classes)
+    read: list[Path] = []
+
+    def counted(path: Path) -> str:
+        read.append(path)
+        return hash_file(path)
+
+    monkeypatch.setattr(checkpoint, "hash_file", counted)
+    load_run(out, device="cpu")
+    assert len(read) == 2  # weights and training state, each once
     assert run.evaluate.mode == "whole"
     assert load_run(out, device="cpu").evaluate == config.evaluate
     assert not run.student.training

@@ -8,7 +8,6 @@ from torch import Tensor, nn
 
 from stages.evaluate import inference
 from stages.evaluate.inference import (
-    feature_stride,
     predict_scores,
     upsampled_argmax,
     window_starts,
@@ -45,10 +44,6 @@ def predicted(
     student: Student, text_CD: Tensor, image_HW3: NDArray[np.uint8], config: EvaluateConfig
 ) -> Tensor:
     return predict_scores(student, text_CD, image_HW3, config=config, seen_ids=SEEN, stride=4)
-
-
-def test_stride_of_a_student(student: Student) -> None:
-    assert feature_stride(student) == 4
 
 
 def test_whole_image_by_hand(

@@ -9,10 +9,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from stages.data.geometry import View, crop_map
 from stages.data.spec import VOID, DatasetSpec
-from stages.errors import UserError
 from stages.train.batches import Batch
 from stages.train.config import RunConfig
 from stages.train.losses import (
@@ -207,7 +207,20 @@ def test_nearest_is_the_rule_of_the_views() -> None:
         assert (nearest(torch.from_numpy(map_HW)[None], new)[0].numpy() == expected).all()
 
 
-def test_a_crop_that_does_not_fit_the_grid_is_refused() -> None:
+def test_both_label_losses_share_one_softmax_over_the_pixels() -> None:
+    calls = 0
+
+    class Count(TorchDispatchMode):
+        def __torch_dispatch__(
+            self, func: Any, types: Any, args: Any = (), kwargs: Any = None
+        ) -> Any:
+            nonlocal calls
+            calls += "log_softmax" in str(func)
+            return func(*args, **(kwargs or {}))
+
     feature, batch = inputs()
-    with pytest.raises(UserError, match=r"augmentation\.crop.*multiples of 32"):
-        batch_losses(feature[:, :, :3], batch, classes(), config_of(), self_training=False)
+    config = config_of(objectives={"focal": 1.0})
+    with Count():  # type: ignore[no-untyped-call]
+        losses, _ = batch_losses(feature, batch, classes(), config, self_training=False)
+    assert losses.keys() == {"cross_entropy", "focal"}
+    assert calls == 1

@@ -5,7 +5,14 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from stages.train.objectives import attention_pool, cross_entropy, feature_norm, focal, sdd
+from stages.train.objectives import (
+    attention_pool,
+    cross_entropy,
+    feature_norm,
+    focal,
+    negative_log_likelihood,
+    sdd,
+)
 
 Array = NDArray[np.float64]
 
@@ -25,6 +32,24 @@ def logits_and_label(seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
     return logits_BCHW.requires_grad_(), torch.tensor(label_BHW)
 
 
+def entropy_of(logits_BCHW: torch.Tensor, label_BHW: torch.Tensor) -> torch.Tensor:
+    return cross_entropy(negative_log_likelihood(logits_BCHW, label_BHW), label_BHW)
+
+
+def focal_of(logits_BCHW: torch.Tensor, label_BHW: torch.Tensor, *, gamma: float) -> torch.Tensor:
+    return focal(negative_log_likelihood(logits_BCHW, label_BHW), label_BHW, gamma=gamma)
+
+
+def test_the_likelihood_of_each_pixel() -> None:
+    logits_BCHW, label_BHW = logits_and_label(2)
+    nll_BHW = negative_log_likelihood(logits_BCHW.half(), label_BHW)
+    assert nll_BHW.dtype == torch.float32
+    rounded = logits_BCHW.detach().half().numpy().astype(np.float64)
+    for (b, y, x), label in np.ndenumerate(label_BHW.numpy()):
+        expected = 0.0 if label == 255 else -np.log(softmax(rounded[b, :, y, x])[label])
+        assert nll_BHW[b, y, x].item() == pytest.approx(expected, rel=1e-5)
+
+
 def test_cross_entropy_is_the_mean_over_labelled_pixels() -> None:
     logits_BCHW, label_BHW = logits_and_label()
     expected = [
@@ -33,9 +58,7 @@ def test_cross_entropy_is_the_mean_over_labelled_pixels() -> None:
         if label != 255
     ]
     assert len(expected) == 19
-    assert cross_entropy(logits_BCHW, label_BHW).item() == pytest.approx(
-        np.mean(expected), rel=1e-6
-    )
+    assert entropy_of(logits_BCHW, label_BHW).item() == pytest.approx(np.mean(expected), rel=1e-6)
 
 
 def test_a_class_of_minus_infinity_is_left_out_of_the_softmax() -> None:
@@ -44,16 +67,16 @@ def test_a_class_of_minus_infinity_is_left_out_of_the_softmax() -> None:
     suppressed = logits_BCHW.detach().clone()
     suppressed[:, 4] = -torch.inf
     suppressed.requires_grad_()
-    loss = cross_entropy(suppressed, label_BHW)
+    loss = entropy_of(suppressed, label_BHW)
     (grad,) = torch.autograd.grad(loss, suppressed)
-    torch.testing.assert_close(loss, cross_entropy(logits_BCHW[:, :4], label_BHW))
+    torch.testing.assert_close(loss, entropy_of(logits_BCHW[:, :4], label_BHW))
     assert torch.isfinite(grad).all()
     assert (grad[:, 4] == 0).all()
 
 
 def test_focal_by_hand() -> None:
     # Two classes at logit 0: p_t = 1/2, so (1/2)^2 * ln 2.
-    loss = focal(torch.zeros(1, 2, 1, 1), torch.zeros(1, 1, 1, dtype=torch.int64), gamma=2)
+    loss = focal_of(torch.zeros(1, 2, 1, 1), torch.zeros(1, 1, 1, dtype=torch.int64), gamma=2)
     assert loss.item() == pytest.approx(0.25 * np.log(2))
 
 
@@ -65,21 +88,21 @@ def test_focal_against_the_formula_pixel_by_pixel(gamma: float) -> None:
         if label != 255:
             p_t = softmax(logits_BCHW.detach().numpy().astype(np.float64)[b, :, y, x])[label]
             terms.append(-((1 - p_t) ** gamma) * np.log(p_t))
-    loss = focal(logits_BCHW, label_BHW, gamma=gamma)
+    loss = focal_of(logits_BCHW, label_BHW, gamma=gamma)
     assert loss.item() == pytest.approx(np.mean(terms), rel=1e-5)
 
 
 def test_focal_without_focusing_is_the_cross_entropy() -> None:
     logits_BCHW, label_BHW = logits_and_label()
-    expected = cross_entropy(logits_BCHW, label_BHW)
-    torch.testing.assert_close(focal(logits_BCHW, label_BHW, gamma=0.0), expected)
+    expected = entropy_of(logits_BCHW, label_BHW)
+    torch.testing.assert_close(focal_of(logits_BCHW, label_BHW, gamma=0.0), expected)
 
 
 @pytest.mark.parametrize("gamma", [0.0, 0.5, 2.0])
 def test_focal_has_finite_gradients_at_saturated_logits(gamma: float) -> None:
     logits_BCHW = torch.tensor([[[[200.0]], [[-200.0]], [[200.0]]]], requires_grad=True)
     for label in (0, 1):
-        loss = focal(logits_BCHW, torch.full((1, 1, 1), label), gamma=gamma)
+        loss = focal_of(logits_BCHW, torch.full((1, 1, 1), label), gamma=gamma)
         (grad,) = torch.autograd.grad(loss, logits_BCHW)
         assert torch.isfinite(loss)
         assert torch.isfinite(grad).all()
@@ -90,9 +113,9 @@ def test_without_a_label_losses_are_zero_and_have_a_graph() -> None:
     for name in ("cross_entropy", "focal"):
         logits_BCHW, _ = logits_and_label()
         loss = (
-            cross_entropy(logits_BCHW, label_BHW)
+            entropy_of(logits_BCHW, label_BHW)
             if name == "cross_entropy"
-            else focal(logits_BCHW, label_BHW, gamma=2)
+            else focal_of(logits_BCHW, label_BHW, gamma=2)
         )
         (grad,) = torch.autograd.grad(loss, logits_BCHW)
         assert loss.item() == 0

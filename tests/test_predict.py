@@ -129,6 +129,22 @@ def test_calibration_follows_the_names(run: Run, photos: Path, tmp_path: Path) -
     assert (np.asarray(Image.open(tmp_path / "out" / "scene_000.png")) == 0).all()
 
 
+def test_calibration_knows_seen_classes_by_their_prompt_names(
+    run: Run, photos: Path, tmp_path: Path
+) -> None:
+    # `cardboard box` is the prompt name of the seen class `box`.
+    lowered = replace(run, evaluate=run.evaluate.model_copy(update={"calibration": 2.5}))
+    predict_files(
+        lowered,
+        [photos / "scene_000.png"],
+        tmp_path / "out",
+        text_CD=run.text_CD[[2, 3]],
+        classes=["cardboard box", "ball"],
+        progress=lambda *_: None,
+    )
+    assert (np.asarray(Image.open(tmp_path / "out" / "scene_000.png")) == 1).all()
+
+
 def test_unreadable_file_is_reported_and_the_rest_go_on(
     run: Run, photos: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -195,8 +211,11 @@ def test_each_name_is_embedded_once(run: Run) -> None:
     asked: list[list[str]] = []
 
     def encode(names: Sequence[str]) -> NDArray[np.float32]:
-        asked.append(list(names))
-        return np.array([[len(name), 1.0, 0.0] for name in names], dtype=np.float32)
+        # One class of the run is always asked for, to know its teacher again.
+        assert names[0] == "sky"
+        asked.append(list(names[1:]))
+        new = [np.array([len(name), 1.0, 0.0]) for name in names[1:]]
+        return np.array([3 * run.text_CD[0].numpy(), *new], dtype=np.float32)
 
     # `cardboard box` is the prompt name of the run's class `box`.
     first = class_text(run, ["balloon", "cardboard box", "sky", "box"], encode=encode)
@@ -215,7 +234,7 @@ def test_each_name_is_embedded_once(run: Run) -> None:
 
 def test_damaged_embedding_is_computed_again(run: Run, caplog: pytest.LogCaptureFixture) -> None:
     def encode(names: Sequence[str]) -> NDArray[np.float32]:
-        return np.eye(len(names), 3, dtype=np.float32)
+        return np.stack([run.text_CD[0].numpy(), np.eye(1, 3, dtype=np.float32)[0]])
 
     class_text(run, ["kite"], encode=encode)
     (kept,) = (run.path / "text_cache").iterdir()
@@ -226,5 +245,22 @@ def test_damaged_embedding_is_computed_again(run: Run, caplog: pytest.LogCapture
 
 
 def test_embedding_of_another_width_is_refused(run: Run) -> None:
-    with pytest.raises(UserError, match=r"have 3 values.* have 5"):
+    with pytest.raises(UserError, match=r"'sky' has 5 values there and 3 in the run"):
         class_text(run, ["kite"], encode=lambda names: np.ones((len(names), 5), dtype=np.float32))
+
+
+@pytest.mark.parametrize("cosine", [0.98, -1.0, float("nan")])
+def test_embeddings_of_another_teacher_are_refused_and_not_kept(run: Run, cosine: float) -> None:
+    own_D = run.text_CD[0].numpy().astype(np.float64)
+    across_D = np.cross(own_D, [1.0, 2.0, 3.0])
+    across_D /= np.linalg.norm(across_D)
+    turned_D = cosine * own_D + np.sqrt(1 - cosine**2) * across_D
+
+    def encode(names: Sequence[str]) -> NDArray[np.float32]:
+        return np.array([turned_D for _ in names], dtype=np.float32)
+
+    with pytest.raises(UserError, match="teacher local-dir:clip, and local-dir:other is another"):
+        class_text(run, ["kite"], encode=encode, teacher="local-dir:other")
+    with pytest.raises(UserError, match="teacher local-dir:clip, and local-dir:clip is another"):
+        class_text(run, ["kite"], encode=encode)
+    assert not (run.path / "text_cache").exists()

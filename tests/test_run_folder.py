@@ -24,6 +24,7 @@ from stages.train.run_folder import (
     RunRecord,
     check_folder,
     git_revision,
+    note_resumption,
     package_versions,
     read_record,
     read_text,
@@ -51,6 +52,12 @@ def record_of(**sections: dict[str, Any]) -> RunRecord:
     )
 
 
+def start(out: Path, record: RunRecord) -> None:
+    """A run with a checkpoint."""
+    write_record(out, record, TEXT_CD)
+    (out / "checkpoints" / "step-000100").mkdir(parents=True)
+
+
 def test_a_record_comes_back(tmp_path: Path) -> None:
     record = record_of(train={"steps": 3}, augmentation={"scale": (1.0, 1.5)})
     write_record(tmp_path / "run", record, TEXT_CD)
@@ -65,10 +72,52 @@ def test_a_new_run_needs_an_empty_folder(tmp_path: Path) -> None:
     out.mkdir()
     check_folder(out, record_of(), resume=False)
     check_folder(out, record_of(), resume=True)
-    write_record(out, record_of(), TEXT_CD)
+    start(out, record_of())
     with pytest.raises(UserError, match="--resume, or give another --out"):
         check_folder(out, record_of(), resume=False)
-    check_folder(out, record_of(), resume=True)
+    assert check_folder(out, record_of(), resume=True)
+
+
+@pytest.mark.parametrize("resume", [False, True])
+def test_a_run_without_a_checkpoint_counts_as_none(tmp_path: Path, resume: bool) -> None:
+    out = tmp_path / "run"
+    write_record(out, record_of(train={"steps": 7}), TEXT_CD)
+    with MetricsLog(out, start_step=0) as log:
+        log.write(1, {"loss": 1.0})
+    note_resumption(out, 0, record_of())
+    (out / "checkpoints" / "step-000004.partial").mkdir(parents=True)
+    (out / "notes.txt").write_text("learning rate too high")
+    assert not check_folder(out, record_of(train={"steps": 8}), resume=resume)
+    write_record(out, record_of(train={"steps": 8}), TEXT_CD)
+    assert read_record(out).config.train.steps == 8
+    assert {path.name for path in out.rglob("*")} == {
+        "run.json",
+        "text.safetensors",
+        "checkpoints",
+        "notes.txt",
+    }
+
+
+@pytest.mark.parametrize("left", ["text.safetensors.partial", "text.safetensors"])
+def test_a_run_killed_before_its_record_counts_as_none(tmp_path: Path, left: str) -> None:
+    (tmp_path / left).write_bytes(b"half")
+    assert not check_folder(tmp_path, record_of(), resume=False)
+    write_record(tmp_path, record_of(), TEXT_CD)
+    assert torch.equal(read_text(tmp_path), TEXT_CD)
+
+
+def test_resumptions_are_noted_one_by_one(tmp_path: Path) -> None:
+    write_record(tmp_path, record_of(), TEXT_CD)
+    before = (tmp_path / "run.json").read_bytes()
+    for step, revision in ((5, "abc"), (9, None)):
+        record = record_of().model_copy(update={"revision": revision, "versions": {"torch": "3"}})
+        note_resumption(tmp_path, step, record)
+    lines = [json.loads(line) for line in (tmp_path / "resumed.jsonl").read_text().splitlines()]
+    assert lines == [
+        {"step": 5, "versions": {"torch": "3"}, "revision": "abc"},
+        {"step": 9, "versions": {"torch": "3"}, "revision": None},
+    ]
+    assert (tmp_path / "run.json").read_bytes() == before
 
 
 @pytest.mark.parametrize("resume", [False, True])
@@ -81,7 +130,7 @@ def test_other_files_are_never_written_over(tmp_path: Path, resume: bool) -> Non
 
 
 def test_resuming_with_other_settings_names_them(tmp_path: Path) -> None:
-    write_record(tmp_path, record_of(train={"steps": 100}), TEXT_CD)
+    start(tmp_path, record_of(train={"steps": 100}))
     changed = record_of(train={"steps": 200}, objectives={"sdd": 1.0})
     with pytest.raises(UserError) as caught:
         check_folder(tmp_path, changed, resume=True)
@@ -93,9 +142,9 @@ def test_resuming_with_other_settings_names_them(tmp_path: Path) -> None:
 
 
 def test_settings_that_no_result_depends_on_may_change(tmp_path: Path) -> None:
-    write_record(tmp_path, record_of(), TEXT_CD)
+    start(tmp_path, record_of())
     free = {"workers": 7, "log_every": 3, "checkpoint_every": 5, "device": "cpu"}
-    check_folder(tmp_path, record_of(train=free, evaluate={"mode": "whole"}), resume=True)
+    assert check_folder(tmp_path, record_of(train=free, evaluate={"mode": "whole"}), resume=True)
 
 
 def test_a_missing_or_damaged_record_is_named(tmp_path: Path) -> None:
@@ -193,7 +242,11 @@ def test_precisions(monkeypatch: pytest.MonkeyPatch) -> None:
     cpu, gpu = torch.device("cpu"), torch.device("cuda")
     assert autocast_type("auto", cpu) == torch.float32
     assert autocast_type("bf16", cpu) == torch.bfloat16
-    for supported, expected in ((True, torch.bfloat16), (False, torch.float16)):
-        monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda s=supported: s)
+    for real, expected in ((True, torch.bfloat16), (False, torch.float16)):
+
+        def supported(including_emulation: bool = True, *, real: bool = real) -> bool:
+            return real or including_emulation
+
+        monkeypatch.setattr(torch.cuda, "is_bf16_supported", supported)
         assert autocast_type("auto", gpu) == expected
     assert autocast_type("fp32", gpu) == torch.float32

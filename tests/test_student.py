@@ -13,7 +13,14 @@ from torch.profiler import ProfilerActivity, profile
 from stages.errors import ResourceError, UserError
 from stages.train.config import StudentConfig, TrainConfig
 from stages.train.objectives import sdd
-from stages.train.student import Student, build_student, class_logits, parameter_groups
+from stages.train.student import (
+    Student,
+    build_student,
+    check_crop,
+    class_logits,
+    feature_stride,
+    parameter_groups,
+)
 
 
 def small(architecture: str, encoder: str, width: int = 24) -> Student:
@@ -54,6 +61,27 @@ class Halve(nn.Module):
         assert image_B3HW.shape[2] % 32 == 0
         assert image_B3HW.shape[3] % 32 == 0
         return F.avg_pool2d(image_B3HW, self.stride)
+
+
+@pytest.mark.parametrize(("decoder_stride", "stride"), [(1, 4), (4, 4), (8, 8), (32, 32)])
+def test_a_crop_is_whole_feature_cells(decoder_stride: int, stride: int) -> None:
+    student = Student(Halve(decoder_stride), channels=3, width=6, multiple=32)
+    assert feature_stride(student) == stride
+    check_crop(student, (64, 3 * stride))
+    for crop in ((64, 2 * stride + 2), (2 * stride + 2, 64)):
+        with pytest.raises(UserError, match=rf"augmentation\.crop.*multiples of {stride}"):
+            check_crop(student, crop)
+
+
+def test_a_blank_image_leaves_no_trace() -> None:
+    student = small("fpn", "resnet18").train()
+    before = {name: value.clone() for name, value in student.state_dict().items()}
+    drawn = torch.get_rng_state()
+    feature_stride(student)
+    assert student.training
+    assert torch.equal(torch.get_rng_state(), drawn)
+    for name, value in student.state_dict().items():
+        assert torch.equal(value, before[name])
 
 
 @pytest.mark.parametrize("decoder_stride", [1, 2, 4, 8])

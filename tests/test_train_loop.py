@@ -1,10 +1,13 @@
 """Stage two end to end, with a small student and a store without a teacher."""
 
 import json
+import logging
+import multiprocessing
 import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -20,13 +23,13 @@ from torch.utils._pytree import tree_leaves
 
 from stages.cache.reader import Store
 from stages.data.spec import DatasetSpec, load_spec
-from stages.errors import NonFiniteError, UserError
+from stages.errors import NonFiniteError, ResourceError, UserError
 from stages.train import checkpoint
 from stages.train.config import RunConfig
 from stages.train.loop import TrainProgress, TrainResult, train, trains_itself
 from stages.train.losses import batch_losses
 from stages.train.run_folder import read_record
-from stages.train.state import update
+from stages.train.state import State, load_state, new_state, save_state, update
 
 World = tuple[Store, DatasetSpec, Path]
 
@@ -109,7 +112,11 @@ def metrics_of(out: Path) -> list[dict[str, float]]:
 
 
 def weights_of(out: Path) -> dict[str, Tensor]:
-    return checkpoint.load_student(out).state_dict()
+    return checkpoint.load_student(out)[0].state_dict()
+
+
+def bytes_of(out: Path) -> dict[Path, bytes]:
+    return {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
 
 
 def equal(left: dict[str, Tensor], right: dict[str, Tensor]) -> bool:
@@ -161,7 +168,8 @@ def test_a_whole_run(world: World, tmp_path: Path) -> None:
     )
     assert record.store_fingerprint == store.fingerprint
     assert list((out / "tensorboard").iterdir())
-    student = checkpoint.load_student(out)
+    student, step = checkpoint.load_student(out)
+    assert step == 4
     assert not student.training
     assert student(torch.zeros(1, 3, 64, 32)).shape == (1, WIDTH, 16, 8)
 
@@ -173,21 +181,27 @@ def test_losses_do_not_depend_on_workers(world: World, whole: Path, tmp_path: Pa
 
 
 def test_resumed_is_uninterrupted_bit_for_bit(world: World, whole: Path, tmp_path: Path) -> None:
-    assert any(isinstance(m, torch.nn.Dropout2d) for m in checkpoint.load_student(whole).modules())
+    student, _ = checkpoint.load_student(whole)
+    assert any(isinstance(each, torch.nn.Dropout2d) for each in student.modules())
     with pytest.raises(ConnectionError):
         run(world, tmp_path / "run", config_of(), stop_at=3)
     torch.rand(5)  # whatever the process did meanwhile
+    record = (tmp_path / "run" / "run.json").read_bytes()
     run(world, tmp_path / "run", config_of(train={"workers": 1}), resume=True)
     assert metrics_of(tmp_path / "run") == metrics_of(whole)
     assert equal(weights_of(tmp_path / "run"), weights_of(whole))
+    assert (tmp_path / "run" / "run.json").read_bytes() == record
+    (line,) = (tmp_path / "run" / "resumed.jsonl").read_text().splitlines()
+    assert json.loads(line)["step"] == 2
 
 
 def test_a_finished_run_is_left_as_it_is(world: World, whole: Path) -> None:
-    before = weights_of(whole), metrics_of(whole)
-    result = run(world, whole, config_of(), resume=True)
+    before = bytes_of(whole)
+    config = config_of(train={"workers": 1}, evaluate={"mode": "whole"})
+    result = run(world, whole, config, resume=True)
     assert (result.steps, result.metrics) == (4, {})
-    assert equal(weights_of(whole), before[0])
-    assert metrics_of(whole) == before[1]
+    assert result.checkpoint == whole / "checkpoints" / "step-000004"
+    assert bytes_of(whole) == before
 
 
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
@@ -213,6 +227,25 @@ def test_half_precision(
     assert bool(scale) == (precision == "fp16")
 
 
+@pytest.mark.parametrize(("before", "after"), [("bf16", "fp16"), ("fp16", "bf16")])
+def test_a_checkpoint_of_another_precision_goes_on(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, before: str, after: str
+) -> None:
+    kinds = {"bf16": torch.bfloat16, "fp16": torch.float16}
+    cpu, config = torch.device("cpu"), config_of()
+
+    def state(kind: str) -> State:
+        return new_state(config, width=4, device=cpu, precision=kinds[kind], weights=True)
+
+    folder = save_state(tmp_path, 1, state(before))
+    with caplog.at_level(logging.WARNING):
+        load_state(folder, state(before))
+        assert not caplog.records
+        load_state(folder, state(after))
+    (record,) = caplog.records
+    assert f"trained in {kinds[before]} and goes on in {kinds[after]}" in record.getMessage()
+
+
 def test_resume_of_nothing_starts(world: World, tmp_path: Path) -> None:
     assert run(world, tmp_path / "new", config_of(train={"steps": 1}), resume=True).steps == 1
 
@@ -231,6 +264,99 @@ def test_a_failed_start_leaves_no_run(world: World, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="nonsense"):
         run(world, tmp_path / "run", config_of(student={"architecture": "nonsense"}))
     assert not (tmp_path / "run").exists()
+
+
+def test_a_crop_that_does_not_fit_the_student_leaves_no_run(world: World, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"augmentation\.crop: \[32, 34\].*multiples of 4"):
+        run(world, tmp_path / "run", config_of(augmentation={"crop": (32, 34)}))
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_run_that_failed_at_once_does_not_block_its_folder(
+    world: World, whole: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "run"
+    with pytest.raises(ConnectionError):
+        run(world, out, config_of(train={"batch": 3}), stop_at=1)
+    assert (out / "run.json").exists()
+    run(world, out, config_of())
+    assert metrics_of(out) == metrics_of(whole)
+    assert len(list((out / "tensorboard").iterdir())) == 1
+    assert read_record(out).config == config_of()
+
+
+def test_a_batch_of_one_value_is_explained(world: World, tmp_path: Path) -> None:
+    """deeplabv3plus normalises the mean of the whole map: one value per crop."""
+    config = config_of(
+        student={"architecture": "deeplabv3plus", "encoder": "resnet18"}, train={"batch": 1}
+    )
+    with pytest.raises(UserError, match=r"train\.batch: 1 crop of 32 x 32.*train\.batch=2"):
+        run(world, tmp_path / "run", config)
+
+
+@pytest.mark.parametrize("at", ["loop.batch_losses", "state.build_student"])
+@pytest.mark.parametrize("kind", ["gpu", "cpu"])
+def test_out_of_memory_names_what_to_lower(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at: str, kind: str
+) -> None:
+    def greedy(*_: Any, **__: Any) -> Any:
+        if kind == "cpu":
+            torch.empty(2**50)
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+
+    monkeypatch.setattr(f"stages.train.{at}", greedy)
+    with pytest.raises(ResourceError, match=r"memory.*train\.batch \(now 2\).*\.crop \(now 32"):
+        run(world, tmp_path / "run", config_of())
+
+
+def test_a_worker_that_dies_at_any_time_is_explained(world: World, tmp_path: Path) -> None:
+    """torch raises from a signal handler: here while nothing is waited for."""
+    store, spec, root = world
+
+    def kill(state: TrainProgress) -> None:
+        if state.step == 2:
+            (worker,) = multiprocessing.active_children()
+            assert worker.pid is not None
+            os.kill(worker.pid, signal.SIGKILL)
+            time.sleep(10)
+
+    with pytest.raises(ResourceError, match=r"killed by signal.*--resume"):
+        train(
+            config_of(train={"workers": 1, "steps": 20}),
+            store=store,
+            spec=spec,
+            root=root,
+            out=tmp_path / "run",
+            resume=False,
+            experiment="tiny",
+            progress=kill,
+        )
+    assert checkpoint.load_student(tmp_path / "run")[1] == 2
+
+
+def test_sigterm_to_the_whole_group_saves_and_stops(world: World, tmp_path: Path) -> None:
+    store, spec, root = world
+
+    def terminate(state: TrainProgress) -> None:
+        if state.step == 2:
+            for each in multiprocessing.active_children():
+                assert each.pid is not None
+                os.kill(each.pid, signal.SIGTERM)
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(0.5)  # a dead worker would be noticed
+
+    with pytest.raises(SystemExit, match="143"):
+        train(
+            config_of(train={"workers": 1, "steps": 20, "checkpoint_every": 100}),
+            store=store,
+            spec=spec,
+            root=root,
+            out=tmp_path / "run",
+            resume=False,
+            experiment="tiny",
+            progress=terminate,
+        )
+    assert checkpoint.load_student(tmp_path / "run")[1] == 3
 
 
 def test_unseen_labels_do_not_reach_the_losses(whole: Path, tmp_path: Path) -> None:

@@ -24,7 +24,7 @@ from stages.data.spec import DatasetSpec
 from stages.errors import CacheError, DatasetError, UserError
 from stages.evaluate.inference import predict_scores, upsampled_argmax
 from stages.evaluate.metrics import confusion, scores
-from stages.evaluate.result import EvaluationResult
+from stages.evaluate.result import EvaluationResult, variant
 from stages.evaluate.run import Run
 from stages.train.device import choose_device
 from stages.train.student import class_logits
@@ -48,8 +48,13 @@ def evaluate_run(
 
     Images without a label are left out and counted. Raises UserError when `spec` has other classes
     or unseen classes than the run, DatasetError when no image has a label, when a file cannot be
-    read, and when image and label differ in size.
+    read or is not below `root`, and when image and label differ in size.
     """
+    if not root.is_dir():
+        raise DatasetError(
+            f"{root}: there is no such folder. If the data set '{spec.name}' has moved, give its "
+            "folder with --root"
+        )
     if changed := difference(_class_lists(run.spec), _class_lists(spec)):
         raise UserError(
             f"{run.path} was trained for other classes than '{spec.name}' has:\n  "
@@ -75,6 +80,7 @@ def evaluate_run(
         )
         return upsampled_argmax(score_Chw, size)
 
+    settings = run.evaluate.model_dump()
     listed = list_samples(spec, root, split)[:limit]
     samples = _labelled(listed, root, split)
     confusion_CC = _confusion(spec, samples, predict, progress)
@@ -87,7 +93,14 @@ def evaluate_run(
         unseen=spec.unseen,
         images=len(samples),
         left_out=len(listed) - len(samples),
-        settings={"step": run.step, **run.evaluate.model_dump()},
+        settings={"step": run.step, "limit": limit, **settings},
+        variant=variant(
+            dataset=spec.name,
+            own_dataset=run.spec.name,
+            limit=limit,
+            settings=settings,
+            own_settings=run.record.config.evaluate.model_dump(),
+        ),
         scores=scores(confusion_CC, spec.unseen_ids),
         confusion_CC=confusion_CC,
     )
@@ -147,6 +160,12 @@ def evaluate_teacher(
         images=len(samples),
         left_out=len(listed) - len(samples),
         settings={"store_fingerprint": store.fingerprint, "calibration": calibration},
+        variant=variant(
+            dataset=spec.name,
+            own_dataset=store.identity["dataset"],
+            settings={"calibration": calibration},
+            own_settings={},
+        ),
         scores=scores(confusion_CC, spec.unseen_ids),
         confusion_CC=confusion_CC,
     )

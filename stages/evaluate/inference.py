@@ -20,15 +20,6 @@ _CHUNK_VALUES = 2**24
 
 
 @torch.inference_mode()
-def feature_stride(student: Student) -> int:
-    """Pixels between two positions of the student's feature, as a blank image shows it."""
-    device = next(student.parameters()).device
-    blank_13HW = torch.zeros(1, 3, student.multiple, student.multiple, device=device)
-    rows: int = student(blank_13HW).shape[2]
-    return student.multiple // rows
-
-
-@torch.inference_mode()
 def predict_scores(
     student: Student,
     text_CD: Tensor,

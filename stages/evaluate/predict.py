@@ -69,7 +69,8 @@ def predict_files(
     targets = _targets(inputs, out)
     colours = palette(len(names))
     _write_classes(out, names, colours)
-    seen = {run.spec.classes[i] for i in run.spec.seen_ids}
+    own_names = (run.spec.classes, run.spec.prompt_names)
+    seen = {own[i] for own in own_names for i in run.spec.seen_ids}
     seen_ids = tuple(i for i, name in enumerate(everything) if name in seen)
     written, failures = [], []
     for done, (source, stem) in enumerate(targets.items(), start=1):

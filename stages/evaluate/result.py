@@ -7,6 +7,7 @@ import csv
 import io
 import json
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -34,10 +35,36 @@ class EvaluationResult:
     left_out: int
     """Images without a label, or that the store has no tokens of."""
     settings: dict[str, Any]
-    """What else decides the scores: checkpoint step, sizes, calibration."""
+    """What else decides the scores: checkpoint step, limit, sizes, calibration."""
+    variant: tuple[str, ...]
+    """What tells this evaluation from the run's or the store's own, in words for a file's name."""
     scores: Scores
     confusion_CC: NDArray[np.int64]
     """Pixels by label (row) and prediction (column)."""
+
+
+def variant(
+    *,
+    dataset: str,
+    own_dataset: str,
+    limit: int | None = None,
+    settings: Mapping[str, Any],
+    own_settings: Mapping[str, Any],
+) -> tuple[str, ...]:
+    """What of an evaluation is not as the run or the store has it, in words for a file's name.
+
+    Another data set by its name; a limit as `first10`; a calibration, whenever there is one, as
+    `gamma0.1`; every other setting that differs by name and value, as `mode-whole`.
+    """
+    words = [] if dataset == own_dataset else [dataset]
+    if limit is not None:
+        words.append(f"first{limit}")
+    if gamma := settings["calibration"]:
+        words.append(f"gamma{gamma:g}")
+    for name, value in settings.items():
+        if name != "calibration" and value != own_settings[name]:
+            words.append(f"{name}-{value}".lower())
+    return tuple(words)
 
 
 @dataclass(frozen=True)
@@ -101,15 +128,13 @@ def to_json(result: EvaluationResult) -> dict[str, Any]:
 def save_result(folder: Path, result: EvaluationResult) -> tuple[Path, Path]:
     """Write `evaluation-<split>.json` and `.csv` into a folder, whole or not at all.
 
-    The teacher's files begin with `evaluation-teacher-`, and those of a calibrated evaluation end
-    in its gamma, so a result never replaces one of another kind.
+    The teacher's files begin with `evaluation-teacher-`, and those of another data set, of the
+    first images only or with other settings than the run's own end in its `variant`, as in
+    `evaluation-val-first10`: a result replaces only an earlier one of its own kind.
     """
-    parts = ["evaluation", result.split.replace("/", "-")]
-    if result.subject == "teacher":
-        parts.insert(1, "teacher")
-    if gamma := result.settings["calibration"]:
-        parts.append(f"gamma{gamma:g}")
-    stem = "-".join(parts)
+    teacher = ["teacher"] if result.subject == "teacher" else []
+    split = result.split.replace("/", "-")
+    stem = "-".join(["evaluation", *teacher, split, *result.variant])
     text = json.dumps(to_json(result), ensure_ascii=False, allow_nan=False)
     table = io.StringIO()
     writer = csv.writer(table, lineterminator="\n")

@@ -10,12 +10,11 @@ from typing import Literal
 from torch import Tensor
 
 from stages.data.spec import DatasetSpec
-from stages.evaluate.inference import feature_stride
-from stages.train.checkpoint import latest, load_student, step_of
+from stages.train.checkpoint import load_student
 from stages.train.config import EvaluateConfig
 from stages.train.device import choose_device
 from stages.train.run_folder import RunRecord, read_record, read_text
-from stages.train.student import Student
+from stages.train.student import Student, feature_stride
 
 
 @dataclass(frozen=True)
@@ -52,15 +51,14 @@ def load_run(
     """
     record = read_record(path)
     place = choose_device(device)
-    student = load_student(path).to(place)
-    checkpoint = latest(path)
-    assert checkpoint is not None
+    student, step = load_student(path)
+    student = student.to(place)
     return Run(
         path=path,
         record=record,
         evaluate=evaluate or record.config.evaluate,
         student=student,
-        step=step_of(checkpoint),
+        step=step,
         stride=feature_stride(student),
         text_CD=read_text(path).to(place),
     )

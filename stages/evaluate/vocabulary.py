@@ -40,27 +40,50 @@ def checked_names(names: Sequence[str]) -> tuple[str, ...]:
     return checked
 
 
+SAME_TEACHER = 0.99
+"""Cosine of a text's embedding then and now: 1 but for rounding, below it for another CLIP."""
+
+
 def class_text(
-    run: Run, names: Sequence[str], *, encode: Callable[[Sequence[str]], NDArray[np.float32]]
+    run: Run,
+    names: Sequence[str],
+    *,
+    encode: Callable[[Sequence[str]], NDArray[np.float32]],
+    teacher: str | None = None,
 ) -> Tensor:
     """(C, D) normalised embeddings of any names, as the run's teacher and templates give them.
 
     The run's own classes, by name or by prompt name, are taken from the run, and other names from
     its `text_cache/`; `encode` is asked for what is left, so a second prediction needs no teacher.
+    It is asked for a class of the run as well: raises UserError, and keeps nothing, when that
+    differs from the run's own, so that `encode` is not the run's teacher. `teacher` is where
+    `encode` has it from, if not from where the run had it.
     """
     names = checked_names(names)
     known = {name: row_D for name in names if (row_D := _known(run, name)) is not None}
     if missing := [name for name in names if name not in known]:
-        text_CD = F.normalize(torch.from_numpy(encode(missing)), dim=1)
-        if text_CD.shape != (len(missing), run.text_CD.shape[1]):
-            raise UserError(
-                f"{run.path}: the run's embeddings have {run.text_CD.shape[1]} values, those that "
-                f"{run.record.teacher} gives now have {text_CD.shape[1]}: the teacher was replaced"
-            )
-        for name, row_D in zip(missing, text_CD, strict=True):
+        own = run.spec.prompt_names[0]
+        text_CD = F.normalize(torch.from_numpy(encode([own, *missing])), dim=1)
+        _check_teacher(run, own, text_CD[0], teacher or run.record.teacher)
+        for name, row_D in zip(missing, text_CD[1:], strict=True):
             known[name] = row_D.to(run.text_CD.device)
             _keep(run, name, row_D)
     return torch.stack([known[name] for name in names])
+
+
+def _check_teacher(run: Run, own: str, now_D: Tensor, teacher: str) -> None:
+    """Raise UserError when a teacher's embedding of the run's first class is not the run's."""
+    then_D = run.text_CD[0].cpu()
+    if now_D.shape != then_D.shape:
+        found = f"has {len(now_D)} values there and {len(then_D)} in the run"
+    elif not (cosine := float(now_D @ then_D)) >= SAME_TEACHER:
+        found = f"has a cosine of {cosine:.2f} to that in the run"
+    else:
+        return
+    raise UserError(
+        f"{run.path}: was trained with the teacher {run.record.teacher}, and {teacher} is another "
+        f"one now: the embedding of '{own}' {found}. Give the run's own teacher with --teacher"
+    )
 
 
 def _known(run: Run, name: str) -> Tensor | None:

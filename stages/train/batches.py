@@ -24,7 +24,7 @@ from stages.data.images import read_image
 from stages.data.samples import Sample, list_samples
 from stages.data.spec import VOID, DatasetSpec
 from stages.data.visible import read_visible_label
-from stages.errors import CacheError, DatasetError, ResourceError, UserError
+from stages.errors import CacheError, DatasetError, UserError
 from stages.train.config import RunConfig
 from stages.train.imagenet import normalise
 from stages.train.photometric import Jitter, one_opencv_thread
@@ -70,7 +70,10 @@ def join(batches: Sequence[Batch]) -> Batch:
 
 
 def check_store(store: Store, spec: DatasetSpec, config: RunConfig) -> None:
-    """Raise CacheError when the store is of another data set, or lacks what the run needs."""
+    """Raise CacheError when the store is of another data set, or lacks what the run needs.
+
+    Raises UserError when the run trains itself on unseen classes and the data set has none.
+    """
     stored = {name: store.identity[name] for name in ("dataset", "classes", "unseen")}
     asked = {"dataset": spec.name, "classes": spec.classes, "unseen": spec.unseen}
     if changed := difference(stored, asked):
@@ -79,10 +82,17 @@ def check_store(store: Store, spec: DatasetSpec, config: RunConfig) -> None:
             + "\n  ".join(changed)
             + "\nMake a store for these with `zsseg precompute`, or give the data set of this one"
         )
+    method = config.self_training.method
+    if method != "none" and not spec.unseen:
+        raise UserError(
+            f"self_training.method {method}: gives pixels labels of unseen classes, and "
+            f"'{spec.name}' has none. List some under `unseen` in its description and make the "
+            "store again, or use --set self_training.method=none"
+        )
     token = "dense" if config.objectives.sdd_token == "pooled" else "cls"
     needs = {
         "text": True,
-        "regions": config.self_training.method == "rst",
+        "regions": method == "rst",
         token: config.objectives.sdd > 0,
     }
     if lacking := [name for name, needed in needs.items() if needed and not store.has(name)]:
@@ -95,7 +105,7 @@ def check_store(store: Store, spec: DatasetSpec, config: RunConfig) -> None:
 def stored_samples(store: Store, spec: DatasetSpec, root: Path) -> list[Sample]:
     """The data set's samples in the order of the store's rows.
 
-    Raises DatasetError when an image of the store is no longer there.
+    Raises DatasetError when an image of the store, or the label of one, is no longer there.
     """
     split = str(store.identity["split"])
     samples = {sample.id: sample for sample in list_samples(spec, root, split)}
@@ -105,6 +115,13 @@ def stored_samples(store: Store, spec: DatasetSpec, root: Path) -> list[Sample]:
             f"{root}: {len(gone)} of the {len(ids)} images in {store.path} are not there, such as "
             f"'{gone[0]}'. Give the data set that the store was made from with --root, or make a "
             "store of this one with `zsseg precompute`"
+        )
+    had_label = [str(entry["id"]) for entry in store.index if entry["label"] is not None]
+    if gone := [id_ for id_ in had_label if samples[id_].label is None]:
+        raise DatasetError(
+            f"{root}: the labels of {len(gone)} of the {len(had_label)} labelled images in "
+            f"{store.path} are not there, such as that of '{gone[0]}'. Put them back, or make a "
+            "store of the data set as it is now with `zsseg precompute`"
         )
     return [samples[id_] for id_ in ids]
 
@@ -201,9 +218,10 @@ class _Steps(Dataset[Batch | UserError]):
 
 
 def _start_worker(_: int) -> None:
-    # Ctrl-C reaches the whole process group; the training process decides when the workers end.
-    # (torch already limits itself to one thread in a worker.)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # Ctrl-C, and SIGTERM of a job scheduler, reach the whole process group; the training process
+    # decides when the workers end. (torch already limits itself to one thread in a worker.)
+    for kind in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(kind, signal.SIG_IGN)
     one_opencv_thread()
 
 
@@ -213,7 +231,7 @@ def make_loader(
     """The batches of steps `start_step` .. steps - 1, the same whatever the number of workers.
 
     Raises DatasetError at once when the data set is not the store's, and while iterating when a
-    file can no longer be read; ResourceError when a worker is killed.
+    file can no longer be read. A killed worker is torch's RuntimeError (`resources.explained`).
     """
     return _batches(CropDataset(store, spec, root, config), config, start_step)
 
@@ -221,27 +239,17 @@ def make_loader(
 def _batches(
     crops: CropDataset, config: RunConfig, start_step: int
 ) -> Generator[Batch, None, None]:
-    workers = config.train.workers
     loader: DataLoader[Batch | UserError] = DataLoader(
         _Steps(crops, config.train.batch),
         batch_size=None,
         sampler=range(start_step, config.train.steps),
-        num_workers=workers,
+        num_workers=config.train.workers,
         worker_init_fn=_start_worker,
         pin_memory=torch.cuda.is_available() and config.train.device != "cpu",
         # Its own generator: the loader's draw must not shift the student's dropout on a resume.
         generator=torch.Generator(),
     )
-    try:
-        for item in loader:
-            if isinstance(item, UserError):
-                raise item
-            yield item
-    except RuntimeError as error:
-        if "exited unexpectedly" not in str(error) and "shared memory" not in str(error):
-            raise
-        raise ResourceError(
-            f"a loader process was killed ({error}). Out of memory, or of shared memory "
-            f"(/dev/shm; docker: --ipc=host): try --set train.workers=0 (now {workers}) or a "
-            "smaller train.batch"
-        ) from error
+    for item in loader:
+        if isinstance(item, UserError):
+            raise item
+        yield item

@@ -18,11 +18,12 @@ from pickle import UnpicklingError
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
 from stages.cache.files import PARTIAL, hash_file, sync, write_durably
-from stages.errors import UserError
+from stages.errors import ResourceError, UserError
 from stages.train.run_folder import read_record, read_text
 from stages.train.student import Student, build_student
 
@@ -39,27 +40,43 @@ def save(run: Path, step: int, *, student: nn.Module, training: dict[str, Any]) 
     """Write the checkpoint after `step` steps, then delete all but the last KEPT.
 
     `training` holds tensors and plain values only: what a resume needs besides the weights.
+    Raises ResourceError when it cannot be written; the ones before are kept then.
     """
     final = run / "checkpoints" / f"step-{step:06d}"
     partial = final.with_name(final.name + PARTIAL)
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    weights = {name: tensor.contiguous() for name, tensor in student.state_dict().items()}
-    save_file(weights, partial / _WEIGHTS)
-    torch.save(training, partial / _TRAINING)
-    receipts = {}
-    for name in (_WEIGHTS, _TRAINING):
-        sync(partial / name)
-        receipts[name] = _receipt(partial / name)
-    meta = {"format": _FORMAT, "step": step, "files": receipts}
-    write_durably(partial / _META, (json.dumps(meta, indent=2) + "\n").encode())
-    if final.exists():
-        shutil.rmtree(final)
-    partial.rename(final)
-    sync(final.parent)
+    try:
+        _write(partial, step, student=student, training=training)
+        if final.exists():
+            shutil.rmtree(final)
+        partial.rename(final)
+        sync(final.parent)
+    except (OSError, SafetensorError, RuntimeError) as error:
+        # torch's own writer meets a full disk with this RuntimeError; others have other causes.
+        if isinstance(error, RuntimeError) and "inline_container" not in str(error):
+            raise
+        shutil.rmtree(partial, ignore_errors=True)
+        names = ", ".join(path.name for path in _by_step(run)) or "none: start again without it"
+        raise ResourceError(
+            f"{final}: the checkpoint could not be written ({error}). Checkpoints that are kept: "
+            f"{names}. Make room, or mend what the message names, and go on with --resume"
+        ) from error
     for old in _by_step(run)[:-KEPT]:
         shutil.rmtree(old)
     return final
+
+
+def _write(folder: Path, step: int, *, student: nn.Module, training: dict[str, Any]) -> None:
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    weights = {name: tensor.contiguous() for name, tensor in student.state_dict().items()}
+    save_file(weights, folder / _WEIGHTS)
+    torch.save(training, folder / _TRAINING)
+    receipts = {}
+    for name in (_WEIGHTS, _TRAINING):
+        sync(folder / name)
+        receipts[name] = _receipt(folder / name)
+    meta = {"format": _FORMAT, "step": step, "files": receipts}
+    write_durably(folder / _META, (json.dumps(meta, indent=2) + "\n").encode())
 
 
 def latest(run: Path) -> Path | None:
@@ -98,10 +115,10 @@ def load_training(checkpoint: Path) -> dict[str, Any]:
     return state
 
 
-def load_student(run: Path) -> Student:
-    """The student of a run's newest intact checkpoint, on the CPU, in evaluation mode.
+def load_student(run: Path) -> tuple[Student, int]:
+    """The student of a run's newest intact checkpoint, and how many steps it was trained for.
 
-    Raises UserError when the run has none.
+    On the CPU, in evaluation mode. Raises UserError when the run has none.
     """
     checkpoint = latest(run)
     if checkpoint is None:
@@ -114,7 +131,7 @@ def load_student(run: Path) -> Student:
     done, steps = step_of(checkpoint), record.config.train.steps
     if done < steps:
         logger.warning("%s: the run is not finished; using step %d of %d", run, done, steps)
-    return student.eval()
+    return student.eval(), done
 
 
 def _by_step(run: Path) -> list[Path]:

@@ -9,7 +9,10 @@ from typing import Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-_STRICT = ConfigDict(extra="forbid", strict=True, frozen=True)
+SMALLEST_CROP = 32
+"""Pixels: the coarsest stride of every encoder."""
+
+_STRICT = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
 
 
 class StudentConfig(BaseModel):
@@ -90,6 +93,18 @@ class AugmentationConfig(BaseModel):
     photometric: bool = True
     """Brightness, contrast, saturation and hue jitter (mmsegmentation's strengths)."""
 
+    @model_validator(mode="after")
+    def _sizes_exist(self) -> Self:
+        low, high = self.scale
+        if not 0 < low <= high:
+            raise ValueError(f"scale [{low}, {high}]: give the smaller factor, above 0, first")
+        if min(self.crop) < SMALLEST_CROP:
+            raise ValueError(
+                f"crop {list(self.crop)}: each side needs at least {SMALLEST_CROP} pixels, one "
+                "cell of an encoder's coarsest map"
+            )
+        return self
+
 
 class TrainConfig(BaseModel):
     """Optimiser, schedule, loading (mmsegmentation's defaults for SegFormer where it has one)."""
@@ -167,4 +182,10 @@ class RunConfig(BaseModel):
         weights = self.objectives
         if weights.cross_entropy == 0 and weights.focal == 0 and weights.sdd == 0:
             raise ValueError("objectives: every weight is 0, nothing would be learnt")
+        method = self.self_training.method
+        if method != "none" and weights.cross_entropy == 0 and weights.focal == 0:
+            raise ValueError(
+                f"self_training.method {method}: pseudo labels are learnt through "
+                "objectives.cross_entropy or objectives.focal, and both are 0"
+            )
         return self

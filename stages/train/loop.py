@@ -20,15 +20,18 @@ from stages.train.device import autocast_type, choose_device
 from stages.train.interrupt import held_signals
 from stages.train.losses import attention_entropy, batch_losses, make_classes
 from stages.train.metrics_log import MetricsLog, Throughput
+from stages.train.resources import explained
 from stages.train.run_folder import (
     RunRecord,
     check_folder,
     git_revision,
+    note_resumption,
     package_versions,
     write_record,
 )
 from stages.train.schedule import learning_rate, warmup_length
 from stages.train.state import State, backward, is_finite, load_state, new_state, save_state, update
+from stages.train.student import check_crop
 
 logger = logging.getLogger(__name__)
 
@@ -67,25 +70,39 @@ def train(
 
     `progress` is called after every step. With `resume` it goes on from the newest intact
     checkpoint, bit-identical on a CPU to a run that was never interrupted; a finished run stays as
-    it is. Ctrl-C and SIGTERM save a checkpoint at the end of the step, then raise
+    it is, byte for byte. Ctrl-C and SIGTERM save a checkpoint at the end of the step, then raise
     KeyboardInterrupt and SystemExit(143).
 
-    Raises UserError (folder in use, resumed with other settings), CacheError (the store does not
-    fit), DatasetError (a file cannot be read), ResourceError (GPU, weights) and NonFiniteError.
+    Raises UserError (folder in use, resumed with other settings, crop and student do not fit),
+    CacheError (the store does not fit), DatasetError (a file cannot be read), ResourceError (GPU,
+    weights, memory, disk, a killed loader process) and NonFiniteError.
     """
     settings = config.train
     check_store(store, spec, config)
     record = _record(config, store=store, spec=spec, root=root, experiment=experiment)
-    check_folder(out, record, resume=resume)
+    goes_on = check_folder(out, record, resume=resume)
+    saved = checkpoint.latest(out) if goes_on else None
+    start = 0 if saved is None else checkpoint.step_of(saved)
+    if saved is not None and start == settings.steps:
+        return TrainResult(out, saved, start, {})
     text_CD = torch.from_numpy(store.read_all("text"))
     device = choose_device(settings.device)
     precision = autocast_type(settings.precision, device)
-    state, start = _prepare(config, out, width=text_CD.shape[1], device=device, precision=precision)
+    with explained(config):
+        state = _prepare(config, saved, width=text_CD.shape[1], device=device, precision=precision)
     batches = make_loader(store, spec, root, config, start_step=start)
-    write_record(out, record, text_CD)
+    if goes_on:
+        note_resumption(out, start, record)
+    else:
+        write_record(out, record, text_CD)
     classes = make_classes(spec, text_CD, device)
     metrics: dict[str, float] = {}
-    with MetricsLog(out, start_step=start) as log, held_signals() as interrupt, closing(batches):
+    with (
+        explained(config),
+        MetricsLog(out, start_step=start) as log,
+        held_signals() as interrupt,
+        closing(batches),
+    ):
         throughput = Throughput()
         for step in range(start, settings.steps):
             with throughput.waiting(settings.batch):
@@ -98,8 +115,8 @@ def train(
             total = weighted_sum(losses, config.objectives)
             norm = backward(state, total)
             if not (total.isfinite() and (norm.isfinite() or state.scaler.is_enabled())):
-                saved = save_state(out, step, state) if is_finite(state) else None
-                raise _non_finite(step, losses, norm, batch, store=store, saved=saved)
+                kept = save_state(out, step, state) if is_finite(state) else None
+                raise _non_finite(step, losses, norm, batch, store=store, saved=kept)
             update(state, step, norm, settings)
             done = step + 1
             if done % settings.log_every == 0 or done == settings.steps:
@@ -114,13 +131,12 @@ def train(
                 log.write(done, metrics)
             stopped = interrupt.signal is not None
             if done % settings.checkpoint_every == 0 or done == settings.steps or stopped:
-                save_state(out, done, state)
+                saved = save_state(out, done, state)
             progress(TrainProgress(done, settings.steps, metrics))
             if stopped:
                 interrupt.raise_()
-    last = checkpoint.latest(out)
-    assert last is not None
-    return TrainResult(out, last, settings.steps, metrics)
+    assert saved is not None
+    return TrainResult(out, saved, settings.steps, metrics)
 
 
 def trains_itself(config: RunConfig, step: int) -> bool:
@@ -154,13 +170,18 @@ def _record(
 
 
 def _prepare(
-    config: RunConfig, out: Path, *, width: int, device: torch.device, precision: torch.dtype
-) -> tuple[State, int]:
-    """The state to go on from, and how many steps it has done."""
-    folder = checkpoint.latest(out)
+    config: RunConfig,
+    saved: Path | None,
+    *,
+    width: int,
+    device: torch.device,
+    precision: torch.dtype,
+) -> State:
+    """The state of a checkpoint, or that before step 0."""
     state = new_state(
-        config, width=width, device=device, precision=precision, weights=folder is None
+        config, width=width, device=device, precision=precision, weights=saved is None
     )
+    check_crop(state.student, config.augmentation.crop)
     warmup = warmup_length(config.train)
     if warmup < config.train.warmup_steps:
         logger.warning(
@@ -169,11 +190,10 @@ def _prepare(
             config.train.steps,
             warmup,
         )
-    if folder is None:
-        return state, 0
-    load_state(folder, state)
-    logger.info("resuming from %s", folder)
-    return state, checkpoint.step_of(folder)
+    if saved is not None:
+        load_state(saved, state)
+        logger.info("resuming from %s", saved)
+    return state
 
 
 def _non_finite(

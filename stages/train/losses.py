@@ -14,10 +14,15 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from stages.data.spec import VOID, DatasetSpec
-from stages.errors import UserError
 from stages.train.batches import Batch
 from stages.train.config import RunConfig
-from stages.train.objectives import attention_pool, cross_entropy, focal, sdd
+from stages.train.objectives import (
+    attention_pool,
+    cross_entropy,
+    focal,
+    negative_log_likelihood,
+    sdd,
+)
 from stages.train.self_training import pseudo_labels
 from stages.train.student import class_logits
 
@@ -59,16 +64,13 @@ def batch_losses(
     """Unweighted scalar losses under their names in ObjectiveConfig, and diagnostics for the log.
 
     With `self_training`, unlabelled pixels get pseudo labels of unseen classes and all classes
-    take part; before, unseen classes are left out of the scores unless they are `competing`.
-    Raises UserError when the crop is not a whole number of feature cells.
+    take part; before, unseen classes are left out of the scores unless they are `competing`. The
+    crop is a whole number of feature cells (`student.check_crop`).
     """
     height, width = batch.label_BHW.shape[1:]
     grid = (feature_BDhw.shape[2], feature_BDhw.shape[3])
-    if height % grid[0] or width % grid[1]:
-        raise UserError(
-            f"augmentation.crop: [{height}, {width}] is not a whole number of the student's "
-            f"{grid[0]} x {grid[1]} feature cells. Use multiples of 32"
-        )
+    assert height % grid[0] == 0
+    assert width % grid[1] == 0
     objectives = config.objectives
     losses: dict[str, Tensor] = {}
     diagnostics: dict[str, Tensor] = {}
@@ -86,10 +88,11 @@ def batch_losses(
         logits_BCHW = F.interpolate(
             logits_BChw, size=(height, width), mode="bilinear", align_corners=False
         )
+        nll_BHW = negative_log_likelihood(logits_BCHW, label_BHW)
         if objectives.cross_entropy:
-            losses["cross_entropy"] = cross_entropy(logits_BCHW, label_BHW)
+            losses["cross_entropy"] = cross_entropy(nll_BHW, label_BHW)
         if objectives.focal:
-            losses["focal"] = focal(logits_BCHW, label_BHW, gamma=objectives.focal_gamma)
+            losses["focal"] = focal(nll_BHW, label_BHW, gamma=objectives.focal_gamma)
     if objectives.sdd:
         assert batch.token_BD is not None
         losses["sdd"] = sdd(

@@ -16,32 +16,37 @@ from torch import Tensor
 from stages.data.spec import VOID
 
 
-def cross_entropy(logits_BCHW: Tensor, label_BHW: Tensor) -> Tensor:
+def negative_log_likelihood(logits_BCHW: Tensor, label_BHW: Tensor) -> Tensor:
+    """(B, H, W) float32 -log p_t, p_t the softmax probability of a pixel's class; 0 where VOID.
+
+    The one pass over all classes that cross-entropy and focal loss share. `label_BHW` int64 holds
+    class ids, VOID where there is none. A class may be left out of the softmax by a logit of -inf
+    as long as no pixel carries its id.
+    """
+    return F.cross_entropy(logits_BCHW.float(), label_BHW, ignore_index=VOID, reduction="none")
+
+
+def cross_entropy(nll_BHW: Tensor, label_BHW: Tensor) -> Tensor:
     """Softmax cross-entropy, mean over the labelled pixels of the batch (paper 1, L_seg).
 
-    `label_BHW` int64 holds class ids, VOID where there is none. A class may be left out of the
-    softmax by a logit of -inf as long as no pixel carries its id.
+    `nll_BHW` is the `negative_log_likelihood` of `label_BHW`.
     """
-    total = F.cross_entropy(logits_BCHW.float(), label_BHW, ignore_index=VOID, reduction="sum")
-    return total / (label_BHW != VOID).sum().clamp_min(1)
+    return nll_BHW.sum() / (label_BHW != VOID).sum().clamp_min(1)
 
 
-def focal(logits_BCHW: Tensor, label_BHW: Tensor, *, gamma: float) -> Tensor:
+def focal(nll_BHW: Tensor, label_BHW: Tensor, *, gamma: float) -> Tensor:
     """Softmax focal loss, mean over the labelled pixels of the batch (paper 1, L_seg).
 
     Lin et al., Eq. 4: (1 - p_t)^gamma (-log p_t), with p_t the softmax probability of the pixel's
     class; gamma = 0 is the cross-entropy. Lin et al. use one sigmoid per class; here logits are a
     scaled cosine without a bias and CLIP's texts are all alike (cosines of .6 to .9), so
     independent sigmoids start and stay saturated. Their alpha weighs positives against negatives,
-    of which a softmax has none: it would only be a factor.
+    of which a softmax has none: it would only be a factor. `nll_BHW` is the
+    `negative_log_likelihood` of `label_BHW`.
     """
-    valid_BHW = label_BHW != VOID
-    index_B1HW = torch.where(valid_BHW, label_BHW, 0)[:, None]
-    log_BHW = logits_BCHW.float().log_softmax(1).gather(1, index_B1HW)[:, 0]
     # Bounded below, or the gradient of a small power of 0 would be infinite at p_t = 1.
-    weight_BHW = (-torch.expm1(log_BHW)).clamp_min(1e-6) ** gamma
-    loss_BHW = -weight_BHW * log_BHW
-    return torch.where(valid_BHW, loss_BHW, 0.0).sum() / valid_BHW.sum().clamp_min(1)
+    weight_BHW = (-torch.expm1(-nll_BHW)).clamp_min(1e-6) ** gamma
+    return (weight_BHW * nll_BHW).sum() / (label_BHW != VOID).sum().clamp_min(1)
 
 
 def feature_norm(feature_BDL: Tensor) -> Tensor:

@@ -1,12 +1,14 @@
 """The run folder's record: what was trained, from what, with what.
 
-run.json            RunRecord
+run.json            RunRecord, as the run was started; never changed afterwards
 text.safetensors    text (C, D): the classes' text embeddings, so that nothing needs the store
+resumed.jsonl       one line per resumption: step, versions, revision
 metrics.jsonl, tensorboard/    see metrics_log
 checkpoints/        see checkpoint
 """
 
 import logging
+import shutil
 import subprocess
 from importlib.metadata import version
 from pathlib import Path
@@ -17,13 +19,16 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor
 
-from stages.cache.files import write_durably
+from stages.cache.files import PARTIAL, json_lines, write_durably
 from stages.cache.recipe import difference
 from stages.data.spec import DatasetSpec
 from stages.errors import UserError
 from stages.train.config import RunConfig
 
-_RECORD, _TEXT = "run.json", "text.safetensors"
+_RECORD, _TEXT, _RESUMED = "run.json", "text.safetensors", "resumed.jsonl"
+_CHECKPOINTS = "checkpoints"
+_FIRST_FILES = {_TEXT, _TEXT + PARTIAL, _RECORD + PARTIAL}
+"""All that a folder can hold whose run was killed before its record was written."""
 _PACKAGES = ("torch", "segmentation_models_pytorch", "timm", "albumentations", "numpy", "pillow")
 
 logger = logging.getLogger(__name__)
@@ -70,32 +75,55 @@ def git_revision() -> str | None:
     return done.stdout.strip()
 
 
-def check_folder(out: Path, record: RunRecord, *, resume: bool) -> None:
-    """Refuse to write a run over something else, or to resume it with other settings.
+def check_folder(out: Path, record: RunRecord, *, resume: bool) -> bool:
+    """Is there a run to go on with? False: `write_record` may make one here.
 
-    Without `resume` the folder must be new or empty. With it, a folder without a run is as good as
-    a new one if it is empty; a run must have been started with the same settings, but for those
-    that no result depends on. Raises UserError.
+    A run that failed before its first checkpoint is as good as none. Raises UserError for a run
+    without `resume`, for one that was started with other settings (but for those that no result
+    depends on), and for a folder that holds anything else.
     """
-    if resume and (out / _RECORD).exists():
-        if changed := difference(_comparable(read_record(out)), _comparable(record)):
-            raise UserError(
-                f"{out}: cannot be resumed with other settings:\n  "
-                + "\n  ".join(changed)
-                + "\nResume with the settings it was started with, or give another --out"
-            )
-    elif out.exists() and (not out.is_dir() or any(out.iterdir())):
-        if (out / _RECORD).exists():
-            raise UserError(
-                f"{out}: holds a run already. Go on with it by --resume, or give another --out"
-            )
-        raise UserError(f"{out}: exists and is no run. Give another --out")
+    if not (out / _RECORD).exists():
+        if out.exists() and not (out.is_dir() and _names(out) <= _FIRST_FILES):
+            raise UserError(f"{out}: exists and is no run. Give another --out")
+        return False
+    # Damaged ones count: they are for a person to look at, not to be replaced.
+    if not any(not each.name.endswith(PARTIAL) for each in (out / _CHECKPOINTS).glob("step-*")):
+        return False
+    if not resume:
+        raise UserError(
+            f"{out}: holds a run already. Go on with it by --resume, or give another --out"
+        )
+    if changed := difference(_comparable(read_record(out)), _comparable(record)):
+        raise UserError(
+            f"{out}: cannot be resumed with other settings:\n  "
+            + "\n  ".join(changed)
+            + "\nResume with the settings it was started with, or give another --out"
+        )
+    return True
+
+
+def _names(folder: Path) -> set[str]:
+    return {path.name for path in folder.iterdir()}
 
 
 def write_record(out: Path, record: RunRecord, text_CD: Tensor) -> None:
-    """Make the folder a run: its text embeddings, then its record."""
+    """Make the folder a run: its text embeddings, then its record.
+
+    What a run without a checkpoint left there is deleted first; other files stay.
+    """
+    for name in ("metrics.jsonl", _RESUMED):
+        (out / name).unlink(missing_ok=True)
+    for folder in (out / "tensorboard", *(out / _CHECKPOINTS).glob(f"step-*{PARTIAL}")):
+        shutil.rmtree(folder, ignore_errors=True)
     write_durably(out / _TEXT, save({"text": text_CD.contiguous()}))
     write_durably(out / _RECORD, (record.model_dump_json(indent=2) + "\n").encode())
+
+
+def note_resumption(run: Path, step: int, record: RunRecord) -> None:
+    """Add to the run's `resumed.jsonl` that it goes on after `step` steps, and with which code."""
+    entry = {"step": step, "versions": record.versions, "revision": record.revision}
+    with (run / _RESUMED).open("ab") as file:
+        file.write(json_lines([entry]))
 
 
 def read_record(run: Path) -> RunRecord:

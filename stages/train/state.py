@@ -1,5 +1,6 @@
 """What a training step changes: student, optimiser, loss scaler and the random generators."""
 
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,8 @@ from stages.train.config import RunConfig, TrainConfig
 from stages.train.schedule import learning_rate
 from stages.train.student import Student, build_student, parameter_groups
 
+logger = logging.getLogger(__name__)
+
 
 @dataclass(frozen=True)
 class State:
@@ -25,6 +28,8 @@ class State:
     base_rates: tuple[float, ...]
     """Learning rate of each group before the schedule."""
     device: torch.device
+    precision: torch.dtype
+    """Of the student's layers."""
 
 
 def new_state(
@@ -45,6 +50,7 @@ def new_state(
         scaler=torch.amp.GradScaler(device.type, enabled=precision == torch.float16),
         base_rates=tuple(group["lr"] for group in groups),
         device=device,
+        precision=precision,
     )
 
 
@@ -56,17 +62,30 @@ def save_state(run: Path, step: int, state: State) -> Path:
     training: dict[str, Any] = {
         "optimiser": state.optimiser.state_dict(),
         "scaler": state.scaler.state_dict(),
+        "precision": str(state.precision),
         "random": random,
     }
     return checkpoint.save(run, step, student=state.student, training=training)
 
 
 def load_state(folder: Path, state: State) -> None:
-    """Bring a state to where a checkpoint left it; a GPU's generator only if it was on one."""
+    """Bring a state to where a checkpoint left it; a GPU's generator only if it was on one.
+
+    Warns when the run went on in another precision until then: `auto` follows the device.
+    """
     checkpoint.load_weights(folder, state.student)
     training = checkpoint.load_training(folder)
     state.optimiser.load_state_dict(training["optimiser"])
-    state.scaler.load_state_dict(training["scaler"])
+    if training["precision"] != str(state.precision):
+        logger.warning(
+            "%s: was trained in %s and goes on in %s; train.precision fixes one",
+            folder,
+            training["precision"],
+            state.precision,
+        )
+    # Only fp16 has a scale, so a run from another precision brings none.
+    if training["scaler"]:
+        state.scaler.load_state_dict(training["scaler"])
     torch.set_rng_state(training["random"]["cpu"])
     if state.device.type == "cuda" and "cuda" in training["random"]:
         torch.cuda.set_rng_state(training["random"]["cuda"], state.device)

@@ -106,6 +106,28 @@ def build_student(config: StudentConfig, width: int, *, pretrained: bool = True)
     return Student(network, channels=head.in_channels, width=width, multiple=multiple)
 
 
+@torch.inference_mode()
+def feature_stride(student: Student) -> int:
+    """Pixels between two positions of the student's feature, as a blank image shows it."""
+    device = next(student.parameters()).device
+    blank_13HW = torch.zeros(1, 3, student.multiple, student.multiple, device=device)
+    training = student.training
+    # A normalisation in training mode would take the blank image into its statistics.
+    rows: int = student.eval()(blank_13HW).shape[2]
+    student.train(training)
+    return student.multiple // rows
+
+
+def check_crop(student: Student, crop: tuple[int, int]) -> None:
+    """Raise UserError when a crop is not a whole number of the student's feature cells."""
+    stride = feature_stride(student)
+    if any(side % stride for side in crop):
+        raise UserError(
+            f"augmentation.crop: {list(crop)} is not a whole number of the student's feature "
+            f"cells of {stride} x {stride} pixels. Use multiples of {stride}"
+        )
+
+
 def _four_stages(encoder: Any) -> nn.Module:
     """SegFormer's decoder of strides 4 to 32, as in its paper, for a convolutional encoder.
 
