@@ -27,7 +27,7 @@ def ls(
 
     stores = find_stores(folder)
     if as_json:
-        rows = [asdict(store) | {"path": str(store.path)} for store in stores]
+        rows = [asdict(store) | {"path": str(store.path), "bytes": store.bytes} for store in stores]
         sys.stdout.write(json.dumps(rows) + "\n")
     elif stores:
         console.out.print(store_table(stores))

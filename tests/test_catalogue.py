@@ -1,11 +1,20 @@
+import os
+import shutil
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
 from small_store import IDENTITY, make_store, open_writer
 
-from stages.cache.catalogue import StoreSummary, choose_store, find_stores, store_name
+from stages.cache.catalogue import (
+    StoreSummary,
+    choose_store,
+    find_stores,
+    place_store,
+    store_name,
+)
 from stages.cache.reader import Store
 from stages.cache.recipe import fingerprint
 from stages.errors import CacheError
@@ -39,12 +48,60 @@ def test_stores_are_found_and_summed_up(folder: Path, caplog: pytest.LogCaptureF
         split="train",
         teacher="local-dir:clip",
         images=7,
-        bytes=Store.open(folder / "a-train").bytes(),
         sealed=True,
     )
+    assert train.bytes == Store.open(folder / "a-train").bytes() > 0
     assert (val.split, val.sealed) == ("val", False)
     assert "c-broken" in caplog.text
     assert find_stores(folder / "nothing") == []
+
+
+def test_a_store_is_one_store_and_not_its_arrays(
+    folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (found,) = find_stores(folder / "a-train")
+    assert (found.path, found.images) == (folder / "a-train", 7)
+    assert not caplog.records
+
+
+def test_sizes_are_only_taken_when_asked_and_survive_a_running_writer(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stat = Path.stat
+    asked: list[Path] = []
+
+    def vanishing(self: Path, **options: bool) -> os.stat_result:
+        if self.name.startswith("c."):
+            asked.append(self)
+            self.unlink(missing_ok=True)
+            shutil.rmtree(folder / "a-train" / "regions", ignore_errors=True)
+        return stat(self, **options)
+
+    monkeypatch.setattr(Path, "stat", vanishing)
+    train, _ = find_stores(folder)
+    assert choose_store(folder, split="train") == train.path
+    assert not asked
+    assert train.bytes > 0
+    assert asked
+
+
+def test_a_store_is_placed_where_its_identity_lies(tmp_path: Path) -> None:
+    def place(identity: Mapping[str, object], teacher: str) -> Path:
+        return place_store(tmp_path, identity, dataset="tiny", split="train", teacher=teacher)
+
+    assert place(IDENTITY, "clip").parent == tmp_path
+    made = make_store(place(IDENTITY, "clip"))
+    assert place(IDENTITY, "clip") == made
+    assert place(IDENTITY, "renamed-clip") == made
+    other = IDENTITY | {"limit": 3}
+    assert place(other, "clip").name.startswith("tiny-train-clip-")
+    assert place(other, "clip") != made
+    # A name that only looks like it, and a store that cannot be read, are left alone.
+    impostor = tmp_path / f"x-{fingerprint(other)[:8]}"
+    shutil.copytree(made, impostor)
+    assert place(other, "clip") != impostor
+    (made / "zarr.json").write_text("{")
+    assert place(IDENTITY, "renamed-clip").name.startswith("tiny-train-renamed-clip-")
 
 
 def test_the_store_itself_or_the_only_one_that_fits_is_chosen(folder: Path) -> None:
@@ -66,6 +123,8 @@ def test_no_store_says_which_command_makes_one(folder: Path, name: str) -> None:
         choose_store(folder / name, dataset="camvid", split="train")
     with pytest.raises(CacheError, match="no store here; `zsseg precompute --dataset NAME --root"):
         choose_store(folder / "nothing")
+    with pytest.raises(CacheError, match="precompute --dataset NAME --split test --root FOLDER`"):
+        choose_store(folder, split="test")
 
 
 def test_looking_for_stores_needs_no_zarr() -> None:

@@ -1,11 +1,30 @@
 """Class crops, worked out by hand on small images."""
 
 import numpy as np
+import pytest
 from numpy.typing import NDArray
 
-from stages.precompute.crops import class_crops
+from stages.data.geometry import WHOLE, crop_map
+from stages.precompute import crops as module
 
 GREY = (1, 2, 3)
+Crops = tuple[list[NDArray[np.uint8]], list[int], int]
+
+
+def class_crops(
+    image_HW3: NDArray[np.uint8],
+    visible_HW: NDArray[np.uint8],
+    region_hw: NDArray[np.uint8],
+    *,
+    margin: float,
+    max_masks: int,
+    fill: tuple[int, int, int],
+) -> Crops:
+    """All crops at once."""
+    crops, ids, left_out = module.class_crops(
+        image_HW3, visible_HW, region_hw, margin=margin, max_masks=max_masks, fill=fill
+    )
+    return list(crops), ids, left_out
 
 
 def numbered_image(rows: int, columns: int) -> NDArray[np.uint8]:
@@ -122,3 +141,64 @@ def test_image_itself_is_left_alone() -> None:
     visible_HW[0, 0] = visible_HW[3, 3] = 1
     class_crops(image_HW3, visible_HW, np.zeros((1, 1), np.uint8), margin=0, max_masks=1, fill=GREY)
     np.testing.assert_array_equal(image_HW3, before)
+
+
+def crops_one_mask_at_a_time(
+    image_HW3: NDArray[np.uint8],
+    visible_HW: NDArray[np.uint8],
+    region_hw: NDArray[np.uint8],
+    *,
+    margin: float,
+    max_masks: int,
+) -> Crops:
+    """Slow: every mask compared with the whole image, its box from its own pixels."""
+    enlarged_HW = crop_map(region_hw, WHOLE, visible_HW.shape, fill=0)
+    masks = {int(c): visible_HW == c for c in np.unique(visible_HW) if c != 255}
+    for region in np.unique(enlarged_HW[(visible_HW == 255) & (enlarged_HW > 0)]):
+        masks[1000 + int(region)] = (visible_HW == 255) & (enlarged_HW == region)
+    kept = sorted(sorted(masks, key=lambda mask: (-masks[mask].sum(), mask))[:max_masks])
+    crops = []
+    for mask in kept:
+        y, x = np.nonzero(masks[mask])
+        high, wide = y.max() + 1 - y.min(), x.max() + 1 - x.min()
+        down, across = int(margin * high + 0.5), int(margin * wide + 0.5)
+        top, left = max(y.min() - down, 0), max(x.min() - across, 0)
+        box = np.s_[top : y.max() + 1 + down, left : x.max() + 1 + across]
+        crops.append(np.where(masks[mask][..., None], image_HW3, np.array(GREY, np.uint8))[box])
+    return crops, kept, len(masks) - len(kept)
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_crops_equal_those_made_one_mask_at_a_time(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    rows, columns = (int(side) for side in rng.integers(1, 50, 2))
+    image_HW3 = rng.integers(0, 256, (rows, columns, 3), dtype=np.uint8)
+    values = np.array([0, 1, 17, 253, 254, 255, 255, 255], np.uint8)
+    blocks = rng.choice(values, (-(-rows // 5), -(-columns // 5)))
+    visible_HW = np.kron(blocks, np.ones((5, 5), np.uint8))[:rows, :columns]
+    regions = np.array([0, 1, 2, 3, 254, 255], np.uint8)
+    region_hw = rng.choice(regions, tuple(int(side) for side in rng.integers(1, 9, 2)))
+    margin, max_masks = float(rng.choice([0.0, 0.1, 0.7])), int(rng.choice([1, 3, 50]))
+    made = class_crops(
+        image_HW3, visible_HW, region_hw, margin=margin, max_masks=max_masks, fill=GREY
+    )
+    expected = crops_one_mask_at_a_time(
+        image_HW3, visible_HW, region_hw, margin=margin, max_masks=max_masks
+    )
+    assert made[1:] == expected[1:]
+    assert len(made[0]) == len(expected[0])
+    for crop_HW3, expected_HW3 in zip(made[0], expected[0], strict=True):
+        np.testing.assert_array_equal(crop_HW3, expected_HW3)
+
+
+def test_crops_are_cut_when_they_are_asked_for() -> None:
+    """All crops of large images, held at once, are many times the images."""
+    visible_HW = np.zeros((4, 4), np.uint8)
+    visible_HW[2:] = 1
+    image_HW3 = numbered_image(4, 4)
+    crops, _, _ = module.class_crops(
+        image_HW3, visible_HW, np.zeros((1, 1), np.uint8), margin=0, max_masks=2, fill=GREY
+    )
+    next(crops)
+    image_HW3[:] = 7
+    assert (next(crops) == 7).all()

@@ -2,24 +2,32 @@
 
 import functools
 import json
+import math
 import os
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
+import dask
 import numpy as np
 import pytest
 from conftest import draw_world
 from numpy.typing import NDArray
 from PIL import Image
+from pydantic import ValidationError
+from threadpoolctl import threadpool_info, threadpool_limits
 
 from stages.cache.reader import Store
 from stages.cache.store import Writer
+from stages.data.images import read_image
+from stages.data.samples import Sample
 from stages.data.spec import DatasetSpec, load_spec
 from stages.errors import CacheError, DatasetError, NonFiniteError, ResourceError, UserError
+from stages.precompute import artifacts, rows, sources
 from stages.precompute.config import (
     DenseConfig,
     LocalConfig,
@@ -28,6 +36,7 @@ from stages.precompute.config import (
     TextConfig,
 )
 from stages.precompute.crops import class_crops
+from stages.precompute.kmeans import Backend
 from stages.precompute.progress import Progress
 from stages.precompute.regions import mine_regions
 from stages.precompute.run import PrecomputeResult, precompute
@@ -35,6 +44,7 @@ from stages.precompute.teacher import Teacher, load_teacher
 from stages.precompute.teacher_files import TeacherFiles, resolve_teacher
 from stages.precompute.text import encode_names
 from stages.precompute.threads import in_threads
+from stages.train.config import StudentConfig
 
 CONFIG = PrecomputeConfig(
     text=TextConfig(templates="single"),
@@ -166,7 +176,7 @@ def test_a_store_holds_what_the_teacher_says(made: tuple[Path, Path], tiny_clip:
         padded = [*ids, *[-1] * (5 - len(ids))]
         assert store.read("local_ids", row).tolist() == padded
         local_KD = store.read("local", row)
-        np.testing.assert_allclose(local_KD[: len(ids)], teacher.cls(crops), atol=2e-3)
+        np.testing.assert_allclose(local_KD[: len(ids)], teacher.cls(list(crops)), atol=2e-3)
         assert not local_KD[len(ids) :].any()
     assert spec.unseen_ids == (BALL,)
     assert (store.read_all("regions") > 0).any()
@@ -190,6 +200,7 @@ def test_a_second_run_does_nothing_and_loads_no_model(
     fresh: tuple[Path, Path], tiny_clip: str
 ) -> None:
     world, path = fresh
+    run(world, tiny_clip, path.parent)  # the copy lies elsewhere, which the history notes
     before = files(path)
     stamps = {name: (path / name).stat().st_mtime_ns for name in before}
     code = f"""
@@ -311,6 +322,76 @@ def test_a_bad_image_is_a_row(
     assert run(world, tiny_clip, tmp_path / "bad").failed == result.failed
 
 
+def test_images_that_failed_are_tried_again(
+    made: tuple[Path, Path], fresh: tuple[Path, Path], tiny_clip: str, tmp_path: Path
+) -> None:
+    """A disk that fails for a moment must not cost an image for good, nor need `--update`."""
+    world, _ = fresh
+    truncated = image_of(world, 1).read_bytes()
+    away = image_of(world, 5).rename(tmp_path / "away.png")
+    image_of(world, 5).symlink_to(tmp_path / "not mounted.png")
+    image_of(world, 1).write_bytes(truncated[:400])
+    cache = tmp_path / "bad"
+    result = run(world, tiny_clip, cache)
+    assert list(result.failed) == ["scene_001", "scene_005"]
+    before = files(result.path)
+    assert run(world, tiny_clip, cache).written == {}
+    assert files(result.path) == before
+    # One can be read now; the other fails in another way, which changes nothing.
+    away.rename(tmp_path / "not mounted.png")
+    image_of(world, 1).write_bytes(truncated[:300])
+    again = run(world, tiny_clip, cache)
+    assert again.written == dict.fromkeys(("index", "cls", "dense", "regions", "local"), 2)
+    assert list(again.failed) == ["scene_001"]
+    image_of(world, 1).write_bytes(truncated)
+    assert run(world, tiny_clip, cache).failed == {}
+    assert content(result.path) == content(made[1])
+
+
+def test_failures_are_tried_again_without_torch(
+    fresh: tuple[Path, Path], tiny_clip: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world, path = fresh
+    image_of(world, 5).write_text("no image")
+    run(world, tiny_clip, path.parent, update=True)
+    monkeypatch.setattr("stages.precompute.teacher.load_teacher", None)
+    assert list(run(world, tiny_clip, path.parent).failed) == ["scene_005"]
+
+
+def test_an_image_that_fails_in_a_repair_is_not_zeroed(
+    fresh: tuple[Path, Path], tiny_clip: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its bytes are hashed well and then cannot be decoded: a mended store must not lose it."""
+    world, path = fresh
+    before = content(path)
+    (path / "regions" / "c.1.0.0").unlink()
+    read = read_image
+
+    def failing(file: Path) -> NDArray[np.uint8]:
+        if file == image_of(world, 4):
+            raise DatasetError(f"{file}: Stale file handle")
+        return read(file)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(rows, "read_image", failing)
+        with pytest.raises(CacheError, match="files of shard 1 changed while the run"):
+            run(world, tiny_clip, path.parent)
+    run(world, tiny_clip, path.parent)
+    assert content(path) == before
+
+
+def test_reasons_name_files_relative_to_the_root_and_nothing_else() -> None:
+    image, label = Path("data/mydata/a.png"), Path("data/data/a.png")
+    row = rows.read_row(load_spec("camvid"), Path("data"), Sample(id="a", image=image, label=label))
+    assert row.failure is not None
+    assert row.failure.startswith("mydata/a.png: cannot be read")
+    assert "'mydata/a.png'" in row.failure
+    made = rows._relative(
+        f"{label} and {image}, not mydata/b.png", Sample("a", image, label), Path("data")
+    )
+    assert made == "data/a.png and mydata/a.png, not mydata/b.png"
+
+
 def test_a_shard_of_bad_images_only(fresh: tuple[Path, Path], tiny_clip: str) -> None:
     world, path = fresh
     for number in (4, 5):
@@ -356,6 +437,144 @@ def test_a_changed_visible_label_is_refused(fresh: tuple[Path, Path], tiny_clip:
         run(world, tiny_clip, path.parent)
 
 
+def test_a_changed_visible_label_keeps_what_is_made_of_the_image(
+    fresh: tuple[Path, Path], tiny_clip: str, tmp_path: Path
+) -> None:
+    world, path = fresh
+    label_HW = pixels(label_of(world, 0))
+    Image.fromarray(np.where(label_HW == 1, 0, label_HW).astype(np.uint8)).save(label_of(world, 0))
+    kept = (path / "dense" / "c.0.0.0.0").stat().st_mtime_ns
+    result = run(world, tiny_clip, path.parent, update=True)
+    assert result.written == {"index": 4, "regions": 4, "local": 4}
+    assert (path / "dense" / "c.0.0.0.0").stat().st_mtime_ns == kept
+    assert run(world, tiny_clip, path.parent).written == {}
+    assert content(path) == content(run(world, tiny_clip, tmp_path / "anew").path)
+    # A label that can no longer be used takes its image with it: that is not the label alone.
+    label_HW[5, 7] = 77
+    Image.fromarray(label_HW).save(label_of(world, 0))
+    result = run(world, tiny_clip, path.parent, update=True)
+    assert result.written == dict.fromkeys(("index", "cls", "dense", "regions", "local"), 4)
+
+
+def test_an_interrupted_update_of_labels_continues_to_the_same_bytes(
+    fresh: tuple[Path, Path], tiny_clip: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world, path = fresh
+    for number in (0, 5):
+        label_HW = pixels(label_of(world, number))
+        Image.fromarray(np.where(label_HW == 1, 0, label_HW)).save(label_of(world, number))
+    write, done = Writer.write, list[str]()
+
+    def failing(self: Writer, artifact: str, *args: Any, **kwargs: Any) -> None:
+        if len(done) % 2:
+            done.append("interrupted")
+            raise KeyboardInterrupt
+        done.append(artifact)
+        write(self, artifact, *args, **kwargs)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Writer, "write", failing)
+        for _ in range(5):
+            with pytest.raises(KeyboardInterrupt):
+                run(world, tiny_clip, path.parent, update=True)
+    run(world, tiny_clip, path.parent, update=True)
+    assert done[::2] == ["index", "regions", "local", "index", "regions"]
+    assert content(path) == content(run(world, tiny_clip, tmp_path / "anew").path)
+
+
+def test_labels_that_moved_or_came_are_followed(
+    fresh: tuple[Path, Path], tiny_clip: str, tmp_path: Path
+) -> None:
+    world, path = fresh
+    spec = load_spec(str(world))
+    assert spec.patterns is not None
+    patterns = spec.patterns.model_copy(update={"label_suffix": "_ids"})
+    moved = spec.model_copy(update={"patterns": patterns})
+    for number in range(6):
+        label_of(world, number).rename(label_of(world, number).with_stem(f"scene_{number:03d}_ids"))
+    with pytest.raises(CacheError, match="6 images with another label file: scene_000"):
+        run(world, tiny_clip, path.parent, spec=moved)
+    assert run(world, tiny_clip, path.parent, spec=moved, update=True).written == {}
+    assert Store.open(path).index[5]["label"] == "labels/train/scene_005_ids.png"
+    assert content(path) == content(run(world, tiny_clip, tmp_path / "anew", spec=moved).path)
+    # One goes: its image is unlabelled now; and comes back.
+    before = content(path)
+    away = (world.parent / "labels/train/scene_001_ids.png").rename(tmp_path / "away.png")
+    written = {"index": 4, "regions": 4, "local": 4}
+    assert run(world, tiny_clip, path.parent, spec=moved, update=True).written == written
+    assert Store.open(path).index[1]["label"] is None
+    away.rename(world.parent / "labels/train/scene_001_ids.png")
+    assert run(world, tiny_clip, path.parent, spec=moved, update=True).written == written
+    assert content(path) == before
+
+
+def test_a_renamed_teacher_continues_its_store(
+    fresh: tuple[Path, Path], tiny_clip: str, tmp_path: Path
+) -> None:
+    world, path = fresh
+    before = content(path)
+    renamed = tmp_path / "another name"
+    shutil.copytree(tiny_clip.removeprefix("local-dir:"), renamed)
+    result = run(world, f"local-dir:{renamed}", path.parent)
+    assert (result.path, result.written) == (path, {})
+    assert content(path) == before
+    assert Store.open(path).last("teacher") == f"local-dir:{renamed}"
+    fewer = run(world, f"local-dir:{renamed}", path.parent, limit=1)
+    assert fewer.path != path
+
+
+def test_a_lost_index_receipt_takes_what_is_made_from_the_same_files(
+    fresh: tuple[Path, Path], tiny_clip: str, tmp_path: Path
+) -> None:
+    """Without it nothing says that the image is still the one that the tokens are of."""
+    world, path = fresh
+    (path / "ledger" / "index" / "000001.json").unlink()
+    Image.fromarray(pixels(image_of(world, 5))[::-1]).save(image_of(world, 5))
+    result = run(world, tiny_clip, path.parent)
+    assert result.written == dict.fromkeys(("index", "cls", "dense", "regions", "local"), 2)
+    assert content(path) == content(run(world, tiny_clip, tmp_path / "anew").path)
+
+
+def test_lost_index_data_alone_is_written_again_alone(
+    fresh: tuple[Path, Path], tiny_clip: str
+) -> None:
+    world, path = fresh
+    before = content(path)
+    (path / "size" / "c.1.0").unlink()
+    assert run(world, tiny_clip, path.parent).written == {"index": 2}
+    assert content(path) == before
+
+
+def test_an_interrupted_check_of_files_goes_on_where_it_was(
+    fresh: tuple[Path, Path], tiny_clip: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world, path = fresh
+    before = content(path)
+    for number in range(6):
+        os.utime(image_of(world, number), ns=(1, 1))
+    hashes, looked = rows.content_hashes, list[str]()
+
+    def failing(spec: DatasetSpec, sample: Sample) -> rows.Hashes:
+        looked.append(sample.id)
+        if sample.id == "scene_004":
+            raise KeyboardInterrupt
+        return hashes(spec, sample)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(sources, "content_hashes", failing)
+        with pytest.raises(KeyboardInterrupt):
+            run(world, tiny_clip, path.parent)
+    assert set(looked) >= {f"scene_00{n}" for n in range(5)}
+    seen: list[Progress] = []
+    assert run(world, tiny_clip, path.parent, seen=seen).written == {}
+    assert [(step.done, step.total) for step in seen] == [(0, 2), (2, 2)]
+    assert {step.phase for step in seen} == {"read"}
+    assert content(path) == before
+    seen.clear()
+    run(world, tiny_clip, path.parent, seen=seen)
+    assert seen == []
+
+
 def test_a_new_date_alone_is_looked_at_once(fresh: tuple[Path, Path], tiny_clip: str) -> None:
     world, path = fresh
     run(world, tiny_clip, path.parent)
@@ -374,13 +593,8 @@ def test_another_encoding_is_noticed_without_a_changed_file(
     other = spec.model_copy(update={"ignore": (2, 255)})
     with pytest.raises(CacheError, match=r"info\.spec\.ignore"):
         run(world, tiny_clip, path.parent, spec=other)
-    assert set(run(world, tiny_clip, path.parent, spec=other, update=True).written) == {
-        "index",
-        "cls",
-        "dense",
-        "regions",
-        "local",
-    }
+    written = run(world, tiny_clip, path.parent, spec=other, update=True).written
+    assert written == {"index": 6, "regions": 6, "local": 6}
     assert content(path) == content(run(world, tiny_clip, tmp_path / "anew", spec=other).path)
 
 
@@ -454,12 +668,13 @@ def test_the_limit_takes_the_first_images(
 def test_images_without_labels_are_all_unlabelled(
     tiny_world: Path, tiny_clip: str, tmp_path: Path
 ) -> None:
-    shutil.rmtree(tiny_world.parent / "labels" / "train")
-    (tiny_world.parent / "labels" / "train").mkdir()
+    spec = load_spec(str(tiny_world))
+    assert spec.patterns is not None
+    spec = spec.model_copy(update={"patterns": spec.patterns.model_copy(update={"labels": None})})
     config = CONFIG.model_copy(
         update={"regions": RegionConfig(windows=(4,), minimum_tokens=1, backend="sklearn")}
     )
-    result = run(tiny_world, tiny_clip, tmp_path / "cache", config=config, limit=2)
+    result = run(tiny_world, tiny_clip, tmp_path / "cache", config=config, spec=spec, limit=2)
     store = Store.open(result.path)
     assert store.index[0]["label"] is None
     assert (store.read_all("regions") > 0).all()
@@ -493,6 +708,23 @@ def test_tokens_beyond_half_precision_name_their_image(
         run(tiny_world, tiny_clip, tmp_path / "cache")
 
 
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"regions": {"windows": (8, 0)}},
+        {"regions": {"windows": (-4,)}},
+        {"dense": {"nacl_sigma": math.inf}},
+        {"local": {"margin": math.nan}},
+        {"local": {"margin": math.inf}},
+    ],
+)
+def test_settings_without_a_meaning_are_refused(values: dict[str, Any]) -> None:
+    with pytest.raises(ValidationError, match=r"greater than|finite number"):
+        PrecomputeConfig.model_validate(values)
+    with pytest.raises(ValidationError, match="finite number"):
+        StudentConfig(logit_scale=math.inf)
+
+
 def test_too_small_a_disk_is_refused_before_the_work(
     tiny_world: Path, tiny_clip: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -513,7 +745,8 @@ def test_progress_reaches_its_total_and_seconds_are_told(
     assert done[-1] == 5 * 6 + 4
     assert {step.phase for step in seen} == {"read", "teacher", "regions", "crops", "write"}
     assert result.seconds.keys() == {"read", "teacher", "regions", "crops", "write"}
-    (entry,) = Store.open(result.path).history
+    entry, places = Store.open(result.path).history
+    assert places.keys() == {"root", "teacher"}
     assert entry["kmeans"] == "sklearn"
     assert entry["versions"].keys() >= {"torch", "zarr"}
 
@@ -537,3 +770,65 @@ def test_threads_keep_the_order_and_raise() -> None:
 
     with pytest.raises(DatasetError, match="the third"):
         in_threads(fail, range(5))
+
+
+def test_libraries_have_one_thread_in_each_of_ours() -> None:
+    """And as many as before afterwards."""
+
+    def threads(_: int = 0) -> list[int]:
+        return [pool["num_threads"] for pool in threadpool_info()]
+
+    with threadpool_limits(3):
+        before = threads()
+        assert 3 in before
+        assert {count for found in in_threads(threads, range(20)) for count in found} == {1}
+        assert threads() == before
+
+
+@pytest.mark.parametrize("backend", ["sklearn", "cuml"])
+def test_regions_are_mined_in_threads_and_on_the_gpu_one_by_one(
+    backend: Backend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    at_work, most = [0], [0]
+
+    def mine(*_: Any, **__: Any) -> NDArray[np.uint8]:
+        at_work[0] += 1
+        most[0] = max(most[0], at_work[0])
+        time.sleep(0.02)
+        at_work[0] -= 1
+        return np.zeros((2, 2), np.uint8)
+
+    monkeypatch.setattr(artifacts, "mine_regions", mine)
+    picture = rows.Picture(np.zeros((4, 4, 3), np.uint8), np.full((4, 4), 255, np.uint8))
+    done: list[int] = []
+    with dask.config.set(num_workers=4):
+        artifacts.region_arrays(
+            np.zeros((8, 3, 2, 2), np.float16),
+            [picture] * 8,
+            CONFIG.regions,
+            backend=backend,
+            advance=done.append,
+        )
+    assert sum(done) == 8
+    assert (most[0] > 1) == (backend == "sklearn")
+
+
+def test_the_teacher_gets_images_of_its_size(
+    tiny_world: Path, tiny_clip: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Resizing is done in the threads, and full crops of a batch are never held together."""
+    shapes: dict[str, set[tuple[int, ...]]] = {"cls": set(), "dense": set()}
+    cls, dense = Teacher.cls, Teacher.dense
+
+    def seen_cls(self: Teacher, images: Any) -> NDArray[np.float32]:
+        shapes["cls"] |= {image.shape for image in images}
+        return cls(self, images)
+
+    def seen_dense(self: Teacher, images: Any, config: DenseConfig) -> NDArray[np.float32]:
+        shapes["dense"] |= {image.shape for image in images}
+        return dense(self, images, config)
+
+    monkeypatch.setattr(Teacher, "cls", seen_cls)
+    monkeypatch.setattr(Teacher, "dense", seen_dense)
+    run(tiny_world, tiny_clip, tmp_path / "cache", limit=2)
+    assert shapes == {"cls": {(32, 32, 3)}, "dense": {(64, 96, 3)}}

@@ -193,8 +193,8 @@ def test_camvid_takes_any_image_extension(tmp_path: Path) -> None:
         ("b", "train/b.png", None, "described"),
     ]
     assert unpaired_labels(spec, tmp_path, "train") == [tmp_path / "trainannot/c.png"]
-    (tmp_path / "test").mkdir()
-    assert splits(spec, tmp_path) == ["test", "train"]
+    _touch(tmp_path, ["test/a.png", "val/a.png", "valannot/a.png"])
+    assert splits(spec, tmp_path) == ["train", "val"]
 
 
 def test_real_camvid(shared_data: Path) -> None:
@@ -261,15 +261,136 @@ def test_missing_folders_are_named(tmp_path: Path) -> None:
     spec = load_spec("camvid")
     with pytest.raises(DatasetError, match=r"nowhere: there is no such folder.*'camvid'"):
         list_samples(spec, tmp_path / "nowhere", "train")
-    (tmp_path / "val").mkdir()
+    _touch(tmp_path, ["val/a.png", "valannot/a.png"])
     with pytest.raises(DatasetError, match=r"/train: there is no such folder.*are there: val;"):
         list_samples(spec, tmp_path, "train")
     (tmp_path / "train").mkdir()
-    with pytest.raises(DatasetError, match=r"/trainannot: there is no such folder, but"):
+    with pytest.raises(DatasetError, match=r"/trainannot: there is no such folder, but") as error:
         list_samples(spec, tmp_path, "train")
+    assert "SegNet tutorial" in str(error.value)
+    assert "labels: null" not in str(error.value)
     (tmp_path / "trainannot").mkdir()
     with pytest.raises(DatasetError, match=r"/train: holds no images for split 'train'.*\.jpg"):
         list_samples(spec, tmp_path, "train")
+
+
+def test_a_split_without_any_label_is_an_error(tmp_path: Path) -> None:
+    _touch(tmp_path, ["images/train2017/b.jpg", "images/train2017/a.jpg"])
+    _touch(tmp_path, ["annotations/train2017/readme.txt"])
+    with pytest.raises(DatasetError, match=r"annotations/train2017/a\.png: there is no such label"):
+        list_samples(load_spec("coco-stuff"), tmp_path, "train")
+    spec = _folder_spec(FolderPatterns(label_suffix="_mask"))
+    _touch(tmp_path, ["images/val/a/b.jpg", "labels/val/a/b.png"])
+    with pytest.raises(DatasetError, match=r"labels/val/a/b_mask\.png.*`labels: null`"):
+        list_samples(spec, tmp_path, "val")
+
+
+def test_images_without_label_are_counted_and_named(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    spec = _folder_spec(FolderPatterns())
+    _touch(tmp_path, [f"images/train/{n}.jpg" for n in range(8)])
+    _touch(tmp_path, ["labels/train/3.png"])
+    assert len(list_samples(spec, tmp_path, "train")) == 8
+    (record,) = caplog.records
+    assert "7 of 8 images in split 'train' of 'own'" in record.getMessage()
+    assert record.getMessage().endswith("0, 1, 2, 4, 5, ...")
+    _touch(tmp_path, [f"labels/train/{n}.png" for n in range(8)])
+    caplog.clear()
+    list_samples(spec, tmp_path, "train")
+    list_samples(_folder_spec(FolderPatterns(labels=None)), tmp_path, "train")
+    assert not caplog.records
+
+
+def test_voc_lists_promise_labels(tmp_path: Path) -> None:
+    """trainaug without SBD's labels must not become thousands of unlabelled images."""
+    spec = load_spec("pascal-voc")
+    _voc(tmp_path, additions="trainaug.txt")
+    (tmp_path / "SegmentationClassAug" / "2008_000008.png").unlink()
+    aug = r"SegmentationClassAug/2008_000008\.png: .* 1 of the 3 images in train\.txt and trainaug"
+    with pytest.raises(DatasetError, match=aug):
+        list_samples(spec, tmp_path, "train")
+    _write(tmp_path / "ImageSets/Segmentation/test.txt", "2009_000001\n")
+    assert splits(spec, tmp_path) == ["train", "val"]  # `train` is there, and its listing says why
+    with pytest.raises(DatasetError, match="not public"):
+        list_samples(spec, tmp_path, "test")
+
+
+def test_context_without_the_labels_of_a_split(tmp_path: Path) -> None:
+    spec = load_spec("pascal-context")
+    _touch(tmp_path, ["JPEGImages/a.jpg", "JPEGImages/b.jpg", "SegmentationClassContext/a.png"])
+    for split, name in (("train", "a"), ("val", "b")):
+        _write(tmp_path / "ImageSets/SegmentationContext" / f"{split}.txt", f"{name}\n")
+    assert splits(spec, tmp_path) == ["train"]
+    with pytest.raises(DatasetError, match=r"SegmentationClassContext/b\.png: there is no such"):
+        list_samples(spec, tmp_path, "val")
+
+
+def test_coco_images_without_annotations_are_no_split(tmp_path: Path) -> None:
+    spec = load_spec("coco-stuff")
+    _touch(tmp_path, ["images/test2017/a.jpg", "images/val2017/a.jpg", "images/train2017/a.jpg"])
+    _touch(tmp_path, ["annotations/val2017/a.png"])
+    (tmp_path / "annotations" / "train2017").mkdir()
+    assert splits(spec, tmp_path) == ["val"]
+
+
+def test_what_tools_leave_behind_is_no_image(tmp_path: Path) -> None:
+    spec = _folder_spec(FolderPatterns())
+    _touch(tmp_path, ["images/train/a.png", "labels/train/a.png"])
+    _touch(tmp_path, ["images/train/.ipynb_checkpoints/a-checkpoint.png", "images/train/x/._a.png"])
+    _touch(tmp_path, ["labels/train/.ipynb_checkpoints/b.png"])
+    assert [sample.id for sample in list_samples(spec, tmp_path, "train")] == ["a"]
+    assert unpaired_labels(spec, tmp_path, "train") == []
+    # Only what is below the folder counts, not where the folder lies.
+    hidden = tmp_path / ".cache" / "set"
+    _touch(hidden, ["images/train/a.png", "labels/train/a.png"])
+    assert len(list_samples(spec, hidden, "train")) == 1
+
+
+@pytest.mark.parametrize("labels", ["{split}", "{split}/masks"])
+def test_labels_beside_their_images(tmp_path: Path, labels: str) -> None:
+    spec = _folder_spec(FolderPatterns(images="{split}", labels=labels, label_suffix="_mask"))
+    folder = labels.replace("{split}", "train")
+    _touch(tmp_path, ["train/a.png", "train/b.jpg", f"{folder}/a_mask.png", f"{folder}/B_MASK.PNG"])
+    _touch(tmp_path, [f"{folder}/b_mask.png", f"{folder}/c_mask.png"])
+    assert _below(tmp_path, list_samples(spec, tmp_path, "train")) == [
+        ("a", "train/a.png", f"{folder}/a_mask.png", "described"),
+        ("b", "train/b.jpg", f"{folder}/b_mask.png", "described"),
+    ]
+    stray = [tmp_path / folder / "B_MASK.PNG", tmp_path / folder / "c_mask.png"]
+    assert unpaired_labels(spec, tmp_path, "train") == stray
+
+
+def test_cityscapes_is_described_by_suffixes(tmp_path: Path) -> None:
+    patterns = FolderPatterns(
+        images="leftImg8bit/{split}",
+        labels="gtFine/{split}",
+        image_suffix="_leftImg8bit",
+        label_suffix="_gtFine_labelTrainIds",
+    )
+    spec = _folder_spec(patterns)
+    _touch(tmp_path, ["leftImg8bit/val/ulm/ulm_000_leftImg8bit.png", "leftImg8bit/val/ulm/x.png"])
+    endings = ("color.png", "labelIds.png", "labelTrainIds.png", "polygons.json")
+    _touch(tmp_path, [f"gtFine/val/ulm/ulm_000_gtFine_{ending}" for ending in endings])
+    assert _below(tmp_path, list_samples(spec, tmp_path, "val")) == [
+        (
+            "ulm/ulm_000",
+            "leftImg8bit/val/ulm/ulm_000_leftImg8bit.png",
+            "gtFine/val/ulm/ulm_000_gtFine_labelTrainIds.png",
+            "described",
+        )
+    ]
+    assert unpaired_labels(spec, tmp_path, "val") == []
+
+
+def test_images_may_carry_the_suffix_instead_of_labels(tmp_path: Path) -> None:
+    patterns = FolderPatterns(images="{split}", labels="{split}", image_suffix="_photo")
+    _touch(tmp_path, ["all/a_photo.png", "all/a.png", "all/b.png"])
+    spec = _folder_spec(patterns)
+    assert _below(tmp_path, list_samples(spec, tmp_path, "all")) == [
+        ("a", "all/a_photo.png", "all/a.png", "described")
+    ]
+    assert unpaired_labels(spec, tmp_path, "all") == [tmp_path / "all/b.png"]
 
 
 def test_two_images_of_one_name_are_refused(tmp_path: Path) -> None:

@@ -176,6 +176,10 @@ def test_other_settings_are_refused_field_by_field(
         ({"index": INDEX[:-1]}, "index: 1 images stored, not asked: scene 6é"),
         ({"index": [*INDEX, {"id": "new"}]}, "index: 1 images asked, not stored: new"),
         ({"index": INDEX[::-1]}, "index: 6 images at another row or path: scene 6é"),
+        (
+            {"index": [INDEX[0] | {"image": "elsewhere.png"}, *INDEX[1:]]},
+            "index: 1 images at another row or path: scene 0é",
+        ),
         ({"shard_rows": 4}, "shard_rows: stored 3, asked 4"),
     ],
 )
@@ -202,6 +206,34 @@ def test_update_recomputes_what_differs_and_what_is_made_from_it(tmp_path: Path)
         assert fill(writer) == {"dense": [0, 1, 2], "regions": [0, 1, 2]}
         writer.seal()
     assert Store.open(path).recipes["regions"] == {"merge_threshold": 0.8}
+
+
+@pytest.mark.parametrize("label", [None, "labels_converted/4.png"])
+def test_update_follows_labels_to_other_files(tmp_path: Path, label: str | None) -> None:
+    path = make_store(tmp_path / "store")
+    before = content(path)
+    index = [entry | {"label": label} if n == 4 else entry for n, entry in enumerate(INDEX)]
+    with pytest.raises(CacheError, match="1 images with another label file: scene 4é") as error:
+        open_writer(path, index=index)
+    assert "--update to recompute what changed labels decide" in str(error.value)
+    assert content(path) == before
+    with open_writer(path, index=index, update=True) as writer:
+        assert not (path / "seal.json").exists()
+        assert fill(writer) == {}
+        writer.seal()
+    assert [entry["label"] for entry in Store.open(path).index] == [e["label"] for e in index]
+    with open_writer(path, update=True) as writer:
+        writer.seal()
+    assert content(path) == before
+
+
+def test_the_name_of_the_teacher_is_no_difference(tmp_path: Path) -> None:
+    path = make_store(tmp_path / "store")
+    before = content(path)
+    with open_writer(path, info=INFO | {"teacher": "renamed"}) as writer:
+        assert fill(writer) == {}
+        writer.seal()
+    assert content(path) == before
 
 
 def test_update_adds_and_removes_artifacts(tmp_path: Path) -> None:
@@ -235,6 +267,12 @@ def test_forgotten_shards_are_missing_in_all_artifacts(tmp_path: Path) -> None:
         assert fill(writer) == {"index": [1], "dense": [1], "regions": [1]}
         writer.seal()
     assert content(path) == before
+
+
+def test_only_some_artifacts_can_be_forgotten(tmp_path: Path) -> None:
+    with open_writer(make_store(tmp_path / "store")) as writer:
+        writer.forget([1], only=("index", "regions"))
+        assert writer.missing() == {"index": [1], "text": [], "dense": [], "regions": [1]}
 
 
 def test_forget_takes_what_shows_the_reason_last(
@@ -409,4 +447,9 @@ def test_history_and_sources(tmp_path: Path) -> None:
         writer.save_sources([{"id": "a"}])
         writer.save_sources([{"id": "b"}])
         assert writer.sources() == [{"id": "b"}]
+        writer.add_sources([{"id": "c"}, {"id": "d"}])
+        assert writer.sources() == [{"id": "b"}, {"id": "c"}, {"id": "d"}]
+        whole = (path / "sources.jsonl").read_bytes()
+        (path / "sources.jsonl").write_bytes(whole[:-4])
+        assert writer.sources() == []
     assert Store.open(path).history == [{"seconds": 1.5}, {"seconds": 2.5}]

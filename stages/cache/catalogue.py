@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from stages.cache.files import folder_bytes
 from stages.cache.manifest import GROUP, SEAL, read_manifest
-from stages.cache.recipe import fingerprint
+from stages.cache.recipe import fingerprint, plain
 from stages.errors import CacheError
 
 _log = logging.getLogger(__name__)
@@ -16,15 +17,19 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class StoreSummary:
-    """One store in a list: `images` rows, `bytes` on the disk, `sealed` when it is complete."""
+    """One store in a list: `images` rows, `sealed` when it is complete."""
 
     path: Path
     dataset: str
     split: str
     teacher: str
     images: int
-    bytes: int
     sealed: bool
+
+    @property
+    def bytes(self) -> int:
+        """Size on the disk, now: every file is looked at."""
+        return folder_bytes(self.path)
 
 
 def store_name(identity: Mapping[str, Any], *, dataset: str, split: str, teacher: str) -> str:
@@ -35,14 +40,37 @@ def store_name(identity: Mapping[str, Any], *, dataset: str, split: str, teacher
     return "-".join([*filter(None, parts), fingerprint(identity)[:8]])
 
 
+def place_store(
+    folder: Path, identity: Mapping[str, Any], *, dataset: str, split: str, teacher: str
+) -> Path:
+    """Where a store of this identity lies in a folder, or else where to make it.
+
+    Its name is made from the teacher's, and that is only what a person calls the files: a store of
+    the same identity under another name is the same store.
+    """
+    path = folder / store_name(identity, dataset=dataset, split=split, teacher=teacher)
+    if path.exists():
+        return path
+    for other in sorted(folder.glob(f"*-{fingerprint(identity)[:8]}")):
+        try:
+            if read_manifest(other).identity == plain(dict(identity)):
+                return other
+        except CacheError:  # damaged, or of another format: not to be continued
+            continue
+    return path
+
+
 def find_stores(folder: Path) -> list[StoreSummary]:
-    """All stores directly in a folder, by name; one that cannot be read is logged and left out."""
+    """All stores directly in a folder, by name, or the one that the folder itself is.
+
+    One that cannot be read is logged and left out.
+    """
     if not folder.is_dir():
         return []
+    # The folders in a store are its arrays.
+    entries = [folder] if (folder / GROUP).is_file() else sorted(folder.iterdir())
     return [
-        summary
-        for entry in sorted(folder.iterdir())
-        if (entry / GROUP).is_file() and (summary := _summary(entry))
+        summary for entry in entries if (entry / GROUP).is_file() and (summary := _summary(entry))
     ]
 
 
@@ -71,9 +99,10 @@ def choose_store(
         )
         raise CacheError(f"{path_or_folder}: several stores fit; give the path of one:\n{listed}")
     asked = "".join(f" --{name} {value}" for name, value in wanted.items() if value)
+    chosen = f" --split {split}" if split else ""
     raise CacheError(
         f"{path_or_folder}: no store{' for' + asked if asked else ''} here; "
-        f"`zsseg precompute{asked or ' --dataset NAME'} --root FOLDER` makes one"
+        f"`zsseg precompute --dataset {dataset or 'NAME'}{chosen} --root FOLDER` makes one"
     )
 
 
@@ -89,6 +118,5 @@ def _summary(path: Path) -> StoreSummary | None:
         split=str(manifest.identity.get("split", "?")),
         teacher=str(manifest.info.get("teacher", "?")),
         images=manifest.rows,
-        bytes=sum(file.stat().st_size for file in path.rglob("*") if file.is_file()),
         sealed=(path / SEAL).is_file(),
     )

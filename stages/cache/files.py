@@ -4,6 +4,7 @@ import json
 import logging
 import os
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -105,6 +106,24 @@ def hash_file(path: Path) -> str:
         while block := file.read(_BLOCK):
             digest.update(block)
     return digest.hexdigest()
+
+
+def folder_bytes(folder: Path) -> int:
+    """Size of all files below a folder; those that vanish meanwhile (a writer's) count 0."""
+    total = 0
+    for parent, _, names in os.walk(folder):
+        for name in names:
+            with suppress(FileNotFoundError):
+                total += Path(parent, name).stat().st_size
+    return total
+
+
+def append_durably(path: Path, content: bytes) -> None:
+    """Append to a file; a crash may leave a part of `content` at its end."""
+    with path.open("ab") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def newest(entries: Sequence[Mapping[str, Any]], key: str) -> Any:

@@ -8,7 +8,7 @@ import numpy as np
 
 from stages.cache import ledger
 from stages.cache.arrays import ZarrArray, open_array, read
-from stages.cache.files import newest, read_json_lines
+from stages.cache.files import folder_bytes, newest, read_json_lines
 from stages.cache.manifest import HISTORY, INDEX, Manifest, read_manifest, shard_file
 from stages.cache.verify import verify_store
 from stages.errors import CacheError
@@ -118,7 +118,7 @@ class Store:
 
     def bytes(self) -> int:
         """Size of all files of the store on the disk."""
-        return sum(file.stat().st_size for file in self.path.rglob("*") if file.is_file())
+        return folder_bytes(self.path)
 
     def __reduce__(self) -> tuple[type[Self], tuple[Path, Manifest, str]]:
         return type(self), (self.path, self.manifest, self.fingerprint)

@@ -5,6 +5,7 @@ import logging
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import xxhash
 
@@ -81,8 +82,9 @@ def _reconcile(path: Path, wanted: Manifest, index: bytes, *, update: bool) -> N
     stored = read_manifest(path)
     fixed = difference(stored.identity, wanted.identity)
     fixed += difference(stored.shard_rows, wanted.shard_rows, prefix="shard_rows")
-    fixed += _index_difference(path / INDEX, index)
-    settings = difference(stored.info, wanted.info, prefix="info")
+    other_images, relabelled = _index_difference(path / INDEX, index)
+    fixed += other_images
+    settings = relabelled + difference(_described(stored), _described(wanted), prefix="info")
     old = {artifact.name: artifact for artifact in stored.artifacts}
     new = {artifact.name: artifact for artifact in wanted.artifacts}
     made, asked = fingerprints(stored.artifacts), fingerprints(wanted.artifacts)
@@ -98,14 +100,21 @@ def _reconcile(path: Path, wanted: Manifest, index: bytes, *, update: bool) -> N
     if not settings:
         return
     if not update:
+        redone = [*changed, *(["what changed labels decide"] if relabelled else [])]
         raise CacheError(
             f"{path}: the store was made with other settings:\n"
             + _listed(settings)
-            + f"\nAdd --update to recompute {', '.join(changed) or 'only the description'} in "
+            + f"\nAdd --update to recompute {', '.join(redone) or 'only the description'} in "
             "place, or give another --cache folder"
         )
     _drop(path, [old[name] for name in changed if name in old])
+    write_durably(path / INDEX, index)
     write_durably(path / GROUP, group_json(wanted))
+
+
+def _described(manifest: Manifest) -> dict[str, Any]:
+    """The description but for the teacher's name: its identity says which one it is."""
+    return {key: value for key, value in manifest.info.items() if key != "teacher"}
 
 
 def _listed(lines: Sequence[str]) -> str:
@@ -122,23 +131,38 @@ def _artifact_difference(name: str, old: Artifact | None, new: Artifact | None) 
     return lines or [f"{name}: made from {', '.join(sorted(new.depends))}, where something differs"]
 
 
-def _index_difference(path: Path, wanted: bytes) -> list[str]:
+def _index_difference(path: Path, wanted: bytes) -> tuple[list[str], list[str]]:
+    """What makes it the index of other images, and which images have another label file.
+
+    A label that came, went or moved leaves the store what it is: the index follows, and the hashes
+    of visible labels in the receipts say what has to be made again.
+    """
     if path.exists() and path.read_bytes() == wanted:
-        return []
-    old = {entry.get("id"): entry for entry in read_json_lines(path)}
-    new = {entry.get("id"): entry for entry in map(json.loads, wanted.splitlines())}
-    lists = {
-        "stored, not asked": [image for image in old if image not in new],
-        "asked, not stored": [image for image in new if image not in old],
-        "at another row or path": [i for i in new if i in old and old[i] != new[i]],
-    }
-    lines = [
-        f"index: {len(images)} images {what}: {', '.join(map(str, images[:3]))}"
-        + (", ..." if len(images) > 3 else "")
-        for what, images in lists.items()
-        if images
+        return [], []
+    old = {str(entry.get("id")): entry for entry in read_json_lines(path)}
+    new = {str(entry["id"]): entry for entry in map(json.loads, wanted.splitlines())}
+    both = [image for image in new if image in old]
+    moved = [i for i in both if any(old[i].get(key) != new[i][key] for key in ("row", "image"))]
+    fixed = _counted(
+        {
+            "stored, not asked": [image for image in old if image not in new],
+            "asked, not stored": [image for image in new if image not in old],
+            "at another row or path": moved,
+        }
+    )
+    relabelled = [i for i in both if old[i].get("label") != new[i].get("label")]
+    if not fixed and not relabelled:
+        fixed = [f"index: {path} is damaged"]
+    return fixed, _counted({"with another label file": relabelled})
+
+
+def _counted(images: Mapping[str, Sequence[str]]) -> list[str]:
+    return [
+        f"index: {len(ids)} images {what}: {', '.join(map(str, ids[:3]))}"
+        + (", ..." if len(ids) > 3 else "")
+        for what, ids in images.items()
+        if ids
     ]
-    return lines or [f"index: {path} is damaged"]
 
 
 def _drop(path: Path, artifacts: Sequence[Artifact]) -> None:

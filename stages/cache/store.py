@@ -7,7 +7,7 @@ continues and ends with the same bytes.
 
 import logging
 import shutil
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from graphlib import TopologicalSorter
 from pathlib import Path
 from types import TracebackType
@@ -19,6 +19,7 @@ from filelock import FileLock
 from stages.cache import ledger
 from stages.cache.arrays import open_array, place, read, write_shard
 from stages.cache.files import (
+    append_durably,
     json_lines,
     newest,
     read_json_lines,
@@ -76,9 +77,10 @@ class Writer:
 
         `index`: one entry per row with `id`, `image`, `label` (paths relative to the data set's
         root). `identity` holds `dataset` and `split`, `info` holds `teacher`: the catalogue shows
-        them. Raises CacheLocked when another process writes the store, and CacheError with every
-        differing field when it was made with other settings; with `update` the artifacts that
-        differ are dropped, to be computed again.
+        them; a `teacher` of another name is no difference. Raises CacheLocked when another process
+        writes the store, and CacheError with every differing field when it was made with other
+        settings; with `update` the artifacts that differ are dropped, to be computed again, and
+        the index gets the labels' new paths.
         """
         manifest = Manifest(
             identity=plain(dict(identity)),
@@ -183,17 +185,18 @@ class Writer:
                 "command again"
             ) from error
 
-    def forget(self, shards: Iterable[int]) -> None:
-        """Withdraw the receipts of these shards in all per-row artifacts: they become missing.
+    def forget(self, shards: Iterable[int], *, only: Collection[str] | None = None) -> None:
+        """Withdraw the receipts of these shards: they become missing.
 
-        Dependents go first, so that what a killed call leaves still shows the reason for it.
+        In all per-row artifacts, or in those of `only`. Dependents go first, so that what a killed
+        call leaves still shows the reason for it.
         """
         remove_durably(self.path / SEAL)
         depends = {artifact.name: artifact.depends for artifact in self.manifest.artifacts}
         order = [self._artifacts[name] for name in TopologicalSorter(depends).static_order()]
         for shard in shards:
             for artifact in reversed(order):
-                if artifact.per_row:
+                if artifact.per_row and (only is None or artifact.name in only):
                     remove_durably(self.path / receipt_file(artifact, shard))
 
     def seal(self) -> None:
@@ -216,12 +219,20 @@ class Writer:
         return newest(read_json_lines(self.path / HISTORY), key)
 
     def sources(self) -> list[dict[str, Any]]:
-        """The stat cache of the data set's files as last saved; empty when there is none."""
-        return read_json_lines(self.path / SOURCES)
+        """The stat cache of the data set's files as last saved; empty when it cannot be read."""
+        try:
+            return read_json_lines(self.path / SOURCES)
+        except CacheError as error:  # its last line cut short by a crash, at worst
+            _log.info("%s; the data set's files are hashed again", error)
+            return []
 
     def save_sources(self, entries: Iterable[Mapping[str, Any]]) -> None:
         """Replace the stat cache (sources.jsonl)."""
         write_durably(self.path / SOURCES, json_lines(entries))
+
+    def add_sources(self, entries: Iterable[Mapping[str, Any]]) -> None:
+        """Append to the stat cache; the last entry of an id is the one that counts."""
+        append_durably(self.path / SOURCES, json_lines(entries))
 
     def _lost(self, artifact: Artifact, shard: int) -> bool:
         try:

@@ -1,23 +1,31 @@
 """Which images and labels a split holds, from the folders of each data set; nothing is decoded.
 
-A label is looked for by name only. An image without one is a sample all the same: training can use
-it, and `zsseg dataset verify` reports it.
+A label is looked for by name only. An image without one is a sample all the same, with a warning:
+training can use it, and `zsseg dataset verify` reports it. A split without any is an error, unless
+the description says so.
 """
 
 import logging
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import Path, PurePath
-from typing import Literal
+from pathlib import Path
 
 from stages.data.context import Masks, read_masks
-from stages.data.spec import DatasetSpec
+from stages.data.folders import Folders, LabelForm, inside, split_folders
+from stages.data.folders import images as folder_images
+from stages.data.folders import labels as folder_labels
+from stages.data.spec import DatasetSpec, Layout
 from stages.errors import DatasetError
 
-LabelForm = Literal["described", "class-ids", "context-59", "context-masks"]
-"""How a label stores its classes: by the description's encoding, as class ids, or one of PASCAL
-Context's other two."""
+_SHOWN = 5  # images named in one message
+_ADVICE: dict[Layout, str] = {
+    "coco-stuff": "COCO-Stuff's labels are a download of their own (stuffthingmaps_trainval2017); "
+    "COCO's test images have none",
+    "camvid": "zsseg takes CamVid as the SegNet tutorial has it, labels beside the images",
+    "folder": "Correct `patterns` in the description; images without labels need one that says "
+    "`labels: null`",
+}
 
 logger = logging.getLogger(__name__)
 
@@ -35,32 +43,22 @@ class Sample:
     """The label itself, of form `context-masks` (its file holds the labels of all images)."""
 
 
-@dataclass(frozen=True)
-class _Folders:
-    """Where the images and labels of a split lie that is described by folders alone."""
-
-    images: Path
-    labels: Path | None
-    image_extensions: tuple[str, ...]
-    label_endings: tuple[tuple[str, LabelForm], ...]
-    """What follows the image's name in its label's; an earlier ending is preferred."""
-
-
 def list_samples(spec: DatasetSpec, root: Path, split: str) -> list[Sample]:
     """The samples of a split, sorted by id.
 
-    Raises DatasetError when the root, the split or one of its folders is missing, or holds nothing.
+    Raises DatasetError when the root, the split or one of its folders is missing, or holds nothing,
+    and when no image has a label though the description promises labels. Some without are logged.
     """
     if not root.is_dir():
         raise DatasetError(f"{root}: there is no such folder. Give the folder of '{spec.name}'")
-    if folders := _folders(spec, root, split):
+    if folders := split_folders(spec, root, split):
         if not folders.images.is_dir():
             raise DatasetError(
                 f"{folders.images}: there is no such folder, so no split '{split}' of "
                 f"'{spec.name}'. Splits that are there: {', '.join(splits(spec, root)) or 'none'}; "
                 "docs/datasets.md shows where each data set keeps its files"
             )
-        samples = _paired(folders)
+        samples = _paired(spec, folders)
     elif spec.layout == "pascal-voc":
         samples = _voc(_devkit(root, "VOC2012"), split)
     else:
@@ -69,18 +67,37 @@ def list_samples(spec: DatasetSpec, root: Path, split: str) -> list[Sample]:
         where = folders.images if folders else root
         raise DatasetError(
             f"{where}: holds no images for split '{split}' of '{spec.name}'"
-            + (f" (looked for {' '.join(folders.image_extensions)})" if folders else "")
+            + (f" (looked for {' '.join(folders.image_endings)})" if folders else "")
         )
+    if folders is None or folders.labels is not None:
+        _warn_of_missing_labels(spec, samples, split)
     return sorted(samples, key=lambda sample: sample.id)
 
 
+def _warn_of_missing_labels(spec: DatasetSpec, samples: list[Sample], split: str) -> None:
+    missing = sorted(sample.id for sample in samples if sample.label is None)
+    if missing:
+        logger.warning(
+            "%d of %d images in split '%s' of '%s' have no label and count as unlabelled: %s%s",
+            len(missing),
+            len(samples),
+            split,
+            spec.name,
+            ", ".join(missing[:_SHOWN]),
+            ", ..." if len(missing) > _SHOWN else "",
+        )
+
+
 def splits(spec: DatasetSpec, root: Path) -> list[str]:
-    """Names of the splits that are there, sorted; ['all'] when the folders know no splits."""
+    """Names of the splits that are there, sorted; ['all'] when the folders know no splits.
+
+    Of the built-in data sets those with labels: images alone (COCO's test2017) are no split.
+    """
     if spec.patterns is None:
         there = []
         for split in ("test", "train", "val"):
-            folders = _folders(spec, root, split)
-            if folders.images.is_dir() if folders else _lists(spec, root, split):
+            folders = split_folders(spec, root, split)
+            if _labelled_folder(folders) if folders else _labelled_list(spec, root, split):
                 there.append(split)
         return there
     pattern = spec.patterns.images.rstrip("/")
@@ -90,102 +107,53 @@ def splits(spec: DatasetSpec, root: Path) -> list[str]:
     name = re.compile(once.replace(r"\{split\}", r"\1"))
     found = (
         name.fullmatch(folder.relative_to(root).as_posix())
-        for folder in root.glob(_inside(root, pattern, "*").relative_to(root).as_posix())
+        for folder in root.glob(inside(root, pattern, "*").relative_to(root).as_posix())
         if folder.is_dir()
     )
     return sorted(match[1] for match in found if match)
 
 
+def _labelled_folder(folders: Folders) -> bool:
+    """Whether the image folder and at least one label are there."""
+    assert folders.labels is not None
+    return folders.images.is_dir() and next(folders.labels.rglob("*.png"), None) is not None
+
+
 def unpaired_labels(spec: DatasetSpec, root: Path, split: str) -> list[Path]:
     """Label files without an image, sorted; [] for data sets whose lists choose the images."""
-    folders = _folders(spec, root, split)
-    if folders is None or folders.labels is None:
+    folders = split_folders(spec, root, split)
+    if folders is None:
         return []
-    images = {name for name, _ in _images(folders)}
-    labels = _labels(folders.labels, folders.label_endings)
-    return sorted(path for name, (path, _) in labels.items() if name not in images)
+    images = dict(folder_images(folders))
+    # Where images and labels share a folder and an extension, an image's name fits a label too.
+    files = set(images.values())
+    labels = folder_labels(folders)
+    return sorted(
+        path for name, (path, _) in labels.items() if name not in images and path not in files
+    )
 
 
-def _folders(spec: DatasetSpec, root: Path, split: str) -> _Folders | None:
-    """The folders of a split; None for PASCAL's data sets, which go by lists."""
-    match spec.layout:
-        case "coco-stuff":
-            return _Folders(
-                root / "images" / f"{split}2017",
-                root / "annotations" / f"{split}2017",
-                (".jpg",),
-                (("_labelTrainIds.png", "class-ids"), (".png", "described")),
-            )
-        case "camvid":
-            extensions = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp", ".webp")
-            labels = root / f"{split}annot"
-            return _Folders(root / split, labels, extensions, ((".png", "described"),))
-        case "folder":
-            assert spec.patterns is not None
-            patterns = spec.patterns
-            ending = patterns.label_suffix + patterns.label_extension
-            return _Folders(
-                _inside(root, patterns.images, split),
-                _inside(root, patterns.labels, split) if patterns.labels else None,
-                patterns.image_extensions,
-                ((ending, "described"),),
-            )
-        case _:
-            return None
-
-
-def _inside(root: Path, pattern: str, split: str) -> Path:
-    """The folder of a pattern; a store records paths relative to the root, so it lies inside."""
-    folder = PurePath(pattern.replace("{split}", split))
-    if folder.is_absolute() or ".." in folder.parts:
-        raise DatasetError(
-            f"{folder}: leads out of the data set's folder {root}. Give a folder that holds both "
-            "images and labels, and `patterns` relative to it"
-        )
-    return root / folder
-
-
-def _paired(folders: _Folders) -> list[Sample]:
+def _paired(spec: DatasetSpec, folders: Folders) -> list[Sample]:
     if folders.labels is not None and not folders.labels.is_dir():
         raise DatasetError(
             f"{folders.labels}: there is no such folder, but the labels of {folders.images} "
-            "should be there. Images without labels need a description that says `labels: null`"
+            f"should be there. {_ADVICE[spec.layout]}"
         )
-    labels = _labels(folders.labels, folders.label_endings) if folders.labels else {}
+    labels = folder_labels(folders)
     samples: dict[str, Sample] = {}
-    for name, path in _images(folders):
+    for name, path in folder_images(folders):
         if name in samples:
             raise DatasetError(
                 f"{path}: has the same name as {samples[name].image.name} beside it, so their "
                 "label would be the same file. Rename or remove one of them"
             )
         samples[name] = Sample(name, path, *labels.get(name, (None,)))
+    if samples and folders.labels is not None and not labels.keys() & samples.keys():
+        raise DatasetError(
+            f"{folders.label(min(samples))}: there is no such label, nor one of any other image "
+            f"in {folders.images}. {_ADVICE[spec.layout]}"
+        )
     return list(samples.values())
-
-
-def _images(folders: _Folders) -> Iterable[tuple[str, Path]]:
-    """Name below the folder without extension, and path, of every image."""
-    extensions = {extension.lower() for extension in folders.image_extensions}
-    for path in folders.images.rglob("*"):
-        # Names that begin with a dot are what systems leave behind (macOS: ._photo.jpg).
-        if path.suffix.lower() in extensions and not path.name.startswith("."):
-            yield path.relative_to(folders.images).with_suffix("").as_posix(), path
-
-
-def _labels(
-    folder: Path, endings: tuple[tuple[str, LabelForm], ...]
-) -> dict[str, tuple[Path, LabelForm]]:
-    """Name of the image that each label file belongs to -> file and form."""
-    labels: dict[str, tuple[int, Path, LabelForm]] = {}
-    for path in sorted(folder.rglob("*")):
-        name = path.relative_to(folder).as_posix()
-        for rank, (ending, form) in enumerate(endings):
-            if name.lower().endswith(ending.lower()) and not path.name.startswith("."):
-                name = name[: -len(ending)]
-                if name not in labels or rank < labels[name][0]:
-                    labels[name] = (rank, path, form)
-                break
-    return {name: (path, form) for name, (_, path, form) in labels.items()}
 
 
 def _devkit(root: Path, year: str) -> Path:
@@ -198,14 +166,19 @@ def _devkit(root: Path, year: str) -> Path:
     raise DatasetError(f"{root}: holds no {year}; looked for {looked}")
 
 
-def _lists(spec: DatasetSpec, root: Path, split: str) -> bool:
-    """Whether PASCAL's files list a split."""
+def _labelled_list(spec: DatasetSpec, root: Path, split: str) -> bool:
+    """Whether PASCAL's files list a split and hold labels of it (those of `test` are secret)."""
     if spec.layout == "pascal-voc":
-        return bool(_voc_lists(_devkit(root, "VOC2012"), split))
-    folder = _devkit(root, "VOC2010")
-    if _context_source(folder).suffix == ".json":
-        return split in {"train", "val"}
-    return any(path.is_file() for path in _context_lists(folder, split))
+        folder = _devkit(root, "VOC2012")
+        lists, labels = _voc_lists(folder, split), _voc_labels(folder)
+    else:
+        folder = _devkit(root, "VOC2010")
+        source = _context_source(folder)
+        if source.suffix == ".json":
+            return split in {"train", "val"}
+        lists = [path for path in _context_lists(folder, split) if path.is_file()][:1]
+        labels = {path.stem: path for path in source.glob("*.png")}
+    return any(name in labels for path in lists for name in _names(path))
 
 
 def _names(path: Path) -> list[str]:
@@ -233,15 +206,31 @@ def _voc(folder: Path, split: str) -> list[Sample]:
         raise DatasetError(f"{folder}/ImageSets/Segmentation/{split}.txt: there is no such list")
     if [path.name for path in lists] == ["train.txt"]:
         logger.warning("%s: no aug.txt or trainaug.txt beside it; VOC's own images only", lists[0])
-    # The original annotation of an image, where there is one, before SBD's coarser one.
-    labels = {
+    labels = _voc_labels(folder)
+    samples = _listed(folder, (name for path in lists for name in _names(path)), labels)
+    missing = sorted(sample.id for sample in samples if sample.label is None)
+    if missing:
+        raise DatasetError(
+            f"{folder / 'SegmentationClassAug' / missing[0]}.png: there is no such label, nor one "
+            f"in SegmentationClass; so it is with {len(missing)} of the {len(samples)} images in "
+            f"{' and '.join(path.name for path in lists)}. "
+            + (
+                "SBD's labels are a download of their own; to train on VOC's images only, remove "
+                "aug.txt and trainaug.txt"
+                if split == "train"
+                else "VOC's archive holds them; those of its test images are not public"
+            )
+        )
+    return samples
+
+
+def _voc_labels(folder: Path) -> dict[str, Path]:
+    """Label by image: the original annotation, where there is one, before SBD's coarser one."""
+    return {
         path.stem: path
         for source in ("SegmentationClassAug", "SegmentationClass")
         for path in (folder / source).glob("*.png")
     }
-    if not labels:
-        raise DatasetError(f"{folder / 'SegmentationClass'}: no such folder, or no labels in it")
-    return _listed(folder, (name for path in lists for name in _names(path)), labels)
 
 
 def _context_source(folder: Path) -> Path:
@@ -277,7 +266,14 @@ def _context(folder: Path, split: str) -> list[Sample]:
         raise DatasetError(f"{lists[0]}: there is no such list, so no split '{split}'")
     form: LabelForm = "context-59" if source.name == "59_context_labels" else "described"
     labels = {path.stem: path for path in source.glob("*.png")}
-    return [
+    samples = [
         Sample(sample.id, sample.image, sample.label, form)
         for sample in _listed(folder, _names(wanted), labels)
     ]
+    if samples and all(sample.label is None for sample in samples):
+        first = min(sample.id for sample in samples)
+        raise DatasetError(
+            f"{source / first}.png: there is no such label, nor one of any other image that "
+            f"{wanted} lists. Put the labels of split '{split}' there"
+        )
+    return samples

@@ -21,8 +21,8 @@ Layout = Literal["coco-stuff", "pascal-voc", "pascal-context", "camvid", "folder
 class FolderPatterns(BaseModel):
     """Where a `folder` data set keeps its files, relative to the root; `{split}` is replaced.
 
-    A label belongs to the image with the same path below its folder, less `label_suffix` and the
-    extension: images/train/a/b.jpg and labels/train/a/b.png.
+    A label belongs to the image with the same path below its folder, less suffix and extension on
+    both sides: images/train/a/b.jpg and labels/train/a/b.png.
     """
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
@@ -30,6 +30,8 @@ class FolderPatterns(BaseModel):
     images: str = "images/{split}"
     labels: str | None = "labels/{split}"
     image_extensions: tuple[str, ...] = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp", ".webp")
+    image_suffix: str = ""
+    """What stands between name and extension of an image ('_leftImg8bit'); others are no images."""
     label_extension: str = ".png"
     label_suffix: str = ""
 

@@ -5,6 +5,7 @@ becomes infinity here and is refused, with the image's name, where it is written
 Legend: N pictures of a shard, H W pixels, h w token grid, D CLIP width, K masks.
 """
 
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -14,7 +15,7 @@ from numpy.typing import NDArray
 from stages.data.geometry import WHOLE
 from stages.precompute.config import DenseConfig, LocalConfig, RegionConfig
 from stages.precompute.crops import class_crops
-from stages.precompute.kmeans import Backend
+from stages.precompute.kmeans import EMPTIED, Backend
 from stages.precompute.regions import mine_regions, unlabelled_tokens
 from stages.precompute.rows import Picture
 from stages.precompute.teacher import Teacher
@@ -24,6 +25,8 @@ Arrays = dict[str, NDArray[Any]]
 Advance = Callable[[int], None]
 """Told how many more pictures are done."""
 
+_MINED = 64  # pictures given to the threads at once: how often progress is told
+
 
 def cls_arrays(
     teacher: Teacher, pictures: Sequence[Picture], *, batch: int, advance: Advance
@@ -31,7 +34,8 @@ def cls_arrays(
     """One CLS token per picture, of the whole of it (view 0)."""
     cls_N1D = np.empty((len(pictures), 1, teacher.width), np.float16)
     for part in _parts(len(pictures), batch):
-        cls_N1D[part, 0] = _half(teacher.cls([each.image_HW3 for each in pictures[part]]))
+        images = _fitted(teacher, pictures[part], teacher.native_size)
+        cls_N1D[part, 0] = _half(teacher.cls(images))
         advance(part.stop - part.start)
     return {"views": np.tile(WHOLE.as_row(), (len(pictures), 1, 1)), "cls": cls_N1D}
 
@@ -47,7 +51,7 @@ def dense_arrays(
     """The dense tokens of each picture."""
     dense_NDhw = np.empty((len(pictures), teacher.width, *teacher.grid(config)), np.float16)
     for part in _parts(len(pictures), batch):
-        images = [each.image_HW3 for each in pictures[part]]
+        images = _fitted(teacher, pictures[part], config.size)
         dense_NDhw[part] = _half(teacher.dense(images, config))
         advance(part.stop - part.start)
     return {"dense": dense_NDhw}
@@ -63,13 +67,26 @@ def region_arrays(
 ) -> Arrays:
     """The latent regions of each picture, from the dense tokens as they are stored."""
     *_, height, width = dense_NDhw.shape
-    region_Nhw = np.empty((len(pictures), height, width), np.uint8)
-    for i, picture in enumerate(pictures):
+
+    def mine(i: int) -> NDArray[np.uint8]:
         unlabelled_hw = unlabelled_tokens(
-            picture.visible_HW, (height, width), config.unlabelled_share
+            pictures[i].visible_HW, (height, width), config.unlabelled_share
         )
-        region_Nhw[i] = mine_regions(dense_NDhw[i], unlabelled_hw, config, backend=backend)
-        advance(1)
+        return mine_regions(dense_NDhw[i], unlabelled_hw, config, backend=backend)
+
+    region_Nhw = np.empty((len(pictures), height, width), np.uint8)
+    # Set here, around the threads: filters belong to the whole process. `mine_regions` looks at the
+    # labels, in which an empty cluster does not appear.
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", EMPTIED)
+        if backend == "cuml":  # one GPU, one job at a time
+            for i in range(len(pictures)):
+                region_Nhw[i] = mine(i)
+                advance(1)
+        else:
+            for part in _parts(len(pictures), _MINED):
+                region_Nhw[part] = in_threads(mine, range(part.start, part.stop))
+                advance(part.stop - part.start)
     return {"regions": region_Nhw}
 
 
@@ -88,7 +105,7 @@ def local_arrays(
     left_out: list[int] = []
 
     def crop(i: int) -> tuple[list[NDArray[np.uint8]], list[int], int]:
-        return class_crops(
+        crops, ids, out = class_crops(
             pictures[i].image_HW3,
             pictures[i].visible_HW,
             region_Nhw[i],
@@ -96,6 +113,7 @@ def local_arrays(
             max_masks=config.max_masks,
             fill=teacher.mean_colour,
         )
+        return [teacher.fitted(each, teacher.native_size) for each in crops], ids, out
 
     for part in _parts(len(pictures), batch):
         made = in_threads(crop, range(part.start, part.stop))
@@ -111,6 +129,13 @@ def local_arrays(
             left_out.append(out)
         advance(part.stop - part.start)
     return {"local": local_NKD, "local_ids": id_NK}, left_out
+
+
+def _fitted(
+    teacher: Teacher, pictures: Sequence[Picture], size: tuple[int, int]
+) -> list[NDArray[np.uint8]]:
+    """The images at the size that the teacher takes, resized in threads."""
+    return in_threads(lambda each: teacher.fitted(each.image_HW3, size), pictures)
 
 
 def _parts(number: int, size: int) -> Iterator[slice]:

@@ -5,9 +5,9 @@
 
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt
 
-_STRICT = ConfigDict(extra="forbid", strict=True, frozen=True)
+_STRICT = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
 
 
 class TextConfig(BaseModel):
@@ -39,7 +39,7 @@ class RegionConfig(BaseModel):
 
     model_config = _STRICT
 
-    windows: tuple[int, ...] = Field(default=(8, 16), min_length=1)
+    windows: tuple[PositiveInt, ...] = Field(default=(8, 16), min_length=1)
     """Window sizes in tokens; the stride is half a window (both papers); sizes are ours. A window
     larger than the token grid is clipped to it. [ours]"""
     iterations: int = Field(default=10, ge=1)

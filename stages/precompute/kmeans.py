@@ -8,17 +8,19 @@ Legend: N points, S seeds, D width.
 """
 
 import importlib.util
-import warnings
 from typing import Literal
 
 import numpy as np
+import sklearn.cluster  # not on first use: `in_threads` limits the libraries that are loaded
 import torch
 from numpy.typing import NDArray
-from sklearn.exceptions import ConvergenceWarning
 
 from stages.errors import ResourceError
 
 Backend = Literal["cuml", "sklearn"]
+
+EMPTIED = "Number of distinct clusters"
+"""How scikit-learn's warning of clusters that became empty begins, for a filter."""
 
 
 def choose_backend(asked: Literal["auto", "cuml", "sklearn"]) -> Backend:
@@ -58,12 +60,16 @@ def kmeans(
     Distances are Euclidean; for unit-length points that orders clusters by cosine up to the
     centres' lengths. Seeds that no point is nearest to are dropped before the first iteration:
     they are the empty clusters (the libraries would move them to far points instead), the second
-    of two equal seeds, and whatever exceeds the number of points.
+    of two equal seeds, and whatever exceeds the number of points. A cluster can still lose its
+    last point on the way: the labels show it, and scikit-learn warns of it (`EMPTIED`).
+
+    scikit-learn's sums depend on the number of its threads in the last digit: for equal bytes call
+    it from one thread of `in_threads`. cuML is not to be called from several threads at once.
     """
     if backend == "cuml":
         from cuml.cluster import KMeans
     else:
-        from sklearn.cluster import KMeans
+        KMeans = sklearn.cluster.KMeans
 
     # |p - s|^2 = |p|^2 - 2 p.s + |s|^2; the first term is the same for every seed.
     distance_NS = np.square(seeds_SD).sum(1) - 2 * points_ND @ seeds_SD.T
@@ -71,10 +77,7 @@ def kmeans(
     model = KMeans(
         n_clusters=len(starts_KD), init=starts_KD, n_init=1, max_iter=iterations, random_state=0
     )
-    with warnings.catch_warnings():
-        # A cluster can still lose its last point on the way; the caller sees that in the labels.
-        warnings.simplefilter("ignore", ConvergenceWarning)
-        model.fit(np.ascontiguousarray(points_ND, dtype=np.float32))
+    model.fit(np.ascontiguousarray(points_ND, dtype=np.float32))
     return (
         np.asarray(model.labels_, dtype=np.int64),
         np.asarray(model.cluster_centers_, dtype=np.float32),

@@ -12,7 +12,7 @@ Phase = Literal["read", "teacher", "regions", "crops", "write"]
 
 @dataclass(frozen=True)
 class Progress:
-    """One step is one image of one artifact."""
+    """One step is one image of one artifact, or one whose files are looked at again."""
 
     phase: Phase
     done: int
@@ -22,12 +22,16 @@ class Progress:
 class Meter:
     """Counts steps and seconds of a run, and tells `progress` of every change."""
 
-    def __init__(self, progress: Callable[[Progress], None], *, total: int) -> None:
+    def __init__(self, progress: Callable[[Progress], None]) -> None:
         self._progress = progress
-        self._total = total
+        self._total = 0
         self._done = 0
         self._phase: Phase = "read"
         self.seconds: dict[Phase, float] = {}
+
+    def expect(self, steps: int) -> None:
+        """So many more steps are to be done."""
+        self._total += steps
 
     @contextmanager
     def phase(self, phase: Phase) -> Iterator[None]:

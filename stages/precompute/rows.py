@@ -4,6 +4,7 @@ One bad image is a row, not a crash: it is kept with the reason, and gets zeros 
 Legend: N images, H W pixels.
 """
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -58,16 +59,16 @@ def read_row(spec: DatasetSpec, root: Path, sample: Sample) -> Row:
     try:
         image_HW3 = read_image(sample.image)
     except DatasetError as error:
-        return Row(hashes, None, _relative(str(error), root))
+        return Row(hashes, None, _relative(str(error), sample, root))
     if visible_HW is None:
-        return Row(hashes, None, _relative(label_failure, root))
+        return Row(hashes, None, _relative(label_failure, sample, root))
     if image_HW3.shape[:2] != visible_HW.shape:
         (height, width), (rows, columns) = image_HW3.shape[:2], visible_HW.shape
         reason = (
             f"{sample.label}: {columns} x {rows} pixels, but its image has {width} x {height}. "
             "Replace the one that is wrong"
         )
-        return Row(hashes, None, _relative(reason, root))
+        return Row(hashes, None, _relative(reason, sample, root))
     return Row(hashes, Picture(image_HW3, visible_HW), None)
 
 
@@ -98,8 +99,13 @@ def _label_hash(visible_HW: NDArray[np.uint8] | None) -> str | None:
     return xxhash.xxh3_128_hexdigest(f"{height} {width} ".encode() + visible_HW.tobytes())
 
 
-def _relative(reason: str, root: Path) -> str:
-    return reason.replace(f"{root}/", "")
+def _relative(reason: str, sample: Sample, root: Path) -> str:
+    """The reason with the sample's files relative to the root, wherever it names them."""
+    files = [sample.image, *([sample.label] if sample.label else [])]
+    places = {str(file): file.relative_to(root).as_posix() for file in files}
+    # One pass, longest first: a name that is part of the other is not taken for it.
+    named = "|".join(re.escape(file) for file in sorted(places, key=len, reverse=True))
+    return re.sub(named, lambda match: places[match[0]], reason)
 
 
 def index_arrays(rows: Sequence[Row], first: int) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:

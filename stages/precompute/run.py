@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from stages.cache.catalogue import store_name
+from stages.cache.catalogue import place_store
 from stages.cache.store import Writer
 from stages.data.samples import Sample, list_samples
 from stages.data.spec import DatasetSpec
@@ -27,7 +27,7 @@ from stages.precompute.recipes import (
     store_info,
     stored_traits,
 )
-from stages.precompute.sources import changed_shards
+from stages.precompute.sources import withdraw_changed
 from stages.precompute.teacher_files import TeacherFiles, resolve_teacher
 
 if TYPE_CHECKING:
@@ -66,13 +66,15 @@ def precompute(
 
     `limit` takes the first images only. `update` recomputes in place what was made with other
     settings or from files that have changed since; without it both raise CacheError. An image
-    that cannot be used is a row of status 1; if all are, DatasetError.
+    that cannot be used is a row of status 1, and tried again by the next run; if all are,
+    DatasetError.
     """
     samples, limit = _first_samples(list_samples(spec, root, split), limit)
     files = resolve_teacher(teacher)
     identity = store_identity(spec, split, limit, files, config)
-    path = cache / store_name(identity, dataset=spec.name, split=split, teacher=files.slug)
+    path = place_store(cache, identity, dataset=spec.name, split=split, teacher=files.slug)
     loaded, traits = None, stored_traits(path)
+    meter = Meter(progress)
     if traits is None:
         loaded = _load(files, config)
         traits = _traits(loaded, config)
@@ -85,9 +87,9 @@ def precompute(
         info=store_info(spec, files, traits),
         update=update,
     ) as writer:
-        missing = _missing(writer, spec, samples, update=update)
+        missing = _missing(writer, spec, root, samples, update=update, meter=meter)
         written = _rows(writer, missing)
-        meter = Meter(progress, total=sum(written.values()))
+        meter.expect(sum(written.values()))
         if missing:
             _check_space(writer, written)
             _compute(
@@ -142,15 +144,39 @@ def _index_entry(sample: Sample, root: Path) -> dict[str, Any]:
 
 
 def _missing(
-    writer: Writer, spec: DatasetSpec, samples: Sequence[Sample], *, update: bool
+    writer: Writer,
+    spec: DatasetSpec,
+    root: Path,
+    samples: Sequence[Sample],
+    *,
+    update: bool,
+    meter: Meter,
 ) -> dict[str, list[int]]:
     """Shards to compute by artifact, those of changed files too; {} when there is nothing to do."""
+    shards = range(-(-len(samples) // writer.manifest.shard_rows))
+    receipts = {shard: writer.receipt("index", shard) for shard in shards}
+    # Which files a shard was made from stands in the receipt of its index only: without it nothing
+    # tells whether they are the same ones still, so all of the shard is made again.
+    if lost := [shard for shard in shards if receipts[shard] is None and _begun(writer, shard)]:
+        writer.forget(lost)
+    relabelled = withdraw_changed(
+        writer,
+        spec,
+        root,
+        samples,
+        committed={shard: receipt for shard, receipt in receipts.items() if receipt is not None},
+        update=update,
+        meter=meter,
+    )
     missing = writer.missing()
-    every = range(-(-len(samples) // writer.manifest.shard_rows))
-    committed = sorted(set(every) - set(missing["index"]))
-    if changed_shards(writer, spec, samples, committed=committed, update=update):
-        missing = writer.missing()
+    missing["index"] = sorted({*missing["index"], *relabelled})
     return {name: shards for name, shards in missing.items() if shards}
+
+
+def _begun(writer: Writer, shard: int) -> bool:
+    """Does any per-row artifact have this shard?"""
+    per_row = [artifact.name for artifact in writer.manifest.artifacts if artifact.per_row]
+    return any(writer.receipt(name, shard) is not None for name in per_row)
 
 
 def _rows(writer: Writer, missing: Mapping[str, Sequence[int]]) -> dict[str, int]:

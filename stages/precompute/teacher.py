@@ -81,11 +81,19 @@ class Teacher:
             token_nL = self.tokenizer(list(prompts)).to(self.device)
             return _to_numpy(self.model.encode_text(token_nL))
 
+    def fitted(self, image: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]:
+        """An image as this teacher sees it at `size` (rows, columns); in threads, before its turn.
+
+        `cls` sees images at `native_size`, `dense` at its configuration's size; what has that size
+        is not resized again.
+        """
+        if image.shape[:2] == size:
+            return image
+        return resize_image(image, size, interpolation=self.interpolation)
+
     def _pixels(self, images: Sequence[NDArray[np.uint8]], size: tuple[int, int]) -> Tensor:
         """(n, 3, H, W) normalised pixels of images resized to `size`."""
-        resized_nHW3 = np.stack(
-            [resize_image(image, size, interpolation=self.interpolation) for image in images]
-        )
+        resized_nHW3 = np.stack([self.fitted(image, size) for image in images])
         pixel_n3HW = torch.from_numpy(resized_nHW3).to(self.device).permute(0, 3, 1, 2).float()
         mean, std = (
             torch.tensor(value, device=self.device).view(3, 1, 1) for value in (self.mean, self.std)

@@ -1,0 +1,113 @@
+"""Data sets whose splits are folders: where their files lie, and which are images and labels."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path, PurePath
+from typing import Literal
+
+from stages.data.spec import DatasetSpec
+from stages.errors import DatasetError
+
+LabelForm = Literal["described", "class-ids", "context-59", "context-masks"]
+"""How a label stores its classes: by the description's encoding, as class ids, or one of PASCAL
+Context's other two."""
+
+
+@dataclass(frozen=True)
+class Folders:
+    """Where the images and labels of a split lie that is described by folders alone."""
+
+    images: Path
+    labels: Path | None
+    image_endings: tuple[str, ...]
+    """What follows an image's name; the comparison of all endings ignores case."""
+    label_endings: tuple[tuple[str, LabelForm], ...]
+    """What follows the image's name in its label's; an earlier ending is preferred."""
+    labels_stand_out: bool = False
+    """Labels are told from images by their ending, so both may lie in one folder."""
+
+    def label(self, name: str) -> Path:
+        """Where the label of an image is expected."""
+        assert self.labels is not None
+        return self.labels / f"{name}{self.label_endings[-1][0]}"
+
+
+def split_folders(spec: DatasetSpec, root: Path, split: str) -> Folders | None:
+    """The folders of a split; None for PASCAL's data sets, which go by lists."""
+    match spec.layout:
+        case "coco-stuff":
+            return Folders(
+                root / "images" / f"{split}2017",
+                root / "annotations" / f"{split}2017",
+                (".jpg",),
+                (("_labelTrainIds.png", "class-ids"), (".png", "described")),
+            )
+        case "camvid":
+            extensions = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp", ".webp")
+            return Folders(
+                root / split, root / f"{split}annot", extensions, ((".png", "described"),)
+            )
+        case "folder":
+            assert spec.patterns is not None
+            patterns = spec.patterns
+            ending = patterns.label_suffix + patterns.label_extension
+            return Folders(
+                inside(root, patterns.images, split),
+                inside(root, patterns.labels, split) if patterns.labels else None,
+                tuple(patterns.image_suffix + each for each in patterns.image_extensions),
+                ((ending, "described"),),
+                labels_stand_out=bool(patterns.label_suffix),
+            )
+        case _:
+            return None
+
+
+def inside(root: Path, pattern: str, split: str) -> Path:
+    """The folder of a pattern; a store records paths relative to the root, so it lies inside."""
+    folder = PurePath(pattern.replace("{split}", split))
+    if folder.is_absolute() or ".." in folder.parts:
+        raise DatasetError(
+            f"{folder}: leads out of the data set's folder {root}. Give a folder that holds both "
+            "images and labels, and `patterns` relative to it"
+        )
+    return root / folder
+
+
+def images(folders: Folders) -> Iterator[tuple[str, Path]]:
+    """Name below the folder without ending, and path, of every image."""
+    endings = tuple(ending.lower() for ending in folders.image_endings)
+    labels = tuple(ending.lower() for ending, _ in folders.label_endings)
+    for name, path in _files(folders.images):
+        ending = next((each for each in endings if name.lower().endswith(each)), None)
+        if ending is None:
+            continue
+        if (
+            folders.labels_stand_out
+            and folders.labels in path.parents
+            and name.lower().endswith(labels)
+        ):
+            continue
+        yield name[: -len(ending)], path
+
+
+def labels(folders: Folders) -> dict[str, tuple[Path, LabelForm]]:
+    """Name of the image that each label file belongs to -> file and form."""
+    found: dict[str, tuple[int, Path, LabelForm]] = {}
+    for name, path in sorted(_files(folders.labels)) if folders.labels else ():
+        for rank, (ending, form) in enumerate(folders.label_endings):
+            if name.lower().endswith(ending.lower()):
+                image = name[: -len(ending)]
+                if image not in found or rank < found[image][0]:
+                    found[image] = (rank, path, form)
+                break
+    return {image: (path, form) for image, (_, path, form) in found.items()}
+
+
+def _files(folder: Path) -> Iterator[tuple[str, Path]]:
+    """Path below the folder, as text with '/', and path, of all that is in it."""
+    for path in folder.rglob("*"):
+        below = path.relative_to(folder)
+        # What begins with a dot is left behind by systems and tools: ._photo.jpg of macOS,
+        # .ipynb_checkpoints/photo.jpg.
+        if not any(part.startswith(".") for part in below.parts):
+            yield below.as_posix(), path
