@@ -1,5 +1,7 @@
 """Random views and the stateless order of crops."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 from numpy.typing import NDArray
@@ -48,6 +50,11 @@ def test_a_crop_larger_than_the_image_is_padded_below_and_right() -> None:
     assert (inside(view, 50, 70) == expected_HW).all()
 
 
+def small_crops(**fields: Any) -> AugmentationConfig:
+    """Crops of 16 pixels, which no student takes: unchecked."""
+    return AugmentationConfig.model_construct(short_side=None, crop=(16, 16), **fields)
+
+
 def _halves() -> NDArray[np.uint8]:
     label_HW = np.zeros(SIZE, np.uint8)
     label_HW[:, 32:] = 1
@@ -55,7 +62,7 @@ def _halves() -> NDArray[np.uint8]:
 
 
 def test_a_crop_full_of_one_class_is_drawn_again() -> None:
-    config = AugmentationConfig(short_side=None, scale=(1.0, 1.0), crop=(16, 16), flip=0)
+    config = small_crops(scale=(1.0, 1.0), flip=0)
     free: list[bool] = []
     ruled: list[bool] = []
     for position in range(200):
@@ -68,7 +75,7 @@ def test_a_crop_full_of_one_class_is_drawn_again() -> None:
 
 
 def test_drawing_again_keeps_scale_and_flip() -> None:
-    config = AugmentationConfig(short_side=None, scale=(1.0, 2.0), crop=(16, 16))
+    config = small_crops(scale=(1.0, 2.0))
     one_class = np.zeros(SIZE, np.uint8)
     moved = 0
     for position in range(50):
@@ -82,9 +89,7 @@ def test_drawing_again_keeps_scale_and_flip() -> None:
 @pytest.mark.parametrize("label", [VOID, None])
 def test_a_crop_without_labels_or_rule_is_kept(label: int | None) -> None:
     share = 0.75 if label == VOID else 1.0
-    config = AugmentationConfig(
-        short_side=None, scale=(1, 1), crop=(16, 16), largest_class_share=share
-    )
+    config = small_crops(scale=(1, 1), largest_class_share=share)
     visible_HW = np.full(SIZE, label or 0, np.uint8)
     for position in range(20):
         ruled = random_view(view_rng(0, position), SIZE, config, visible_HW=visible_HW)
