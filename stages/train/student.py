@@ -132,8 +132,8 @@ def _four_stages(encoder: Any) -> nn.Module:
     """SegFormer's decoder of strides 4 to 32, as in its paper, for a convolutional encoder.
 
     smp decodes the encoder's stride-2 map too where there is one: 256 channels at twice the side,
-    which cost a quarter of a training step and are then shrunk to stride 4. A map without channels
-    makes smp's decoder leave the stage out.
+    computed only to be shrunk to stride 4. A map without channels makes smp's decoder leave the
+    stage out.
     """
 
     def without_stride_2(_encoder: nn.Module, _inputs: object, features: list[Tensor]) -> object:
