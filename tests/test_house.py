@@ -1,6 +1,7 @@
 """The rules of the house that no linter knows."""
 
 import importlib.metadata
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -49,6 +50,33 @@ def test_cache_and_data_load_no_torch() -> None:
     loaded = modules_after(code)
     assert "zarr" in loaded
     assert "torch" not in loaded
+
+
+@pytest.mark.parametrize(
+    ("package", "doors"),
+    [
+        ("PIL", {"stages/data/images.py"}),
+        ("albumentations", {"stages/train/photometric.py"}),
+        ("cuml", {"stages/precompute/kmeans.py"}),
+        ("dask", {"stages/precompute/threads.py"}),
+        ("segmentation_models_pytorch", {"stages/train/student.py"}),
+        ("sklearn", {"stages/precompute/kmeans.py"}),
+        ("zarr", {"stages/cache/arrays.py"}),
+        (
+            "open_clip",  # the teacher: found, loaded, and its last block taken apart
+            {f"stages/precompute/{name}.py" for name in ("teacher_files", "teacher", "dense")},
+        ),
+    ],
+)
+def test_a_heavy_package_has_one_door(package: str, doors: set[str]) -> None:
+    pattern = re.compile(rf"^\s*(from|import) {package}\b", re.MULTILINE)
+    found = {
+        path.relative_to(ROOT).as_posix()
+        for folder in ("zsseg", "pipeline", "stages")
+        for path in (ROOT / folder).rglob("*.py")
+        if pattern.search(path.read_text())
+    }
+    assert found == doors
 
 
 def test_no_other_distribution_owns_our_packages() -> None:

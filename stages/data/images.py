@@ -1,4 +1,4 @@
-"""Image files in and out: the only module that imports Pillow.
+"""Image files in and out, and text as pixels: the only module that imports Pillow.
 
 Whatever a file holds, `read_image` gives 8-bit RGB by these rules:
 
@@ -16,6 +16,7 @@ Labels keep the stored numbers instead: palette indices, never the colours they 
 """
 
 import logging
+import math
 import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -24,7 +25,7 @@ from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import ExifTags, Image, ImageFile, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageDraw, ImageFile, ImageFont, ImageOps, UnidentifiedImageError
 
 from stages.errors import DatasetError
 
@@ -174,3 +175,12 @@ def write_png(
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def text_mask(text: str, size_px: float) -> NDArray[np.uint8]:
+    """(H, W) coverage of each pixel by a line of text, 0 to 255; H is the font's line height."""
+    font = ImageFont.load_default(size_px)
+    assert isinstance(font, ImageFont.FreeTypeFont)
+    mask = Image.new("L", (math.ceil(font.getlength(text)), sum(font.getmetrics())))
+    ImageDraw.Draw(mask).text((0, 0), text, fill=255, font=font)
+    return np.asarray(mask)

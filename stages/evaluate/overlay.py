@@ -8,8 +8,8 @@ from functools import cache
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw, ImageFont
 
+from stages.data.images import text_mask
 from stages.data.spec import VOID
 
 _PANEL, _INK, _FRAME = (250, 250, 250), (30, 30, 30), (120, 120, 120)
@@ -113,24 +113,34 @@ def with_legend(
     entries = [(i, f"{_short(names[i])} {_percent(counts_C[i] / label_HW.size)}") for i in present]
     height, width = picture_HW3.shape[:2]
     size = float(np.clip(min(height, width) / 26, 12, 60))
-    font = ImageFont.load_default(size)
+    masks = [text_mask(text, size) for _, text in entries]
     line, box, gap = round(1.8 * size), round(1.05 * size), round(0.5 * size)
-    item_widths = [box + gap + round(font.getlength(text)) for _, text in entries]
+    item_widths = [box + gap + mask_HW.shape[1] for mask_HW in masks]
     canvas_width = max([width, *(item_width + 2 * gap for item_width in item_widths)])
 
     columns = _columns(item_widths, canvas_width - 2 * gap, space=2 * gap)
     rows = -(-len(entries) // max(1, len(columns)))
-    canvas = Image.new("RGB", (canvas_width, height + rows * line + gap * bool(rows)), _PANEL)
-    canvas.paste(Image.fromarray(picture_HW3), ((canvas_width - width) // 2, 0))
-    draw = ImageDraw.Draw(canvas)
-    for position, (class_id, text) in enumerate(entries):
+    canvas_HW3 = np.empty((height + rows * line + gap * bool(rows), canvas_width, 3), np.uint8)
+    canvas_HW3[:] = _PANEL
+    left = (canvas_width - width) // 2
+    canvas_HW3[:height, left : left + width] = picture_HW3
+    for position, ((class_id, _), mask_HW) in enumerate(zip(entries, masks, strict=True)):
         row, column = divmod(position, len(columns))
         left = gap + columns[column]
         middle = height + gap // 2 + row * line + line // 2
-        corners = (left, middle - box // 2, left + box, middle - box // 2 + box)
-        draw.rectangle(corners, fill=tuple(colours[class_id].tolist()), outline=_FRAME)
-        draw.text((left + box + gap, middle), text, fill=_INK, font=font, anchor="lm")
-    return np.asarray(canvas)
+        top = middle - box // 2
+        canvas_HW3[top : top + box, left : left + box] = _FRAME
+        canvas_HW3[top + 1 : top + box - 1, left + 1 : left + box - 1] = colours[class_id]
+        _ink(canvas_HW3, mask_HW, top=middle - mask_HW.shape[0] // 2, left=left + box + gap)
+    return canvas_HW3
+
+
+def _ink(canvas_HW3: NDArray[np.uint8], mask_HW: NDArray[np.uint8], *, top: int, left: int) -> None:
+    """Write a mask of text onto the canvas."""
+    height, width = mask_HW.shape
+    under_HW3 = canvas_HW3[top : top + height, left : left + width]
+    cover_HW1 = mask_HW[:, :, None] / 255
+    under_HW3[:] = np.rint(under_HW3 * (1 - cover_HW1) + np.array(_INK) * cover_HW1)
 
 
 def _columns(widths: Sequence[int], available: int, *, space: int) -> list[int]:
