@@ -7,19 +7,16 @@ import os
 import shutil
 import subprocess
 import sys
-import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-import dask
 import numpy as np
 import pytest
 from conftest import draw_world
 from numpy.typing import NDArray
 from PIL import Image
 from pydantic import ValidationError
-from threadpoolctl import threadpool_info, threadpool_limits
 
 from stages.cache.reader import Store
 from stages.cache.store import Writer
@@ -27,7 +24,7 @@ from stages.data.images import read_image
 from stages.data.samples import Sample
 from stages.data.spec import DatasetSpec, load_spec
 from stages.errors import CacheError, DatasetError, NonFiniteError, ResourceError, UserError
-from stages.precompute import artifacts, rows, sources
+from stages.precompute import rows, sources
 from stages.precompute.config import (
     DenseConfig,
     LocalConfig,
@@ -36,14 +33,12 @@ from stages.precompute.config import (
     TextConfig,
 )
 from stages.precompute.crops import class_crops
-from stages.precompute.kmeans import Backend
 from stages.precompute.progress import Progress
 from stages.precompute.regions import mine_regions
 from stages.precompute.run import PrecomputeResult, precompute
 from stages.precompute.teacher import Teacher, load_teacher
 from stages.precompute.teacher_files import TeacherFiles, resolve_teacher
 from stages.precompute.text import encode_names
-from stages.precompute.threads import in_threads
 from stages.train.config import StudentConfig
 
 CONFIG = PrecomputeConfig(
@@ -757,60 +752,6 @@ def test_a_timm_teacher_makes_a_store(tiny_world: Path, tiny_cnn_clip: str, tmp_
     store = Store.open(result.path)
     assert store.info["traits"]["dense_path"] == "feature_map"
     assert store.read("dense", 0).shape == (24, 4, 4)
-
-
-def test_threads_keep_the_order_and_raise() -> None:
-    assert in_threads(lambda number: number * number, range(20)) == [n * n for n in range(20)]
-    assert in_threads(str, []) == []
-
-    def fail(number: int) -> int:
-        if number == 3:
-            raise DatasetError("the third")
-        return number
-
-    with pytest.raises(DatasetError, match="the third"):
-        in_threads(fail, range(5))
-
-
-def test_libraries_have_one_thread_in_each_of_ours() -> None:
-    """And as many as before afterwards."""
-
-    def threads(_: int = 0) -> list[int]:
-        return [pool["num_threads"] for pool in threadpool_info()]
-
-    with threadpool_limits(3):
-        before = threads()
-        assert 3 in before
-        assert {count for found in in_threads(threads, range(20)) for count in found} == {1}
-        assert threads() == before
-
-
-@pytest.mark.parametrize("backend", ["sklearn", "cuml"])
-def test_regions_are_mined_in_threads_and_on_the_gpu_one_by_one(
-    backend: Backend, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    at_work, most = [0], [0]
-
-    def mine(*_: Any, **__: Any) -> NDArray[np.uint8]:
-        at_work[0] += 1
-        most[0] = max(most[0], at_work[0])
-        time.sleep(0.02)
-        at_work[0] -= 1
-        return np.zeros((2, 2), np.uint8)
-
-    monkeypatch.setattr(artifacts, "mine_regions", mine)
-    picture = rows.Picture(np.zeros((4, 4, 3), np.uint8), np.full((4, 4), 255, np.uint8))
-    done: list[int] = []
-    with dask.config.set(num_workers=4):
-        artifacts.region_arrays(
-            np.zeros((8, 3, 2, 2), np.float16),
-            [picture] * 8,
-            CONFIG.regions,
-            backend=backend,
-            advance=done.append,
-        )
-    assert sum(done) == 8
-    assert (most[0] > 1) == (backend == "sklearn")
 
 
 def test_the_teacher_gets_images_of_its_size(

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -84,9 +85,16 @@ def whole(world: World, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def run(
-    world: World, out: Path, config: RunConfig, *, resume: bool = False, stop_at: int | None = None
+    world: World,
+    out: Path,
+    config: RunConfig,
+    *,
+    resume: bool = False,
+    stop_at: int | None = None,
+    after_step: Callable[[int], None] = lambda step: None,
 ) -> TrainResult:
     def progress(state: TrainProgress) -> None:
+        after_step(state.step)
         if state.step == stop_at:
             raise ConnectionError("killed")
 
@@ -311,36 +319,25 @@ def test_out_of_memory_names_what_to_lower(
 
 def test_a_worker_that_dies_at_any_time_is_explained(world: World, tmp_path: Path) -> None:
     """torch raises from a signal handler: here while nothing is waited for."""
-    store, spec, root = world
     others = set(multiprocessing.active_children())
 
-    def kill(state: TrainProgress) -> None:
-        if state.step == 2:
+    def kill(step: int) -> None:
+        if step == 2:
             (worker,) = set(multiprocessing.active_children()) - others
             assert worker.pid is not None
             os.kill(worker.pid, signal.SIGKILL)
             time.sleep(10)
 
     with pytest.raises(ResourceError, match=r"killed by signal.*--resume"):
-        train(
-            config_of(train={"workers": 1, "steps": 20}),
-            store=store,
-            spec=spec,
-            root=root,
-            out=tmp_path / "run",
-            resume=False,
-            experiment="tiny",
-            progress=kill,
-        )
+        run(world, tmp_path / "run", config_of(train={"workers": 1, "steps": 20}), after_step=kill)
     assert checkpoint.load_student(tmp_path / "run")[1] == 2
 
 
 def test_sigterm_to_the_whole_group_saves_and_stops(world: World, tmp_path: Path) -> None:
-    store, spec, root = world
     others = set(multiprocessing.active_children())
 
-    def terminate(state: TrainProgress) -> None:
-        if state.step == 2:
+    def terminate(step: int) -> None:
+        if step == 2:
             for each in set(multiprocessing.active_children()) - others:
                 assert each.pid is not None
                 os.kill(each.pid, signal.SIGTERM)
@@ -348,15 +345,11 @@ def test_sigterm_to_the_whole_group_saves_and_stops(world: World, tmp_path: Path
             time.sleep(0.5)  # a dead worker would be noticed
 
     with pytest.raises(SystemExit, match="143"):
-        train(
+        run(
+            world,
+            tmp_path / "run",
             config_of(train={"workers": 1, "steps": 20, "checkpoint_every": 100}),
-            store=store,
-            spec=spec,
-            root=root,
-            out=tmp_path / "run",
-            resume=False,
-            experiment="tiny",
-            progress=terminate,
+            after_step=terminate,
         )
     assert checkpoint.load_student(tmp_path / "run")[1] == 3
 
@@ -433,24 +426,14 @@ def test_non_finite_weights_are_not_saved(
 
 @pytest.mark.parametrize("workers", [0, 1])
 def test_ctrl_c_saves_and_stops(world: World, tmp_path: Path, workers: int) -> None:
-    store, spec, root = world
     config = config_of(train={"checkpoint_every": 100, "workers": workers})
 
-    def interrupt(state: TrainProgress) -> None:
-        if state.step == 2:
+    def interrupt(step: int) -> None:
+        if step == 2:
             os.kill(os.getpid(), signal.SIGINT)
 
     with pytest.raises(KeyboardInterrupt):
-        train(
-            config,
-            store=store,
-            spec=spec,
-            root=root,
-            out=tmp_path / "run",
-            resume=False,
-            experiment="tiny",
-            progress=interrupt,
-        )
+        run(world, tmp_path / "run", config, after_step=interrupt)
     newest = checkpoint.latest(tmp_path / "run")
     assert newest is not None
     assert checkpoint.step_of(newest) == 3
