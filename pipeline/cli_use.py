@@ -13,12 +13,15 @@ from pipeline.options import CacheFolder, Exit, Quiet, Settings
 from stages.errors import UserError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     import numpy as np
     from numpy.typing import NDArray
 
+    from stages.evaluate.run import Run
     from stages.train.config import EvaluateConfig
+
+    Embeddings = NDArray[np.float32]
 
 
 def evaluate(
@@ -58,6 +61,7 @@ def evaluate(
     from stages.evaluate.evaluate import evaluate_run, evaluate_teacher
     from stages.evaluate.result import save_result, to_json
     from stages.evaluate.run import load_run
+    from stages.evaluate.vocabulary import renamed
 
     with console.progress("evaluate", quiet=quiet or as_json) as advance:
         if run is None:
@@ -73,9 +77,10 @@ def evaluate(
             )
         else:
             student = load_run(run, evaluate=_evaluate_config(run, calibration, settings or []))
+            spec = load_spec(dataset) if dataset else student.spec
             result = evaluate_run(
-                student,
-                load_spec(dataset) if dataset else student.spec,
+                renamed(student, spec, encode=_encoder(student)),
+                spec,
                 root or student.record.root,
                 split,
                 limit=limit,
@@ -120,15 +125,9 @@ def predict(
 
     student = load_run(run, evaluate=_evaluate_config(run, None, settings or []))
 
-    def encode(names: "Sequence[str]") -> "NDArray[np.float32]":
-        # Only new names need CLIP's text tower.
-        from stages.precompute.text import Templates, encode_names
-
-        templates = cast(Templates, student.record.templates)
-        return encode_names(teacher or student.record.teacher, names, templates)
-
     names = _names(classes) or student.spec.classes
     others = _names(background)
+    encode = _encoder(student, teacher)
     text_CD = class_text(student, [*names, *others], encode=encode, teacher=teacher)
     with console.progress("predict", quiet=quiet) as advance:
         result = predict_files(
@@ -160,6 +159,18 @@ def _evaluate_config(
     if calibration is not None:
         changes.append(f"evaluate.calibration={calibration}")
     return build(RunConfig, apply_settings(values, changes), where="--set").evaluate
+
+
+def _encoder(run: "Run", teacher: str | None = None) -> "Callable[[Sequence[str]], Embeddings]":
+    """CLIP's text tower with the run's templates, loaded when it is first called."""
+
+    def encode(names: "Sequence[str]") -> "Embeddings":
+        from stages.precompute.text import Templates, encode_names
+
+        templates = cast(Templates, run.record.templates)
+        return encode_names(teacher or run.record.teacher, names, templates)
+
+    return encode
 
 
 def _names(text: str | None) -> list[str]:

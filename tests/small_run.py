@@ -54,4 +54,5 @@ def colour_run(path: Path, description: Path, evaluate: EvaluateConfig | None = 
         step=7,
         stride=4,
         text_CD=text_CD,
+        names=spec.prompt_names,
     )

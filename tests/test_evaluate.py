@@ -3,6 +3,7 @@
 import csv
 import json
 import math
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -23,6 +24,7 @@ from stages.evaluate.evaluate import evaluate_run, evaluate_teacher
 from stages.evaluate.inference import predict_scores, upsampled_argmax
 from stages.evaluate.result import save_result
 from stages.evaluate.run import load_run
+from stages.evaluate.vocabulary import renamed
 from stages.train import checkpoint
 from stages.train.config import EvaluateConfig, RunConfig, StudentConfig
 from stages.train.run_folder import write_record
@@ -61,6 +63,31 @@ def test_run_against_scikit_learn(tiny_world: Path, tmp_path: Path) -> None:
     assert steps == [(1, 3), (2, 3), (3, 3)]
     assert (result.images, result.left_out) == (3, 0)
     assert result.settings["step"] == 7
+
+
+def test_other_names_need_other_embeddings(tiny_world: Path, tmp_path: Path) -> None:
+    run = colour_run(tmp_path / "run", tiny_world)
+    root, spec = tiny_world.parent, run.spec
+    other = spec.model_copy(update={"names": {**spec.names, "ball": "planet"}})
+    with pytest.raises(UserError, match=r"names\[3\]: stored \"ball\", asked \"planet\""):
+        evaluate_run(run, other, root, "val", progress=silent)
+    asked: list[str] = []
+
+    def encode(names: Sequence[str]) -> NDArray[np.float32]:
+        asked.extend(names)
+        return np.stack([run.text_CD[0].numpy(), -run.text_CD[3].numpy()])
+
+    planet = renamed(run, other, encode=encode)
+    assert asked == ["sky", "planet"]
+    before = evaluate_run(run, spec, root, "val", progress=silent)
+    after = evaluate_run(planet, other, root, "val", progress=silent)
+    assert before.scores.uiou > 0.5
+    assert after.scores.uiou == 0.0
+    assert (before.variant, after.variant) == ((), ("renamed",))
+    assert after.settings["names"] == ["sky", "ground", "cardboard box", "planet"]
+    assert renamed(run, spec, encode=encode) is run
+    elsewhere = other.model_copy(update={"classes": ("sky", "ground", "crate", "ball")})
+    assert renamed(run, elsewhere, encode=encode) is run
 
 
 def test_limit_and_images_without_label(tiny_world: Path, tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from typing import Literal
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from stages.cache.reader import Store
 from stages.cache.recipe import difference
@@ -46,9 +47,9 @@ def evaluate_run(
 ) -> EvaluationResult:
     """Score a student on a split, or on its first `limit` images, at the images' own size.
 
-    Images without a label are left out and counted. Raises UserError when `spec` has other classes
-    or unseen classes than the run, DatasetError when no image has a label, when a file cannot be
-    read or is not below `root`, and when image and label differ in size.
+    Images without a label are left out and counted. Raises UserError when `spec` has other
+    classes, unseen classes or names than the run, DatasetError when no image has a label, when a
+    file cannot be read or is not below `root`, and when image and label differ in size.
     """
     if not root.is_dir():
         raise DatasetError(
@@ -61,6 +62,12 @@ def evaluate_run(
             + "\n  ".join(changed)
             + "\nEvaluate it with the description that it was trained with"
         )
+    if renamed := difference({"names": run.names}, {"names": spec.prompt_names}):
+        raise UserError(
+            f"{run.path}: '{spec.name}' calls classes by other names:\n  "
+            + "\n  ".join(renamed)
+            + "\nGive the run their embeddings first (stages.evaluate.vocabulary.renamed)"
+        )
 
     def predict(sample: Sample, size: tuple[int, ...]) -> NDArray[np.uint8]:
         image_HW3 = read_image(sample.image)
@@ -70,15 +77,7 @@ def evaluate_run(
                 f"{sample.image}: {width} x {height} pixels, but its label {sample.label} has "
                 f"{size[1]} x {size[0]}. `zsseg dataset verify` lists all such pairs"
             )
-        score_Chw = predict_scores(
-            run.student,
-            run.text_CD,
-            image_HW3,
-            config=run.evaluate,
-            seen_ids=spec.seen_ids,
-            stride=run.stride,
-        )
-        return upsampled_argmax(score_Chw, size)
+        return student_label(run, image_HW3)
 
     settings = run.evaluate.model_dump()
     listed = list_samples(spec, root, split)[:limit]
@@ -93,10 +92,11 @@ def evaluate_run(
         unseen=spec.unseen,
         images=len(samples),
         left_out=len(listed) - len(samples),
-        settings={"step": run.step, "limit": limit, **settings},
+        settings={"step": run.step, "limit": limit, "names": list(run.names), **settings},
         variant=variant(
             dataset=spec.name,
             own_dataset=run.spec.name,
+            renamed=run.names != run.spec.prompt_names,
             limit=limit,
             settings=settings,
             own_settings=run.record.config.evaluate.model_dump(),
@@ -134,11 +134,10 @@ def evaluate_teacher(
     text_CD = torch.from_numpy(store.read_all("text")).to(place)
 
     def predict(sample: Sample, size: tuple[int, ...]) -> NDArray[np.uint8]:
-        dense_Dhw = store.read("dense", row_of[sample.id]).astype(np.float32)
-        token_1Dhw = torch.from_numpy(dense_Dhw)[None].to(place)
-        score_Chw = class_logits(token_1Dhw, text_CD, 1.0)[0]
-        score_Chw[list(spec.seen_ids)] -= calibration
-        return upsampled_argmax(score_Chw, size)
+        dense_Dhw = store.read("dense", row_of[sample.id])
+        return teacher_label(
+            dense_Dhw, text_CD, size, seen_ids=spec.seen_ids, calibration=calibration
+        )
 
     failed = store.read_all("status") != 0
     listed = [sample for sample in list_samples(spec, root, split) if sample.id in row_of]
@@ -169,6 +168,34 @@ def evaluate_teacher(
         scores=scores(confusion_CC, spec.unseen_ids),
         confusion_CC=confusion_CC,
     )
+
+
+def student_label(run: Run, image_HW3: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """(H, W) class ids that a run gives an image, all its classes in one argmax."""
+    score_Chw = predict_scores(
+        run.student,
+        run.text_CD,
+        image_HW3,
+        config=run.evaluate,
+        seen_ids=run.spec.seen_ids,
+        stride=run.stride,
+    )
+    return upsampled_argmax(score_Chw, image_HW3.shape[:2])
+
+
+def teacher_label(
+    dense_Dhw: NDArray[np.float16],
+    text_CD: Tensor,
+    size: tuple[int, ...],
+    *,
+    seen_ids: Sequence[int],
+    calibration: float = 0.0,
+) -> NDArray[np.uint8]:
+    """(H, W) class ids that an image's dense tokens give at `size`; runs where `text_CD` lies."""
+    token_1Dhw = torch.from_numpy(dense_Dhw.astype(np.float32))[None].to(text_CD.device)
+    score_Chw = class_logits(token_1Dhw, text_CD, 1.0)[0]
+    score_Chw[list(seen_ids)] -= calibration
+    return upsampled_argmax(score_Chw, size)
 
 
 def _class_lists(spec: DatasetSpec) -> dict[str, tuple[str, ...]]:

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stages.cache.files import write_durably
-from stages.evaluate.metrics import Scores
+from stages.evaluate.metrics import Scores, scores
 
 
 @dataclass(frozen=True)
@@ -47,16 +47,20 @@ def variant(
     *,
     dataset: str,
     own_dataset: str,
+    renamed: bool = False,
     limit: int | None = None,
     settings: Mapping[str, Any],
     own_settings: Mapping[str, Any],
 ) -> tuple[str, ...]:
     """What of an evaluation is not as the run or the store has it, in words for a file's name.
 
-    Another data set by its name; a limit as `first10`; a calibration, whenever there is one, as
-    `gamma0.1`; every other setting that differs by name and value, as `mode-whole`.
+    Another data set by its name; other names of the classes as `renamed`; a limit as `first10`; a
+    calibration, whenever there is one, as `gamma0.1`; every other setting that differs by name and
+    value, as `mode-whole`.
     """
     words = [] if dataset == own_dataset else [dataset]
+    if renamed:
+        words.append("renamed")
     if limit is not None:
         words.append(f"first{limit}")
     if gamma := settings["calibration"]:
@@ -104,6 +108,7 @@ def to_json(result: EvaluationResult) -> dict[str, Any]:
         "images": result.images,
         "left_out": result.left_out,
         "settings": result.settings,
+        "variant": list(result.variant),
         "scores": {
             "sIoU": _defined(means.siou),
             "uIoU": _defined(means.uiou),
@@ -123,6 +128,27 @@ def to_json(result: EvaluationResult) -> dict[str, Any]:
         ],
         "confusion": result.confusion_CC.tolist(),
     }
+
+
+def read_result(path: Path) -> EvaluationResult:
+    """The result that `save_result` wrote as JSON; its scores follow from the confusion matrix."""
+    stored = json.loads(path.read_text(encoding="utf-8"))
+    unseen = [i for i, row in enumerate(stored["classes"]) if row["unseen"]]
+    confusion_CC = np.array(stored["confusion"], dtype=np.int64)
+    return EvaluationResult(
+        subject=stored["subject"],
+        source=Path(stored["source"]),
+        dataset=stored["dataset"],
+        split=stored["split"],
+        classes=tuple(row["name"] for row in stored["classes"]),
+        unseen=tuple(stored["classes"][i]["name"] for i in unseen),
+        images=stored["images"],
+        left_out=stored["left_out"],
+        settings=stored["settings"],
+        variant=tuple(stored["variant"]),
+        scores=scores(confusion_CC, unseen),
+        confusion_CC=confusion_CC,
+    )
 
 
 def save_result(folder: Path, result: EvaluationResult) -> tuple[Path, Path]:

@@ -30,7 +30,9 @@ class Run:
     stride: int
     """Pixels between two positions of the student's feature."""
     text_CD: Tensor
-    """Text embeddings of `spec.classes`."""
+    """Text embeddings of `names`."""
+    names: tuple[str, ...]
+    """What each class is called: the prompt names of training, or others (`vocabulary.renamed`)."""
 
     @property
     def spec(self) -> DatasetSpec:
@@ -61,4 +63,5 @@ def load_run(
         step=step,
         stride=feature_stride(student),
         text_CD=read_text(path).to(place),
+        names=record.dataset.prompt_names,
     )

@@ -5,6 +5,7 @@ Legend: C classes, D CLIP width.
 
 import logging
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor
 
 from stages.cache.recipe import fingerprint
-from stages.data.spec import VOID
+from stages.data.spec import VOID, DatasetSpec
 from stages.errors import UserError
 from stages.evaluate.run import Run
 
@@ -69,6 +70,20 @@ def class_text(
             known[name] = row_D.to(run.text_CD.device)
             _keep(run, name, row_D)
     return torch.stack([known[name] for name in names])
+
+
+def renamed(
+    run: Run, spec: DatasetSpec, *, encode: Callable[[Sequence[str]], NDArray[np.float32]]
+) -> Run:
+    """The run under the prompt names of a description with the same classes, for `evaluate_run`.
+
+    `encode` is asked for names that the run does not know, as in `class_text`. With other classes
+    nothing is done, and `evaluate_run` says what differs.
+    """
+    if spec.prompt_names == run.names or spec.classes != run.spec.classes:
+        return run
+    text_CD = class_text(run, spec.prompt_names, encode=encode)
+    return replace(run, text_CD=text_CD, names=spec.prompt_names)
 
 
 def _check_teacher(run: Run, own: str, now_D: Tensor, teacher: str) -> None:
