@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help install test check format bench clean
+.PHONY: help install demo test check format bench clean
 
 help: ## list the targets
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-9s %s\n", $$1, $$2}'
@@ -16,6 +16,9 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
 	touch $@
+
+demo: install ## the whole pipeline on a small drawn world: some minutes, nothing to download
+	$(BIN)/zsseg demo --out demo
 
 test: check ## everything that CI runs: lint, types, contracts, tests
 	$(BIN)/python -m pytest -n 2 --dist worksteal
@@ -33,6 +36,6 @@ format: install ## rewrite the code in the house format
 bench: install ## print the ratios that the documentation quotes, with machine and spread
 	$(BIN)/python -m benchmarks.run
 
-clean: ## remove .venv, caches and build products (never data_cache or runs)
+clean: ## remove .venv, caches and build products (never data_cache, runs or demo)
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -10,6 +10,7 @@ import traceback
 import typer
 
 from pipeline import cli_cache, cli_config, cli_dataset, console
+from pipeline.cli_demo import demo
 from pipeline.cli_stages import precompute, train
 from pipeline.cli_use import evaluate, predict
 from pipeline.options import Exit
@@ -22,7 +23,7 @@ app = typer.Typer(
     help="Zero-shot semantic segmentation: run CLIP once into a cache (precompute), then train "
     "any student against it (train). CLIP is not needed afterwards.",
 )
-for command in (precompute, train, evaluate, predict):
+for command in (demo, precompute, train, evaluate, predict):
     app.command()(command)
 app.add_typer(cli_dataset.app, name="dataset")
 app.add_typer(cli_cache.app, name="cache")

@@ -67,6 +67,16 @@ def _plain_lines(title: str) -> Advance:
     return advance
 
 
+@contextmanager
+def no_output() -> Iterator[None]:
+    """Commands that run inside another one print no results; progress and messages stay."""
+    before, out.quiet = out.quiet, True
+    try:
+        yield
+    finally:
+        out.quiet = before
+
+
 def size_text(count: int) -> str:
     """A number of bytes for a person: 1.2 GB."""
     value = float(count)

@@ -39,7 +39,9 @@ def assert_loaded(encoder: nn.Module, expected: dict[str, Tensor]) -> None:
             assert torch.equal(tensor, expected[name]), name
 
 
-@pytest.mark.parametrize("prefix", ["", "module.", "encoder.model.", "module.backbone."])
+@pytest.mark.parametrize(
+    "prefix", ["", "module.", "encoder.model.", "module.backbone.", "visual.trunk."]
+)
 @pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
 def test_names_may_carry_prefixes(tmp_path: Path, prefix: str, suffix: str) -> None:
     path = tmp_path / f"weights{suffix}"
@@ -154,6 +156,20 @@ def test_weights_of_an_installed_package(tmp_path: Path, monkeypatch: pytest.Mon
         load_encoder_weights(encoder, "package:no-such-weights")
     with pytest.raises(ResourceError, match="not installed"):
         load_encoder_weights(encoder, "package:")
+
+
+def test_weights_beside_a_module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(tmp_path))
+    (tmp_path / "besides" / "inner").mkdir(parents=True)
+    (tmp_path / "besides" / "__init__.py").touch()
+    half = {f"visual.trunk.{name}": tensor.half() for name, tensor in weights().items()}
+    save_file(half, tmp_path / "besides" / "inner" / "clip.safetensors")
+    encoder = Encoder()
+    load_encoder_weights(encoder, "package:besides/inner/clip.safetensors")
+    assert_loaded(encoder, {name: tensor.half().float() for name, tensor in weights().items()})
+    for source in ("package:besides/other.pth", "package:no_such_module/clip.safetensors"):
+        with pytest.raises(ResourceError, match=r"other\.pth is not a file|no module"):
+            load_encoder_weights(encoder, source)
 
 
 def test_the_package_of_the_camvid_experiments() -> None:

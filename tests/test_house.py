@@ -55,7 +55,8 @@ def test_cache_and_data_load_no_torch() -> None:
 @pytest.mark.parametrize(
     ("package", "doors"),
     [
-        ("PIL", {"stages/data/images.py"}),
+        ("PIL", {"stages/data/images.py", "stages/demo/canvas.py"}),  # files, and drawing
+        ("jinja2", {"pipeline/report.py"}),
         ("albumentations", {"stages/train/photometric.py"}),
         ("cuml", {"stages/precompute/kmeans.py"}),
         ("dask", {"stages/precompute/threads.py"}),
@@ -63,8 +64,9 @@ def test_cache_and_data_load_no_torch() -> None:
         ("sklearn", {"stages/precompute/kmeans.py"}),
         ("zarr", {"stages/cache/arrays.py"}),
         (
-            "open_clip",  # the teacher: found, loaded, and its last block taken apart
-            {f"stages/precompute/{name}.py" for name in ("teacher_files", "teacher", "dense")},
+            "open_clip",  # the teacher: found, loaded, its last block taken apart; and the demo's
+            {f"stages/precompute/{name}.py" for name in ("teacher_files", "teacher", "dense")}
+            | {"stages/demo/train_clip.py"},
         ),
     ],
 )

@@ -15,6 +15,7 @@ Whatever a file holds, `read_image` gives 8-bit RGB by these rules:
 Labels keep the stored numbers instead: palette indices, never the colours they stand for.
 """
 
+import io
 import logging
 import math
 import struct
@@ -164,17 +165,24 @@ def write_png(
 
     The file appears whole or not at all; folders are made as needed.
     """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f"{path.name}.partial")
+    try:
+        partial.write_bytes(png_bytes(array, palette=palette))
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def png_bytes(array: NDArray[np.uint8], *, palette: NDArray[np.uint8] | None = None) -> bytes:
+    """RGB (H, W, 3), grey (H, W) or, with a (256, 3) palette, indices (H, W) as a PNG file."""
     image = Image.fromarray(array)
     if palette is not None:
         assert array.ndim == 2
         image.putpalette(palette.tobytes())
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f"{path.name}.partial")
-    try:
-        image.save(partial, format="PNG")
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+    stream = io.BytesIO()
+    image.save(stream, format="PNG")
+    return stream.getvalue()
 
 
 def text_mask(text: str, size_px: float) -> NDArray[np.uint8]:

@@ -26,7 +26,8 @@ class StudentConfig(BaseModel):
     """Any encoder of segmentation_models_pytorch; `tu-NAME` for one of timm."""
     weights: str = "hub"
     """Encoder weights: `hub` (ImageNet, downloaded), `none` (random), a file (.pth or
-    .safetensors), or `package:DISTRIBUTION` (the one .pth file of an installed package)."""
+    .safetensors, also of an open_clip model whose tower it is), `package:DISTRIBUTION` (the one
+    weight file of an installed package), or `package:MODULE/FILE` (a file beside a module)."""
     logit_scale: float = Field(default=100.0, gt=0)
     """Logits are this times the cosine of feature and text embedding (CLIP's own 1/0.01). [ours]"""
 

@@ -5,7 +5,7 @@ the end, or from another implementation of the same layers. All that is resolved
 """
 
 import re
-from importlib import metadata
+from importlib import metadata, resources
 from pathlib import Path
 from pickle import UnpicklingError
 
@@ -24,7 +24,8 @@ def load_encoder_weights(encoder: nn.Module, source: str) -> str:
     """Fill an encoder in place; returns the line about it for the log.
 
     `source`: `none` (keep the random weights), a file (.safetensors, or what torch.load reads with
-    weights_only), or `package:DISTRIBUTION`, the one weight file of an installed distribution.
+    weights_only), `package:DISTRIBUTION`, the one weight file of an installed distribution, or
+    `package:MODULE/FILE`, a file beside an importable module.
 
     Tensors are matched by name, less prefixes such as `module.` or `encoder.`; where the names
     differ but the shapes agree one by one in order, in order. A classifier may be left over.
@@ -52,8 +53,11 @@ def load_encoder_weights(encoder: nn.Module, source: str) -> str:
 
 
 def _package_file(source: str) -> Path:
-    """The one weight file of `package:DISTRIBUTION`."""
+    """The file that `package:DISTRIBUTION` or `package:MODULE/FILE` means."""
     name = source.removeprefix("package:")
+    module, _, file = name.partition("/")
+    if file:
+        return _beside(module, file)
     try:
         distribution = metadata.distribution(name)
     except (metadata.PackageNotFoundError, ValueError) as error:
@@ -70,12 +74,22 @@ def _package_file(source: str) -> Path:
     return Path(str(distribution.locate_file(found[0])))
 
 
+def _beside(module: str, file: str) -> Path:
+    """A file of an importable package, also of one that is installed for editing."""
+    try:
+        return Path(str(resources.files(module).joinpath(file)))
+    except (ModuleNotFoundError, TypeError, ValueError) as error:
+        raise ResourceError(
+            f"student.weights: there is no module '{module}' with a file {file} beside it"
+        ) from error
+
+
 def _read(path: Path) -> dict[str, Tensor]:
     """The tensors of a weight file by name, in file order, without batch counters."""
     if not path.is_file():
         raise ResourceError(
-            f"student.weights: {path} is not a file. It is `hub`, `none`, `package:NAME`, or the "
-            "path of a .pth or .safetensors file"
+            f"student.weights: {path} is not a file. It is `hub`, `none`, `package:NAME`, "
+            "`package:MODULE/FILE`, or the path of a .pth or .safetensors file"
         )
     try:
         if path.suffix == ".safetensors":
@@ -102,8 +116,11 @@ def _counts(name: str) -> bool:
 
 
 def _canonical(name: str) -> str:
-    """A tensor's name less wrappers, with timm's `stages_1.` written as `stages.1.`."""
-    name = re.sub(r"^((module|model|network|backbone|encoder)\.)+", "", name)
+    """A tensor's name less wrappers, with timm's `stages_1.` written as `stages.1.`.
+
+    `visual.trunk.` is the image tower of an open_clip model that is one of timm's networks.
+    """
+    name = re.sub(r"^((module|model|network|backbone|encoder|visual\.trunk)\.)+", "", name)
     return re.sub(r"_(\d+)\.", r".\1.", name)
 
 

@@ -1,0 +1,121 @@
+"""`zsseg demo` end to end, shortened, and what its student has learnt."""
+
+import json
+import shlex
+from html import escape
+from pathlib import Path
+
+import pytest
+import yaml
+
+from pipeline.cli import app
+from pipeline.demo import Demo, demo_methods
+from stages.data.spec import load_spec
+from stages.errors import UserError
+from stages.evaluate.result import EvaluationResult, read_result
+
+SHORT = ("train.steps=4", "train.warmup_steps=1", "train.batch=2", "train.log_every=2")
+
+
+def zsseg(*arguments: str) -> None:
+    """Run a command in this process."""
+    app(list(arguments), standalone_mode=False)
+
+
+def make_demo(out: Path, *options: str) -> Demo:
+    zsseg("demo", "--out", str(out), *options)
+    return Demo(out, "sdd_rst", ())
+
+
+@pytest.fixture(scope="module")
+def short(tmp_path_factory: pytest.TempPathFactory) -> Demo:
+    """A demo of 10 + 3 scenes and 4 steps."""
+    out = tmp_path_factory.mktemp("demo") / "demo"
+    sets = [word for setting in SHORT for word in ("--set", setting)]
+    zsseg("demo", "--out", str(out), "--scenes", "10", "--quiet", *sets)
+    return Demo(out, "sdd_rst", ("train.seed=0", *SHORT))
+
+
+def test_a_demo_leaves_everything_a_person_wants(short: Demo) -> None:
+    assert len(list((short.world / "images" / "val").iterdir())) == 3
+    for method in ("baseline", "sdd_rst"):
+        assert (short.run(method) / "evaluation-val.json").is_file()
+    overlays = list((short.out / "predictions").glob("*_overlay.png"))
+    assert len(overlays) == 3
+    page = short.report.read_text(encoding="utf-8")
+    for text in ("teacher alone", "baseline", "ours (sdd_rst)", "traffic cone", "<svg"):
+        assert text in page
+    assert page.count("data:image/png;base64,") == 3 * 5
+
+
+def test_its_commands_are_the_commands(short: Demo, capsys: pytest.CaptureFixture[str]) -> None:
+    """By hand they find everything done: same stores, same runs, same scores."""
+    before = (short.run("sdd_rst") / "evaluation-val.json").read_bytes()
+    page = short.report.read_text(encoding="utf-8")
+    for command in short.commands():
+        assert escape(command) in page
+        zsseg(*shlex.split(command)[1:])
+    assert capsys.readouterr().out.count("nothing to do") == 2
+    assert (short.run("sdd_rst") / "evaluation-val.json").read_bytes() == before
+
+
+def test_a_second_time_nothing_is_computed_again(
+    short: Demo, capsys: pytest.CaptureFixture[str]
+) -> None:
+    checkpoints = {path: path.stat().st_mtime_ns for path in short.out.rglob("*.safetensors")}
+    assert checkpoints
+    sets = [word for setting in SHORT for word in ("--set", setting)]
+    zsseg("demo", "--out", str(short.out), "--scenes", "10", "--quiet", *sets)
+    assert checkpoints == {
+        path: path.stat().st_mtime_ns for path in short.out.rglob("*.safetensors")
+    }
+    printed = capsys.readouterr().out
+    for text in ("hIoU", "teacher alone", "baseline", "ours (sdd_rst)", str(short.report)):
+        assert text in printed
+    assert "nothing to do" not in printed
+
+
+def test_a_folder_in_use_is_refused(short: Demo, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="holds a demo with"):
+        zsseg("demo", "--out", str(short.out), "--scenes", "11")
+    (tmp_path / "thesis.tex").touch()
+    with pytest.raises(UserError, match="exists and is no demo"):
+        zsseg("demo", "--out", str(tmp_path))
+    with pytest.raises(UserError, match=r"--method magic: there are .*sdd_rst"):
+        zsseg("demo", "--out", str(tmp_path / "new"), "--method", "magic")
+    assert not (tmp_path / "new").exists()
+    assert "baseline" not in demo_methods()
+
+
+class TestLearnt:
+    """A demo long enough to learn from."""
+
+    @pytest.fixture(scope="class")
+    def learnt(self, tmp_path_factory: pytest.TempPathFactory) -> Demo:
+        out = tmp_path_factory.mktemp("learnt") / "demo"
+        zsseg("demo", "--out", str(out), "--quiet")
+        return Demo(out, "sdd_rst", ("train.seed=0",))
+
+    @pytest.mark.timeout(1200)
+    def test_unseen_classes_are_found_and_seen_ones_kept(self, learnt: Demo) -> None:
+        ours, baseline = self.scores(learnt, "sdd_rst"), self.scores(learnt, "baseline")
+        assert baseline.scores.uiou <= 0.05
+        assert ours.scores.uiou >= 0.25
+        assert ours.scores.siou >= baseline.scores.siou - 0.03
+
+    @pytest.mark.timeout(1200)
+    def test_the_student_goes_by_the_names(self, learnt: Demo, tmp_path: Path) -> None:
+        """Under the names of other things nothing is found."""
+        spec = load_spec("demo").model_dump(mode="json", exclude_none=True)
+        spec["name"] = "swapped"
+        spec["names"] = {"traffic cone": "violin", "stroller": "waterfall", "dog": "keyboard"}
+        description = tmp_path / "swapped.yaml"
+        description.write_text(yaml.safe_dump(spec))
+        run = learnt.run("sdd_rst")
+        zsseg("evaluate", "--run", str(run), "--dataset", str(description), "--quiet")
+        swapped = read_result(run / "evaluation-val-swapped-renamed.json")
+        assert swapped.scores.uiou <= 0.02
+        assert json.loads((run / "run.json").read_text())["dataset"]["name"] == "demo"
+
+    def scores(self, learnt: Demo, method: str) -> EvaluationResult:
+        return read_result(learnt.run(method) / "evaluation-val.json")
