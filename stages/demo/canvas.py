@@ -73,4 +73,4 @@ def _coverage(corners_N2: NDArray[np.float64], size: tuple[int, int]) -> NDArray
     # Pillow counts from the middle of a pixel, and paints every pixel that an edge touches.
     fine_N2 = corners_N2 * _FINE - 0.5
     ImageDraw.Draw(mask).polygon([(x, y) for x, y in fine_N2], fill=255)
-    return np.asarray(mask.reduce(_FINE), dtype=np.float32) / 255
+    return np.asarray(mask.reduce(_FINE), dtype=np.float32) / np.float32(255)

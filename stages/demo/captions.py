@@ -1,50 +1,47 @@
-"""Pictures with captions for the small CLIP: crops of scenes, and the names of what they show.
+"""Captions for the small CLIP: windows of scenes, and the names of what they show.
 
-A caption says what is to be seen in a picture, never where: no label map reaches the training.
-Legend: H W pixels, S the side of a training picture.
+A caption says what is to be seen in a window, never where: no label map reaches the training.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
-from stages.data.images import resize_image
 from stages.demo.scenes import CLASSES, SIZE, Scene
 
 _VISIBLE = 0.04
-"""What covers less of a picture goes without mention."""
+"""What covers less of a window goes without mention."""
 _SIDES = (20, 88)
-"""Smallest and largest side of a crop in pixels."""
-_WHOLE, _OF_THINGS = 0.05, 0.65
-"""Shares of whole scenes and of crops around a thing; the rest lies anywhere."""
+"""Smallest and largest side of a window in pixels."""
+_WHOLE, _OF_THINGS = 0.05, 0.6
+"""Shares of whole scenes and of windows around a thing; the rest lies anywhere."""
 _TEMPLATES = ("a photo of {}.", "a picture of {}.", "a street with {}.", "{}.", "here is {}.")
 
 
 @dataclass(frozen=True)
-class Picture:
-    """A training picture (S, S, 3) uint8 and the names of what it shows, most prominent first."""
+class Window:
+    """A part of a scene, (x0, y0, x1, y1) in pixels, and the names of what it shows.
 
-    image_SS3: NDArray[np.uint8]
+    The most prominent name stands first.
+    """
+
+    box: tuple[int, int, int, int]
     names: tuple[str, ...]
 
 
-def take_picture(scene: Scene, side: int, rng: np.random.Generator) -> Picture:
-    """A window of a scene, resized to (side, side) pixels, in one of two directions."""
-    subject, (x0, y0, x1, y1) = _window(scene, rng)
-    image_SS3 = resize_image(scene.image_HW3[y0:y1, x0:x1], (side, side), interpolation="bicubic")
-    if rng.random() < 0.5:
-        image_SS3 = image_SS3[:, ::-1]
+def look(scene: Scene, rng: np.random.Generator) -> Window:
+    """The whole scene, a square around one of its things, or a square anywhere."""
+    subject, (x0, y0, x1, y1) = _aim(scene, rng)
     count_C = np.bincount(scene.label_HW[y0:y1, x0:x1].ravel(), minlength=256)[: len(CLASSES)]
     shown = np.flatnonzero(count_C >= _VISIBLE * (x1 - x0) * (y1 - y0))
     names = sorted((CLASSES[i] for i in shown), key=lambda name: -count_C[CLASSES.index(name)])
     # Who photographs a dog says "dog" first, however much road there is around it.
-    return Picture(image_SS3, tuple(sorted(names, key=lambda name: name != subject)))
+    return Window((x0, y0, x1, y1), tuple(sorted(names, key=lambda name: name != subject)))
 
 
-def _window(scene: Scene, rng: np.random.Generator) -> tuple[str | None, tuple[int, int, int, int]]:
-    """A thing and the square around it, or no thing and a square anywhere, or the whole scene."""
+def _aim(scene: Scene, rng: np.random.Generator) -> tuple[str | None, tuple[int, int, int, int]]:
+    """What a window is about, if about one thing, and its corners."""
     height, width = SIZE
     kind = rng.random()
     if kind < _WHOLE:
@@ -56,7 +53,7 @@ def _window(scene: Scene, rng: np.random.Generator) -> tuple[str | None, tuple[i
         things = [placed.box for placed in scene.placed if placed.name == subject]
         left, top, right, bottom = things[rng.integers(len(things))]
         x, y = (left + right) / 2, (top + bottom) / 2
-        length = np.clip(max(right - left, bottom - top) * rng.uniform(0.9, 1.9), *_SIDES)
+        length = np.clip(max(right - left, bottom - top) * rng.uniform(0.6, 1.4), *_SIDES)
     x0 = int(np.clip(x - length / 2, 0, width - length))
     y0 = int(np.clip(y - length / 2, 0, height - length))
     return subject, (x0, y0, x0 + int(length), y0 + int(length))

@@ -1,11 +1,15 @@
 """Train the small CLIP of the demo: `python -m stages.demo.train_clip FOLDER`.
 
-FOLDER holds an open_clip_config.json; the weights are written beside it. Pictures and captions are
-of the small world, from seeds that the demo does not use. The objective is SigLIP's (Zhai et al.,
-ICCV 2023, Eq. 1): a sigmoid per pair of picture and text. A pair is positive when all that the
-text names is to be seen in the picture, so that two pictures of the same thing are no negatives.
+FOLDER holds an open_clip_config.json; the weights are written beside it. Windows and captions are
+of the small world, from seeds that the demo does not use. The objective is CLIP's contrastive loss
+(Radford et al. 2021) with soft targets: two pictures of a dog are no negatives of each other.
 
-Legend: B pictures, T texts, D CLIP width.
+A window is seen in two ways: as a crop of its own, and as part of the scene, by the mean of the
+scene's features inside it. Crops alone would teach the tower what a picture's zero padding does to
+a map of a few cells, and dense tokens of a whole scene would be none of that.
+
+Legend: B windows, N scenes or crops, T texts, C classes, D CLIP width, H W pixels, h w feature
+grid, E the tower's inner width.
 """
 
 import argparse
@@ -21,15 +25,23 @@ from typing import Any
 import numpy as np
 import open_clip
 import torch
+from numpy.typing import NDArray
 from safetensors.torch import save_file
 from torch import Tensor
 from torch.nn import functional as F
 
-from stages.demo.captions import Picture, caption, take_picture
-from stages.demo.scenes import CLASSES, draw_scene
+from stages.data.images import resize_image
+from stages.demo.captions import Window, caption, look
+from stages.demo.scenes import CLASSES, SIZE, draw_scene
 
 WORLD_SEED = 1000
 """Seed of the training scenes; the demo draws its own from seeds below."""
+
+_WINDOWS = 12
+"""Windows looked at per scene; the first one of them also as a crop."""
+
+_ENLARGED = (2 * SIZE[0], 2 * SIZE[1])
+"""Height and width of a scene as the tower sees it, and as the demo's dense tokens are made."""
 
 _WORDS = 320
 """Tokens below are single letters and fragments."""
@@ -45,8 +57,13 @@ def train(folder: Path, *, scenes: int, steps: int, batch: int, seed: int) -> No
     model: Any = open_clip.create_model(f"local-dir:{folder}", load_weights=False)
     tokenizer = open_clip.get_tokenizer(f"local-dir:{folder}")
     side = model.visual.image_size[0]
-    pixels = json.loads((folder / "open_clip_config.json").read_text())["preprocess_cfg"]
-    mean, std = (torch.tensor(pixels[name]).view(3, 1, 1) for name in ("mean", "std"))
+    config = json.loads((folder / "open_clip_config.json").read_text())["preprocess_cfg"]
+    mean, std = (torch.tensor(config[name]).view(3, 1, 1) for name in ("mean", "std"))
+
+    def pixels(images: Sequence[NDArray[np.uint8]]) -> Tensor:
+        image_NHW3 = torch.from_numpy(np.stack(images))
+        return (image_NHW3.permute(0, 3, 1, 2) / 255 - mean) / std
+
     with ProcessPoolExecutor() as pool:
         world = list(pool.map(partial(draw_scene, WORLD_SEED), range(scenes), chunksize=32))
     logger.info("%d scenes drawn in %.0f s", scenes, time.perf_counter() - started)
@@ -56,24 +73,25 @@ def train(folder: Path, *, scenes: int, steps: int, batch: int, seed: int) -> No
     )
     model.train().to(memory_format=torch.channels_last)
     for step in range(1, steps + 1):
-        chosen = rng.integers(len(world), size=batch)
-        pictures = [take_picture(world[i], side, rng) for i in chosen]
-        pictures = [picture for picture in pictures if picture.names]
-        pixel_BHW3 = torch.from_numpy(np.stack([picture.image_SS3 for picture in pictures]))
-        image_B3HW = (pixel_BHW3.permute(0, 3, 1, 2) / 255 - mean) / std
-        captions = [caption(picture.names, rng) for picture in pictures]
-        alone = [caption([name], rng) for name in CLASSES]
-        nonsense_TL = _nonsense(tokenizer, len(CLASSES), rng)
-        token_TL = torch.cat([tokenizer([*captions, *alone]), nonsense_TL])
-        image_BD = model.encode_image(image_B3HW, normalize=True)
-        text_TD = model.encode_text(token_TL, normalize=True)
-        prominence_BC = _prominence(pictures)
-        logit_BT = model.logit_scale.exp().clamp(max=100) * image_BD @ text_TD.T
-        logit_BB, logit_BC = logit_BT[:, : len(pictures)], logit_BT[:, len(pictures) :]
-        likeness_BB = likeness(prominence_BC)
-        loss = (
-            soft_cross_entropy(logit_BB, likeness_BB) + soft_cross_entropy(logit_BB.T, likeness_BB)
-        ) / 2 + soft_cross_entropy(logit_BC, F.pad(prominence_BC, (0, len(CLASSES))))
+        chosen = [world[i] for i in rng.integers(len(world), size=batch)]
+        seen = [[look(scene, rng) for _ in range(_WINDOWS)] for scene in chosen]
+        crops = [
+            resize_image(scene.image_HW3[y0:y1, x0:x1], (side, side), interpolation="bicubic")
+            for scene, (window, *_) in zip(chosen, seen, strict=True)
+            for x0, y0, x1, y1 in [window.box]
+        ]
+        whole = [resize_image(scene.image_HW3, _ENLARGED) for scene in chosen]
+        feature_BE = torch.cat(
+            [
+                _inside(model.visual.trunk.forward_features(pixels(whole)), seen),
+                model.visual.trunk.forward_features(pixels(crops)).mean((2, 3)),
+            ]
+        )
+        names = [window.names for windows in seen for window in windows]
+        names += [windows[0].names for windows in seen]
+        named = [place for place, each in enumerate(names) if each]
+        image_BD = F.normalize(model.visual.head(feature_BE[named]), dim=1)
+        loss = contrast(model, tokenizer, image_BD, [names[place] for place in named], rng)
         optimiser.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -84,6 +102,51 @@ def train(folder: Path, *, scenes: int, steps: int, batch: int, seed: int) -> No
             logger.info("step %d of %d, loss %.4f, %.1f minutes", step, steps, loss.item(), minutes)
     half = {name: value.half().contiguous() for name, value in model.state_dict().items()}
     save_file(half, folder / "open_clip_model.safetensors")
+
+
+def contrast(
+    model: Any,
+    tokenizer: Any,
+    image_BD: Tensor,
+    names: Sequence[tuple[str, ...]],
+    rng: np.random.Generator,
+) -> Tensor:
+    """Windows against each other's captions, both ways, and against every name alone."""
+    captions = [caption(each, rng) for each in names]
+    alone = [caption([name], rng) for name in CLASSES]
+    token_TL = torch.cat([tokenizer([*captions, *alone]), _nonsense(tokenizer, len(CLASSES), rng)])
+    logit_BT = model.logit_scale.exp() * image_BD @ model.encode_text(token_TL, normalize=True).T
+    prominence_BC = prominence(names)
+    likeness_BB = likeness(prominence_BC)
+    logit_BB, logit_BC = logit_BT[:, : len(names)], logit_BT[:, len(names) :]
+    both_ways = (
+        soft_cross_entropy(logit_BB, likeness_BB) + soft_cross_entropy(logit_BB.T, likeness_BB)
+    ) / 2
+    return both_ways + soft_cross_entropy(logit_BC, F.pad(prominence_BC, (0, len(CLASSES))))
+
+
+def inside_shares(windows: Sequence[Window], grid: tuple[int, int]) -> Tensor:
+    """(B, h, w) share of each window's area that lies in each cell of a grid over the scene."""
+    shares = []
+    for x0, y0, x1, y1 in (window.box for window in windows):
+        row_h = _overlap(y0, y1, cells=grid[0], extent=SIZE[0])
+        column_w = _overlap(x0, x1, cells=grid[1], extent=SIZE[1])
+        shares.append(row_h[:, None] * column_w / ((x1 - x0) * (y1 - y0)))
+    return torch.stack(shares)
+
+
+def _overlap(low: int, high: int, *, cells: int, extent: int) -> Tensor:
+    """(cells,) pixels that each cell of an axis shares with the range from `low` to `high`."""
+    edge = torch.arange(cells + 1) * (extent / cells)
+    return (edge[1:].clamp(max=high) - edge[:-1].clamp(min=low)).clamp(min=0)
+
+
+def _inside(feature_NEhw: Tensor, windows: Sequence[Sequence[Window]]) -> Tensor:
+    """(B, E) mean feature inside each window of each scene."""
+    grid = (feature_NEhw.shape[2], feature_NEhw.shape[3])
+    share_NBhw = torch.stack([inside_shares(each, grid) for each in windows])
+    mean_NBE = torch.einsum("nehw,nbhw->nbe", feature_NEhw, share_NBhw)
+    return mean_NBE.flatten(0, 1)
 
 
 def soft_cross_entropy(logit_BT: Tensor, target_BT: Tensor) -> Tensor:
@@ -101,20 +164,20 @@ def likeness(prominence_BC: Tensor) -> Tensor:
     return same_BB / same_BB.sum(1, keepdim=True)
 
 
-def _prominence(pictures: Sequence[Picture]) -> Tensor:
-    """(B, C) shares of the names in a caption: the n-th name counts 1/n."""
-    share_BC = torch.zeros(len(pictures), len(CLASSES))
-    for row_C, picture in zip(share_BC, pictures, strict=True):
-        for place, name in enumerate(picture.names, start=1):
+def prominence(names: Sequence[tuple[str, ...]]) -> Tensor:
+    """(B, C) shares of the names in captions: the n-th name of one counts 1/n."""
+    share_BC = torch.zeros(len(names), len(CLASSES))
+    for row_C, each in zip(share_BC, names, strict=True):
+        for place, name in enumerate(each, start=1):
             row_C[CLASSES.index(name)] = 1 / place
     return share_BC / share_BC.sum(1, keepdim=True)
 
 
 def _nonsense(tokenizer: Any, count: int, rng: np.random.Generator) -> Tensor:
     """(count, L) texts about random words, which hold of no picture: unknown is not everything."""
-    token_TL = tokenizer(["a photo of a x."] * count)
+    token_TL: Tensor = tokenizer(["a photo of a x."] * count)
     place = int((token_TL[0] == tokenizer(["x"])[0, 1]).nonzero()[0])
-    words = rng.integers(_WORDS, token_TL.max().item() - 1, size=count)
+    words = rng.integers(_WORDS, int(token_TL.max()) - 1, size=count)
     token_TL[:, place] = torch.from_numpy(words)
     return token_TL
 
@@ -132,9 +195,9 @@ def main() -> None:
     """Parse the command line and train."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--scenes", type=int, default=3000)
-    parser.add_argument("--steps", type=int, default=600)
-    parser.add_argument("--batch", type=int, default=128)
+    parser.add_argument("--scenes", type=int, default=2500)
+    parser.add_argument("--steps", type=int, default=550)
+    parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--seed", type=int, default=0)
     given = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
