@@ -35,7 +35,7 @@ PRECOMPUTE = (
     "regions.windows=[2,4]",
     "regions.minimum_tokens=1",
     "regions.unlabelled_share=0.2",
-    "local.max_masks=6",
+    "local.max_masks=3",
 )
 """For scenes of 128 x 192 pixels: twice enlarged for CLIP, one token per 16 pixels, and things that
 fill a token or two: with the defaults two thirds of the unlabelled pixels lie in no region."""
@@ -43,6 +43,7 @@ fill a token or two: with the defaults two thirds of the unlabelled pixels lie i
 BASELINE = "baseline"
 _SETTINGS_FILE = "demo.json"
 _GRID_ROWS = 7
+_PREDICTED = 8
 
 
 @dataclass(frozen=True)
@@ -70,6 +71,14 @@ class Demo:
         """Run folder of a method."""
         return self.out / "runs" / f"demo_{method}"
 
+    def scores(self, method: str) -> Path:
+        """The result of a method on `val`, as `zsseg evaluate` names it."""
+        from stages.train.run_folder import read_record
+
+        gamma = read_record(self.run(method)).config.evaluate.calibration
+        name = f"evaluation-val-gamma{gamma:g}.json" if gamma else "evaluation-val.json"
+        return self.run(method) / name
+
     def commands(self) -> list[str]:
         """The `zsseg` commands, in order, as a shell takes them."""
         world, cache, out = (shlex.quote(str(each)) for each in (self.world, self.cache, self.out))
@@ -87,10 +96,11 @@ class Demo:
                 f"--resume{_sets(self.settings)}"
             )
             made.append(f"zsseg evaluate --run {run} --split val")
-        pictures, predictions = (
-            shlex.quote(str(each)) for each in (self.world / "images/val", self.out / "predictions")
+        pictures = sorted((self.world / "images" / "val").glob("*.png"))[:_PREDICTED]
+        made.append(
+            f"zsseg predict {shlex.join(map(str, pictures))} --run {run} "
+            f"--out {shlex.quote(str(self.out / 'predictions'))}"
         )
-        made.append(f"zsseg predict {pictures} --run {run} --out {predictions}")
         return made
 
 
@@ -161,8 +171,8 @@ def _results(demo: Demo) -> "dict[str, EvaluationResult]":
 
     return {
         "teacher alone": read_result(demo.out / "evaluation-teacher-val.json"),
-        BASELINE: read_result(demo.run(BASELINE) / "evaluation-val.json"),
-        f"ours ({demo.method})": read_result(demo.run(demo.method) / "evaluation-val.json"),
+        BASELINE: read_result(demo.scores(BASELINE)),
+        f"ours ({demo.method})": read_result(demo.scores(demo.method)),
     }
 
 
