@@ -138,7 +138,7 @@ def run_demo(
         write_world(
             demo.world,
             seed=seed,
-            scenes={"train": scenes, "val": max(1, scenes // 3)},
+            scenes={"train": scenes, "val": max(1, scenes // 5)},
             progress=lambda done, total: advance(done, total, ""),
         )
     for command in demo.commands():

@@ -25,10 +25,10 @@ def zsseg(*arguments: str) -> None:
 
 @pytest.fixture(scope="module")
 def short(tmp_path_factory: pytest.TempPathFactory) -> Demo:
-    """A demo of 10 + 3 scenes and 4 steps."""
+    """A demo of 15 + 3 scenes and 4 steps."""
     out = tmp_path_factory.mktemp("demo") / "demo"
     sets = [word for setting in SHORT for word in ("--set", setting)]
-    zsseg("demo", "--out", str(out), "--scenes", "10", "--quiet", *sets)
+    zsseg("demo", "--out", str(out), "--scenes", "15", "--quiet", *sets)
     return Demo(out, "sdd_rst", ("train.seed=0", *SHORT))
 
 
@@ -61,7 +61,7 @@ def test_a_second_time_nothing_is_computed_again(
     checkpoints = {path: path.stat().st_mtime_ns for path in short.out.rglob("*.safetensors")}
     assert checkpoints
     sets = [word for setting in SHORT for word in ("--set", setting)]
-    zsseg("demo", "--out", str(short.out), "--scenes", "10", "--quiet", *sets)
+    zsseg("demo", "--out", str(short.out), "--scenes", "15", "--quiet", *sets)
     assert checkpoints == {
         path: path.stat().st_mtime_ns for path in short.out.rglob("*.safetensors")
     }
@@ -73,7 +73,7 @@ def test_a_second_time_nothing_is_computed_again(
 
 def test_a_folder_in_use_is_refused(short: Demo, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="holds a demo with"):
-        zsseg("demo", "--out", str(short.out), "--scenes", "11")
+        zsseg("demo", "--out", str(short.out), "--scenes", "16")
     (tmp_path / "thesis.tex").touch()
     with pytest.raises(UserError, match="exists and is no demo"):
         zsseg("demo", "--out", str(tmp_path))
