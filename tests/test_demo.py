@@ -2,7 +2,7 @@
 
 import shlex
 from collections.abc import Iterator
-from html import escape
+from html import unescape
 from pathlib import Path
 
 import pytest
@@ -47,9 +47,9 @@ def test_a_demo_leaves_everything_a_person_wants(short: Demo) -> None:
 def test_its_commands_are_the_commands(short: Demo, capsys: pytest.CaptureFixture[str]) -> None:
     """By hand they find everything done: same stores, same runs, same scores."""
     before = short.scores("sdd_rst").read_bytes()
-    page = short.report.read_text(encoding="utf-8")
+    page = unescape(short.report.read_text(encoding="utf-8"))
     for command in short.commands():
-        assert escape(command) in page
+        assert command in page
         zsseg(*shlex.split(command)[1:])
     assert capsys.readouterr().out.count("nothing to do") == 2
     assert short.scores("sdd_rst").read_bytes() == before

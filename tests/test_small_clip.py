@@ -75,4 +75,4 @@ def test_the_weights_are_small_and_know_the_names() -> None:
     text_CD = teacher.text([f"a photo of a {name}." for name in CLASSES])
     text_CD /= np.linalg.norm(text_CD, axis=1, keepdims=True)
     cosine_CC = text_CD @ text_CD.T
-    assert (cosine_CC - 2 * np.eye(len(CLASSES))).max() < 0.8
+    assert (cosine_CC - 2 * np.eye(len(CLASSES))).max() < 0.95

@@ -165,24 +165,29 @@ def write_png(
 
     The file appears whole or not at all; folders are made as needed.
     """
+    image = _png(array, palette)
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f"{path.name}.partial")
     try:
-        partial.write_bytes(png_bytes(array, palette=palette))
+        image.save(partial, format="PNG")
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
 
 
-def png_bytes(array: NDArray[np.uint8], *, palette: NDArray[np.uint8] | None = None) -> bytes:
-    """RGB (H, W, 3), grey (H, W) or, with a (256, 3) palette, indices (H, W) as a PNG file."""
+def png_bytes(array: NDArray[np.uint8]) -> bytes:
+    """RGB (H, W, 3) or grey (H, W) as the content of a PNG file."""
+    stream = io.BytesIO()
+    _png(array, None).save(stream, format="PNG")
+    return stream.getvalue()
+
+
+def _png(array: NDArray[np.uint8], palette: NDArray[np.uint8] | None) -> Image.Image:
     image = Image.fromarray(array)
     if palette is not None:
         assert array.ndim == 2
         image.putpalette(palette.tobytes())
-    stream = io.BytesIO()
-    image.save(stream, format="PNG")
-    return stream.getvalue()
+    return image
 
 
 def text_mask(text: str, size_px: float) -> NDArray[np.uint8]:
