@@ -40,21 +40,30 @@ def evaluate(
     limit: Annotated[int | None, typer.Option(min=1, help="Only the first N images.")] = None,
     calibration: Annotated[
         float | None,
-        typer.Option(min=0, help="gamma: taken off the cosines of seen classes before the argmax."),
+        typer.Option(
+            min=0,
+            help="gamma: taken off the cosines of seen classes before the argmax. Above 0, the "
+            "scores without it are reported too. [default: the run's]",
+        ),
     ] = None,
     out: Annotated[
         Path | None, typer.Option(help="Folder of the JSON and CSV. [default: the run]")
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print each result as a line of JSON, gamma 0 first.")
+    ] = False,
     settings: Settings = None,
     quiet: Quiet = False,
 ) -> None:
-    """Score a run (or, with --teacher, the cache itself): hIoU, sIoU, uIoU and every class."""
+    """Score a run (or, with --teacher, the cache itself): hIoU, sIoU, uIoU and every class.
+
+    With a gamma above 0, with and without it: two score lines, and two results written.
+    """
     console.configure_logging(quiet=quiet or as_json)
     if (run is None) != teacher:
         raise UserError("give either --run RUN (a student) or --teacher --cache DIR (the cache)")
     from pipeline.stores import dataset_root, stored_spec
-    from pipeline.tables import score_line, score_table
+    from pipeline.tables import score_lines, score_table
     from stages.cache.catalogue import choose_store
     from stages.cache.reader import Store
     from stages.data.spec import load_spec
@@ -68,7 +77,7 @@ def evaluate(
             if limit or settings:
                 raise UserError("--limit and --set are for runs; --teacher scores the whole store")
             store = Store.open(choose_store(cache, split=split))
-            result = evaluate_teacher(
+            results = evaluate_teacher(
                 store,
                 load_spec(dataset) if dataset else stored_spec(store),
                 dataset_root(root, store),
@@ -78,7 +87,7 @@ def evaluate(
         else:
             student = load_run(run, evaluate=_evaluate_config(run, calibration, settings or []))
             spec = load_spec(dataset) if dataset else student.spec
-            result = evaluate_run(
+            results = evaluate_run(
                 renamed(student, spec, encode=_encoder(student)),
                 spec,
                 root or student.record.root,
@@ -87,16 +96,17 @@ def evaluate(
                 progress=lambda done, total: advance(done, total, ""),
             )
     if as_json:
-        sys.stdout.write(json.dumps(to_json(result), allow_nan=False) + "\n")
+        for result in results:
+            sys.stdout.write(json.dumps(to_json(result), allow_nan=False) + "\n")
     else:
-        console.out.print(score_table(result))
-        console.out.print(
-            f"\n{result.images} images of {result.dataset} {result.split}, in percent:"
-        )
-        console.out.print(score_line(result), style="bold")
+        first = results[0]
+        console.out.print(score_table(results))
+        console.out.print(f"\n{first.images} images of {first.dataset} {first.split}, in percent:")
+        for line in score_lines(results):
+            console.out.print(line, style="bold")
     # Shown first: a folder that cannot be written must not cost the result.
     if folder := out or run:
-        saved = save_result(folder, result)
+        saved = [path for result in results for path in save_result(folder, result)]
         if not as_json:
             console.out.print("written: " + ", ".join(map(str, saved)), soft_wrap=True)
 

@@ -261,7 +261,7 @@ def _pictures(
         image_HW3 = read_image(sample.image)
         dense_Dhw = store.read("dense", row_of[sample.id])
         maps = [
-            teacher_label(dense_Dhw, text_CD, label_HW.shape, seen_ids=spec.seen_ids),
+            teacher_label(dense_Dhw, text_CD, label_HW.shape),
             *(student_label(run, image_HW3) for run in runs),
         ]
         pictures.append((image_HW3, {"label": label_HW, **dict(zip(names, maps, strict=True))}))

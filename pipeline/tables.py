@@ -69,17 +69,37 @@ def store_table(stores: Sequence[StoreSummary]) -> Table:
     return table
 
 
-def score_table(result: EvaluationResult) -> Table:
-    """IoU and accuracy per class in percent, the means below."""
-    table = Table("class", "group", "IoU", "accuracy", box=None)
-    for row in class_rows(result):
-        group = "unseen" if row.unseen else "seen"
-        table.add_row(row.name, group, percent(row.iou), percent(row.accuracy))
+def score_table(results: Sequence[EvaluationResult]) -> Table:
+    """IoU and accuracy per class in percent, side by side for several gammas."""
+    columns = [
+        f"{score}{f', {gamma_text(result)}' if len(results) > 1 else ''}"
+        for result in results
+        for score in ("IoU", "accuracy")
+    ]
+    table = Table("class", "group", *columns, box=None)
+    for rows in zip(*map(class_rows, results), strict=True):
+        group = "unseen" if rows[0].unseen else "seen"
+        shown = [percent(value) for row in rows for value in (row.iou, row.accuracy)]
+        table.add_row(rows[0].name, group, *shown)
     return table
 
 
-def score_line(result: EvaluationResult) -> str:
-    """The means in one line, in percent."""
+def score_lines(results: Sequence[EvaluationResult]) -> list[str]:
+    """The means in one line per result, in percent; several are told apart by their gamma."""
+    lines = [_score_line(result) for result in results]
+    if len(results) == 1:
+        return lines
+    labels = [gamma_text(result) for result in results]
+    width = max(map(len, labels))
+    return [f"{label:<{width}}  {line}" for label, line in zip(labels, lines, strict=True)]
+
+
+def gamma_text(result: EvaluationResult) -> str:
+    """`gamma 0.02`: what was taken off the cosines of the seen classes."""
+    return f"gamma {result.settings['calibration']:g}"
+
+
+def _score_line(result: EvaluationResult) -> str:
     means = result.scores
     named = {
         "hIoU": means.hiou,

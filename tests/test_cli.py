@@ -98,6 +98,23 @@ def test_evaluate_shows_a_table(place: Path, capsys: pytest.CaptureFixture[str])
     shown = capsys.readouterr().out
     for word in ("hIoU", "sIoU", "uIoU", "ball", "unseen", "2 images of tiny-world train"):
         assert word in shown
+    lines = [line for line in shown.splitlines() if "hIoU" in line]
+    assert [line.split("  ")[0] for line in lines] == ["gamma 0", "gamma 0.05"]
+
+
+def test_a_gamma_is_reported_with_and_without(
+    place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    of_run = ("--run", place / "run", "--calibration", 0.02, "--out", tmp_path)
+    of_teacher = ("--teacher", "--cache", place / "cache", "--calibration", 0.02, "--out", tmp_path)
+    for subject, options in (("", of_run), ("teacher-", of_teacher)):
+        assert zsseg("evaluate", *options, "--json") == 0
+        lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+        assert [line["settings"]["calibration"] for line in lines] == [0.0, 0.02]
+        stem = f"evaluation-{subject}val"
+        for name, line in zip((stem, f"{stem}-gamma0.02"), lines, strict=True):
+            assert json.loads((tmp_path / f"{name}.json").read_text()) == line
+            assert (tmp_path / f"{name}.csv").is_file()
 
 
 def test_the_teacher_is_scored_from_the_store_of_the_split(

@@ -35,7 +35,9 @@ def short(tmp_path_factory: pytest.TempPathFactory) -> Demo:
 def test_a_demo_leaves_everything_a_person_wants(short: Demo) -> None:
     assert len(list((short.world / "images" / "val").iterdir())) == 3
     for method in ("baseline", "sdd_rst"):
+        assert short.scores(method).name == "evaluation-val-gamma0.02.json"
         assert short.scores(method).is_file()
+        assert (short.run(method) / "evaluation-val.json").is_file()
     overlays = list((short.out / "predictions").glob("*_overlay.png"))
     assert len(overlays) == 3
     page = short.report.read_text(encoding="utf-8")

@@ -22,7 +22,9 @@ from stages.data.spec import FolderPatterns, load_spec
 from stages.errors import CacheError, DatasetError, UserError
 from stages.evaluate.evaluate import evaluate_run, evaluate_teacher
 from stages.evaluate.inference import predict_scores, upsampled_argmax
-from stages.evaluate.result import save_result
+from stages.evaluate.metrics import confusion
+from stages.evaluate.predict import predict_files
+from stages.evaluate.result import save_result, to_json
 from stages.evaluate.run import load_run
 from stages.evaluate.vocabulary import renamed
 from stages.train import checkpoint
@@ -39,7 +41,7 @@ def test_run_against_scikit_learn(tiny_world: Path, tmp_path: Path) -> None:
     run = colour_run(tmp_path / "run", tiny_world)
     root = tiny_world.parent
     steps: list[tuple[int, int]] = []
-    result = evaluate_run(
+    (result,) = evaluate_run(
         run, run.spec, root, "val", progress=lambda done, total: steps.append((done, total))
     )
 
@@ -47,7 +49,7 @@ def test_run_against_scikit_learn(tiny_world: Path, tmp_path: Path) -> None:
     for path in sorted((root / "images" / "val").iterdir()):
         image_HW3 = np.asarray(Image.open(path))
         score_Chw = predict_scores(
-            run.student, run.text_CD, image_HW3, config=run.evaluate, seen_ids=(), stride=4
+            run.student, run.text_CD, image_HW3, config=run.evaluate, stride=4
         )
         label_HW = np.asarray(Image.open(root / "labels" / "val" / path.name))
         predictions.append(upsampled_argmax(score_Chw, (48, 64))[label_HW != 255])
@@ -79,8 +81,8 @@ def test_other_names_need_other_embeddings(tiny_world: Path, tmp_path: Path) -> 
 
     planet = renamed(run, other, encode=encode)
     assert asked == ["sky", "planet"]
-    before = evaluate_run(run, spec, root, "val", progress=silent)
-    after = evaluate_run(planet, other, root, "val", progress=silent)
+    (before,) = evaluate_run(run, spec, root, "val", progress=silent)
+    (after,) = evaluate_run(planet, other, root, "val", progress=silent)
     assert before.scores.uiou > 0.5
     assert after.scores.uiou == 0.0
     assert (before.variant, after.variant) == ((), ("renamed",))
@@ -94,9 +96,9 @@ def test_limit_and_images_without_label(tiny_world: Path, tmp_path: Path) -> Non
     run = colour_run(tmp_path, tiny_world)
     labels = tiny_world.parent / "labels" / "val"
     (labels / "scene_001.png").unlink()
-    whole = evaluate_run(run, run.spec, tiny_world.parent, "val", progress=silent)
+    (whole,) = evaluate_run(run, run.spec, tiny_world.parent, "val", progress=silent)
     assert (whole.images, whole.left_out) == (2, 1)
-    first = evaluate_run(run, run.spec, tiny_world.parent, "val", limit=1, progress=silent)
+    (first,) = evaluate_run(run, run.spec, tiny_world.parent, "val", limit=1, progress=silent)
     assert (first.images, first.left_out) == (1, 0)
     assert (whole.settings["limit"], first.settings["limit"]) == (None, 1)
     patterns = FolderPatterns(images="images/{split}", labels=None)
@@ -123,11 +125,36 @@ def test_other_classes_are_refused(tiny_world: Path, tmp_path: Path) -> None:
 def test_calibration_moves_pixels_to_unseen_classes(tiny_world: Path, tmp_path: Path) -> None:
     plain = colour_run(tmp_path, tiny_world)
     lowered = replace(plain, evaluate=plain.evaluate.model_copy(update={"calibration": 2.5}))
-    result = evaluate_run(lowered, plain.spec, tiny_world.parent, "val", progress=silent)
+    results = evaluate_run(lowered, plain.spec, tiny_world.parent, "val", progress=silent)
+    without, result = results
     assert result.confusion_CC[:, 3].sum() == result.confusion_CC.sum()
-    plain_result = evaluate_run(plain, plain.spec, tiny_world.parent, "val", progress=silent)
-    names = [save_result(tmp_path, each)[0].name for each in (plain_result, result)]
+    (plain_result,) = evaluate_run(plain, plain.spec, tiny_world.parent, "val", progress=silent)
+    assert to_json(without) == to_json(plain_result)
+    names = [save_result(tmp_path, each)[0].name for each in results]
     assert names == ["evaluation-val.json", "evaluation-val-gamma2.5.json"]
+    assert [each.settings["calibration"] for each in results] == [0.0, 2.5]
+
+
+def test_both_gammas_come_from_one_forward_pass_and_gamma_is_as_in_predict(
+    tiny_world: Path, tmp_path: Path
+) -> None:
+    plain = colour_run(tmp_path, tiny_world, EvaluateConfig(short_side=None, mode="whole"))
+    run = replace(plain, evaluate=plain.evaluate.model_copy(update={"calibration": 0.1}))
+    passes: list[torch.Size] = []
+    run.student.register_forward_hook(lambda _, given, made: passes.append(made.shape))
+    without, result = evaluate_run(run, run.spec, tiny_world.parent, "val", progress=silent)
+    assert len(passes) == 3
+    images = sorted((tiny_world.parent / "images" / "val").iterdir())
+    text_CD, classes = run.text_CD, run.spec.classes
+    for each, compared in ((plain, without), (run, result)):
+        out = tmp_path / f"gamma{each.evaluate.calibration}"
+        predict_files(each, images, out, text_CD=text_CD, classes=classes, progress=silent)
+        total_CC = np.zeros((4, 4), np.int64)
+        for path in images:
+            label_HW = np.asarray(Image.open(tiny_world.parent / "labels" / "val" / path.name))
+            total_CC += confusion(np.asarray(Image.open(out / path.name)), label_HW, 4)
+        np.testing.assert_array_equal(total_CC, compared.confusion_CC)
+    assert (without.confusion_CC != result.confusion_CC).any()
 
 
 def test_only_the_same_evaluation_is_written_over(tiny_world: Path, tmp_path: Path) -> None:
@@ -137,10 +164,10 @@ def test_only_the_same_evaluation_is_written_over(tiny_world: Path, tmp_path: Pa
     native = EvaluateConfig.model_validate(own | {"short_side": None, "stride": 32})
     elsewhere = run.spec.model_copy(update={"name": "night"})
     results = [
-        evaluate_run(run, run.spec, root, "val", progress=silent),
-        evaluate_run(run, run.spec, root, "val", limit=2, progress=silent),
-        evaluate_run(whole, run.spec, root, "val", progress=silent),
-        evaluate_run(replace(run, evaluate=native), elsewhere, root, "val", progress=silent),
+        *evaluate_run(run, run.spec, root, "val", progress=silent),
+        *evaluate_run(run, run.spec, root, "val", limit=2, progress=silent),
+        *evaluate_run(whole, run.spec, root, "val", progress=silent),
+        *evaluate_run(replace(run, evaluate=native), elsewhere, root, "val", progress=silent),
     ]
     assert [save_result(tmp_path, each)[0].stem for each in results] == [
         "evaluation-val",
@@ -158,7 +185,7 @@ def test_a_folder_that_is_gone_is_told_as_the_root(tiny_world: Path, tmp_path: P
 
 def test_result_files(tiny_world: Path, tmp_path: Path) -> None:
     run = colour_run(tmp_path, tiny_world)
-    result = evaluate_run(run, run.spec, tiny_world.parent, "val", progress=silent)
+    (result,) = evaluate_run(run, run.spec, tiny_world.parent, "val", progress=silent)
     absent = replace(
         result, scores=replace(result.scores, iou=(0.25, 0.5, 1.0, math.nan), hiou=math.nan)
     )
@@ -225,14 +252,16 @@ def blocky_world(tiny_world: Path) -> Path:
 def test_teacher_with_tokens_of_the_labels_is_perfect(blocky_world: Path, tmp_path: Path) -> None:
     spec = load_spec(str(blocky_world))
     store = write_store(tmp_path / "store", blocky_world)
-    result = evaluate_teacher(store, spec, blocky_world.parent, progress=silent, device="cpu")
+    (result,) = evaluate_teacher(store, spec, blocky_world.parent, progress=silent, device="cpu")
     assert result.scores.iou == (1.0, 1.0, 1.0, 1.0)
     assert result.confusion_CC.sum() == 3 * 48 * 64
     assert save_result(tmp_path, result)[0].name == "evaluation-teacher-val.json"
     # With gamma = 0.5 < 1 only pixels near a border change: cosines are equal on the border itself.
-    lowered = evaluate_teacher(
+    without, lowered = evaluate_teacher(
         store, spec, blocky_world.parent, calibration=0.5, progress=silent, device="cpu"
     )
+    assert to_json(without) == to_json(result)
+    assert save_result(tmp_path, lowered)[0].name == "evaluation-teacher-val-gamma0.5.json"
     assert lowered.scores.accuracy[3] == 1.0
     assert 0.8 < lowered.scores.accuracy[0] < 1.0
 
@@ -240,7 +269,7 @@ def test_teacher_with_tokens_of_the_labels_is_perfect(blocky_world: Path, tmp_pa
 def test_failed_rows_are_left_out(blocky_world: Path, tmp_path: Path) -> None:
     spec = load_spec(str(blocky_world))
     store = write_store(tmp_path / "store", blocky_world, failed=0)
-    result = evaluate_teacher(store, spec, blocky_world.parent, progress=silent, device="cpu")
+    (result,) = evaluate_teacher(store, spec, blocky_world.parent, progress=silent, device="cpu")
     assert (result.images, result.left_out) == (2, 1)
     assert math.isnan(result.scores.iou[0])
     assert result.scores.miou == 1.0

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from stages.evaluate import inference
 from stages.evaluate.inference import (
+    calibrated,
     predict_scores,
     upsampled_argmax,
     window_starts,
@@ -16,8 +17,6 @@ from stages.evaluate.inference import (
 from stages.train.config import EvaluateConfig
 from stages.train.imagenet import normalise
 from stages.train.student import Student, class_logits
-
-SEEN = (0, 2)
 
 
 @pytest.fixture
@@ -43,7 +42,7 @@ def image_HW3() -> NDArray[np.uint8]:
 def predicted(
     student: Student, text_CD: Tensor, image_HW3: NDArray[np.uint8], config: EvaluateConfig
 ) -> Tensor:
-    return predict_scores(student, text_CD, image_HW3, config=config, seen_ids=SEEN, stride=4)
+    return predict_scores(student, text_CD, image_HW3, config=config, stride=4)
 
 
 def test_whole_image_by_hand(
@@ -112,13 +111,14 @@ def test_windows_stand_where_mmsegmentation_puts_them(length: int) -> None:
 def test_calibration_lowers_seen_classes_only(
     student: Student, text_CD: Tensor, image_HW3: NDArray[np.uint8]
 ) -> None:
-    plain = EvaluateConfig(short_side=64, window=32, stride=32)
-    lowered = plain.model_copy(update={"calibration": 0.125})
-    difference_Chw = predicted(student, text_CD, image_HW3, plain) - predicted(
-        student, text_CD, image_HW3, lowered
-    )
-    expected = torch.tensor([0.125, 0, 0.125, 0, 0])[:, None, None].expand_as(difference_Chw)
-    torch.testing.assert_close(difference_Chw, expected)
+    config = EvaluateConfig(short_side=64, window=32, stride=32, calibration=0.25)
+    score_Chw = predicted(student, text_CD, image_HW3, config)
+    before_Chw = score_Chw.clone()
+    lowered_Chw = calibrated(score_Chw, 0.125, seen_ids=(0, 2))
+    expected = torch.tensor([0.125, 0, 0.125, 0, 0])[:, None, None].expand_as(score_Chw)
+    torch.testing.assert_close(score_Chw - lowered_Chw, expected)
+    assert torch.equal(score_Chw, before_Chw)
+    assert torch.equal(calibrated(score_Chw, 0.0, seen_ids=(0, 2)), score_Chw)
 
 
 @pytest.mark.parametrize(

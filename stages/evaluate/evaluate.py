@@ -1,9 +1,10 @@
 """Scores of a trained student, and of the cached teacher itself, on a labelled split.
 
 Generalised zero-shot protocol: every class competes in one argmax, IoU is accumulated over the
-whole split at the labels' own size, void pixels count nowhere.
+whole split at the labels' own size, void pixels count nowhere. Where gamma (`calibration`) is above
+0, the scores without it are reported too, from the same forward pass.
 
-Legend: C classes, D CLIP width, H W pixels, h w token grid.
+Legend: C classes, D CLIP width, G gammas, H W pixels, h w positions of the scores.
 """
 
 import logging
@@ -23,7 +24,7 @@ from stages.data.labels import read_label
 from stages.data.samples import Sample, list_samples
 from stages.data.spec import DatasetSpec
 from stages.errors import CacheError, DatasetError, UserError
-from stages.evaluate.inference import predict_scores, upsampled_argmax
+from stages.evaluate.inference import calibrated, predict_scores, upsampled_argmax
 from stages.evaluate.metrics import confusion, scores
 from stages.evaluate.result import EvaluationResult, variant
 from stages.evaluate.run import Run
@@ -44,12 +45,13 @@ def evaluate_run(
     *,
     limit: int | None = None,
     progress: Progress,
-) -> EvaluationResult:
+) -> tuple[EvaluationResult, ...]:
     """Score a student on a split, or on its first `limit` images, at the images' own size.
 
-    Images without a label are left out and counted. Raises UserError when `spec` has other
-    classes, unseen classes or names than the run, DatasetError when no image has a label, when a
-    file cannot be read or is not below `root`, and when image and label differ in size.
+    One result with gamma 0 and, if the run's gamma is above 0, a second one with it. Images without
+    a label are left out and counted. Raises UserError when `spec` has other classes, unseen classes
+    or names than the run, DatasetError when no image has a label, when a file cannot be read or is
+    not below `root`, and when image and label differ in size.
     """
     if not root.is_dir():
         raise DatasetError(
@@ -69,7 +71,7 @@ def evaluate_run(
             + "\nGive the run their embeddings first (stages.evaluate.vocabulary.renamed)"
         )
 
-    def predict(sample: Sample, size: tuple[int, ...]) -> NDArray[np.uint8]:
+    def score(sample: Sample, size: tuple[int, ...]) -> Tensor:
         image_HW3 = read_image(sample.image)
         if image_HW3.shape[:2] != size:
             height, width = image_HW3.shape[:2]
@@ -77,33 +79,38 @@ def evaluate_run(
                 f"{sample.image}: {width} x {height} pixels, but its label {sample.label} has "
                 f"{size[1]} x {size[0]}. `zsseg dataset verify` lists all such pairs"
             )
-        return student_label(run, image_HW3)
+        return _student_scores(run, image_HW3)
 
-    settings = run.evaluate.model_dump()
     listed = list_samples(spec, root, split)[:limit]
     samples = _labelled(listed, root, split)
-    confusion_CC = _confusion(spec, samples, predict, progress)
-    return EvaluationResult(
-        subject="student",
-        source=run.path,
-        dataset=spec.name,
-        split=split,
-        classes=spec.classes,
-        unseen=spec.unseen,
-        images=len(samples),
-        left_out=len(listed) - len(samples),
-        settings={"step": run.step, "limit": limit, "names": list(run.names), **settings},
-        variant=variant(
+    gammas = _gammas(run.evaluate.calibration)
+    confusion_GCC = _confusions(spec, samples, score, gammas, progress)
+    results = []
+    for gamma, confusion_CC in zip(gammas, confusion_GCC, strict=True):
+        settings = run.evaluate.model_dump() | {"calibration": gamma}
+        result = EvaluationResult(
+            subject="student",
+            source=run.path,
             dataset=spec.name,
-            own_dataset=run.spec.name,
-            renamed=run.names != run.spec.prompt_names,
-            limit=limit,
-            settings=settings,
-            own_settings=run.record.config.evaluate.model_dump(),
-        ),
-        scores=scores(confusion_CC, spec.unseen_ids),
-        confusion_CC=confusion_CC,
-    )
+            split=split,
+            classes=spec.classes,
+            unseen=spec.unseen,
+            images=len(samples),
+            left_out=len(listed) - len(samples),
+            settings={"step": run.step, "limit": limit, "names": list(run.names), **settings},
+            variant=variant(
+                dataset=spec.name,
+                own_dataset=run.spec.name,
+                renamed=run.names != run.spec.prompt_names,
+                limit=limit,
+                settings=settings,
+                own_settings=run.record.config.evaluate.model_dump(),
+            ),
+            scores=scores(confusion_CC, spec.unseen_ids),
+            confusion_CC=confusion_CC,
+        )
+        results.append(result)
+    return tuple(results)
 
 
 def evaluate_teacher(
@@ -114,12 +121,13 @@ def evaluate_teacher(
     calibration: float = 0.0,
     device: Literal["auto", "cpu", "cuda"] = "auto",
     progress: Progress,
-) -> EvaluationResult:
+) -> tuple[EvaluationResult, ...]:
     """Score a store's dense tokens on its own split: CLIP as the student is taught, untrained.
 
-    Cosine of token and text embedding, less `calibration` for seen classes, upsampled to the
-    label's size. Images without a label or tokens are left out and counted. Raises CacheError
-    when the store was made for other classes, DatasetError as `evaluate_run` does.
+    Cosine of token and text embedding, upsampled to the label's size. One result with gamma 0 and,
+    if `calibration` is above 0, a second one with it as gamma. Images without a label or tokens are
+    left out and counted. Raises CacheError when the store was made for other classes, DatasetError
+    as `evaluate_run` does.
     """
     stored = {name: store.identity[name] for name in ("classes", "unseen")}
     if changed := difference(stored, _class_lists(spec)):
@@ -133,11 +141,8 @@ def evaluate_teacher(
     place = choose_device(device)
     text_CD = torch.from_numpy(store.read_all("text")).to(place)
 
-    def predict(sample: Sample, size: tuple[int, ...]) -> NDArray[np.uint8]:
-        dense_Dhw = store.read("dense", row_of[sample.id])
-        return teacher_label(
-            dense_Dhw, text_CD, size, seen_ids=spec.seen_ids, calibration=calibration
-        )
+    def score(sample: Sample, size: tuple[int, ...]) -> Tensor:
+        return _teacher_scores(store.read("dense", row_of[sample.id]), text_CD)
 
     failed = store.read_all("status") != 0
     listed = [sample for sample in list_samples(spec, root, split) if sample.id in row_of]
@@ -148,54 +153,61 @@ def evaluate_teacher(
         )
     cached = [sample for sample in listed if not failed[row_of[sample.id]]]
     samples = _labelled(cached, root, split)
-    confusion_CC = _confusion(spec, samples, predict, progress)
-    return EvaluationResult(
-        subject="teacher",
-        source=store.path,
-        dataset=spec.name,
-        split=split,
-        classes=spec.classes,
-        unseen=spec.unseen,
-        images=len(samples),
-        left_out=len(listed) - len(samples),
-        settings={"store_fingerprint": store.fingerprint, "calibration": calibration},
-        variant=variant(
+    gammas = _gammas(calibration)
+    confusion_GCC = _confusions(spec, samples, score, gammas, progress)
+    return tuple(
+        EvaluationResult(
+            subject="teacher",
+            source=store.path,
             dataset=spec.name,
-            own_dataset=store.identity["dataset"],
-            settings={"calibration": calibration},
-            own_settings={},
-        ),
-        scores=scores(confusion_CC, spec.unseen_ids),
-        confusion_CC=confusion_CC,
+            split=split,
+            classes=spec.classes,
+            unseen=spec.unseen,
+            images=len(samples),
+            left_out=len(listed) - len(samples),
+            settings={"store_fingerprint": store.fingerprint, "calibration": gamma},
+            variant=variant(
+                dataset=spec.name,
+                own_dataset=store.identity["dataset"],
+                settings={"calibration": gamma},
+                own_settings={},
+            ),
+            scores=scores(confusion_CC, spec.unseen_ids),
+            confusion_CC=confusion_CC,
+        )
+        for gamma, confusion_CC in zip(gammas, confusion_GCC, strict=True)
     )
 
 
 def student_label(run: Run, image_HW3: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """(H, W) class ids that a run gives an image, all its classes in one argmax."""
-    score_Chw = predict_scores(
-        run.student,
-        run.text_CD,
-        image_HW3,
-        config=run.evaluate,
-        seen_ids=run.spec.seen_ids,
-        stride=run.stride,
-    )
-    return upsampled_argmax(score_Chw, image_HW3.shape[:2])
+    """(H, W) class ids that a run gives an image, its gamma taken off the seen classes."""
+    score_Chw = _student_scores(run, image_HW3)
+    lowered_Chw = calibrated(score_Chw, run.evaluate.calibration, seen_ids=run.spec.seen_ids)
+    return upsampled_argmax(lowered_Chw, image_HW3.shape[:2])
 
 
 def teacher_label(
-    dense_Dhw: NDArray[np.float16],
-    text_CD: Tensor,
-    size: tuple[int, ...],
-    *,
-    seen_ids: Sequence[int],
-    calibration: float = 0.0,
+    dense_Dhw: NDArray[np.float16], text_CD: Tensor, size: tuple[int, ...]
 ) -> NDArray[np.uint8]:
-    """(H, W) class ids that an image's dense tokens give at `size`; runs where `text_CD` lies."""
+    """(H, W) class ids that an image's dense tokens give at `size`, without gamma."""
+    return upsampled_argmax(_teacher_scores(dense_Dhw, text_CD), size)
+
+
+def _student_scores(run: Run, image_HW3: NDArray[np.uint8]) -> Tensor:
+    return predict_scores(
+        run.student, run.text_CD, image_HW3, config=run.evaluate, stride=run.stride
+    )
+
+
+def _teacher_scores(dense_Dhw: NDArray[np.float16], text_CD: Tensor) -> Tensor:
+    """(C, h, w) cosine of token and text embedding; runs where `text_CD` lies."""
     token_1Dhw = torch.from_numpy(dense_Dhw.astype(np.float32))[None].to(text_CD.device)
-    score_Chw = class_logits(token_1Dhw, text_CD, 1.0)[0]
-    score_Chw[list(seen_ids)] -= calibration
-    return upsampled_argmax(score_Chw, size)
+    return class_logits(token_1Dhw, text_CD, 1.0)[0]
+
+
+def _gammas(calibration: float) -> tuple[float, ...]:
+    """What to score with: 0, and `calibration` where there is one."""
+    return (0.0, calibration) if calibration else (0.0,)
 
 
 def _class_lists(spec: DatasetSpec) -> dict[str, tuple[str, ...]]:
@@ -214,17 +226,24 @@ def _labelled(samples: Sequence[Sample], root: Path, split: str) -> list[Sample]
     return labelled
 
 
-def _confusion(
+def _confusions(
     spec: DatasetSpec,
     samples: Sequence[Sample],
-    predict: Callable[[Sample, tuple[int, ...]], NDArray[np.uint8]],
+    score: Callable[[Sample, tuple[int, ...]], Tensor],
+    gammas: Sequence[float],
     progress: Progress,
 ) -> NDArray[np.int64]:
-    """(C, C) pixel counts over all samples; `predict` maps a sample and its label's size to ids."""
+    """(G, C, C) pixel counts over all samples, one matrix per gamma.
+
+    `score` maps a sample and its label's size to scores (C, h, w) without gamma, once per sample.
+    """
     classes = len(spec.classes)
-    total_CC = np.zeros((classes, classes), dtype=np.int64)
+    total_GCC = np.zeros((len(gammas), classes, classes), dtype=np.int64)
     for done, sample in enumerate(samples, start=1):
         label_HW = read_label(spec, sample)
-        total_CC += confusion(predict(sample, label_HW.shape), label_HW, classes)
+        score_Chw = score(sample, label_HW.shape)
+        for total_CC, gamma in zip(total_GCC, gammas, strict=True):
+            lowered_Chw = calibrated(score_Chw, gamma, seen_ids=spec.seen_ids)
+            total_CC += confusion(upsampled_argmax(lowered_Chw, label_HW.shape), label_HW, classes)
         progress(done, len(samples))
-    return total_CC
+    return total_GCC

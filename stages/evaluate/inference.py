@@ -4,6 +4,8 @@ Legend: C classes, D CLIP width, H W pixels of the image as the student sees it,
 its feature, Y X pixels of the label map.
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -26,10 +28,9 @@ def predict_scores(
     image_HW3: NDArray[np.uint8],
     *,
     config: EvaluateConfig,
-    seen_ids: tuple[int, ...],
     stride: int,
 ) -> Tensor:
-    """(C, h, w) cosine of feature and text embedding, less `calibration` for the seen classes.
+    """(C, h, w) cosine of feature and text embedding, without gamma (see `calibrated`).
 
     The image is brought to `short_side` and seen whole, or through windows whose scores are
     averaged. Its sides are rounded to multiples of the student's `stride`, so the map covers
@@ -40,11 +41,18 @@ def predict_scores(
     image_3HW = normalise(resize_image(image_HW3, size))
     image_13HW = torch.from_numpy(image_3HW)[None].to(text_CD.device)
     if config.mode == "whole":
-        score_Chw = _scores(student, text_CD, image_13HW)
-    else:
-        score_Chw = _slide(student, text_CD, image_13HW, config=config, stride=stride)
-    score_Chw[list(seen_ids)] -= config.calibration
-    return score_Chw
+        return _scores(student, text_CD, image_13HW)
+    return _slide(student, text_CD, image_13HW, config=config, stride=stride)
+
+
+def calibrated(score_Chw: Tensor, gamma: float, *, seen_ids: Sequence[int]) -> Tensor:
+    """(C, h, w) the scores less gamma for the seen classes, in units of cosine; a copy.
+
+    gamma stands apart from the forward pass, so that one pass serves the scores with and without.
+    """
+    lowered_Chw = score_Chw.clone()
+    lowered_Chw[list(seen_ids)] -= gamma
+    return lowered_Chw
 
 
 def working_size(size: tuple[int, ...], *, short_side: int | None, stride: int) -> tuple[int, int]:

@@ -16,7 +16,7 @@ from torch import Tensor
 from stages.data.images import read_image, write_png
 from stages.data.spec import VOID, FolderPatterns
 from stages.errors import DatasetError, UserError
-from stages.evaluate.inference import predict_scores, upsampled_argmax
+from stages.evaluate.inference import calibrated, predict_scores, upsampled_argmax
 from stages.evaluate.overlay import overlay, palette, with_legend
 from stages.evaluate.run import Run
 from stages.evaluate.vocabulary import checked_names
@@ -85,10 +85,10 @@ def predict_files(
                 text_CD,
                 image_HW3,
                 config=run.evaluate,
-                seen_ids=seen_ids,
                 stride=run.stride,
             )
-            label_HW = upsampled_argmax(score_Chw, image_HW3.shape[:2])
+            lowered_Chw = calibrated(score_Chw, run.evaluate.calibration, seen_ids=seen_ids)
+            label_HW = upsampled_argmax(lowered_Chw, image_HW3.shape[:2])
             label_HW[label_HW >= len(names)] = VOID
             picture_HW3 = overlay(image_HW3, label_HW, colours)
             label_path = _png(stem)
