@@ -175,7 +175,7 @@ def test_a_folder_with_a_broken_image_is_predicted_but_for_it(place: Path, tmp_p
         (("evaluate", "--run", "{empty}"), 2, "{empty}"),
         (("evaluate", "--run", "{here}/run", "--split", "night"), 4, "night"),
         (("evaluate", "--run", "{here}/run", "--set", "train.steps=1"), 2, "only evaluate.*"),
-        (("dataset", "info", "imagenet"), 4, "Built in: camvid"),
+        (("dataset", "info", "imagenet"), 4, "Built in: ade20k"),
         (("cache", "verify", "{empty}"), 5, "no store"),
         (("config", "show", "nothing"), 2, "unknown experiment"),
     ],

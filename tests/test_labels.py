@@ -28,7 +28,7 @@ def _own(**fields: object) -> DatasetSpec:
     return DatasetSpec.model_validate(values | fields, strict=False)
 
 
-# The unseen classes as the papers list them, by their 0-based ids in the papers' code.
+# The unseen classes as the papers list them, by their 0-based ids in the papers' code; and our own.
 UNSEEN = {
     "coco-stuff": "cow giraffe suitcase frisbee skateboard carrot scissors cardboard clouds grass "
     "playingfield river road tree wall-concrete",
@@ -36,6 +36,10 @@ UNSEEN = {
     "pascal-context": "aeroplane bird boat cat cow fence keyboard motorbike sofa tvmonitor",
     "camvid": "pavement tree car",
     "demo": "traffic_cone stroller dog",
+    "cityscapes": "fence vegetation truck motorcycle",
+    "bdd100k": "fence vegetation truck motorcycle",
+    "ade20k": "sky ceiling bed curtain rug bathtub fireplace refrigerator bridge toilet bus "
+    "airplane swimming_pool bicycle flag",
 }
 UNSEEN_IDS = {
     "coco-stuff": (19, 23, 28, 29, 36, 51, 76, 88, 94, 112, 133, 136, 137, 157, 160),
@@ -43,15 +47,27 @@ UNSEEN_IDS = {
     "pascal-context": (0, 6, 7, 14, 19, 24, 31, 33, 48, 54),
     "camvid": (4, 5, 8),
     "demo": (11, 12, 13),
+    "cityscapes": (4, 8, 14, 17),
+    "bdd100k": (4, 8, 14, 17),
+    "ade20k": (2, 5, 7, 18, 28, 37, 49, 50, 61, 65, 80, 90, 109, 127, 149),
+}
+CLASSES = {
+    "coco-stuff": 171,
+    "pascal-voc": 20,
+    "pascal-context": 59,
+    "camvid": 11,
+    "demo": 14,
+    "cityscapes": 19,
+    "bdd100k": 19,
+    "ade20k": 150,
 }
 
 
 def test_builtin_descriptions_are_as_published() -> None:
     assert builtin_names() == sorted(UNSEEN)
-    counts = {"coco-stuff": 171, "pascal-voc": 20, "pascal-context": 59, "camvid": 11, "demo": 14}
     for name in builtin_names():
         spec = load_spec(name)
-        assert len(spec.classes) == counts[name]
+        assert len(spec.classes) == CLASSES[name]
         assert {each.replace(" ", "_") for each in spec.unseen} == set(UNSEEN[name].split())
         assert spec.unseen_ids == UNSEEN_IDS[name]
         assert len(set(spec.prompt_names)) == len(spec.classes)
@@ -271,7 +287,7 @@ def test_visible_label_hides_the_unseen(tmp_path: Path) -> None:
     np.testing.assert_array_equal(read_visible_label(spec, sample), [[VOID, 2, VOID, 0, VOID]])
 
 
-@pytest.mark.parametrize("name", ["coco-stuff", "pascal-voc", "pascal-context", "camvid"])
+@pytest.mark.parametrize("name", sorted(UNSEEN))
 def test_no_builtin_lets_an_unseen_class_through(tmp_path: Path, name: str) -> None:
     spec = load_spec(name)
     known = spec.encoding or {v: v for v in range(len(spec.classes))}

@@ -47,6 +47,28 @@ def split_folders(spec: DatasetSpec, root: Path, split: str) -> Folders | None:
             return Folders(
                 root / split, root / f"{split}annot", extensions, ((".png", "described"),)
             )
+        case "cityscapes":
+            return Folders(
+                root / "leftImg8bit" / split,
+                # The label files of `test` are void all over, their true content is secret.
+                None if split == "test" else root / "gtFine" / split,
+                ("_leftImg8bit.png",),
+                (
+                    ("_gtFine_labelTrainIds.png", "class-ids"),
+                    ("_gtFine_labelIds.png", "described"),
+                ),
+            )
+        case "ade20k":
+            folder = _own_folder(root, "ADEChallengeData2016", "images")
+            name = {"train": "training", "val": "validation"}.get(split, split)
+            return Folders(
+                folder / "images" / name,
+                folder / "annotations" / name,
+                (".jpg",),
+                ((".png", "described"),),
+            )
+        case "bdd100k":
+            return _bdd100k(_own_folder(root, "bdd100k", "images/10k", "seg/images"), split)
         case "folder":
             assert spec.patterns is not None
             patterns = spec.patterns
@@ -60,6 +82,27 @@ def split_folders(spec: DatasetSpec, root: Path, split: str) -> Folders | None:
             )
         case _:
             return None
+
+
+def _own_folder(root: Path, name: str, *parts: str) -> Path:
+    """The folder that holds one of `parts`: the root, or the one called `name` in it."""
+    if not any((root / part).is_dir() for part in parts) and (root / name).is_dir():
+        return root / name
+    return root
+
+
+def _bdd100k(folder: Path, split: str) -> Folders:
+    """The 10k images with labels of the current release, else those of the older one (`seg`)."""
+    if (folder / "seg" / "images").is_dir() and not (folder / "images" / "10k").is_dir():
+        images, labels = folder / "seg" / "images", folder / "seg" / "labels"
+    else:
+        images, labels = folder / "images" / "10k", folder / "labels" / "sem_seg" / "masks"
+    # The first ending that fits is taken, and the second one fits the first one's files too.
+    endings: tuple[tuple[str, LabelForm], ...] = (
+        ("_train_id.png", "described"),
+        (".png", "described"),
+    )
+    return Folders(images / split, labels / split, (".jpg",), endings)
 
 
 def inside(root: Path, pattern: str, split: str) -> Path:
@@ -101,6 +144,16 @@ def labels(folders: Folders) -> dict[str, tuple[Path, LabelForm]]:
                     found[image] = (rank, path, form)
                 break
     return {image: (path, form) for image, (_, path, form) in found.items()}
+
+
+def labelled(folders: Folders) -> bool:
+    """Whether the image folder and at least one label are there."""
+    endings = tuple(ending.lower() for ending, _ in folders.label_endings)
+    return (
+        folders.images.is_dir()
+        and folders.labels is not None
+        and any(name.lower().endswith(endings) for name, _ in _files(folders.labels))
+    )
 
 
 def _files(folder: Path) -> Iterator[tuple[str, Path]]:

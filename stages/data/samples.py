@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from stages.data.context import Masks, read_masks
-from stages.data.folders import Folders, LabelForm, inside, split_folders
+from stages.data.folders import Folders, LabelForm, inside, labelled, split_folders
 from stages.data.folders import images as folder_images
 from stages.data.folders import labels as folder_labels
 from stages.data.spec import DatasetSpec, Layout
@@ -23,6 +23,11 @@ _ADVICE: dict[Layout, str] = {
     "coco-stuff": "COCO-Stuff's labels are a download of their own (stuffthingmaps_trainval2017); "
     "COCO's test images have none",
     "camvid": "zsseg takes CamVid as the SegNet tutorial has it, labels beside the images",
+    "cityscapes": "Cityscapes' labels are a download of their own (gtFine_trainvaltest)",
+    "ade20k": "zsseg takes ADE20K as the scene parsing challenge has it (ADEChallengeData2016), "
+    "whose test images have no labels",
+    "bdd100k": "BDD100K's labels are a download of their own (Semantic Segmentation), for the 10K "
+    "images only; those of its test images are not public",
     "folder": "Correct `patterns` in the description; images without labels need one that says "
     "`labels: null`",
 }
@@ -91,13 +96,14 @@ def _warn_of_missing_labels(spec: DatasetSpec, samples: list[Sample], split: str
 def splits(spec: DatasetSpec, root: Path) -> list[str]:
     """Names of the splits that are there, sorted; ['all'] when the folders know no splits.
 
-    Of the built-in data sets those with labels: images alone (COCO's test2017) are no split.
+    Of the built-in data sets those with labels: images alone (COCO's test2017) are no split, nor is
+    Cityscapes' `test`, whose labels are void all over.
     """
     if spec.patterns is None:
         there = []
         for split in ("test", "train", "val"):
             folders = split_folders(spec, root, split)
-            if _labelled_folder(folders) if folders else _labelled_list(spec, root, split):
+            if labelled(folders) if folders else _labelled_list(spec, root, split):
                 there.append(split)
         return there
     pattern = spec.patterns.images.rstrip("/")
@@ -111,12 +117,6 @@ def splits(spec: DatasetSpec, root: Path) -> list[str]:
         if folder.is_dir()
     )
     return sorted(match[1] for match in found if match)
-
-
-def _labelled_folder(folders: Folders) -> bool:
-    """Whether the image folder and at least one label are there."""
-    assert folders.labels is not None
-    return folders.images.is_dir() and next(folders.labels.rglob("*.png"), None) is not None
 
 
 def unpaired_labels(spec: DatasetSpec, root: Path, split: str) -> list[Path]:

@@ -15,7 +15,19 @@ from stages.errors import DatasetError
 VOID = 255
 """Value of every pixel without a label: void in evaluation, void *or unseen* in training."""
 
-Layout = Literal["coco-stuff", "pascal-voc", "pascal-context", "camvid", "folder"]
+FIRST_REGION = 1000
+"""Mask id of latent region r is this plus r; of a visible class, its class id."""
+
+Layout = Literal[
+    "coco-stuff",
+    "pascal-voc",
+    "pascal-context",
+    "camvid",
+    "cityscapes",
+    "ade20k",
+    "bdd100k",
+    "folder",
+]
 
 
 class FolderPatterns(BaseModel):
