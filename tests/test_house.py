@@ -60,8 +60,9 @@ def test_cache_and_data_load_no_torch() -> None:
         ("albumentations", {"stages/train/photometric.py"}),
         ("cuml", {"stages/precompute/kmeans.py"}),
         ("dask", {"stages/precompute/threads.py"}),
-        ("segmentation_models_pytorch", {"stages/train/student.py"}),
+        ("segmentation_models_pytorch", {"stages/train/networks.py"}),
         ("sklearn", {"stages/precompute/kmeans.py"}),
+        ("timm", {"stages/train/mscan.py", "stages/train/setr.py"}),
         ("zarr", {"stages/cache/arrays.py"}),
         (
             "open_clip",  # the teacher: found, loaded, its last block taken apart; and the demo's

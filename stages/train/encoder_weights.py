@@ -1,15 +1,18 @@
 """Initial weights of a student's encoder from a file or from an installed package.
 
 Weight files of one network come under many names: with or without a prefix, with a classifier at
-the end, or from another implementation of the same layers. All that is resolved here, and said.
+the end, from another implementation of the same layers, or with the positions of another image
+size. All that is resolved here, and said.
 """
 
+import math
 import re
 from importlib import metadata, resources
 from pathlib import Path
 from pickle import UnpicklingError
 
 import torch
+import torch.nn.functional as F
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
@@ -28,7 +31,8 @@ def load_encoder_weights(encoder: nn.Module, source: str) -> str:
     `package:MODULE/FILE`, a file beside an importable module.
 
     Tensors are matched by name, less prefixes such as `module.` or `encoder.`; where the names
-    differ but the shapes agree one by one in order, in order. A classifier may be left over.
+    differ but the shapes agree one by one in order, in order. A classifier may be left over. The
+    position table of a ViT is resampled to the encoder's patch grid.
     Raises ResourceError for a file or package that is not there, and UserError for weights of
     another network.
     """
@@ -37,6 +41,7 @@ def load_encoder_weights(encoder: nn.Module, source: str) -> str:
     path = _package_file(source) if source.startswith("package:") else Path(source)
     stored = _read(path)
     wanted = {name: tensor for name, tensor in encoder.state_dict().items() if _counts(name)}
+    resampled = _resample_positions(stored, wanted)
     pairs, how = _by_name(stored, wanted), "by name"
     # The tensors of a .safetensors file are sorted by name, so their order says nothing.
     if pairs is None and path.suffix != ".safetensors":
@@ -49,7 +54,7 @@ def load_encoder_weights(encoder: nn.Module, source: str) -> str:
     encoder.load_state_dict({name: stored[pairs[name]] for name in wanted}, strict=False)
     left = [name for name in stored if name not in set(pairs.values())]
     rest = f"; left over: {', '.join(left[:4])}{', ...' if left[4:] else ''}" if left else ""
-    return f"encoder: {len(pairs)} tensors of {path.name}, {how}{rest}"
+    return f"encoder: {len(pairs)} tensors of {path.name}, {how}{resampled}{rest}"
 
 
 def _package_file(source: str) -> Path:
@@ -144,6 +149,31 @@ def _in_order(stored: dict[str, Tensor], wanted: dict[str, Tensor]) -> dict[str,
     if any(stored[other].shape != wanted[name].shape for name, other in pairs.items()):
         return None
     return pairs
+
+
+def _resample_positions(stored: dict[str, Tensor], wanted: dict[str, Tensor]) -> str:
+    """Bring a stored position table of another square patch grid to the encoder's, in place.
+
+    Bicubic with antialiasing, as timm does it; the positions of class and register tokens, which
+    stand before the grid's, are kept. Returns the words about it, empty when there is nothing to
+    do; a table that differs otherwise is left as it is.
+    """
+    names = {_canonical(name): name for name in stored}
+    for name, tensor in wanted.items():
+        found = names.get(_canonical(name), "")
+        if not name.endswith("pos_embed") or not found or stored[found].ndim != 3:
+            continue
+        table_1NE, (_, tokens, width) = stored[found], tensor.shape
+        old, new = math.isqrt(table_1NE.shape[1]), math.isqrt(tokens)
+        prefix = tokens - new**2
+        if old == new or table_1NE.shape[1] - old**2 != prefix or table_1NE.shape[2] != width:
+            continue
+        grid_1Ehw = table_1NE[:, prefix:].float().transpose(1, 2).unflatten(2, (old, old))
+        grid_1Ehw = F.interpolate(grid_1Ehw, (new, new), mode="bicubic", antialias=True)
+        parts = (table_1NE[:, :prefix], grid_1Ehw.flatten(2).transpose(1, 2).to(table_1NE.dtype))
+        stored[found] = torch.cat(parts, dim=1)
+        return f"; {found} resampled from {old} x {old} to {new} x {new} patches"
+    return ""
 
 
 def _difference(stored: dict[str, Tensor], wanted: dict[str, Tensor]) -> str:

@@ -1,25 +1,22 @@
 """Students: a segmentation network whose last layer projects to CLIP's width.
 
-The only door to segmentation_models_pytorch and timm. A student's feature lies at the decoder's
-own stride, 4 pixels at the finest: class scores are computed there and only scores are upsampled,
-never the D channels (512 x 512 x 512 is half a GiB for one image).
+A student's feature lies at the decoder's own stride, 4 pixels at the finest: class scores are
+computed there and only scores are upsampled, never the D channels (512 x 512 x 512 is half a GiB
+for one image).
 
 Legend: B batch, C classes, D CLIP width, H W pixels, h w feature grid.
 """
 
-import logging
 import math
 from typing import Any
 
-import segmentation_models_pytorch as smp
 import torch
 import torch.nn.functional as F
-from segmentation_models_pytorch.decoders.segformer.decoder import SegformerDecoder
 from torch import Tensor, nn
 
-from stages.errors import ResourceError, UserError
+from stages.errors import UserError
 from stages.train.config import StudentConfig, TrainConfig
-from stages.train.encoder_weights import load_encoder_weights
+from stages.train.networks import build_network
 from stages.train.objectives import feature_norm
 
 FINEST_STRIDE = 4
@@ -27,8 +24,6 @@ FINEST_STRIDE = 4
 
 _UNDECAYED = ("pos_embed", "relative_position", "cls_token", "reg_token", "dist_token")
 """Tables of timm's transformers that stand for positions or tokens, not for weights."""
-
-_logger = logging.getLogger(__name__)
 
 
 class Student(nn.Module):
@@ -67,43 +62,10 @@ def build_student(config: StudentConfig, width: int, *, pretrained: bool = True)
     Raises UserError for an architecture or encoder that does not exist, or a pair of them that
     does not fit, and ResourceError when the encoder's weights cannot be had.
     """
-    if config.architecture not in smp.MODEL_ARCHITECTURES_MAPPING:
-        raise UserError(
-            f"student.architecture: '{config.architecture}' is not known; "
-            f"there are {', '.join(sorted(smp.MODEL_ARCHITECTURES_MAPPING))}"
-        )
-    hub = True if config.encoder.startswith("tu-") else "imagenet"
-    # A ViT of timm accepts one image size only, unless it is told to resample its positions.
-    options = {"dynamic_img_size": True} if config.architecture == "dpt" else {}
-    try:
-        network = smp.create_model(
-            config.architecture,
-            encoder_name=config.encoder,
-            encoder_weights=hub if pretrained and config.weights == "hub" else None,
-            **options,
-        )
-    except (KeyError, ValueError, RuntimeError, AssertionError) as error:
-        raise UserError(
-            f"student: no {config.architecture} with encoder '{config.encoder}' can be built "
-            f"(weights: {config.weights}): {error}"
-        ) from error
-    except Exception as error:  # the hub's transport errors share no class across its versions
-        if config.weights != "hub":
-            raise
-        raise ResourceError(
-            f"student.weights: the ImageNet weights of encoder '{config.encoder}' could not be "
-            f"downloaded: {error}. Without network give a file (`--set student.weights=FILE`), or "
-            "start from random weights (`--set student.weights=none`)"
-        ) from error
-    if config.architecture == "segformer" and network.encoder.out_channels[1]:
-        network.decoder = _four_stages(network.encoder)
-    head = next(part for part in network.segmentation_head.modules() if isinstance(part, nn.Conv2d))
-    network.segmentation_head = nn.Identity()
-    if pretrained and config.weights != "hub":
-        _logger.info(load_encoder_weights(network.encoder, config.weights))
-    # 32: the coarsest stride of every encoder, also of dilated and of shortened ones.
-    multiple = math.lcm(network.encoder.output_stride, 32)
-    return Student(network, channels=head.in_channels, width=width, multiple=multiple)
+    network = build_network(config, pretrained=pretrained)
+    return Student(
+        network.module, channels=network.channels, width=width, multiple=network.multiple
+    )
 
 
 @torch.inference_mode()
@@ -128,23 +90,6 @@ def check_crop(student: Student, crop: tuple[int, int]) -> None:
         )
 
 
-def _four_stages(encoder: Any) -> nn.Module:
-    """SegFormer's decoder of strides 4 to 32, as in its paper, for a convolutional encoder.
-
-    smp decodes the encoder's stride-2 map too where there is one: 256 channels at twice the side,
-    computed only to be shrunk to stride 4. A map without channels makes smp's decoder leave the
-    stage out.
-    """
-
-    def without_stride_2(_encoder: nn.Module, _inputs: object, features: list[Tensor]) -> object:
-        return [features[0], features[1][:, :0], *features[2:]]
-
-    encoder.register_forward_hook(without_stride_2)
-    channels = encoder.out_channels
-    decoder: nn.Module = SegformerDecoder(encoder_channels=[channels[0], 0, *channels[2:]])
-    return decoder
-
-
 def class_logits(feature_BDhw: Tensor, text_CD: Tensor, scale: float) -> Tensor:
     """Scores scale * cos(feature, text) (B, C, h, w) in float32; `text_CD` is L2-normalised.
 
@@ -159,15 +104,20 @@ def class_logits(feature_BDhw: Tensor, text_CD: Tensor, scale: float) -> Tensor:
     return logits_BCL.view(batch, -1, height, width)
 
 
-def parameter_groups(student: Student, config: TrainConfig) -> list[dict[str, Any]]:
+def parameter_groups(
+    student: Student, decoder: nn.Module | None, config: TrainConfig
+) -> list[dict[str, Any]]:
     """AdamW's groups: encoder and head (decoder, projection), each with and without decay.
 
     The head learns `head_multiplier` times as fast as the encoder (mmsegmentation's SegFormer
-    schedule). Norms, biases, other vectors and position embeddings have no weight decay. `name`
-    is for the log.
+    schedule), and so does the `decoder` of latent embeddings. Norms, biases, other vectors and
+    position embeddings have no weight decay. `name` is for the log.
     """
+    named = [*student.named_parameters()]
+    if decoder is not None:
+        named += [(f"latent.{name}", each) for name, each in decoder.named_parameters()]
     groups: dict[str, dict[str, Any]] = {}
-    for name, parameter in student.named_parameters():
+    for name, parameter in named:
         encoder = name.startswith("network.encoder.")
         vector = parameter.ndim <= 1 or any(part in name for part in _UNDECAYED)
         group = ("encoder" if encoder else "head") + (" without decay" if vector else "")
