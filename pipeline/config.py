@@ -40,8 +40,7 @@ def experiment_names() -> list[str]:
 def read_experiment(name_or_file: str) -> dict[str, Any]:
     """The values of an experiment, by name ('sdd_rst') or from a YAML file."""
     if name_or_file in experiment_names():
-        text = (files("configs") / "experiments" / f"{name_or_file}.yaml").read_text("utf-8")
-        return _mapping(text, f"configs/experiments/{name_or_file}.yaml")
+        return read_packaged(f"experiments/{name_or_file}.yaml")
     if Path(name_or_file).suffix in {".yaml", ".yml"}:
         return read_values(Path(name_or_file))
     near = difflib.get_close_matches(name_or_file, experiment_names(), n=1)
@@ -50,6 +49,12 @@ def read_experiment(name_or_file: str) -> dict[str, Any]:
         f"unknown experiment '{name_or_file}'{hint}. There are: {', '.join(experiment_names())}; "
         "or give the path of a .yaml file"
     )
+
+
+def read_packaged(place: str) -> dict[str, Any]:
+    """The mapping of a YAML file that comes with zsseg, by its place below `configs`."""
+    text = files("configs").joinpath(place).read_text("utf-8")
+    return _mapping(text, f"configs/{place}")
 
 
 def read_values(path: Path) -> dict[str, Any]:

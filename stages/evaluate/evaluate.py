@@ -83,7 +83,7 @@ def evaluate_run(
 
     listed = list_samples(spec, root, split)[:limit]
     samples = _labelled(listed, root, split)
-    gammas = _gammas(run.evaluate.calibration)
+    gammas = gammas_of(run.evaluate.calibration)
     confusion_GCC = _confusions(spec, samples, score, gammas, progress)
     results = []
     for gamma, confusion_CC in zip(gammas, confusion_GCC, strict=True):
@@ -153,7 +153,7 @@ def evaluate_teacher(
         )
     cached = [sample for sample in listed if not failed[row_of[sample.id]]]
     samples = _labelled(cached, root, split)
-    gammas = _gammas(calibration)
+    gammas = gammas_of(calibration)
     confusion_GCC = _confusions(spec, samples, score, gammas, progress)
     return tuple(
         EvaluationResult(
@@ -205,7 +205,7 @@ def _teacher_scores(dense_Dhw: NDArray[np.float16], text_CD: Tensor) -> Tensor:
     return class_logits(token_1Dhw, text_CD, 1.0)[0]
 
 
-def _gammas(calibration: float) -> tuple[float, ...]:
+def gammas_of(calibration: float) -> tuple[float, ...]:
     """What to score with: 0, and `calibration` where there is one."""
     return (0.0, calibration) if calibration else (0.0,)
 

@@ -7,7 +7,7 @@ import csv
 import io
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -151,6 +151,12 @@ def read_result(path: Path) -> EvaluationResult:
     )
 
 
+def file_stem(subject: Literal["student", "teacher"], split: str, words: Sequence[str] = ()) -> str:
+    """Name of a result's files without suffix; `words` is its variant."""
+    teacher = ["teacher"] if subject == "teacher" else []
+    return "-".join(["evaluation", *teacher, split.replace("/", "-"), *words])
+
+
 def save_result(folder: Path, result: EvaluationResult) -> tuple[Path, Path]:
     """Write `evaluation-<split>.json` and `.csv` into a folder, whole or not at all.
 
@@ -158,9 +164,7 @@ def save_result(folder: Path, result: EvaluationResult) -> tuple[Path, Path]:
     first images only or with other settings than the run's own end in its `variant`, as in
     `evaluation-val-first10`: a result replaces only an earlier one of its own kind.
     """
-    teacher = ["teacher"] if result.subject == "teacher" else []
-    split = result.split.replace("/", "-")
-    stem = "-".join(["evaluation", *teacher, split, *result.variant])
+    stem = file_stem(result.subject, result.split, result.variant)
     text = json.dumps(to_json(result), ensure_ascii=False, allow_nan=False)
     table = io.StringIO()
     writer = csv.writer(table, lineterminator="\n")
