@@ -10,6 +10,7 @@ import traceback
 import typer
 
 from pipeline import cli_cache, cli_config, cli_dataset, console
+from pipeline.cli_ablate import ablate
 from pipeline.cli_demo import demo
 from pipeline.cli_stages import precompute, train
 from pipeline.cli_use import evaluate, predict
@@ -23,7 +24,7 @@ app = typer.Typer(
     help="Zero-shot semantic segmentation: run CLIP once into a cache (precompute), then train "
     "any student against it (train). CLIP is not needed afterwards.",
 )
-for command in (demo, precompute, train, evaluate, predict):
+for command in (demo, precompute, train, evaluate, predict, ablate):
     app.command()(command)
 app.add_typer(cli_dataset.app, name="dataset")
 app.add_typer(cli_cache.app, name="cache")
@@ -58,8 +59,8 @@ def main() -> None:
         # typer turns Ctrl-C into this exit code and says nothing.
         if stop.code == Exit.INTERRUPTED:
             console.err.print(
-                "interrupted; what was finished is kept. To go on, run `zsseg precompute` again as "
-                "it was, or `zsseg train` with --resume",
+                "interrupted; what was finished is kept. To go on, run `zsseg precompute` or "
+                "`zsseg ablate` again as it was, or `zsseg train` with --resume",
                 soft_wrap=True,
             )
         raise
