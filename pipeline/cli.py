@@ -9,7 +9,7 @@ import traceback
 
 import typer
 
-from pipeline import cli_cache, cli_config, cli_dataset, console
+from pipeline import cli_cache, cli_config, cli_dataset, cli_student, console
 from pipeline.cli_ablate import ablate
 from pipeline.cli_demo import demo
 from pipeline.cli_stages import precompute, train
@@ -29,6 +29,7 @@ for command in (demo, precompute, train, evaluate, predict, ablate):
 app.add_typer(cli_dataset.app, name="dataset")
 app.add_typer(cli_cache.app, name="cache")
 app.add_typer(cli_config.app, name="config")
+app.add_typer(cli_student.app, name="student")
 
 
 def main() -> None:
