@@ -11,6 +11,7 @@ import typer
 
 from pipeline import cli_cache, cli_config, cli_dataset, cli_student, console
 from pipeline.cli_ablate import ablate
+from pipeline.cli_compare import compare
 from pipeline.cli_demo import demo
 from pipeline.cli_stages import precompute, train
 from pipeline.cli_use import evaluate, predict
@@ -24,7 +25,7 @@ app = typer.Typer(
     help="Zero-shot semantic segmentation: run CLIP once into a cache (precompute), then train "
     "any student against it (train). CLIP is not needed afterwards.",
 )
-for command in (demo, precompute, train, evaluate, predict, ablate):
+for command in (demo, precompute, train, evaluate, predict, compare, ablate):
     app.command()(command)
 app.add_typer(cli_dataset.app, name="dataset")
 app.add_typer(cli_cache.app, name="cache")

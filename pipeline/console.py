@@ -8,6 +8,7 @@ from contextlib import contextmanager
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
 
 # Rich breaks what is no terminal at 80 columns: a file or a pipe has no width.
 out = Console(highlight=False, width=None if sys.stdout.isatty() else 160)
@@ -17,6 +18,7 @@ Advance = Callable[[int, int, str], None]
 """Called with what is done, of how much, and a few words on how it goes."""
 
 _SECONDS_BETWEEN_LINES = 10.0
+_WIDEST = 1000  # characters of a table's line
 
 
 def configure_logging(*, quiet: bool) -> None:
@@ -65,6 +67,13 @@ def _plain_lines(title: str) -> Advance:
         err.print(f"{title} {done}/{total}, {when}{'  ' + words if words else ''}", soft_wrap=True)
 
     return advance
+
+
+def print_whole(table: Table) -> None:
+    """Print a table as wide as it is: a narrow screen breaks its lines, but loses no column."""
+    wide = out.options.update_width(_WIDEST)
+    width = max(out.width, out.measure(table, options=wide).maximum)
+    Console(highlight=False, width=width).print(table)
 
 
 @contextmanager
