@@ -88,19 +88,19 @@ def work_on(
                 with _held(run) as mine:
                     if not mine:
                         locked.append(run)
-                    elif run not in to_do:
-                        _train_and_score(run, bench, _silent)  # only its settings are compared
-                    else:
-                        words = _words(run, runs[run], rows)
-                        if not quiet:
-                            text = f"{words}: {run.folder}"
-                            console.err.print(text, markup=False, soft_wrap=True)
-                        try:
-                            _train_and_score(run, bench, meter.of(words))
-                        except NonFiniteError as error:
-                            failures[run.folder] = str(error)
-                            text = f"{words}: {error}"
-                            console.err.print(text, markup=False, soft_wrap=True)
+                        continue
+                    words = _words(run, runs[run], rows)
+                    if not quiet and results_of(run, bench.split) is None:
+                        text = f"{words}: {run.folder}"
+                        console.err.print(text, markup=False, soft_wrap=True)
+                    try:
+                        # Of a run that is finished only the settings are compared.
+                        _train_and_score(run, bench, meter.of(words))
+                    except NonFiniteError as error:
+                        failures[run.folder] = str(error)
+                        text = f"{words}: {error}"
+                        console.err.print(text, markup=False, soft_wrap=True)
+                    if run in to_do:
                         meter.done += run.config.train.steps
                         after_run(failures)
             if len(locked) == len(waiting):
@@ -126,10 +126,6 @@ class _Meter:
             self.advance(self.done + steps, self.total, text)
 
         return report
-
-
-def _silent(steps: int, what: str) -> None:
-    """Reports nothing."""
 
 
 def _words(run: PlannedRun, names: Sequence[str], rows: Sequence[PlannedRow]) -> str:

@@ -1,7 +1,7 @@
 """`zsseg ablate`: the tables of the papers, from one cache."""
 
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -93,7 +93,19 @@ def ablate(
         store=store.path.name,
         store_fingerprint=store.fingerprint,
         revisions=(),
-        command=_command(name, cache, experiment, split, seeds, calibration, changes),
+        command=_command(
+            name,
+            {
+                "cache": cache,
+                "config": experiment,
+                "root": root,
+                "split": split,
+                "seeds": seeds,
+                "calibration": calibration,
+                "out": out,
+            },
+            changes,
+        ),
     )
     stem = out / table_stem(
         name, chosen, experiment=experiment, split=split, calibration=calibration, settings=changes
@@ -112,20 +124,11 @@ def ablate(
         raise typer.Exit(Exit.SKIPPED)
 
 
-def _command(
-    table: str,
-    cache: Path,
-    experiment: str,
-    split: str,
-    seeds: int,
-    calibration: float | None,
-    settings: Sequence[str],
-) -> str:
-    """The command that makes the table again, whatever its options were left at."""
-    words = ["zsseg", "ablate", table, "--cache", str(cache), "--config", experiment]
-    words += ["--split", split, "--seeds", str(seeds)]
-    if calibration is not None:
-        words += ["--calibration", f"{calibration:g}"]
+def _command(table: str, options: Mapping[str, object], settings: Sequence[str]) -> str:
+    """The command that makes the table again; options of None are left out."""
+    words = ["zsseg", "ablate", table]
+    for name, value in options.items():
+        words += [] if value is None else [f"--{name}", str(value)]
     for setting in settings:
         words += ["--set", setting]
     return shlex.join(words)

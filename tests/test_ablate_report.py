@@ -5,15 +5,14 @@ import math
 
 import pytest
 
+from pipeline.ablate_orders import Statistic, orderings
 from pipeline.ablate_plan import AblationTable, Figures, Row
 from pipeline.ablate_report import (
     Header,
     MeasuredRow,
-    Statistic,
     as_csv,
     as_json,
     markdown,
-    orderings,
 )
 
 HEADER = Header(

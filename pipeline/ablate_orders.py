@@ -1,0 +1,77 @@
+"""Figures over seeds, and whether two rows are ordered as in a paper.
+
+All figures are percent, differences are points.
+"""
+
+import math
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+
+
+@dataclass(frozen=True)
+class Statistic:
+    """A figure over the seeds that were scored."""
+
+    values: tuple[float, ...]
+
+    @property
+    def mean(self) -> float | None:
+        return statistics.fmean(self.values) if self.values else None
+
+    @property
+    def deviation(self) -> float | None:
+        """Standard deviation with n - 1; None for fewer than two seeds."""
+        return statistics.stdev(self.values) if len(self.values) > 1 else None
+
+
+@dataclass(frozen=True)
+class Ordering:
+    """Two rows that the paper orders by hIoU, and whether ours are ordered alike."""
+
+    lower: str
+    higher: str
+    paper: float
+    """Points of hIoU between them in the paper, above 0."""
+    ours: float
+    """Points of hIoU between our means: below 0 where they are reversed."""
+    spread: float | None
+    """Standard deviation of a difference of two runs, sqrt(s_lower^2 + s_higher^2); None where a
+    row has one seed."""
+    verdict: str
+
+
+def orderings(paper: Mapping[str, float], ours: Mapping[str, Sequence[float]]) -> list[Ordering]:
+    """Every pair of rows that the paper orders by hIoU, in its order, with what ours says.
+
+    `ours` has the hIoU of each seed; rows without any are left out, as are rows that the paper has
+    equal. A difference of our means counts as clear when it is larger than the spread.
+    """
+    found = []
+    rows = [name for name in paper if ours.get(name)]
+    for first, second in combinations(rows, 2):
+        if paper[first] == paper[second]:
+            continue
+        lower, higher = sorted((first, second), key=lambda name: paper[name])
+        low, high = Statistic(tuple(ours[lower])), Statistic(tuple(ours[higher]))
+        assert low.mean is not None
+        assert high.mean is not None
+        difference = high.mean - low.mean
+        spread = None
+        if low.deviation is not None and high.deviation is not None:
+            spread = math.hypot(low.deviation, high.deviation)
+        points = paper[higher] - paper[lower]
+        found.append(
+            Ordering(lower, higher, points, difference, spread, _verdict(difference, spread))
+        )
+    return found
+
+
+def _verdict(difference: float, spread: float | None) -> str:
+    if difference == 0:
+        return "equal"
+    word = "holds" if difference > 0 else "reversed"
+    if spread is None:
+        return f"{word}, spread unknown"
+    return word if abs(difference) > spread else f"{word} within the spread"
