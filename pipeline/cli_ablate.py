@@ -19,7 +19,7 @@ def ablate(
     config: Annotated[
         str | None,
         typer.Option(
-            help="Experiment that the rows change: a name or a file. [default: the table's]"
+            help="Experiment that the rows change: a name or a file. \\[default: the table's]"
         ),
     ] = None,
     root: Annotated[
@@ -29,7 +29,9 @@ def ablate(
     seeds: Annotated[int, typer.Option(min=1, help="Seeds 0 to N - 1 of every row.")] = 3,
     calibration: Annotated[
         float | None,
-        typer.Option(min=0, help="gamma of every row, beside gamma 0. [default: the experiment's]"),
+        typer.Option(
+            min=0, help="gamma of every row, beside gamma 0. \\[default: the experiment's]"
+        ),
     ] = None,
     out: Annotated[
         Path, typer.Option(help="Folder of the runs and of the tables.", show_default=True)

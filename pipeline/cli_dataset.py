@@ -58,7 +58,7 @@ def info(
 def verify(
     name: Name,
     root: Annotated[Path, typer.Option(help="Folder of the data set.")],
-    split: Annotated[str | None, typer.Option(help="Only this split. [default: all]")] = None,
+    split: Annotated[str | None, typer.Option(help="Only this split. \\[default: all]")] = None,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")] = False,
 ) -> None:
     """Decode every image and label; name each file that is wrong, count pixels per class."""

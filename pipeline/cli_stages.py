@@ -75,7 +75,7 @@ def train(
         Path | None, typer.Option(help="Folder of the data set, if it has moved.")
     ] = None,
     out: Annotated[
-        Path | None, typer.Option(help="Folder of the run. [default: runs/EXPERIMENT]")
+        Path | None, typer.Option(help="Folder of the run. \\[default: runs/EXPERIMENT]")
     ] = None,
     settings: Settings = None,
     resume: Annotated[

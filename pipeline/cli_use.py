@@ -31,7 +31,7 @@ def evaluate(
     ] = False,
     cache: CacheFolder = Path("data_cache"),
     dataset: Annotated[
-        str | None, typer.Option(help="Data set or description. [default: the run's]")
+        str | None, typer.Option(help="Data set or description. \\[default: the run's]")
     ] = None,
     root: Annotated[
         Path | None, typer.Option(help="Folder of the data set, if it has moved.")
@@ -43,11 +43,11 @@ def evaluate(
         typer.Option(
             min=0,
             help="gamma: taken off the cosines of seen classes before the argmax. Above 0, the "
-            "scores without it are reported too. [default: the run's]",
+            "scores without it are reported too. \\[default: the run's]",
         ),
     ] = None,
     out: Annotated[
-        Path | None, typer.Option(help="Folder of the JSON and CSV. [default: the run]")
+        Path | None, typer.Option(help="Folder of the JSON and CSV. \\[default: the run]")
     ] = None,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print each result as a line of JSON, gamma 0 first.")
@@ -116,7 +116,7 @@ def predict(
     run: Annotated[Path, typer.Option(help="Folder of a run.")],
     out: Annotated[Path, typer.Option(help="Folder for label maps and overlays.")],
     classes: Annotated[
-        str | None, typer.Option(help='Any class names: "car, tree". [default: the run\'s]')
+        str | None, typer.Option(help='Any class names: "car, tree". \\[default: the run\'s]')
     ] = None,
     background: Annotated[
         str | None, typer.Option(help="Names of what else is there; it becomes void.")
