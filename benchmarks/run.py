@@ -21,7 +21,7 @@ from stages.precompute.dense import dense_tokens
 from stages.precompute.regions import mine_regions
 from stages.train.batches import Batch
 from stages.train.config import ObjectiveConfig, RunConfig, SelfTrainingConfig, StudentConfig
-from stages.train.losses import Classes, batch_losses
+from stages.train.losses import Classes, Source, batch_losses
 from stages.train.student import build_student
 
 ROUNDS = 5
@@ -105,17 +105,17 @@ def distilled_over_supervised() -> Ratio:
         self_training=SelfTrainingConfig(method="rst"),
     )
 
-    def step(config: RunConfig, *, self_training: bool) -> None:
+    def step(config: RunConfig, *, source: Source | None) -> None:
         losses, _ = batch_losses(
-            student(batch.image_B3HW), batch, known, config, self_training=self_training
+            student(batch.image_B3HW), batch, known, config, source=source
         )
         student.zero_grad()
         torch.stack(list(losses.values())).sum().backward()
 
     return timed_in_turn(
         f"SDD + RST step from the cache / supervised step, mit_b0, {images} x {size} x {size}",
-        lambda: step(distilled, self_training=True),
-        lambda: step(supervised, self_training=False),
+        lambda: step(distilled, source="student"),
+        lambda: step(supervised, source=None),
     )
 
 

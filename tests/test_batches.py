@@ -5,6 +5,7 @@ import os
 import pickle
 import signal
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -140,7 +141,7 @@ def test_outside_the_image_nothing_is_shown(world: tuple[Store, DatasetSpec, Pat
         ({"self_training": {"method": "st"}}, set()),
         ({"self_training": {"method": "rst"}}, {"regions"}),
         ({"objectives": {"sdd": 1.0}}, {"cls"}),
-        ({"objectives": {"sdd": 1.0, "sdd_token": "pooled"}}, {"dense"}),
+        ({"objectives": {"sdd": 1.0, "token": "pooled"}}, {"dense"}),
     ],
 )
 def test_only_what_the_objectives_need_is_read(
@@ -168,7 +169,7 @@ def test_only_what_the_objectives_need_is_read(
 def test_tokens_of_the_image_and_of_the_crop(world: tuple[Store, DatasetSpec, Path]) -> None:
     store, spec, root = world
     image = config_of(objectives={"sdd": 1.0})
-    pooled = config_of(objectives={"sdd": 1.0, "sdd_token": "pooled"})
+    pooled = config_of(objectives={"sdd": 1.0, "token": "pooled"})
     item, cropped = (CropDataset(store, spec, root, each)[2] for each in (image, pooled))
     row = int(item.row_B)
     assert item.token_BD is not None
@@ -312,8 +313,13 @@ def test_an_error_of_ours_in_a_worker_is_not_a_killed_worker(
 
     monkeypatch.setattr(batches, "read_image", wrong)
     config = config_of(train={"workers": 1})
-    with pytest.raises(RuntimeError, match="our own mistake"), explained(config):
-        next(make_loader(store, spec, root, config))
+    # Closed, or the worker outlives the test and the test run waits for it at its end.
+    with (
+        pytest.raises(RuntimeError, match="our own mistake"),
+        closing(make_loader(store, spec, root, config)) as loader,
+        explained(config),
+    ):
+        next(loader)
 
 
 def test_images_that_are_gone_are_named(world: tuple[Store, DatasetSpec, Path]) -> None:
@@ -361,7 +367,7 @@ def test_a_store_of_other_classes_is_refused(world: tuple[Store, DatasetSpec, Pa
     ("sections", "lacking"),
     [
         ({"self_training": {"method": "rst"}}, "regions"),
-        ({"objectives": {"sdd": 1.0, "sdd_token": "pooled"}}, "dense"),
+        ({"objectives": {"sdd": 1.0, "token": "pooled"}}, "dense"),
     ],
 )
 def test_a_store_that_lacks_something_is_refused_only_if_it_is_needed(

@@ -17,7 +17,7 @@ from pipeline.cli import main
 
 EXPERIMENT = {
     "student": {"encoder": "tu-resnet10t", "weights": "none"},
-    "objectives": {"sdd": 1.0, "sdd_token": "pooled"},
+    "objectives": {"sdd": 1.0, "token": "pooled"},
     "self_training": {"method": "rst"},
     "augmentation": {"short_side": None, "scale": [0.8, 1.5], "crop": [32, 32]},
     "train": {"steps": 4, "batch": 2, "workers": 0, "log_every": 1, "checkpoint_every": 2},

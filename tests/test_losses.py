@@ -37,7 +37,7 @@ def config_of(**sections: dict[str, Any]) -> RunConfig:
 
 def classes() -> Classes:
     text_CD = F.normalize(torch.randn(5, WIDTH, generator=torch.manual_seed(0)), dim=1)
-    return make_classes(SPEC, text_CD, torch.device("cpu"))
+    return make_classes(SPEC, text_CD, torch.device("cpu"), protocol="transductive")
 
 
 def inputs(seed: int = 1) -> tuple[Tensor, Batch]:
@@ -99,7 +99,7 @@ def mean_cross_entropy(
 def test_cross_entropy_before_self_training(unseen_logits: str, taking_part: list[int]) -> None:
     feature, batch = inputs()
     config = config_of(objectives={"unseen_logits": unseen_logits})
-    losses, diagnostics = batch_losses(feature, batch, classes(), config, self_training=False)
+    losses, diagnostics = batch_losses(feature, batch, classes(), config, source=None)
     score = upsampled_scores(feature, classes().text_CD)
     expected = mean_cross_entropy(score, batch.label_BHW.numpy(), taking_part)
     assert losses.keys() == {"cross_entropy"}
@@ -113,7 +113,7 @@ def test_suppressed_classes_learn_nothing_and_push_nothing() -> None:
     made.text_CD.requires_grad_()
     for unseen_logits, pushed in (("suppressed", False), ("competing", True)):
         config = config_of(objectives={"focal": 1.0, "unseen_logits": unseen_logits})
-        losses, _ = batch_losses(feature, batch, made, config, self_training=False)
+        losses, _ = batch_losses(feature, batch, made, config, source=None)
         (gradient_CD,) = torch.autograd.grad(sum(losses.values(), torch.zeros(())), made.text_CD)
         assert (gradient_CD[SEEN] != 0).any(1).all()
         assert bool((gradient_CD[UNSEEN] != 0).any()) == pushed
@@ -160,7 +160,7 @@ def test_self_training_fills_unlabelled_pixels_only(method: str) -> None:
     free = (batch.label_BHW == VOID) & batch.inside_BHW
     assert float(share) == pytest.approx(float((full[free] != VOID).float().mean()))
     assert 0.1 < float(share) < 0.9
-    losses, diagnostics = batch_losses(feature, batch, classes(), config, self_training=True)
+    losses, diagnostics = batch_losses(feature, batch, classes(), config, source="student")
     assert float(diagnostics["pseudo_label_share"]) == float(share)
     reference = mean_cross_entropy(
         upsampled_scores(feature, classes().text_CD), expected, [0, 1, 2, 3, 4]
@@ -171,16 +171,16 @@ def test_self_training_fills_unlabelled_pixels_only(method: str) -> None:
 def test_st_needs_no_regions() -> None:
     feature, batch = inputs()
     config = config_of(self_training={"method": "st"})
-    with_regions, _ = batch_losses(feature, batch, classes(), config, self_training=True)
+    with_regions, _ = batch_losses(feature, batch, classes(), config, source="student")
     batch = replace(batch, region_BHW=None)
-    without, _ = batch_losses(feature, batch, classes(), config, self_training=True)
+    without, _ = batch_losses(feature, batch, classes(), config, source="student")
     assert torch.equal(with_regions["cross_entropy"], without["cross_entropy"])
 
 
 def test_sdd_sees_what_is_inside_the_image() -> None:
     feature, batch = inputs()
     config = config_of(objectives={"cross_entropy": 0.0, "sdd": 1.0})
-    losses, _ = batch_losses(feature, batch, classes(), config, self_training=False)
+    losses, _ = batch_losses(feature, batch, classes(), config, source=None)
     assert losses.keys() == {"sdd"}
     (gradient,) = torch.autograd.grad(losses["sdd"], feature)
     # Row 2 of the grid has its centre at pixel 10, where the second image has ended.
@@ -221,6 +221,6 @@ def test_both_label_losses_share_one_softmax_over_the_pixels() -> None:
     feature, batch = inputs()
     config = config_of(objectives={"focal": 1.0})
     with Count():  # type: ignore[no-untyped-call]
-        losses, _ = batch_losses(feature, batch, classes(), config, self_training=False)
+        losses, _ = batch_losses(feature, batch, classes(), config, source=None)
     assert losses.keys() == {"cross_entropy", "focal"}
     assert calls == 1

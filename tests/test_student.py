@@ -184,10 +184,11 @@ def test_scores_and_distillation_make_no_second_feature() -> None:
 def test_parameter_groups_hold_every_parameter_once() -> None:
     config = TrainConfig(learning_rate=1e-4, head_multiplier=10, weight_decay=0.02)
     student = small("dpt", "tu-vit_tiny_patch16_224")
-    groups = parameter_groups(student, config)
+    decoder = nn.Linear(3, 4)
+    groups = parameter_groups(student, decoder, config)
     where = {id(p): group for group in groups for p in group["params"]}
     assert sum(len(group["params"]) for group in groups) == len(where)
-    assert len(where) == len(list(student.parameters()))
+    assert len(where) == len([*student.parameters(), *decoder.parameters()])
     assert {group["name"] for group in groups} == {
         "encoder",
         "encoder without decay",
@@ -195,6 +196,7 @@ def test_parameter_groups_hold_every_parameter_once() -> None:
         "head without decay",
     }
     named = dict(student.named_parameters())
+    named |= {f"latent.{name}": each for name, each in decoder.named_parameters()}
     for name, rate, decay in (
         ("network.encoder.model.blocks.0.attn.qkv.weight", 1e-4, 0.02),
         ("network.encoder.model.blocks.0.attn.qkv.bias", 1e-4, 0.0),
@@ -202,6 +204,8 @@ def test_parameter_groups_hold_every_parameter_once() -> None:
         ("network.encoder.model.pos_embed", 1e-4, 0.0),
         ("projection.weight", 1e-3, 0.02),
         ("projection.bias", 1e-3, 0.0),
+        ("latent.weight", 1e-3, 0.02),
+        ("latent.bias", 1e-3, 0.0),
     ):
         group = where[id(named[name])]
         assert group["lr"] == pytest.approx(rate), name

@@ -27,7 +27,7 @@ from stages.data.spec import DatasetSpec, load_spec
 from stages.errors import NonFiniteError, ResourceError, UserError
 from stages.train import checkpoint
 from stages.train.config import RunConfig
-from stages.train.loop import TrainProgress, TrainResult, train, trains_itself
+from stages.train.loop import TrainProgress, TrainResult, label_source, train
 from stages.train.losses import batch_losses
 from stages.train.run_folder import read_record
 from stages.train.state import State, load_state, new_state, save_state, update
@@ -162,7 +162,7 @@ def test_a_whole_run(world: World, tmp_path: Path) -> None:
         assert line["grad_norm"] > 0
         assert line["images_per_second"] > 0
         assert 0 <= line["data_wait"] <= 1
-        assert 0 < line["sdd_entropy"] <= 1 + 1e-6
+        assert 0 < line["attention_entropy"] <= 1 + 1e-6
     assert lines[1]["learning_rate"] == pytest.approx(1e-3 / 4)
     assert result.metrics == {k: v for k, v in lines[1].items() if k != "step"}
     assert result.checkpoint == out / "checkpoints" / "step-000004"
@@ -441,12 +441,23 @@ def test_ctrl_c_saves_and_stops(world: World, tmp_path: Path, workers: int) -> N
 
 
 @pytest.mark.parametrize(
-    ("method", "start", "steps"),
-    [("none", 0.0, []), ("st", 0.5, [2, 3]), ("rst", 0.6, [3]), ("rst", 0.0, [0, 1, 2, 3])],
+    ("settings", "sources"),
+    [
+        ({"method": "none", "start": 0.0}, [None] * 4),
+        ({"method": "st", "start": 0.5}, [None, None, "student", "student"]),
+        ({"method": "rst", "start": 0.6}, [None, None, None, "student"]),
+        ({"method": "rst", "start": 0.0, "source": "ema"}, ["ema"] * 4),
+        (
+            {"method": "st", "start": 0.25, "teacher_until": 0.5, "source": "ema"},
+            [None, "teacher", "ema", "ema"],
+        ),
+        ({"method": "rst", "start": 0.5, "source": "teacher"}, [None, None, "teacher", "teacher"]),
+        ({"method": "st", "start": 0.5, "teacher_until": 0.25}, [None, None, "student", "student"]),
+    ],
 )
-def test_when_self_training_begins(method: str, start: float, steps: list[int]) -> None:
-    config = config_of(self_training={"method": method, "start": start})
-    assert [step for step in range(4) if trains_itself(config, step)] == steps
+def test_who_names_pixels_when(settings: dict[str, Any], sources: list[str | None]) -> None:
+    config = config_of(self_training=settings)
+    assert [label_source(config, step) for step in range(4)] == sources
 
 
 def test_the_d_channels_are_never_upsampled(world: World, tmp_path: Path) -> None:

@@ -15,6 +15,8 @@ from stages.data.spec import load_spec
 WIDTH = 22
 GRID = (6, 8)
 """Token grid: 8 x 8 pixels of the 48 x 64 images per token."""
+MASKS = (0, 1, 2, 1001, 1002, 1003, -1)
+"""Masks of every image: its visible classes, its latent regions, and an empty slot."""
 
 
 def write_store(
@@ -24,6 +26,7 @@ def write_store(
     failed: tuple[int, ...] = (),
     dense: bool = True,
     regions: bool = True,
+    local: bool = True,
     seed: int = 0,
 ) -> Store:
     """A sealed store of the training images; rows in `failed` have status 1."""
@@ -41,6 +44,8 @@ def write_store(
         "cls": rng.normal(size=(count, 1, WIDTH)).astype(np.float16),
         "dense": rng.normal(size=(count, WIDTH, *GRID)).astype(np.float16),
         "regions": rng.integers(0, 4, (count, *GRID)).astype(np.uint8),
+        "local": rng.normal(size=(count, len(MASKS), WIDTH)).astype(np.float16),
+        "local_ids": np.tile(np.array(MASKS, np.int16), (count, 1)),
     }
 
     def artifact(name: str, *names: str) -> Artifact:
@@ -55,6 +60,7 @@ def write_store(
     )
     artifacts = [artifact("index", "size", "status"), artifact("cls", "views", "cls")]
     artifacts += [artifact("dense", "dense")] * dense + [artifact("regions", "regions")] * regions
+    artifacts += [artifact("local", "local", "local_ids")] * local
     identity = {
         "dataset": spec.name,
         "split": "train",

@@ -13,11 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stages.data.geometry import WHOLE, crop_map
-from stages.data.spec import VOID
-
-FIRST_REGION = 1000
-"""Mask id of latent region r is this plus r; of a visible class, its class id."""
-
+from stages.data.spec import FIRST_REGION, VOID
 
 def class_crops(
     image_HW3: NDArray[np.uint8],

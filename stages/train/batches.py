@@ -1,13 +1,14 @@
 """Batches of stage two: images and visible labels with what the store knows about them.
 
-Image, label, region map and token all go through the one view that was drawn for a position.
+Image, label, region map and tokens all go through the one view that was drawn for a position.
 
-Legend: B batch, H W pixels of the crop, h w token grid, D CLIP width.
+Legend: B batch, H W pixels of the crop, h w token grid of the image, y x token grid of the crop, K
+masks that the store keeps per image, D CLIP width.
 """
 
 import signal
 from collections.abc import Callable, Generator, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -19,7 +20,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from stages.cache.reader import Store
 from stages.cache.recipe import difference
-from stages.data.geometry import View, crop_image, crop_map, inside, pool_tokens
+from stages.data.geometry import View, crop_image, crop_map, crop_tokens, inside, pool_tokens
 from stages.data.images import read_image
 from stages.data.samples import Sample, list_samples
 from stages.data.spec import VOID, DatasetSpec
@@ -46,7 +47,13 @@ class Batch:
     region_BHW: Tensor | None
     """uint8: latent regions 1..U of each image; 0: labelled or in no region."""
     token_BD: Tensor | None
-    """float32: CLIP's token of the whole image, or of what the crop shows (`sdd_token`)."""
+    """float32: CLIP's token of the whole image, or of what the crop shows (`objectives.token`)."""
+    local_BKD: Tensor | None = None
+    """float32: CLIP's token of each mask of the image."""
+    local_id_BK: Tensor | None = None
+    """int64: the masks: class id, FIRST_REGION + r of latent region r, -1: none."""
+    dense_BDyx: Tensor | None = None
+    """float32: unit dense tokens, one per `dense_stride` pixels each way, 0 outside the image."""
 
     def _each(self, change: Callable[[Any], Any]) -> Self:
         tensors: list[Any] = [getattr(self, field.name) for field in fields(self)]
@@ -69,6 +76,20 @@ def join(batches: Sequence[Batch]) -> Batch:
     return Batch(*joined)
 
 
+def less_empty_slots(batch: Batch) -> Batch:
+    """The batch less the last slots that no image of it has a mask in; one slot is kept.
+
+    A store keeps room for the image with most masks; every slot costs a score per pixel.
+    """
+    if batch.local_id_BK is None or batch.local_BKD is None:
+        return batch
+    used_K = (batch.local_id_BK >= 0).any(0)
+    slots = max(int(used_K.nonzero().max()) + 1 if used_K.any() else 0, 1)
+    return replace(
+        batch, local_BKD=batch.local_BKD[:, :slots], local_id_BK=batch.local_id_BK[:, :slots]
+    )
+
+
 def check_store(store: Store, spec: DatasetSpec, config: RunConfig) -> None:
     """Raise CacheError when the store is of another data set, or lacks what the run needs.
 
@@ -89,17 +110,32 @@ def check_store(store: Store, spec: DatasetSpec, config: RunConfig) -> None:
             f"'{spec.name}' has none. List some under `unseen` in its description and make the "
             "store again, or use --set self_training.method=none"
         )
-    token = "dense" if config.objectives.sdd_token == "pooled" else "cls"
+    pooled = config.objectives.token == "pooled"
     needs = {
         "text": True,
-        "regions": method == "rst",
-        token: config.objectives.sdd > 0,
+        "regions": method == "rst" or config.uses_local,
+        "local": config.uses_local,
+        "cls": config.uses_token and not pooled,
+        "dense": (config.uses_token and pooled) or _uses_dense(config),
     }
     if lacking := [name for name, needed in needs.items() if needed and not store.has(name)]:
         raise CacheError(
             f"{store.path}: holds no {', '.join(lacking)}, which this experiment needs. Make a "
             "complete store with `zsseg precompute`"
         )
+    if config.latent.enabled:
+        _, spec_of_ids = store.manifest.arrays["local_ids"]
+        if (classes := len(spec.classes) + spec_of_ids.shape[0]) > VOID:
+            raise UserError(
+                f"latent.enabled: {len(spec.classes)} classes and {spec_of_ids.shape[0]} masks per "
+                f"image are {classes}, and labels hold {VOID}. Make the store with a smaller "
+                "local.max_masks"
+            )
+
+
+def _uses_dense(config: RunConfig) -> bool:
+    """Are the crop's dense tokens looked at one by one?"""
+    return config.objectives.dense > 0 or config.uses_teacher_labels
 
 
 def stored_samples(store: Store, spec: DatasetSpec, root: Path) -> list[Sample]:
@@ -175,29 +211,52 @@ class CropDataset(Dataset[Batch]):
         if not inside_HW.all():
             image_3HW[:, ~inside_HW] = 0
         region_HW, token_D = self._region(row, view), self._token(row, view)
+        local_KD, id_K = self._local(row)
+        dense_Dyx = self._dense(row, view)
         return Batch(
             row_B=torch.tensor([row]),
             image_B3HW=torch.from_numpy(image_3HW)[None],
             label_BHW=torch.from_numpy(crop_map(visible_HW, view, config.crop, VOID))[None],
             inside_BHW=torch.from_numpy(inside_HW)[None],
-            region_BHW=None if region_HW is None else torch.from_numpy(region_HW)[None],
-            token_BD=None if token_D is None else torch.from_numpy(token_D)[None],
+            region_BHW=_tensor(region_HW),
+            token_BD=_tensor(token_D),
+            local_BKD=_tensor(local_KD),
+            local_id_BK=_tensor(id_K),
+            dense_BDyx=_tensor(dense_Dyx),
         )
 
     def _region(self, row: int, view: View) -> NDArray[np.uint8] | None:
-        if self._config.self_training.method != "rst":
+        if self._config.self_training.method != "rst" and not self._config.uses_local:
             return None
         region_hw = self._store.read("regions", row)
         return crop_map(region_hw, view, self._config.augmentation.crop, 0)
 
     def _token(self, row: int, view: View) -> NDArray[np.float32] | None:
-        objectives = self._config.objectives
-        if objectives.sdd == 0:
+        if not self._config.uses_token:
             return None
-        if objectives.sdd_token == "pooled":
+        if self._config.objectives.token == "pooled":
             return pool_tokens(self._store.read("dense", row), view)
         cls_VD = self._store.read("cls", row)
         return np.asarray(cls_VD[0], dtype=np.float32)  # view 0 is the whole image
+
+    def _local(self, row: int) -> tuple[NDArray[np.float32] | None, NDArray[np.int64] | None]:
+        if not self._config.uses_local:
+            return None, None
+        local_KD, id_K = (self._store.read(name, row) for name in ("local", "local_ids"))
+        return local_KD.astype(np.float32), id_K.astype(np.int64)
+
+    def _dense(self, row: int, view: View) -> NDArray[np.float32] | None:
+        if not _uses_dense(self._config):
+            return None
+        dense_Dhw = self._store.read("dense", row).astype(np.float32)
+        dense_Dhw /= np.maximum(np.linalg.norm(dense_Dhw, axis=0, keepdims=True), 1e-12)
+        stride = self._config.objectives.dense_stride
+        rows, columns = (side // stride for side in self._config.augmentation.crop)
+        return crop_tokens(dense_Dhw, view, (rows, columns))
+
+
+def _tensor(values: NDArray[Any] | None) -> Tensor | None:
+    return None if values is None else torch.from_numpy(values)[None]
 
 
 class _Steps(Dataset[Batch | UserError]):
@@ -212,7 +271,7 @@ class _Steps(Dataset[Batch | UserError]):
     def __getitem__(self, step: int) -> Batch | UserError:
         positions = range(step * self._batch, (step + 1) * self._batch)
         try:
-            return join([self._crops[position] for position in positions])
+            return less_empty_slots(join([self._crops[position] for position in positions]))
         except UserError as error:
             return error
 

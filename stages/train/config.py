@@ -21,15 +21,22 @@ class StudentConfig(BaseModel):
     model_config = _STRICT
 
     architecture: str = "segformer"
-    """Any architecture of segmentation_models_pytorch, by its lower-case name."""
+    """Any architecture of segmentation_models_pytorch, by its lower-case name, or `segnext`,
+    `setr_naive`, `setr_pup`, `setr_mla`."""
     encoder: str = "mit_b4"
-    """Any encoder of segmentation_models_pytorch; `tu-NAME` for one of timm."""
+    """Any encoder of segmentation_models_pytorch; `tu-NAME` for one of timm. Of segnext:
+    `mscan_t`, `mscan_s`, `mscan_b`, `mscan_l`; of setr_*: a ViT of timm, such as
+    `vit_base_patch16_384`."""
     weights: str = "hub"
     """Encoder weights: `hub` (ImageNet, downloaded), `none` (random), a file (.pth or
     .safetensors, also of an open_clip model whose tower it is), `package:DISTRIBUTION` (the one
     weight file of an installed package), or `package:MODULE/FILE` (a file beside a module)."""
     logit_scale: float = Field(default=100.0, gt=0)
-    """Logits are this times the cosine of feature and text embedding (CLIP's own 1/0.01). [ours]"""
+    """alpha: class scores are this times F.A_s (paper 2, section 3.3; value not given, CLIP's own
+    1/0.01). [ours]"""
+    logit_product: Literal["cosine", "dot"] = "cosine"
+    """F.A as the cosine (papers 1 and 2 leave the length of F open), or as printed, with a feature
+    of any length. Which class wins at a pixel does not depend on it. [ours: cosine]"""
 
 
 class ObjectiveConfig(BaseModel):
@@ -47,18 +54,67 @@ class ObjectiveConfig(BaseModel):
     """Before self-training starts no pixel carries an unseen label. `competing`: unseen classes
     stand in the softmax and every labelled pixel pushes them down; `suppressed`: they are left
     out of it until then. [ours]"""
+    nel: float = Field(default=0.0, ge=0)
+    """Weight of NEL, ZegCLIP's loss over independent sigmoids (paper 2, Eq. 5: 1)."""
+    nel_focal: float = Field(default=100.0, ge=0)
+    """NEL: weight of its focal part (ZegCLIP: 100)."""
+    nel_dice: float = Field(default=1.0, ge=0)
+    """NEL: weight of its dice part (ZegCLIP: 1)."""
+    nel_void: Literal["negative", "masked"] = "negative"
+    """NEL: pixels without a label are negatives of every class that is trained (ZegCLIP), or left
+    out. As negatives they push down all seen classes where an unseen one may be."""
     sdd: float = Field(default=0.0, ge=0)
     """Weight lambda_s of semantic-driven distillation (paper 1, Eq. 5; value not given). [ours]"""
     sdd_tau_f: float = Field(default=0.07, gt=0)
     """Temperature of the student's distribution (paper 1, Table V)."""
     sdd_tau_c: float = Field(default=0.01, gt=0)
     """Temperature of CLIP's distribution (paper 1, Table V)."""
-    sdd_token: Literal["image", "pooled"] = "image"
-    """CLIP's token in SDD: the whole image's CLS token (paper 1), or the cached dense tokens
-    inside the student's crop, averaged and normalised. [ours: pooled]"""
-    sdd_normalise: bool = True
-    """Normalise feature and CLS token before the attention pooling (not stated in paper 1).
-    Normalised logits lie within 1/sqrt(D): nearly the plain mean. [ours]"""
+    token: Literal["image", "pooled"] = "image"
+    """CLIP's token in SDD, in global distillation and among the decoder's keys: the whole image's
+    CLS token (papers 1 and 2), or the cached dense tokens inside the student's crop, averaged and
+    normalised. [ours: pooled]"""
+    pool_normalise: bool = True
+    """Normalise feature and token before the attention pooling of SDD and global distillation (not
+    stated in the papers). Normalised logits lie within 1/sqrt(D): nearly the plain mean. [ours]"""
+    global_distillation: float = Field(default=0.0, ge=0)
+    """Weight of global distillation L_g (paper 2, Eq. 2 and 6: 1)."""
+    global_tau: float = Field(default=0.07, gt=0)
+    """Temperature of its InfoNCE (not given in paper 2). [ours]"""
+    bank: int = Field(default=24, ge=0)
+    """CLS tokens in the bank that give it negatives, the current batch's included (paper 2: 24)."""
+    local_distillation: float = Field(default=0.0, ge=0)
+    """Weight of local distillation L_l (paper 2, Eq. 4 and 6: 1)."""
+    local_tau: float = Field(default=0.07, gt=0)
+    """Temperature of its InfoNCE (not given in paper 2). [ours]"""
+    local_negatives: Literal["image", "batch"] = "image"
+    """Its negatives: the other masks of the same crop, or those of all crops of the step, less
+    other crops' tokens of the same class (not stated in paper 2). [ours: batch]"""
+    dense: float = Field(default=0.0, ge=0)
+    """Weight of dense distillation: 1 - cosine of feature and cached dense token. [ours]"""
+    dense_pixels: Literal["all", "unlabelled"] = "all"
+    """Pixels of the crop that dense distillation looks at. [ours]"""
+    dense_stride: int = Field(default=16, ge=1)
+    """Side in pixels of the cells over which the feature is averaged before it is compared with the
+    token there: one token says what a cell holds, not where in it. [ours]"""
+
+
+class LatentConfig(BaseModel):
+    """Latent embedding generation (paper 2, section 3.3): every latent region of an image becomes a
+    class of its own, whose embedding a decoder makes; until self-training begins."""
+
+    model_config = _STRICT
+
+    enabled: bool = False
+    """Latent regions take part in cross-entropy, focal loss and NEL (paper 2, Eq. 5)."""
+    beta: float = Field(default=100.0, gt=0)
+    """Scores of latent classes are this times cos(F, A'_u) (value not given in paper 2). [ours]"""
+    layers: int = Field(default=3, ge=1)
+    """Layers of the transformer decoder (not given in paper 2; ZegCLIP's has 3). [ours]"""
+    heads: int = Field(default=8, ge=1)
+    """Attention heads of the decoder (not given in paper 2; ZegCLIP's has 8). [ours]"""
+    tie: float = Field(default=0.0, ge=0)
+    """Weight of CLIP-ZSS's BCE tie: the decoder answers for the seen masks too, and each of its
+    answers has to name its class among the seen text embeddings; 0: off (paper 2)."""
 
 
 class SelfTrainingConfig(BaseModel):
@@ -69,10 +125,18 @@ class SelfTrainingConfig(BaseModel):
     method: Literal["none", "st", "rst"] = "none"
     """`st`: the most confident share of all unlabelled pixels of an image; `rst`: of each latent
     region (paper 1, Algorithm 1)."""
+    source: Literal["student", "ema", "teacher"] = "student"
+    """Whose scores name the pixels: the student's own (paper 1), those of an exponential moving
+    average of it, or those of the cached dense tokens (as MaskCLIP+). [ours: ema, teacher]"""
     top_percent: float = Field(default=75.0, gt=0, le=100)
-    """Share K of the pixels that get a pseudo label, in percent (paper 1: 75)."""
+    """Share K of the pixels that get a pseudo label, in percent (paper 1: 75); 100: every one."""
     start: float = Field(default=0.5, ge=0, le=1)
     """Share of the steps after which self-training begins (paper 1: half)."""
+    teacher_until: float = Field(default=0.0, ge=0, le=1)
+    """From `start` until this share of the steps the source is `teacher` (MaskCLIP+: `start` 0,
+    this 0.1). [ours: 0]"""
+    ema_decay: float = Field(default=0.99, ge=0, lt=1)
+    """Decay per step of the average in source `ema`; early on (step + 1) / (step + 10). [ours]"""
 
 
 class AugmentationConfig(BaseModel):
@@ -171,22 +235,87 @@ class RunConfig(BaseModel):
 
     model_config = _STRICT
 
+    protocol: Literal["inductive", "transductive"] = "transductive"
+    """Are the unseen classes' names known in training? `transductive`: their text embeddings are
+    (paper 1); `inductive`: nothing of them reaches the training (paper 2)."""
     student: StudentConfig = StudentConfig()
     objectives: ObjectiveConfig = ObjectiveConfig()
+    latent: LatentConfig = LatentConfig()
     self_training: SelfTrainingConfig = SelfTrainingConfig()
     augmentation: AugmentationConfig = AugmentationConfig()
     train: TrainConfig = TrainConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
 
+    @property
+    def learns_labels(self) -> bool:
+        """Does any loss look at the labels?"""
+        weights = self.objectives
+        return bool(weights.cross_entropy or weights.focal or weights.nel)
+
+    @property
+    def uses_token(self) -> bool:
+        """Does anything look at CLIP's token of the image or crop?"""
+        weights = self.objectives
+        return bool(weights.sdd or weights.global_distillation or self.latent.enabled)
+
+    @property
+    def uses_local(self) -> bool:
+        """Does anything look at the local tokens, and at the latent regions beside the labels?"""
+        return bool(self.objectives.local_distillation or self.latent.enabled)
+
+    @property
+    def uses_teacher_labels(self) -> bool:
+        """Do the cached dense tokens name pixels at some step?"""
+        trains = self.self_training
+        teaches = trains.source == "teacher" or trains.teacher_until > trains.start
+        return trains.method != "none" and teaches
+
     @model_validator(mode="after")
     def _something_to_learn(self) -> Self:
         weights = self.objectives
-        if weights.cross_entropy == 0 and weights.focal == 0 and weights.sdd == 0:
+        distils = (
+            weights.sdd
+            or weights.global_distillation
+            or weights.local_distillation
+            or weights.dense
+        )
+        if not (self.learns_labels or distils):
             raise ValueError("objectives: every weight is 0, nothing would be learnt")
-        method = self.self_training.method
-        if method != "none" and weights.cross_entropy == 0 and weights.focal == 0:
+        if self.learns_labels:
+            return self
+        through = "objectives.cross_entropy, objectives.focal or objectives.nel, and all are 0"
+        if (method := self.self_training.method) != "none":
             raise ValueError(
-                f"self_training.method {method}: pseudo labels are learnt through "
-                "objectives.cross_entropy or objectives.focal, and both are 0"
+                f"self_training.method {method}: pseudo labels are learnt through {through}"
+            )
+        if self.latent.enabled:
+            raise ValueError(f"latent.enabled: latent classes are learnt through {through}")
+        return self
+
+    @model_validator(mode="after")
+    def _whole_cells(self) -> Self:
+        stride = self.objectives.dense_stride
+        uses = self.objectives.dense > 0 or self.uses_teacher_labels
+        if uses and any(side % stride for side in self.augmentation.crop):
+            raise ValueError(
+                f"augmentation.crop: {list(self.augmentation.crop)} is not a whole number of cells "
+                f"of objectives.dense_stride = {stride} pixels"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _inductive_knows_no_names(self) -> Self:
+        if self.protocol == "transductive":
+            return self
+        if (method := self.self_training.method) != "none":
+            raise ValueError(
+                f"self_training.method {method}: gives pixels labels of unseen classes, whose "
+                "names the inductive protocol does not know. Use self_training.method=none or "
+                "protocol=transductive"
+            )
+        if self.objectives.unseen_logits == "competing":
+            raise ValueError(
+                "objectives.unseen_logits competing: needs the unseen classes' names, which the "
+                "inductive protocol does not know. Use suppressed or protocol=transductive"
             )
         return self

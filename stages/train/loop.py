@@ -15,10 +15,11 @@ from stages.data.spec import DatasetSpec
 from stages.errors import NonFiniteError
 from stages.train import checkpoint
 from stages.train.batches import Batch, check_store, make_loader
-from stages.train.config import ObjectiveConfig, RunConfig
+from stages.train.config import RunConfig
+from stages.train.contrast import enqueue
 from stages.train.device import autocast_type, choose_device
 from stages.train.interrupt import held_signals
-from stages.train.losses import attention_entropy, batch_losses, make_classes
+from stages.train.losses import Classes, Source, attention_entropy, batch_losses, make_classes
 from stages.train.metrics_log import MetricsLog, Throughput
 from stages.train.resources import explained
 from stages.train.run_folder import (
@@ -95,7 +96,7 @@ def train(
         note_resumption(out, start, record)
     else:
         write_record(out, record, text_CD)
-    classes = make_classes(spec, text_CD, device)
+    classes = make_classes(spec, text_CD, device, protocol=config.protocol)
     metrics: dict[str, float] = {}
     with (
         explained(config),
@@ -107,22 +108,20 @@ def train(
         for step in range(start, settings.steps):
             with throughput.waiting(settings.batch):
                 batch = next(batches).to(device)
-            with torch.autocast(device.type, precision, enabled=precision != torch.float32):
+            with state.autocast():
                 feature_BDhw = state.student(batch.image_B3HW)
-            losses, diagnostics = batch_losses(
-                feature_BDhw, batch, classes, config, self_training=trains_itself(config, step)
-            )
-            total = weighted_sum(losses, config.objectives)
+            losses, diagnostics = step_losses(feature_BDhw, batch, classes, config, state, step)
+            total = weighted_sum(losses, config)
             norm = backward(state, total)
             if not (total.isfinite() and (norm.isfinite() or state.scaler.is_enabled())):
                 kept = save_state(out, step, state) if is_finite(state) else None
                 raise _non_finite(step, losses, norm, batch, store=store, saved=kept)
-            update(state, step, norm, settings)
+            update(state, step, norm, config)
             done = step + 1
             if done % settings.log_every == 0 or done == settings.steps:
-                if config.objectives.sdd:
-                    diagnostics["sdd_entropy"] = attention_entropy(
-                        feature_BDhw, batch, normalise=config.objectives.sdd_normalise
+                if config.objectives.sdd or config.objectives.global_distillation:
+                    diagnostics["attention_entropy"] = attention_entropy(
+                        feature_BDhw, batch, normalise=config.objectives.pool_normalise
                     )
                 scalars = {"loss": total, **losses, **diagnostics, "grad_norm": norm}
                 metrics = {name: float(value.detach()) for name, value in scalars.items()}
@@ -139,15 +138,48 @@ def train(
     return TrainResult(out, saved, settings.steps, metrics)
 
 
-def trains_itself(config: RunConfig, step: int) -> bool:
-    """Does this step use pseudo labels? From share `start` of the steps on."""
-    settings = config.self_training
-    return settings.method != "none" and step >= settings.start * config.train.steps
+def step_losses(
+    feature_BDhw: Tensor,
+    batch: Batch,
+    classes: Classes,
+    config: RunConfig,
+    state: State,
+    step: int,
+) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """`batch_losses` of a step; brings the state's bank up to it first."""
+    source = label_source(config, step)
+    if config.objectives.global_distillation:
+        assert batch.token_BD is not None
+        size = config.objectives.bank
+        state.bank = enqueue(state.bank, batch.token_BD, batch.row_B, size=size)
+    average_BDhw = None
+    if source == "ema":
+        assert state.average is not None
+        with torch.no_grad(), state.autocast():
+            average_BDhw = state.average(batch.image_B3HW)
+    return batch_losses(
+        feature_BDhw,
+        batch,
+        classes,
+        config,
+        source=source,
+        average_BDhw=average_BDhw,
+        decoder=state.decoder,
+        bank=state.bank,
+    )
 
 
-def weighted_sum(losses: dict[str, Tensor], config: ObjectiveConfig) -> Tensor:
+def label_source(config: RunConfig, step: int) -> Source | None:
+    """Who names unlabelled pixels at this step: no one before share `start` of the steps."""
+    settings, steps = config.self_training, config.train.steps
+    if settings.method == "none" or step < settings.start * steps:
+        return None
+    return "teacher" if step < settings.teacher_until * steps else settings.source
+
+
+def weighted_sum(losses: dict[str, Tensor], config: RunConfig) -> Tensor:
     """The total loss: each loss times the weight of its name."""
-    weights = {"cross_entropy": config.cross_entropy, "focal": config.focal, "sdd": config.sdd}
+    weights = config.objectives.model_dump() | {"tie": config.latent.tie}
     return torch.stack([weights[name] * loss for name, loss in losses.items()]).sum()
 
 

@@ -3,52 +3,73 @@
 Class scores are made on the feature grid, for the classes that take part, and only they are
 upsampled to pixels.
 
-Legend: B batch, C all classes, S seen classes, U unseen classes, D CLIP width, H W pixels of the
-crop, h w feature grid, L = h * w.
+Legend: B batch, C known classes, S seen classes, U unseen classes, D CLIP width, K masks per image,
+H W pixels of the crop, h w feature grid, y x token grid of the crop, L = h * w.
 """
 
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from stages.data.spec import VOID, DatasetSpec
 from stages.train.batches import Batch
 from stages.train.config import RunConfig
+from stages.train.contrast import Bank, global_distillation, local_distillation
+from stages.train.latent import LEFT_OUT, latent_embeddings, text_tie, with_latent_classes
+from stages.train.masks import Masks, mask_codes, masks_of
 from stages.train.objectives import (
     attention_pool,
     cross_entropy,
+    dense_distillation,
     focal,
     negative_log_likelihood,
+    nel,
     sdd,
 )
 from stages.train.self_training import pseudo_labels
 from stages.train.student import class_logits
 
+Source = Literal["student", "ema", "teacher"]
+"""Whose scores give pseudo labels (SelfTrainingConfig.source)."""
+
 
 @dataclass(frozen=True)
 class Classes:
-    """The classes as training sees them, on the student's device."""
+    """The classes as training sees them, on the student's device.
+
+    Transductive training knows all classes, by their ids; inductive training the seen ones only,
+    by their places among the seen: nothing of an unseen class is in here then.
+    """
 
     text_CD: Tensor
-    """float32, L2-normalised."""
+    """float32, L2-normalised embeddings of the known classes."""
     seen_S: Tensor
-    """int64 class ids."""
+    """int64 places of the seen classes among the known."""
     unseen_U: Tensor
-    """int64 class ids."""
+    """int64 places of the unseen classes among the known; empty in inductive training."""
     place_of_seen: Tensor
     """int64, by class id: the place among the seen classes; VOID for an unseen class and VOID."""
 
 
-def make_classes(spec: DatasetSpec, text_CD: Tensor, device: torch.device) -> Classes:
-    """The class tensors of a data set."""
+def make_classes(
+    spec: DatasetSpec,
+    text_CD: Tensor,
+    device: torch.device,
+    *,
+    protocol: Literal["inductive", "transductive"],
+) -> Classes:
+    """The class tensors of a data set; `text_CD` has all its classes."""
     place_of_seen = torch.full((VOID + 1,), VOID)
     place_of_seen[list(spec.seen_ids)] = torch.arange(len(spec.seen_ids))
+    inductive = protocol == "inductive"
+    known = list(spec.seen_ids) if inductive else list(range(len(spec.classes)))
     return Classes(
-        text_CD=text_CD.to(device),
-        seen_S=torch.tensor(spec.seen_ids, device=device),
-        unseen_U=torch.tensor(spec.unseen_ids, dtype=torch.int64, device=device),
+        text_CD=text_CD[known].to(device),
+        seen_S=torch.tensor(range(len(known)) if inductive else spec.seen_ids, device=device),
+        unseen_U=torch.tensor([] if inductive else spec.unseen_ids, dtype=torch.int64).to(device),
         place_of_seen=place_of_seen.to(device),
     )
 
@@ -59,40 +80,108 @@ def batch_losses(
     classes: Classes,
     config: RunConfig,
     *,
-    self_training: bool,
+    source: Source | None,
+    average_BDhw: Tensor | None = None,
+    decoder: nn.Module | None = None,
+    bank: Bank | None = None,
 ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """Unweighted scalar losses under their names in ObjectiveConfig, and diagnostics for the log.
+    """Unweighted scalar losses under their names in the configuration, and diagnostics for the log.
 
-    With `self_training`, unlabelled pixels get pseudo labels of unseen classes and all classes
-    take part; before, unseen classes are left out of the scores unless they are `competing`. The
-    crop is a whole number of feature cells (`student.check_crop`).
+    With a `source`, unlabelled pixels get its pseudo labels of unseen classes and all classes take
+    part; before, unseen classes are left out of the scores unless they are `competing`, and latent
+    regions are classes of their own where `latent.enabled`. Source `ema` needs the averaged
+    student's feature, latent classes need the decoder, global distillation needs the bank with this
+    step's tokens. The crop is a whole number of feature cells (`student.check_crop`).
     """
-    height, width = batch.label_BHW.shape[1:]
     grid = (feature_BDhw.shape[2], feature_BDhw.shape[3])
-    assert height % grid[0] == 0
-    assert width % grid[1] == 0
-    objectives = config.objectives
+    assert all(
+        side % cells == 0 for side, cells in zip(batch.label_BHW.shape[1:], grid, strict=True)
+    )
+    masks = None
+    if config.uses_local:
+        assert batch.region_BHW is not None
+        assert batch.local_id_BK is not None
+        code_BHW = mask_codes(batch.label_BHW, batch.region_BHW)
+        masks = masks_of(feature_BDhw, nearest(code_BHW, grid), batch.local_id_BK)
     losses: dict[str, Tensor] = {}
     diagnostics: dict[str, Tensor] = {}
+    if config.learns_labels and source is not None:
+        scores_of = {"student": feature_BDhw, "ema": average_BDhw, "teacher": batch.dense_BDyx}
+        scores_from_BDhw = scores_of[source]
+        assert scores_from_BDhw is not None
+        logits_BChw = _logits(feature_BDhw, classes.text_CD, config)
+        score_BChw = logits_BChw.detach()
+        if source != "student":
+            score_BChw = _logits(scores_from_BDhw, classes.text_CD, config).detach()
+        label_BHW, share = with_pseudo_labels(_at(score_BChw, grid), batch, classes, config)
+        losses |= label_losses(logits_BChw, label_BHW, config)
+        diagnostics["pseudo_label_share"] = share
+    elif config.learns_labels:
+        text_CD, label_BHW = classes.text_CD, batch.label_BHW.long()
+        if config.objectives.unseen_logits == "suppressed":
+            text_CD, label_BHW = text_CD[classes.seen_S], classes.place_of_seen[label_BHW]
+        logits_BChw = _logits(feature_BDhw, text_CD, config)
+        taking_part_BC = None
+        if config.latent.enabled:
+            assert masks is not None
+            assert decoder is not None
+            assert batch.region_BHW is not None
+            latent_BKhw, tie = _latent(feature_BDhw, batch, classes, masks, decoder, config)
+            losses |= {} if tie is None else {"tie": tie}
+            label_BHW = with_latent_classes(
+                label_BHW, batch.region_BHW, masks, first=logits_BChw.shape[1]
+            )
+            all_BC = torch.ones(logits_BChw.shape[:2], dtype=torch.bool, device=text_CD.device)
+            taking_part_BC = torch.cat([all_BC, masks.latent_BK], dim=1)
+            logits_BChw = torch.cat([logits_BChw, latent_BKhw], dim=1)
+            diagnostics["latent_classes"] = masks.latent_BK.sum(1).float().mean()
+        losses |= label_losses(logits_BChw, label_BHW, config, taking_part_BC=taking_part_BC)
+    losses |= distillation_losses(feature_BDhw, batch, classes, config, masks=masks, bank=bank)
+    return losses, diagnostics
+
+
+def label_losses(
+    logits_BChw: Tensor,
+    label_BHW: Tensor,
+    config: RunConfig,
+    *,
+    taking_part_BC: Tensor | None = None,
+) -> dict[str, Tensor]:
+    """The losses that look at labels: int64 places among the C scores, VOID where there is none."""
+    objectives = config.objectives
+    losses = {}
+    logits_BCHW = _at(logits_BChw, (label_BHW.shape[1], label_BHW.shape[2]))
     if objectives.cross_entropy or objectives.focal:
-        label_BHW = batch.label_BHW.long()
-        if self_training or objectives.unseen_logits == "competing":
-            text_CD = classes.text_CD
-        else:
-            text_CD = classes.text_CD[classes.seen_S]
-            label_BHW = classes.place_of_seen[label_BHW]
-        logits_BChw = class_logits(feature_BDhw, text_CD, config.student.logit_scale)
-        if self_training:
-            label_BHW, share = with_pseudo_labels(logits_BChw, batch, classes, config)
-            diagnostics["pseudo_label_share"] = share
-        logits_BCHW = F.interpolate(
-            logits_BChw, size=(height, width), mode="bilinear", align_corners=False
-        )
         nll_BHW = negative_log_likelihood(logits_BCHW, label_BHW)
         if objectives.cross_entropy:
             losses["cross_entropy"] = cross_entropy(nll_BHW, label_BHW)
         if objectives.focal:
             losses["focal"] = focal(nll_BHW, label_BHW, gamma=objectives.focal_gamma)
+    if objectives.nel:
+        losses["nel"] = nel(
+            logits_BCHW,
+            label_BHW,
+            focal_weight=objectives.nel_focal,
+            dice_weight=objectives.nel_dice,
+            void=objectives.nel_void,
+            taking_part_BC=taking_part_BC,
+        )
+    return losses
+
+
+def distillation_losses(
+    feature_BDhw: Tensor,
+    batch: Batch,
+    classes: Classes,
+    config: RunConfig,
+    *,
+    masks: Masks | None,
+    bank: Bank | None,
+) -> dict[str, Tensor]:
+    """The losses that look at CLIP's tokens."""
+    objectives = config.objectives
+    inside_Bhw = nearest(batch.inside_BHW, (feature_BDhw.shape[2], feature_BDhw.shape[3]))
+    losses = {}
     if objectives.sdd:
         assert batch.token_BD is not None
         losses["sdd"] = sdd(
@@ -101,28 +190,96 @@ def batch_losses(
             classes.text_CD,
             tau_f=objectives.sdd_tau_f,
             tau_c=objectives.sdd_tau_c,
-            normalise=objectives.sdd_normalise,
-            inside_Bhw=nearest(batch.inside_BHW, grid),
+            normalise=objectives.pool_normalise,
+            inside_Bhw=inside_Bhw,
         )
-    return losses, diagnostics
+    if objectives.global_distillation:
+        assert batch.token_BD is not None
+        assert bank is not None
+        losses["global_distillation"] = global_distillation(
+            feature_BDhw,
+            batch.token_BD,
+            batch.row_B,
+            bank,
+            tau=objectives.global_tau,
+            normalise=objectives.pool_normalise,
+            inside_Bhw=inside_Bhw,
+        )
+    if objectives.local_distillation:
+        assert masks is not None
+        assert batch.local_BKD is not None
+        losses["local_distillation"] = local_distillation(
+            masks,
+            batch.local_BKD,
+            batch.row_B,
+            tau=objectives.local_tau,
+            negatives=objectives.local_negatives,
+        )
+    if objectives.dense:
+        assert batch.dense_BDyx is not None
+        looked_at_BHW = batch.inside_BHW
+        if objectives.dense_pixels == "unlabelled":
+            looked_at_BHW = looked_at_BHW & (batch.label_BHW == VOID)
+        weight_B1yx = F.adaptive_avg_pool2d(
+            looked_at_BHW[:, None].float(), (batch.dense_BDyx.shape[2], batch.dense_BDyx.shape[3])
+        )
+        losses["dense"] = dense_distillation(feature_BDhw, batch.dense_BDyx, weight_B1yx[:, 0])
+    return losses
+
+
+def _latent(
+    feature_BDhw: Tensor,
+    batch: Batch,
+    classes: Classes,
+    masks: Masks,
+    decoder: nn.Module,
+    config: RunConfig,
+) -> tuple[Tensor, Tensor | None]:
+    """Scores X_u (B, K, h, w) of the latent classes, LEFT_OUT where there is none, and the tie."""
+    assert batch.token_BD is not None
+    assert batch.local_BKD is not None
+    answer_BKD = latent_embeddings(
+        decoder, masks, batch.token_BD, batch.local_BKD, all_masks=config.latent.tie > 0
+    )
+    score_BKhw = class_logits(feature_BDhw, F.normalize(answer_BKD, dim=2), config.latent.beta)
+    score_BKhw = score_BKhw.masked_fill(~masks.latent_BK[:, :, None, None], LEFT_OUT)
+    if config.latent.tie == 0:
+        return score_BKhw, None
+    id_BK = torch.where(masks.visible_BK & (masks.id_BK < VOID), masks.id_BK, VOID)
+    place_BK = classes.place_of_seen[id_BK]
+    scale = config.student.logit_scale
+    return score_BKhw, text_tie(answer_BKD, place_BK, classes.text_CD[classes.seen_S], scale=scale)
+
+
+def _logits(feature_BDhw: Tensor, text_CD: Tensor, config: RunConfig) -> Tensor:
+    student = config.student
+    return class_logits(feature_BDhw, text_CD, student.logit_scale, student.logit_product)
+
+
+def _at(score_BChw: Tensor, size: tuple[int, int]) -> Tensor:
+    """The scores at another resolution, bilinear."""
+    if score_BChw.shape[2:] == size:
+        return score_BChw
+    return F.interpolate(score_BChw, size=size, mode="bilinear", align_corners=False)
 
 
 def with_pseudo_labels(
-    logits_BChw: Tensor, batch: Batch, classes: Classes, config: RunConfig
+    score_BChw: Tensor, batch: Batch, classes: Classes, config: RunConfig
 ) -> tuple[Tensor, Tensor]:
     """Visible labels where there are any, else pseudo labels (paper 1, Algorithm 1, last step).
 
-    Returns int64 labels (B, H, W), VOID where neither says anything, and the share of the
-    unlabelled pixels within the images that got a pseudo label.
+    `score_BChw` are the scores of all classes that name the pixels. Returns int64 labels (B, H, W),
+    VOID where neither says anything, and the share of the unlabelled pixels within the images that
+    got a pseudo label.
     """
     method = config.self_training.method
     assert method != "none"
-    grid = (logits_BChw.shape[2], logits_BChw.shape[3])
+    grid = (score_BChw.shape[2], score_BChw.shape[3])
     unlabelled_BHW = (batch.label_BHW == VOID) & batch.inside_BHW
     # `st` does not look at regions, and has none.
     region_BHW = batch.label_BHW if batch.region_BHW is None else batch.region_BHW
     pseudo_Bhw = pseudo_labels(
-        logits_BChw,
+        score_BChw,
         unlabelled_Bhw=nearest(unlabelled_BHW, grid),
         region_Bhw=nearest(region_BHW, grid),
         unseen_ids=classes.unseen_U,

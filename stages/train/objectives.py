@@ -3,11 +3,13 @@
 Every loss is a scalar in float32 with a gradient graph, also when nothing in the batch is valid:
 then it is 0 and its gradients are 0.
 
-Legend: B batch, C classes, D CLIP width, h w feature grid, L = h * w positions, H W pixels.
-"paper 1" is SDD + RST.
+Legend: B batch, C classes, D CLIP width, h w feature grid, L = h * w positions, H W pixels,
+y x cells of the token grid.
+"paper 1" is SDD + RST, "paper 2" CLIP-to-Seg.
 """
 
 import math
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -47,6 +49,64 @@ def focal(nll_BHW: Tensor, label_BHW: Tensor, *, gamma: float) -> Tensor:
     # Bounded below, or the gradient of a small power of 0 would be infinite at p_t = 1.
     weight_BHW = (-torch.expm1(-nll_BHW)).clamp_min(1e-6) ** gamma
     return (weight_BHW * nll_BHW).sum() / (label_BHW != VOID).sum().clamp_min(1)
+
+
+def nel(
+    logits_BCHW: Tensor,
+    label_BHW: Tensor,
+    *,
+    focal_weight: float,
+    dice_weight: float,
+    void: Literal["negative", "masked"],
+    taking_part_BC: Tensor | None = None,
+) -> Tensor:
+    """NEL, the loss of ZegCLIP over an independent sigmoid per class (paper 2, Eq. 5).
+
+    focal_weight * focal + dice_weight * dice. Focal: alpha_t (1 - p_t)^2 (-log p_t) with alpha 0.25
+    for positives and 0.75 for negatives, mean over pixels, sum over classes and images. Dice: sum
+    of 1 - (2 sum p t + 1) / (sum p + sum t + 1) over the (image, class) pairs with a pixel. Both are divided by the number of those pairs, at least 1. Pixels that are VOID in `label_BHW`
+    (int64) are negatives of every class, as in ZegCLIP, or `masked`: left out of all sums and of
+    the mean. `taking_part_BC` (bool): classes that an image's scores have; others count nowhere.
+    """
+    logits_BCHW = logits_BCHW.float()
+    classes = logits_BCHW.shape[1]
+    class_C11 = torch.arange(classes, device=label_BHW.device)[:, None, None]
+    target_BCHW = (label_BHW[:, None] == class_C11).to(logits_BCHW.dtype)
+    weight_BHW = torch.ones_like(label_BHW) if void == "negative" else label_BHW != VOID
+    weight_BCHW = weight_BHW[:, None].to(logits_BCHW.dtype)
+    if taking_part_BC is not None:
+        weight_BCHW = weight_BCHW * taking_part_BC[:, :, None, None]
+    present_BC = target_BCHW.flatten(2).any(2)
+    masks = present_BC.sum().clamp_min(1)
+
+    p_BCHW = logits_BCHW.sigmoid()
+    entropy_BCHW = F.binary_cross_entropy_with_logits(logits_BCHW, target_BCHW, reduction="none")
+    wrong_BCHW = p_BCHW + target_BCHW - 2 * p_BCHW * target_BCHW  # 1 - p_t
+    alpha_BCHW = 0.75 - 0.5 * target_BCHW
+    focal_BCHW = alpha_BCHW * wrong_BCHW.square() * entropy_BCHW * weight_BCHW
+    pixels_B = weight_BHW.flatten(1).sum(1).clamp_min(1)
+    focal_B = focal_BCHW.flatten(1).sum(1) / pixels_B
+
+    p_BCL = (p_BCHW * weight_BCHW).flatten(2)
+    target_BCL = target_BCHW.flatten(2)
+    both_BC = (p_BCL * target_BCL).sum(2)
+    dice_BC = 1 - (2 * both_BC + 1) / (p_BCL.sum(2) + target_BCL.sum(2) + 1)
+    dice = torch.where(present_BC, dice_BC, 0.0).sum()
+    return (focal_weight * focal_B.sum() + dice_weight * dice) / masks
+
+
+def dense_distillation(feature_BDhw: Tensor, dense_BDyx: Tensor, weight_Byx: Tensor) -> Tensor:
+    """1 - cosine of the feature's mean over each cell and CLIP's dense token there. [ours]
+
+    Mean over the cells of the batch, each with its weight (0 to 1; float32). A cell whose token is
+    0 counts nothing. The token is compared with the mean of a cell, not with every position: a
+    student that resolves more than the teacher may keep what it sees within a cell.
+    """
+    grid = (dense_BDyx.shape[2], dense_BDyx.shape[3])
+    pooled_BDyx = F.adaptive_avg_pool2d(feature_BDhw, grid)
+    cosine_Byx = F.cosine_similarity(pooled_BDyx.float(), dense_BDyx, dim=1, eps=1e-6)
+    weight_Byx = weight_Byx * (dense_BDyx != 0).any(1)
+    return ((1 - cosine_Byx) * weight_Byx).sum() / weight_Byx.sum().clamp_min(1e-6)
 
 
 def feature_norm(feature_BDL: Tensor) -> Tensor:

@@ -1,27 +1,35 @@
-"""What a training step changes: student, optimiser, loss scaler and the random generators."""
+"""What a training step changes: student, decoder, bank, optimiser and the random generators."""
 
+import copy
 import logging
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
 from stages.train import checkpoint
-from stages.train.config import RunConfig, TrainConfig
+from stages.train.config import RunConfig
+from stages.train.contrast import Bank, empty_bank
+from stages.train.latent import LatentDecoder
 from stages.train.schedule import learning_rate
 from stages.train.student import Student, build_student, parameter_groups
 
 logger = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
+@dataclass
 class State:
     """The moving parts of one run; torch's global generators, which dropout uses, belong to it."""
 
     student: Student
+    decoder: LatentDecoder | None
+    """Makes latent embeddings; no part of the student that is exported."""
+    average: Student | None
+    """Exponential moving average of the student, where it names pixels."""
+    bank: Bank
     optimiser: torch.optim.Optimizer
     scaler: torch.amp.GradScaler
     """Does nothing unless the precision is fp16."""
@@ -30,6 +38,16 @@ class State:
     device: torch.device
     precision: torch.dtype
     """Of the student's layers."""
+
+    def autocast(self) -> torch.autocast:
+        """The context in which a student runs."""
+        mixed = self.precision != torch.float32
+        return torch.autocast(self.device.type, self.precision, enabled=mixed)
+
+    def parameters(self) -> list[Tensor]:
+        """Everything that is learnt."""
+        decoder = [] if self.decoder is None else self.decoder.parameters()
+        return [*self.student.parameters(), *decoder]
 
 
 def new_state(
@@ -43,9 +61,18 @@ def new_state(
         .to(memory_format=torch.channels_last)
         .to(device)
     )
-    groups = parameter_groups(student, config.train)
+    # After the student, whose initial weights must not depend on what else is trained.
+    decoder = LatentDecoder(width, config.latent).to(device) if config.latent.enabled else None
+    trains = config.self_training
+    average = None
+    if trains.method != "none" and trains.source == "ema":
+        average = copy.deepcopy(student).requires_grad_(False).eval()
+    groups = parameter_groups(student, decoder, config.train)
     return State(
         student=student,
+        decoder=decoder,
+        average=average,
+        bank=empty_bank(width, device),
         optimiser=torch.optim.AdamW(groups),
         scaler=torch.amp.GradScaler(device.type, enabled=precision == torch.float16),
         base_rates=tuple(group["lr"] for group in groups),
@@ -64,7 +91,12 @@ def save_state(run: Path, step: int, state: State) -> Path:
         "scaler": state.scaler.state_dict(),
         "precision": str(state.precision),
         "random": random,
+        "bank": {"token": state.bank.token_MD, "row": state.bank.row_M},
     }
+    if state.decoder is not None:
+        training["decoder"] = state.decoder.state_dict()
+    if state.average is not None:
+        training["average"] = state.average.state_dict()
     return checkpoint.save(run, step, student=state.student, training=training)
 
 
@@ -86,6 +118,11 @@ def load_state(folder: Path, state: State) -> None:
     # Only fp16 has a scale, so a run from another precision brings none.
     if training["scaler"]:
         state.scaler.load_state_dict(training["scaler"])
+    bank = training["bank"]
+    state.bank = Bank(bank["token"].to(state.device), bank["row"].to(state.device))
+    for module, name in ((state.decoder, "decoder"), (state.average, "average")):
+        if module is not None:
+            module.load_state_dict(training[name])
     torch.set_rng_state(training["random"]["cpu"])
     if state.device.type == "cuda" and "cuda" in training["random"]:
         torch.cuda.set_rng_state(training["random"]["cuda"], state.device)
@@ -96,18 +133,34 @@ def backward(state: State, total: Tensor) -> Tensor:
     state.optimiser.zero_grad()
     torch.autograd.backward(state.scaler.scale(total))
     state.scaler.unscale_(state.optimiser)
-    parameters = state.student.parameters()
-    return get_total_norm([each.grad for each in parameters if each.grad is not None])
+    return get_total_norm([each.grad for each in state.parameters() if each.grad is not None])
 
 
-def update(state: State, step: int, norm: Tensor, config: TrainConfig) -> None:
+def update(state: State, step: int, norm: Tensor, config: RunConfig) -> None:
     """Move the weights: step number `step` of the schedule, with gradients clipped if asked for."""
     for group, base in zip(state.optimiser.param_groups, state.base_rates, strict=True):
-        group["lr"] = learning_rate(step, base, config)
-    if config.clip_norm is not None:
-        clip_grads_with_norm_(state.student.parameters(), config.clip_norm, norm)
+        group["lr"] = learning_rate(step, base, config.train)
+    if config.train.clip_norm is not None:
+        clip_grads_with_norm_(state.parameters(), config.train.clip_norm, norm)
     state.scaler.step(state.optimiser)
     state.scaler.update()
+    if state.average is not None:
+        follow(state.average, state.student, decay=config.self_training.ema_decay, step=step)
+
+
+@torch.no_grad()
+def follow(average: nn.Module, student: nn.Module, *, decay: float, step: int) -> None:
+    """Move an average towards the student after a step; whole numbers are copied.
+
+    average = d average + (1 - d) student with d = min(decay, (step + 1) / (step + 10)): the first
+    steps change the student too much to be remembered.
+    """
+    decay = min(decay, (step + 1) / (step + 10))
+    for kept, now in zip(average.state_dict().values(), student.state_dict().values(), strict=True):
+        if kept.is_floating_point():
+            kept.lerp_(now, 1 - decay)
+        else:
+            kept.copy_(now)
 
 
 def is_finite(state: State) -> bool:

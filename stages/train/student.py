@@ -8,7 +8,7 @@ Legend: B batch, C classes, D CLIP width, H W pixels, h w feature grid.
 """
 
 import math
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -90,17 +90,25 @@ def check_crop(student: Student, crop: tuple[int, int]) -> None:
         )
 
 
-def class_logits(feature_BDhw: Tensor, text_CD: Tensor, scale: float) -> Tensor:
-    """Scores scale * cos(feature, text) (B, C, h, w) in float32; `text_CD` is L2-normalised.
+def class_logits(
+    feature_BDhw: Tensor,
+    text_CD: Tensor,
+    scale: float,
+    product: Literal["cosine", "dot"] = "cosine",
+) -> Tensor:
+    """Scores scale * F.A (B, C, h, w) in float32; the rows of `text_CD` are L2-normalised.
 
-    The products are divided by the feature's norm afterwards: one pass over the feature for the
-    products and one for the norm, and no second D-channel tensor.
+    `text_CD` may be (B, C, D): classes of each image's own. With `cosine` F is divided by its norm:
+    one pass over the feature for the products and one for the norm, and no second D-channel tensor.
     """
     batch, _, height, width = feature_BDhw.shape
     feature_BDL = feature_BDhw.flatten(2)
     text_BCD = text_CD.to(feature_BDL.dtype).expand(batch, -1, -1)
     product_BCL = torch.bmm(text_BCD, feature_BDL)
-    logits_BCL: Tensor = product_BCL * (scale / feature_norm(feature_BDL))[:, None]
+    if product == "cosine":
+        logits_BCL = product_BCL * (scale / feature_norm(feature_BDL))[:, None]
+    else:
+        logits_BCL = product_BCL.float() * scale
     return logits_BCL.view(batch, -1, height, width)
 
 
