@@ -128,6 +128,9 @@ class SelfTrainingConfig(BaseModel):
     source: Literal["student", "ema", "teacher"] = "student"
     """Whose scores name the pixels: the student's own (paper 1), those of an exponential moving
     average of it, or those of the cached dense tokens (as MaskCLIP+). [ours: ema, teacher]"""
+    confidence: Literal["score", "margin"] = "score"
+    """What makes a pixel confident: the largest score of an unseen class (paper 1), or its margin
+    over the second largest. [ours: margin]"""
     top_percent: float = Field(default=75.0, gt=0, le=100)
     """Share K of the pixels that get a pseudo label, in percent (paper 1: 75); 100: every one."""
     start: float = Field(default=0.5, ge=0, le=1)

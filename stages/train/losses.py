@@ -285,6 +285,7 @@ def with_pseudo_labels(
         unseen_ids=classes.unseen_U,
         share=config.self_training.top_percent / 100,
         method=method,
+        confidence=config.self_training.confidence,
     )
     pseudo_BHW = nearest(pseudo_Bhw, (batch.label_BHW.shape[1], batch.label_BHW.shape[2]))
     pseudo_BHW = torch.where(unlabelled_BHW, pseudo_BHW, VOID)

@@ -44,17 +44,22 @@ def pseudo_labels(
     unseen_ids: Tensor,
     share: float,
     method: Literal["st", "rst"],
+    confidence: Literal["score", "margin"] = "score",
 ) -> Tensor:
     """(B, h, w) int64 class ids of unseen classes, VOID where no pseudo label is given.
 
-    The label is the argmax over the unseen classes only, its confidence their largest score; the
-    most confident share of each group gets its label (paper 1, Algorithm 1, step 2). `rst`: the
+    The label is the argmax over the unseen classes only; the most confident share of each group
+    gets its label (paper 1, Algorithm 1, step 2). Confidence is the largest score, as in the paper,
+    or its `margin` over the second largest (with one unseen class, the score). `rst`: the
     groups are the latent regions of `region_Bhw` (0 = in none); `st`: one group per image, all of
     `unlabelled_Bhw` (bool: no visible label and inside the image). `unseen_ids` (U,) int64.
     """
     if unseen_ids.numel() == 0:
         return torch.full_like(region_Bhw, VOID, dtype=torch.int64)
-    score_Bhw, choice_Bhw = logits_BChw.index_select(1, unseen_ids).max(1)
+    unseen_BUhw = logits_BChw.index_select(1, unseen_ids)
+    score_Bhw, choice_Bhw = unseen_BUhw.max(1)
+    if confidence == "margin" and unseen_ids.numel() > 1:
+        score_Bhw = score_Bhw - unseen_BUhw.topk(2, dim=1).values[:, 1]
     group_Bhw = region_Bhw.long() if method == "rst" else torch.ones_like(choice_Bhw)
     group_Bhw = torch.where(unlabelled_Bhw, group_Bhw, 0)
     keep_BL = top_share(score_Bhw.flatten(1), group_Bhw.flatten(1), share=share)
