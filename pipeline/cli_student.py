@@ -40,7 +40,7 @@ def info(
 
     Random weights, nothing is downloaded. One multiply-add counts as one, as in the papers; the
     projection to D channels is included, class scores are not. FPS: one image at a time in
-    float32, median of five after two to warm up.
+    float32, median of up to five runs after one to warm up.
     """
     from stages.train.device import choose_device
     from stages.train.student_info import PAPERS, named_student, student_info
