@@ -20,8 +20,10 @@ from stages.precompute.config import DenseConfig, RegionConfig
 from stages.precompute.dense import dense_tokens
 from stages.precompute.regions import mine_regions
 from stages.train.batches import Batch
-from stages.train.config import ObjectiveConfig, RunConfig, SelfTrainingConfig, StudentConfig
-from stages.train.losses import Classes, Source, batch_losses
+from stages.train.classes import Classes
+from stages.train.config import RunConfig, StudentConfig
+from stages.train.losses import Source, batch_losses
+from stages.train.method import ObjectiveConfig, SelfTrainingConfig
 from stages.train.student import build_student
 
 ROUNDS = 5
@@ -106,9 +108,7 @@ def distilled_over_supervised() -> Ratio:
     )
 
     def step(config: RunConfig, *, source: Source | None) -> None:
-        losses, _ = batch_losses(
-            student(batch.image_B3HW), batch, known, config, source=source
-        )
+        losses, _ = batch_losses(student(batch.image_B3HW), batch, known, config, source=source)
         student.zero_grad()
         torch.stack(list(losses.values())).sum().backward()
 

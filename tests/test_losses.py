@@ -14,12 +14,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from stages.data.geometry import View, crop_map
 from stages.data.spec import VOID, DatasetSpec
 from stages.train.batches import Batch
+from stages.train.classes import Classes, make_classes
 from stages.train.config import RunConfig
 from stages.train.losses import (
-    Classes,
     attention_entropy,
     batch_losses,
-    make_classes,
     nearest,
     with_pseudo_labels,
 )

@@ -17,10 +17,10 @@ from stages.cache.reader import Store
 from stages.data.spec import DatasetSpec, load_spec
 from stages.errors import CacheError, UserError
 from stages.train import checkpoint
-from stages.train.batches import check_store
 from stages.train.config import RunConfig
 from stages.train.loop import TrainProgress, train
 from stages.train.state import follow
+from stages.train.store_fit import check_store
 
 World = tuple[Store, DatasetSpec, Path]
 Sections = dict[str, Any]

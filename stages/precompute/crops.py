@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from stages.data.geometry import WHOLE, crop_map
 from stages.data.spec import FIRST_REGION, VOID
 
+
 def class_crops(
     image_HW3: NDArray[np.uint8],
     visible_HW: NDArray[np.uint8],

@@ -1,4 +1,4 @@
-"""What stage two trains: student, schedule, objectives, self-training; one line per field.
+"""What stage two trains and how: student, method, crops, schedule; one line per field.
 
 Defaults are the papers' values where they state one (the paper stands in the line); `[ours]` marks
 a default that neither paper states. A run is a complete file in `configs/experiments/`; these
@@ -7,18 +7,18 @@ defaults only fill what a short `--set` leaves out.
 
 from typing import Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, Field, model_validator
+
+from stages.train.method import STRICT, LatentConfig, ObjectiveConfig, SelfTrainingConfig
 
 SMALLEST_CROP = 32
 """Pixels: the coarsest stride of every encoder."""
-
-_STRICT = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
 
 
 class StudentConfig(BaseModel):
     """The network that is trained: an smp architecture and encoder, projected to CLIP's width."""
 
-    model_config = _STRICT
+    model_config = STRICT
 
     architecture: str = "segformer"
     """Any architecture of segmentation_models_pytorch, by its lower-case name, or `segnext`,
@@ -39,113 +39,10 @@ class StudentConfig(BaseModel):
     of any length. Which class wins at a pixel does not depend on it. [ours: cosine]"""
 
 
-class ObjectiveConfig(BaseModel):
-    """Weights of the losses; 0 leaves a loss out."""
-
-    model_config = _STRICT
-
-    cross_entropy: float = Field(default=1.0, ge=0)
-    """Weight of the cross-entropy (paper 1: 'linear combination', weights not given). [ours]"""
-    focal: float = Field(default=0.0, ge=0)
-    """Weight of the focal loss (paper 1: 'linear combination', weights not given). [ours]"""
-    focal_gamma: float = Field(default=2.0, ge=0)
-    """Focal loss: focusing exponent (Lin et al.: 2)."""
-    unseen_logits: Literal["suppressed", "competing"] = "suppressed"
-    """Before self-training starts no pixel carries an unseen label. `competing`: unseen classes
-    stand in the softmax and every labelled pixel pushes them down; `suppressed`: they are left
-    out of it until then. [ours]"""
-    nel: float = Field(default=0.0, ge=0)
-    """Weight of NEL, ZegCLIP's loss over independent sigmoids (paper 2, Eq. 5: 1)."""
-    nel_focal: float = Field(default=100.0, ge=0)
-    """NEL: weight of its focal part (ZegCLIP: 100)."""
-    nel_dice: float = Field(default=1.0, ge=0)
-    """NEL: weight of its dice part (ZegCLIP: 1)."""
-    nel_void: Literal["negative", "masked"] = "negative"
-    """NEL: pixels without a label are negatives of every class that is trained (ZegCLIP), or left
-    out. As negatives they push down all seen classes where an unseen one may be."""
-    sdd: float = Field(default=0.0, ge=0)
-    """Weight lambda_s of semantic-driven distillation (paper 1, Eq. 5; value not given). [ours]"""
-    sdd_tau_f: float = Field(default=0.07, gt=0)
-    """Temperature of the student's distribution (paper 1, Table V)."""
-    sdd_tau_c: float = Field(default=0.01, gt=0)
-    """Temperature of CLIP's distribution (paper 1, Table V)."""
-    token: Literal["image", "pooled"] = "image"
-    """CLIP's token in SDD, in global distillation and among the decoder's keys: the whole image's
-    CLS token (papers 1 and 2), or the cached dense tokens inside the student's crop, averaged and
-    normalised. [ours: pooled]"""
-    pool_normalise: bool = True
-    """Normalise feature and token before the attention pooling of SDD and global distillation (not
-    stated in the papers). Normalised logits lie within 1/sqrt(D): nearly the plain mean. [ours]"""
-    global_distillation: float = Field(default=0.0, ge=0)
-    """Weight of global distillation L_g (paper 2, Eq. 2 and 6: 1)."""
-    global_tau: float = Field(default=0.07, gt=0)
-    """Temperature of its InfoNCE (not given in paper 2). [ours]"""
-    bank: int = Field(default=24, ge=0)
-    """CLS tokens in the bank that give it negatives, the current batch's included (paper 2: 24)."""
-    local_distillation: float = Field(default=0.0, ge=0)
-    """Weight of local distillation L_l (paper 2, Eq. 4 and 6: 1)."""
-    local_tau: float = Field(default=0.07, gt=0)
-    """Temperature of its InfoNCE (not given in paper 2). [ours]"""
-    local_negatives: Literal["image", "batch"] = "image"
-    """Its negatives: the other masks of the same crop, or those of all crops of the step, less
-    other crops' tokens of the same class (not stated in paper 2). [ours: batch]"""
-    dense: float = Field(default=0.0, ge=0)
-    """Weight of dense distillation: 1 - cosine of feature and cached dense token. [ours]"""
-    dense_pixels: Literal["all", "unlabelled"] = "all"
-    """Pixels of the crop that dense distillation looks at. [ours]"""
-    dense_stride: int = Field(default=16, ge=1)
-    """Side in pixels of the cells over which the feature is averaged before it is compared with the
-    token there: one token says what a cell holds, not where in it. [ours]"""
-
-
-class LatentConfig(BaseModel):
-    """Latent embedding generation (paper 2, section 3.3): every latent region of an image becomes a
-    class of its own, whose embedding a decoder makes; until self-training begins."""
-
-    model_config = _STRICT
-
-    enabled: bool = False
-    """Latent regions take part in cross-entropy, focal loss and NEL (paper 2, Eq. 5)."""
-    beta: float = Field(default=100.0, gt=0)
-    """Scores of latent classes are this times cos(F, A'_u) (value not given in paper 2). [ours]"""
-    layers: int = Field(default=3, ge=1)
-    """Layers of the transformer decoder (not given in paper 2; ZegCLIP's has 3). [ours]"""
-    heads: int = Field(default=8, ge=1)
-    """Attention heads of the decoder (not given in paper 2; ZegCLIP's has 8). [ours]"""
-    tie: float = Field(default=0.0, ge=0)
-    """Weight of CLIP-ZSS's BCE tie: the decoder answers for the seen masks too, and each of its
-    answers has to name its class among the seen text embeddings; 0: off (paper 2)."""
-
-
-class SelfTrainingConfig(BaseModel):
-    """Pseudo labels for pixels without a visible label (paper 1, section III-B)."""
-
-    model_config = _STRICT
-
-    method: Literal["none", "st", "rst"] = "none"
-    """`st`: the most confident share of all unlabelled pixels of an image; `rst`: of each latent
-    region (paper 1, Algorithm 1)."""
-    source: Literal["student", "ema", "teacher"] = "student"
-    """Whose scores name the pixels: the student's own (paper 1), those of an exponential moving
-    average of it, or those of the cached dense tokens (as MaskCLIP+). [ours: ema, teacher]"""
-    confidence: Literal["score", "margin"] = "score"
-    """What makes a pixel confident: the largest score of an unseen class (paper 1), or its margin
-    over the second largest. [ours: margin]"""
-    top_percent: float = Field(default=75.0, gt=0, le=100)
-    """Share K of the pixels that get a pseudo label, in percent (paper 1: 75); 100: every one."""
-    start: float = Field(default=0.5, ge=0, le=1)
-    """Share of the steps after which self-training begins (paper 1: half)."""
-    teacher_until: float = Field(default=0.0, ge=0, le=1)
-    """From `start` until this share of the steps the source is `teacher` (MaskCLIP+: `start` 0,
-    this 0.1). [ours: 0]"""
-    ema_decay: float = Field(default=0.99, ge=0, lt=1)
-    """Decay per step of the average in source `ema`; early on (step + 1) / (step + 10). [ours]"""
-
-
 class AugmentationConfig(BaseModel):
     """Geometry (ours, recorded) and photometric distortion (albumentations)."""
 
-    model_config = _STRICT
+    model_config = STRICT
 
     short_side: int | None = Field(default=512, ge=16)
     """Short side in pixels that the image is brought to before scaling; null: its own size."""
@@ -177,7 +74,7 @@ class AugmentationConfig(BaseModel):
 class TrainConfig(BaseModel):
     """Optimiser, schedule, loading (mmsegmentation's defaults for SegFormer where it has one)."""
 
-    model_config = _STRICT
+    model_config = STRICT
 
     steps: int = Field(default=80_000, ge=1)
     """Optimiser steps (paper 1: 40k for PASCAL Context, 80k for COCO-Stuff)."""
@@ -212,7 +109,7 @@ class TrainConfig(BaseModel):
 class EvaluateConfig(BaseModel):
     """How a trained student is run on whole images."""
 
-    model_config = _STRICT
+    model_config = STRICT
 
     short_side: int | None = Field(default=512, ge=16)
     """Short side in pixels that an image is brought to; null: its own size."""
@@ -236,7 +133,7 @@ class EvaluateConfig(BaseModel):
 class RunConfig(BaseModel):
     """One experiment of stage two, complete."""
 
-    model_config = _STRICT
+    model_config = STRICT
 
     protocol: Literal["inductive", "transductive"] = "transductive"
     """Are the unseen classes' names known in training? `transductive`: their text embeddings are
@@ -267,11 +164,11 @@ class RunConfig(BaseModel):
         return bool(self.objectives.local_distillation or self.latent.enabled)
 
     @property
-    def uses_teacher_labels(self) -> bool:
-        """Do the cached dense tokens name pixels at some step?"""
+    def uses_dense(self) -> bool:
+        """Are the crop's dense tokens looked at one by one: distilled, or to name pixels?"""
         trains = self.self_training
         teaches = trains.source == "teacher" or trains.teacher_until > trains.start
-        return trains.method != "none" and teaches
+        return self.objectives.dense > 0 or (trains.method != "none" and teaches)
 
     @model_validator(mode="after")
     def _something_to_learn(self) -> Self:
@@ -298,8 +195,7 @@ class RunConfig(BaseModel):
     @model_validator(mode="after")
     def _whole_cells(self) -> Self:
         stride = self.objectives.dense_stride
-        uses = self.objectives.dense > 0 or self.uses_teacher_labels
-        if uses and any(side % stride for side in self.augmentation.crop):
+        if self.uses_dense and any(side % stride for side in self.augmentation.crop):
             raise ValueError(
                 f"augmentation.crop: {list(self.augmentation.crop)} is not a whole number of cells "
                 f"of objectives.dense_stride = {stride} pixels"

@@ -16,8 +16,8 @@ from torch import Tensor, nn
 
 from stages.data.spec import FIRST_REGION, VOID
 from stages.errors import UserError
-from stages.train.config import LatentConfig
 from stages.train.masks import Masks
+from stages.train.method import LatentConfig
 
 LEFT_OUT = -1e9
 """Score of a class that an image does not have: a share of 0, and finite, so that it can be

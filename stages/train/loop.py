@@ -14,12 +14,13 @@ from stages.cache.reader import Store
 from stages.data.spec import DatasetSpec
 from stages.errors import NonFiniteError
 from stages.train import checkpoint
-from stages.train.batches import Batch, check_store, make_loader
+from stages.train.batches import Batch, make_loader
+from stages.train.classes import Classes, make_classes
 from stages.train.config import RunConfig
 from stages.train.contrast import enqueue
 from stages.train.device import autocast_type, choose_device
 from stages.train.interrupt import held_signals
-from stages.train.losses import Classes, Source, attention_entropy, batch_losses, make_classes
+from stages.train.losses import Source, attention_entropy, batch_losses
 from stages.train.metrics_log import MetricsLog, Throughput
 from stages.train.resources import explained
 from stages.train.run_folder import (
@@ -32,6 +33,7 @@ from stages.train.run_folder import (
 )
 from stages.train.schedule import learning_rate, warmup_length
 from stages.train.state import State, backward, is_finite, load_state, new_state, save_state, update
+from stages.train.store_fit import check_store
 from stages.train.student import check_crop
 
 logger = logging.getLogger(__name__)

@@ -64,7 +64,8 @@ def nel(
 
     focal_weight * focal + dice_weight * dice. Focal: alpha_t (1 - p_t)^2 (-log p_t) with alpha 0.25
     for positives and 0.75 for negatives, mean over pixels, sum over classes and images. Dice: sum
-    of 1 - (2 sum p t + 1) / (sum p + sum t + 1) over the (image, class) pairs with a pixel. Both are divided by the number of those pairs, at least 1. Pixels that are VOID in `label_BHW`
+    of 1 - (2 sum p t + 1) / (sum p + sum t + 1) over the (image, class) pairs with a pixel. Both
+    are divided by the number of those pairs, at least 1. Pixels that are VOID in `label_BHW`
     (int64) are negatives of every class, as in ZegCLIP, or `masked`: left out of all sums and of
     the mean. `taking_part_BC` (bool): classes that an image's scores have; others count nowhere.
     """

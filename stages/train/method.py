@@ -1,0 +1,114 @@
+"""What a student learns from: losses, latent classes, pseudo labels; one line per field.
+
+Defaults are the papers' values where they state one (the paper stands in the line); `[ours]` marks
+a default that no paper states.
+"""
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+STRICT = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
+
+
+class ObjectiveConfig(BaseModel):
+    """Weights of the losses; 0 leaves a loss out."""
+
+    model_config = STRICT
+
+    cross_entropy: float = Field(default=1.0, ge=0)
+    """Weight of the cross-entropy (paper 1: 'linear combination', weights not given). [ours]"""
+    focal: float = Field(default=0.0, ge=0)
+    """Weight of the focal loss (paper 1: 'linear combination', weights not given). [ours]"""
+    focal_gamma: float = Field(default=2.0, ge=0)
+    """Focal loss: focusing exponent (Lin et al.: 2)."""
+    unseen_logits: Literal["suppressed", "competing"] = "suppressed"
+    """Before self-training starts no pixel carries an unseen label. `competing`: unseen classes
+    stand in the softmax and every labelled pixel pushes them down; `suppressed`: they are left
+    out of it until then. [ours]"""
+    nel: float = Field(default=0.0, ge=0)
+    """Weight of NEL, ZegCLIP's loss over independent sigmoids (paper 2, Eq. 5: 1)."""
+    nel_focal: float = Field(default=100.0, ge=0)
+    """NEL: weight of its focal part (ZegCLIP: 100)."""
+    nel_dice: float = Field(default=1.0, ge=0)
+    """NEL: weight of its dice part (ZegCLIP: 1)."""
+    nel_void: Literal["negative", "masked"] = "negative"
+    """NEL: pixels without a label are negatives of every class that is trained (ZegCLIP), or left
+    out. As negatives they push down all seen classes where an unseen one may be."""
+    sdd: float = Field(default=0.0, ge=0)
+    """Weight lambda_s of semantic-driven distillation (paper 1, Eq. 5; value not given). [ours]"""
+    sdd_tau_f: float = Field(default=0.07, gt=0)
+    """Temperature of the student's distribution (paper 1, Table V)."""
+    sdd_tau_c: float = Field(default=0.01, gt=0)
+    """Temperature of CLIP's distribution (paper 1, Table V)."""
+    token: Literal["image", "pooled"] = "image"
+    """CLIP's token in SDD, in global distillation and among the decoder's keys: the whole image's
+    CLS token (papers 1 and 2), or the cached dense tokens inside the student's crop, averaged and
+    normalised. [ours: pooled]"""
+    pool_normalise: bool = True
+    """Normalise feature and token before the attention pooling of SDD and global distillation (not
+    stated in the papers). Normalised logits lie within 1/sqrt(D): nearly the plain mean. [ours]"""
+    global_distillation: float = Field(default=0.0, ge=0)
+    """Weight of global distillation L_g (paper 2, Eq. 2 and 6: 1)."""
+    global_tau: float = Field(default=0.07, gt=0)
+    """Temperature of its InfoNCE (not given in paper 2). [ours]"""
+    bank: int = Field(default=24, ge=0)
+    """CLS tokens in the bank that give it negatives, the current batch's included (paper 2: 24)."""
+    local_distillation: float = Field(default=0.0, ge=0)
+    """Weight of local distillation L_l (paper 2, Eq. 4 and 6: 1)."""
+    local_tau: float = Field(default=0.07, gt=0)
+    """Temperature of its InfoNCE (not given in paper 2). [ours]"""
+    local_negatives: Literal["image", "batch"] = "image"
+    """Its negatives: the other masks of the same crop, or those of all crops of the step, less
+    other crops' tokens of the same class (not stated in paper 2). [ours: batch]"""
+    dense: float = Field(default=0.0, ge=0)
+    """Weight of dense distillation: 1 - cosine of feature and cached dense token. [ours]"""
+    dense_pixels: Literal["all", "unlabelled"] = "all"
+    """Pixels of the crop that dense distillation looks at. [ours]"""
+    dense_stride: int = Field(default=16, ge=1)
+    """Side in pixels of the cells over which the feature is averaged before it is compared with the
+    token there: one token says what a cell holds, not where in it. [ours]"""
+
+
+class LatentConfig(BaseModel):
+    """Latent embedding generation (paper 2, section 3.3): every latent region of an image becomes a
+    class of its own, whose embedding a decoder makes; until self-training begins."""
+
+    model_config = STRICT
+
+    enabled: bool = False
+    """Latent regions take part in cross-entropy, focal loss and NEL (paper 2, Eq. 5)."""
+    beta: float = Field(default=100.0, gt=0)
+    """Scores of latent classes are this times cos(F, A'_u) (value not given in paper 2). [ours]"""
+    layers: int = Field(default=3, ge=1)
+    """Layers of the transformer decoder (not given in paper 2; ZegCLIP's has 3). [ours]"""
+    heads: int = Field(default=8, ge=1)
+    """Attention heads of the decoder (not given in paper 2; ZegCLIP's has 8). [ours]"""
+    tie: float = Field(default=0.0, ge=0)
+    """Weight of CLIP-ZSS's BCE tie: the decoder answers for the seen masks too, and each of its
+    answers has to name its class among the seen text embeddings; 0: off (paper 2)."""
+
+
+class SelfTrainingConfig(BaseModel):
+    """Pseudo labels for pixels without a visible label (paper 1, section III-B)."""
+
+    model_config = STRICT
+
+    method: Literal["none", "st", "rst"] = "none"
+    """`st`: the most confident share of all unlabelled pixels of an image; `rst`: of each latent
+    region (paper 1, Algorithm 1)."""
+    source: Literal["student", "ema", "teacher"] = "student"
+    """Whose scores name the pixels: the student's own (paper 1), those of an exponential moving
+    average of it, or those of the cached dense tokens (as MaskCLIP+). [ours: ema, teacher]"""
+    confidence: Literal["score", "margin"] = "score"
+    """What makes a pixel confident: the largest score of an unseen class (paper 1), or its margin
+    over the second largest. [ours: margin]"""
+    top_percent: float = Field(default=75.0, gt=0, le=100)
+    """Share K of the pixels that get a pseudo label, in percent (paper 1: 75); 100: every one."""
+    start: float = Field(default=0.5, ge=0, le=1)
+    """Share of the steps after which self-training begins (paper 1: half)."""
+    teacher_until: float = Field(default=0.0, ge=0, le=1)
+    """From `start` until this share of the steps the source is `teacher` (MaskCLIP+: `start` 0,
+    this 0.1). [ours: 0]"""
+    ema_decay: float = Field(default=0.99, ge=0, lt=1)
+    """Decay per step of the average in source `ema`; early on (step + 1) / (step + 10). [ours]"""
