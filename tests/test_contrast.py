@@ -1,0 +1,556 @@
+"""Distillation by contrast against float64 loops and by hand: who is whose negative."""
+
+from collections import deque
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pytest
+import reference
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+from reference import exact
+from torch import Tensor
+
+from stages.train.contrast import (
+    Bank,
+    empty_bank,
+    enqueue,
+    global_distillation,
+    info_nce,
+    local_distillation,
+)
+from stages.train.masks import Masks, masks_of
+
+WIDTH, GRID, TAU = 6, (3, 4), 0.2
+LN_1_E = float(np.log(1 + np.exp(-1)))
+"""-log(e / (e + 1)): cosine 1 to the positive, 0 to one negative, temperature 1."""
+
+
+def random(seed: int, *shape: int) -> Tensor:
+    rng = np.random.default_rng(seed)
+    return torch.from_numpy(rng.normal(0.5, 1, shape).astype(np.float32))
+
+
+def rows(*numbers: int) -> Tensor:
+    return torch.tensor(numbers)
+
+
+# --- the bank -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("size", [0, 1, 2, 5, 24])
+def test_the_bank_is_a_queue_that_holds_at_least_the_step(size: int) -> None:
+    bank = empty_bank(WIDTH, torch.device("cpu"))
+    assert bank.token_MD.shape == (0, WIDTH)
+    queue: deque[tuple[int, list[float]]] = deque(maxlen=max(size, 2))
+    for step in range(4):
+        token_BD, row_B = random(step, 2, WIDTH), rows(3 * step, 3 * step + 1)
+        queue.extend(zip(row_B.tolist(), token_BD.tolist(), strict=True))
+        bank = enqueue(bank, token_BD, row_B, size=size)
+        assert bank.row_M.tolist() == [row for row, _ in queue]
+        assert bank.token_MD.tolist() == [token for _, token in queue]
+
+
+def test_a_larger_step_throws_all_older_tokens_out() -> None:
+    bank = enqueue(empty_bank(WIDTH, torch.device("cpu")), random(0, 2, WIDTH), rows(0, 1), size=3)
+    bank = enqueue(bank, random(1, 4, WIDTH), rows(2, 3, 4, 5), size=3)
+    assert bank.row_M.tolist() == [2, 3, 4, 5]
+    # The next step may be smaller: then the size holds again.
+    assert enqueue(bank, random(2, 1, WIDTH), rows(6), size=3).row_M.tolist() == [4, 5, 6]
+
+
+def test_a_bank_stays_as_it_was() -> None:
+    first = random(0, 2, WIDTH).requires_grad_()
+    old = enqueue(empty_bank(WIDTH, torch.device("cpu")), first, rows(0, 1), size=3)
+    token_MD, row_M = old.token_MD.clone(), old.row_M.clone()
+    assert not old.token_MD.requires_grad
+    new = enqueue(old, random(1, 2, WIDTH), rows(2, 3), size=3)
+    new.token_MD.zero_()
+    new.row_M.zero_()
+    with torch.no_grad():
+        first.zero_()
+    assert torch.equal(old.token_MD, token_MD)
+    assert torch.equal(old.row_M, row_M)
+
+
+def test_the_bank_is_float32() -> None:
+    bank = empty_bank(WIDTH, torch.device("cpu"))
+    bank = enqueue(bank, random(0, 2, WIDTH).half(), rows(0, 1), size=3)
+    assert (bank.token_MD.dtype, bank.row_M.dtype) == (torch.float32, torch.int64)
+
+
+# --- InfoNCE ------------------------------------------------------------------------------------
+
+
+def test_info_nce_against_numpy() -> None:
+    prototype_PD, token_MD = random(0, 4, WIDTH).requires_grad_(), random(1, 5, WIDTH)
+    positive = [3, 0, 3, 4]
+    candidate_PM = torch.from_numpy(np.random.default_rng(2).random((4, 5)) < 0.5)
+    # The positive token is in the sum whether it is said to be a candidate or not.
+    candidate_PM[0, 3], candidate_PM[1, 0] = True, False
+    counts = [True, True, False, True]
+    expected = []
+    for p in (0, 1, 3):
+        others = [exact(token_MD[m]) for m in range(5) if candidate_PM[p, m] and m != positive[p]]
+        of_p = exact(prototype_PD[p])
+        expected.append(reference.info_nce(of_p, exact(token_MD[positive[p]]), others, TAU))
+    before = candidate_PM.clone()
+    loss = info_nce(
+        prototype_PD,
+        token_MD,
+        positive_P=torch.tensor(positive),
+        candidate_PM=candidate_PM,
+        counts_P=torch.tensor(counts),
+        tau=TAU,
+    )
+    assert loss.item() == pytest.approx(np.mean(expected), rel=1e-5)
+    (grad_PD,) = torch.autograd.grad(loss, prototype_PD)
+    assert (grad_PD != 0).any(1).tolist() == counts
+    assert torch.equal(candidate_PM, before)
+
+
+def test_info_nce_by_hand() -> None:
+    def loss_of(prototype: list[float], candidates: list[bool]) -> float:
+        loss = info_nce(
+            torch.tensor([prototype]),
+            torch.tensor([[7.0, 0.0], [0.0, 2.0], [-3.0, 0.0]]),
+            positive_P=torch.tensor([0]),
+            candidate_PM=torch.tensor([candidates]),
+            counts_P=torch.tensor([True]),
+            tau=1.0,
+        )
+        return loss.item()
+
+    assert loss_of([2.0, 0.0], [False, False, False]) == 0
+    assert loss_of([2.0, 0.0], [True, True, False]) == pytest.approx(LN_1_E)
+    assert loss_of([2.0, 0.0], [True, True, True]) == pytest.approx(
+        np.log(1 + np.exp(-1) + np.exp(-2))
+    )
+    assert loss_of([-1.0, 0.0], [False, False, True]) == pytest.approx(np.log(1 + np.exp(2)))
+
+
+def test_info_nce_of_nothing() -> None:
+    # Prototypes of 0, as `masks_of` and `attention_pool` leave them where nothing is valid.
+    prototype_PD = torch.zeros(2, WIDTH, requires_grad=True)
+    loss = info_nce(
+        prototype_PD,
+        random(0, 2, WIDTH),
+        positive_P=torch.arange(2),
+        candidate_PM=torch.ones(2, 2, dtype=torch.bool),
+        counts_P=torch.zeros(2, dtype=torch.bool),
+        tau=0.01,
+    )
+    (grad_PD,) = torch.autograd.grad(loss, prototype_PD)
+    assert loss.item() == 0
+    assert (grad_PD == 0).all()
+
+
+def test_info_nce_at_the_smallest_temperature_is_finite() -> None:
+    prototype_PD = torch.tensor([[1.0, 0.0]], requires_grad=True)
+    loss = info_nce(
+        prototype_PD,
+        torch.tensor([[-1.0, 0.0], [1.0, 0.0]]),
+        positive_P=torch.tensor([0]),
+        candidate_PM=torch.tensor([[True, True]]),
+        counts_P=torch.tensor([True]),
+        tau=0.001,
+    )
+    (grad_PD,) = torch.autograd.grad(loss, prototype_PD)
+    assert loss.item() == pytest.approx(2000)
+    assert torch.isfinite(grad_PD).all()
+
+
+# --- L_g ----------------------------------------------------------------------------------------
+
+
+def scene(seed: int = 0, batch: int = 3) -> tuple[Tensor, Tensor, Tensor]:
+    """Feature, token and inside; the first image is whole."""
+    inside_Bhw = torch.from_numpy(np.random.default_rng(seed).random((batch, *GRID)) < 0.6)
+    inside_Bhw[0] = True
+    feature_BDhw = random(seed, batch, WIDTH, *GRID).requires_grad_()
+    return feature_BDhw, random(seed + 1, batch, WIDTH), inside_Bhw
+
+
+def bank_of(*parts: tuple[Tensor, Tensor]) -> Bank:
+    bank = empty_bank(WIDTH, torch.device("cpu"))
+    for token_BD, row_B in parts:
+        bank = enqueue(bank, token_BD, row_B, size=24)
+    return bank
+
+
+def slow_global(
+    feature_BDhw: Tensor,
+    token_BD: Tensor,
+    row_B: Tensor,
+    bank: list[tuple[int, Tensor]],
+    *,
+    normalise: bool,
+    inside_Bhw: Tensor | None = None,
+) -> float:
+    """Paper 2, Eq. 2. `bank`: the image and the token of every entry, the step's included."""
+    costs = []
+    for b, row in enumerate(row_B.tolist()):
+        inside_hw = np.ones(GRID, bool) if inside_Bhw is None else inside_Bhw[b].numpy()
+        if inside_hw.any():
+            token_D = exact(token_BD[b])
+            prototype_D = reference.global_prototype(
+                exact(feature_BDhw[b]), token_D, inside_hw, normalise
+            )
+            others = [exact(other_D) for other, other_D in bank if other != row]
+            costs.append(reference.info_nce(prototype_D, token_D, others, TAU))
+    return float(np.mean(costs))
+
+
+@pytest.mark.parametrize("normalise", [True, False])
+@pytest.mark.parametrize("masked", [True, False])
+def test_global_distillation_against_numpy(normalise: bool, masked: bool) -> None:
+    feature_BDhw, token_BD, inside_Bhw = scene()
+    old_BD, old_B, row_B = random(9, 4, WIDTH), rows(8, 9, 10, 11), rows(4, 5, 6)
+    entries = [
+        *zip(old_B.tolist(), old_BD, strict=True),
+        *zip(row_B.tolist(), token_BD, strict=True),
+    ]
+    inside = inside_Bhw if masked else None
+    expected = slow_global(
+        feature_BDhw, token_BD, row_B, entries, normalise=normalise, inside_Bhw=inside
+    )
+    bank = bank_of((old_BD, old_B), (token_BD, row_B))
+    loss = global_distillation(
+        feature_BDhw, token_BD, row_B, bank, tau=TAU, normalise=normalise, inside_Bhw=inside
+    )
+    assert loss.item() == pytest.approx(expected, rel=1e-5)
+    assert loss.dtype == torch.float32
+
+
+def test_global_distillation_by_hand() -> None:
+    # Features (3, 0) everywhere pool to (3, 0); tokens (1, 0) and (0, 1) of two images.
+    feature_BDhw = torch.tensor([3.0, 0.0])[None, :, None, None].repeat(2, 1, 2, 2)
+    token_BD = torch.eye(2)
+    bank = enqueue(empty_bank(2, torch.device("cpu")), token_BD, rows(0, 1), size=24)
+    loss = global_distillation(feature_BDhw, token_BD, rows(0, 1), bank, tau=1.0, normalise=False)
+    # The first finds its token, ln(1 + 1/e), the second the other's, ln(1 + e).
+    assert loss.item() == pytest.approx((LN_1_E + np.log(1 + np.e)) / 2)
+
+
+@pytest.mark.parametrize("where", ["an earlier epoch", "another crop of the step"])
+def test_a_token_of_the_same_image_is_no_negative(where: str) -> None:
+    feature_BDhw, token_BD, _ = scene()
+    row_B = rows(4, 5, 4) if where == "another crop of the step" else rows(4, 5, 6)
+    token_BD = torch.cat([token_BD[:2], token_BD[:1]]) if row_B[2] == 4 else token_BD
+    old_BD, old_B = torch.cat([token_BD[:1], random(9, 1, WIDTH)]), rows(4, 9)
+    expected = slow_global(
+        feature_BDhw,
+        token_BD,
+        row_B,
+        [*zip([4, 9], old_BD, strict=True), *zip(row_B.tolist(), token_BD, strict=True)],
+        normalise=True,
+    )
+    bank = bank_of((old_BD, old_B), (token_BD, row_B))
+    loss = global_distillation(feature_BDhw, token_BD, row_B, bank, tau=TAU, normalise=True)
+    assert loss.item() == pytest.approx(expected, rel=1e-5)
+    # The first image alone: as if the older token, and the other crop's, were not there.
+    first = (feature_BDhw[:1], token_BD[:1], row_B[:1])
+    alone = bank_of((old_BD, old_B), first[1:])
+    less = bank_of((old_BD[1:], old_B[1:]), first[1:])
+    kept = global_distillation(*first, alone, tau=TAU, normalise=True)
+    assert kept.item() == global_distillation(*first, less, tau=TAU, normalise=True).item()
+    assert kept > 0
+
+
+def test_one_image_with_an_empty_bank_costs_nothing() -> None:
+    feature_BDhw, token_BD, _ = scene(batch=1)
+    bank = enqueue(empty_bank(WIDTH, torch.device("cpu")), token_BD, rows(4), size=24)
+    loss = global_distillation(feature_BDhw, token_BD, rows(4), bank, tau=TAU, normalise=True)
+    (grad,) = torch.autograd.grad(loss, feature_BDhw)
+    assert loss.item() == 0
+    assert (grad == 0).all()
+
+
+def test_padding_does_not_move_global_distillation() -> None:
+    feature_BDhw, token_BD, _ = scene()
+    bank = bank_of((token_BD, rows(4, 5, 6)))
+    padded = torch.cat([feature_BDhw, torch.full((3, WIDTH, 2, 4), 1e3)], dim=2)
+    inside_Bhw = torch.zeros(3, 5, 4, dtype=torch.bool)
+    inside_Bhw[:, :3] = True
+    plain, masked = (
+        global_distillation(each, token_BD, rows(4, 5, 6), bank, tau=TAU, normalise=False, **inside)
+        for each, inside in ((feature_BDhw, {}), (padded, {"inside_Bhw": inside_Bhw}))
+    )
+    torch.testing.assert_close(masked, plain)
+
+
+def test_an_image_wholly_outside_does_not_count_but_its_token_does() -> None:
+    feature_BDhw, token_BD, inside_Bhw = scene()
+    row_B, bank = rows(4, 5, 6), bank_of((token_BD, rows(4, 5, 6)))
+    entries = [*zip(row_B.tolist(), token_BD, strict=True)]
+    inside_Bhw[1] = False
+    expected = slow_global(
+        feature_BDhw, token_BD, row_B, entries, normalise=True, inside_Bhw=inside_Bhw
+    )
+    for inside, value in ((inside_Bhw, expected), (torch.zeros_like(inside_Bhw), 0.0)):
+        loss = global_distillation(
+            feature_BDhw, token_BD, row_B, bank, tau=TAU, normalise=True, inside_Bhw=inside
+        )
+        (grad,) = torch.autograd.grad(loss, feature_BDhw)
+        assert loss.item() == pytest.approx(value, rel=1e-5)
+        assert torch.isfinite(grad).all()
+        assert (grad != 0).flatten(1).any(1).tolist() == inside.flatten(1).any(1).tolist()
+    assert expected > 0
+
+
+@pytest.mark.parametrize("kind", [torch.bfloat16, torch.float16])
+def test_global_distillation_in_half_precision_stays_close(kind: torch.dtype) -> None:
+    rng = torch.Generator().manual_seed(0)
+    feature_BDhw = 40 * torch.randn(2, 16, 128, 128, generator=rng) + 20
+    token_BD = torch.randn(2, 16, generator=rng)
+    bank = enqueue(empty_bank(16, torch.device("cpu")), token_BD, rows(0, 1), size=24)
+    whole = global_distillation(feature_BDhw, token_BD, rows(0, 1), bank, tau=TAU, normalise=True)
+    for context in (torch.autocast("cpu", kind), torch.autocast("cpu", enabled=False)):
+        with context:
+            half = global_distillation(
+                feature_BDhw.to(kind), token_BD, rows(0, 1), bank, tau=TAU, normalise=True
+            )
+        assert half.dtype == torch.float32
+        torch.testing.assert_close(half, whole, rtol=0.02, atol=0)
+
+
+# --- L_l ----------------------------------------------------------------------------------------
+
+NOTHING = -2
+"""A position in no mask."""
+
+ID_BK = torch.tensor(
+    [
+        [0, 2, 1001, 1002, -1],  # image 7
+        [0, 2, 1001, 1002, -1],  # another crop of it
+        [2, 5, 1001, 1003, 1004],  # image 9: class 2 too; its region 1 is another than image 7's
+    ]
+)
+ROWS = rows(7, 7, 9)
+
+
+def local_scene(seed: int = 0) -> tuple[Tensor, Tensor, Tensor]:
+    """Feature, mask codes and local tokens; crops of one image have the same tokens.
+
+    The first crop shows all masks of its image, the second no class 0, the third no region 3.
+    """
+    rng = np.random.default_rng(seed)
+    shown = ([0, 2, 1001, 1002], [2, 1001, 1002, NOTHING], [2, 5, 1001, 1004, NOTHING])
+    code_Bhw = np.stack([rng.permutation(np.resize(codes, 12)).reshape(GRID) for codes in shown])
+    local_BKD = random(seed + 1, 3, 5, WIDTH)
+    local_BKD[1] = local_BKD[0]
+    feature_BDhw = random(seed, 3, WIDTH, *GRID).requires_grad_()
+    return feature_BDhw, torch.from_numpy(code_Bhw), local_BKD
+
+
+def slow_local(
+    feature_BDhw: Tensor,
+    code_Bhw: Tensor,
+    local_BKD: Tensor,
+    negatives: str,
+    id_BK: Tensor = ID_BK,
+    row_B: Tensor = ROWS,
+) -> float:
+    """Paper 2, Eq. 3 and 4."""
+    masks = {}
+    for b, ids in enumerate(id_BK.tolist()):
+        for k, mask in enumerate(ids):
+            prototype_D = reference.local_prototype(
+                exact(feature_BDhw[b]), code_Bhw[b].numpy(), mask
+            )
+            if mask >= 0 and prototype_D is not None:
+                masks[b, k] = (mask, prototype_D, exact(local_BKD[b, k]))
+    costs = []
+    for (b, k), (mask, prototype_D, token_D) in masks.items():
+        others = []
+        for (c, j), (other, _, other_D) in masks.items():
+            if negatives == "image" and c == b and j != k:
+                others.append(other_D)
+            if negatives == "batch" and (c, j) != (b, k):
+                same_class = mask < 1000 and other == mask
+                same_region = other == mask and bool(row_B[c] == row_B[b])
+                if not same_class and not same_region:
+                    others.append(other_D)
+        costs.append(reference.info_nce(prototype_D, token_D, others, TAU))
+    return float(np.mean(costs)) if costs else 0.0
+
+
+def local_of(
+    feature_BDhw: Tensor,
+    code_Bhw: Tensor,
+    local_BKD: Tensor,
+    negatives: Literal["image", "batch"],
+    id_BK: Tensor = ID_BK,
+    row_B: Tensor = ROWS,
+    tau: float = TAU,
+) -> Tensor:
+    masks = masks_of(feature_BDhw, code_Bhw, id_BK)
+    return local_distillation(masks, local_BKD, row_B, tau=tau, negatives=negatives)
+
+
+NEGATIVES: tuple[Literal["image", "batch"], ...] = ("image", "batch")
+
+
+@pytest.mark.parametrize("negatives", NEGATIVES)
+@pytest.mark.parametrize("seed", [0, 1])
+def test_local_distillation_against_numpy(negatives: Literal["image", "batch"], seed: int) -> None:
+    feature_BDhw, code_Bhw, local_BKD = local_scene(seed)
+    expected = slow_local(feature_BDhw, code_Bhw, local_BKD, negatives)
+    loss = local_of(feature_BDhw, code_Bhw, local_BKD, negatives)
+    assert loss.item() == pytest.approx(expected, rel=1e-5)
+    assert loss.dtype == torch.float32
+    # Only what is in a mask learns.
+    (grad,) = torch.autograd.grad(loss, feature_BDhw)
+    assert torch.equal((grad != 0).any(1), code_Bhw != NOTHING)
+
+
+def test_local_distillation_by_hand() -> None:
+    # Crop 0 shows classes 0 and 1, whose prototypes equal their tokens; crop 1 class 0 only, with
+    # prototype (1, 0) and token (0, 1).
+    masks = Masks(
+        id_BK=torch.tensor([[0, 1], [0, -1]]),
+        prototype_BKD=torch.tensor([[[2.0, 0.0], [0.0, 3.0]], [[1.0, 0.0], [0.0, 0.0]]]),
+        visible_BK=torch.tensor([[True, True], [True, False]]),
+    )
+    local_BKD = torch.tensor([[[1.0, 0.0], [0.0, 1.0]], [[0.0, 1.0], [9.0, 9.0]]])
+    image, batch = (
+        local_distillation(masks, local_BKD, rows(0, 1), tau=1.0, negatives=each).item()
+        for each in NEGATIVES
+    )
+    assert image == pytest.approx((LN_1_E + LN_1_E + 0) / 3)
+    # Class 0 of crop 0 has class 1 as its negative still; class 1 has both tokens of class 0, of
+    # which one lies on it: e / (e + 1 + e); class 0 of crop 1 has class 1, as near as its own.
+    assert batch == pytest.approx((LN_1_E + np.log(2 + np.exp(-1)) + np.log(2)) / 3)
+
+
+def changed(local_BKD: Tensor, crop: int, slot: int) -> Tensor:
+    local_BKD = local_BKD.clone()
+    local_BKD[crop, slot] = random(77, WIDTH) * 5
+    return local_BKD
+
+
+def gradients(
+    crop: int, slot: int, local_BKD: Tensor, negatives: Literal["image", "batch"]
+) -> Tensor:
+    """What one mask's prototype learns: it depends on its token and its negatives only."""
+    feature_BDhw, code_Bhw, _ = local_scene()
+    masks = masks_of(feature_BDhw, code_Bhw, ID_BK)
+    prototype_BKD = masks.prototype_BKD.detach().requires_grad_()
+    loss = local_distillation(
+        replace(masks, prototype_BKD=prototype_BKD), local_BKD, ROWS, tau=TAU, negatives=negatives
+    )
+    (grad_BKD,) = torch.autograd.grad(loss, prototype_BKD)
+    return grad_BKD[crop, slot]
+
+
+@pytest.mark.parametrize(
+    ("mask", "other", "of_image", "of_batch"),
+    [
+        ((0, 1), (0, 0), True, True),  # another mask of the crop
+        ((0, 1), (1, 1), False, False),  # the same class in another crop of the image
+        ((0, 1), (2, 0), False, False),  # the same class in another image
+        ((0, 0), (2, 0), False, True),  # another class in another image
+        ((0, 2), (1, 2), False, False),  # the same region in another crop of the image
+        ((0, 2), (1, 3), False, True),  # another region there
+        ((0, 2), (2, 2), False, True),  # the region of the same number in another image
+        ((0, 2), (2, 0), False, True),  # a class in another image
+        ((1, 1), (1, 0), False, False),  # a class of the store that the crop does not show
+        ((0, 1), (1, 0), False, False),  # ... for another crop
+        ((0, 1), (0, 4), False, False),  # an empty slot
+        ((0, 1), (2, 3), False, False),  # a region of another image that its crop does not show
+    ],
+)
+def test_who_is_whose_negative(
+    mask: tuple[int, int], other: tuple[int, int], of_image: bool, of_batch: bool
+) -> None:
+    _, _, local_BKD = local_scene()
+    for negatives, expected in zip(NEGATIVES, (of_image, of_batch), strict=True):
+        before = gradients(*mask, local_BKD, negatives)
+        after = gradients(*mask, changed(local_BKD, *other), negatives)
+        assert (not torch.equal(before, after)) == expected
+        assert not torch.equal(before, gradients(*mask, changed(local_BKD, *mask), negatives))
+
+
+def test_one_mask_of_a_crop_has_no_negative_in_it() -> None:
+    feature_BDhw, _, local_BKD = local_scene()
+    code_Bhw = torch.tensor([2, 1002, 1004])[:, None, None].repeat(1, *GRID)
+    assert local_of(feature_BDhw, code_Bhw, local_BKD, "image").item() == 0
+    loss = local_of(feature_BDhw, code_Bhw, local_BKD, "batch")
+    expected = slow_local(feature_BDhw, code_Bhw, local_BKD, "batch")
+    assert loss.item() == pytest.approx(expected, rel=1e-5)
+    assert expected > 0.1
+    for negatives in NEGATIVES:  # one crop with one mask
+        loss = local_of(
+            feature_BDhw[:1], code_Bhw[:1], local_BKD[:1], negatives, ID_BK[:1], ROWS[:1]
+        )
+        (grad,) = torch.autograd.grad(loss, feature_BDhw)
+        assert loss.item() == 0
+        assert (grad == 0).all()
+
+
+@pytest.mark.parametrize("negatives", NEGATIVES)
+@pytest.mark.parametrize("id_BK", [ID_BK, torch.full((3, 1), -1)])
+def test_no_visible_mask(negatives: Literal["image", "batch"], id_BK: Tensor) -> None:
+    feature_BDhw, _, local_BKD = local_scene()
+    code_Bhw = torch.full((3, *GRID), NOTHING)
+    local_BKD = local_BKD[:, : id_BK.shape[1]]
+    loss = local_of(feature_BDhw, code_Bhw, local_BKD, negatives, id_BK, tau=0.01)
+    (grad,) = torch.autograd.grad(loss, feature_BDhw)
+    assert loss.item() == 0
+    assert (grad == 0).all()
+
+
+# --- several processes --------------------------------------------------------------------------
+
+STEPS, SIZE = 3, 7
+
+
+def share_of(number: int, count: int, step: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Feature, token and rows of a process in a step; image 1 comes twice, in both processes."""
+    feature_BDhw, token_BD, _ = scene(10 * step, batch=4)
+    row_B = rows(1, 4 * step + 2, 4 * step + 3, 1)
+    token_BD[3] = token_BD[0]
+    part = np.s_[number * 4 // count : (number + 1) * 4 // count]
+    return feature_BDhw.detach()[part], token_BD[part], row_B[part]
+
+
+def learn(number: int, count: int) -> tuple[list[float], Bank]:
+    bank, losses = empty_bank(WIDTH, torch.device("cpu")), []
+    for step in range(STEPS):
+        feature_BDhw, token_BD, row_B = share_of(number, count, step)
+        bank = enqueue(bank, token_BD, row_B, size=SIZE)
+        loss = global_distillation(feature_BDhw, token_BD, row_B, bank, tau=TAU, normalise=True)
+        losses.append(loss.item())
+    return losses, bank
+
+
+def process(number: int, folder: Path) -> None:
+    store: Any = dist.FileStore(str(folder / "meeting"), 2)  # type: ignore[attr-defined]
+    dist.init_process_group("gloo", store=store, rank=number, world_size=2)
+    losses, bank = learn(number, 2)
+    dist.destroy_process_group()
+    torch.save((losses, bank.token_MD, bank.row_M), folder / f"{number}.pt")
+
+
+def test_two_processes_share_one_bank(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GLOO_SOCKET_IFNAME", "lo")
+    mp.spawn(process, (tmp_path,), nprocs=2)  # type: ignore[attr-defined, no-untyped-call]
+    whole, bank = learn(0, 1)
+    halves = []
+    for number in range(2):
+        losses, token_MD, row_M = torch.load(tmp_path / f"{number}.pt")
+        assert torch.equal(token_MD, bank.token_MD)
+        assert torch.equal(row_M, bank.row_M)
+        halves.append(losses)
+    assert np.mean(halves, axis=0) == pytest.approx(whole, rel=1e-5)
+    entries: deque[tuple[int, Tensor]] = deque(maxlen=SIZE)
+    for step in range(STEPS):
+        _, token_BD, row_B = share_of(0, 1, step)
+        entries.extend(zip(row_B.tolist(), token_BD, strict=True))
+        for number in range(2):
+            expected = slow_global(*share_of(number, 2, step), list(entries), normalise=True)
+            assert halves[number][step] == pytest.approx(expected, rel=1e-5)
+        assert abs(halves[0][step] - halves[1][step]) > 1e-3
