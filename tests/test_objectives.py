@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 from stages.train.objectives import (
     attention_pool,
     cross_entropy,
+    dense_distillation,
     feature_norm,
     focal,
     negative_log_likelihood,
@@ -276,3 +277,102 @@ def test_the_norm_of_nothing_is_not_zero() -> None:
     (grad,) = torch.autograd.grad(norm_BL.sum(), feature_BDL)
     assert (norm_BL > 0).all()
     assert torch.isfinite(grad).all()
+
+
+def cells(seed: int = 0) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Feature (2, 6, 6, 9) on cells of 3 x 3 and 2 x 3 positions, tokens (2, 6, 2, 3), weights."""
+    rng = np.random.default_rng(seed)
+    feature_BDhw = torch.tensor(rng.normal(0.5, 2, (2, 6, 6, 9)), dtype=torch.float32)
+    dense_BDyx = torch.tensor(rng.normal(0.5, 2, (2, 6, 2, 3)), dtype=torch.float32)
+    weight_Byx = torch.tensor(rng.random((2, 2, 3)), dtype=torch.float32)
+    weight_Byx[1, 0, 1] = 0
+    return feature_BDhw.requires_grad_(), dense_BDyx, weight_Byx
+
+
+def dense_slowly(feature_BDhw: Array, dense_BDyx: Array, weight_Byx: Array) -> float:
+    """1 - cosine of each cell's mean feature and its token; cells of torch's adaptive pooling."""
+    rows, columns = feature_BDhw.shape[2:]
+    total = weights = 0.0
+    for b, y, x in np.ndindex(weight_Byx.shape):
+        token_D = dense_BDyx[b, :, y, x]
+        if not token_D.any():
+            continue
+        down = slice(y * rows // weight_Byx.shape[1], -(-(y + 1) * rows // weight_Byx.shape[1]))
+        along = slice(
+            x * columns // weight_Byx.shape[2], -(-(x + 1) * columns // weight_Byx.shape[2])
+        )
+        members = feature_BDhw[b, :, down, along].reshape(len(token_D), -1).T
+        mean_D = np.sum(members, axis=0) / len(members)
+        cosine = mean_D @ token_D / np.linalg.norm(mean_D) / np.linalg.norm(token_D)
+        total += float(weight_Byx[b, y, x] * (1 - cosine))
+        weights += float(weight_Byx[b, y, x])
+    return total / weights if weights else 0.0
+
+
+@pytest.mark.parametrize("size", [(6, 9), (2, 3), (5, 7), (1, 2)])
+def test_dense_distillation_against_loops(size: tuple[int, int]) -> None:
+    # Also a grid that the tokens do not divide, and one coarser than the tokens.
+    feature_BDhw, dense_BDyx, weight_Byx = cells()
+    feature_BDhw = feature_BDhw[:, :, : size[0], : size[1]]
+    dense_BDyx[0, :, 1, 2] = 0
+    loss = dense_distillation(feature_BDhw, dense_BDyx, weight_Byx)
+    exact = (each.detach().double().numpy() for each in (feature_BDhw, dense_BDyx, weight_Byx))
+    assert loss.item() == pytest.approx(dense_slowly(*exact), rel=1e-5)
+
+
+def test_dense_distillation_by_hand() -> None:
+    # One row of 4 positions, two cells. Means (1, 1) and (0, 2); tokens (1, 0) and (0, -3): costs
+    # 1 - 1/sqrt(2) and 2, weights 1 and 1/2.
+    feature_BDhw = torch.tensor([[[[2.0, 0.0, 1.0, -1.0]], [[0.0, 2.0, 3.0, 1.0]]]])
+    dense_BDyx = torch.tensor([[[[1.0, 0.0]], [[0.0, -3.0]]]])
+    loss = dense_distillation(feature_BDhw, dense_BDyx, torch.tensor([[[1.0, 0.5]]]))
+    assert loss.item() == pytest.approx((1 - 1 / np.sqrt(2) + 0.5 * 2) / 1.5)
+
+
+def test_cells_without_a_token_or_a_weight_learn_nothing() -> None:
+    feature_BDhw, dense_BDyx, weight_Byx = cells()
+    dense_BDyx[0, :, 1, 2] = 0
+    loss = dense_distillation(feature_BDhw, dense_BDyx, weight_Byx)
+    (grad,) = torch.autograd.grad(loss, feature_BDhw)
+    learns = (weight_Byx > 0) & (dense_BDyx != 0).any(1)
+    assert learns.sum() == 10
+    expected = learns.repeat_interleave(3, 1).repeat_interleave(3, 2)
+    assert torch.equal((grad != 0).any(1), expected)
+
+
+@pytest.mark.parametrize("nothing", ["no weight", "no token", "no feature"])
+def test_dense_distillation_of_nothing(nothing: str) -> None:
+    feature_BDhw, dense_BDyx, weight_Byx = cells()
+    if nothing == "no feature":
+        feature_BDhw = torch.zeros_like(feature_BDhw).requires_grad_()
+    else:
+        (weight_Byx if nothing == "no weight" else dense_BDyx).zero_()
+    loss = dense_distillation(feature_BDhw, dense_BDyx, weight_Byx)
+    (grad,) = torch.autograd.grad(loss, feature_BDhw)
+    assert torch.isfinite(grad).all()
+    if nothing == "no feature":
+        assert loss.item() == pytest.approx(1.0)  # a cosine of 0
+    else:
+        assert loss.item() == 0
+        assert (grad == 0).all()
+
+
+def test_a_small_weight_is_still_a_mean() -> None:
+    feature_BDhw, dense_BDyx, weight_Byx = cells()
+    whole = dense_distillation(feature_BDhw, dense_BDyx, weight_Byx)
+    torch.testing.assert_close(
+        dense_distillation(feature_BDhw, dense_BDyx, weight_Byx / 1000), whole
+    )
+
+
+@pytest.mark.parametrize("kind", [torch.bfloat16, torch.float16])
+def test_dense_distillation_in_half_precision_stays_close(kind: torch.dtype) -> None:
+    rng = torch.Generator().manual_seed(0)
+    feature_BDhw = 40 * torch.randn(1, 16, 128, 128, generator=rng) + 20
+    dense_BDyx = torch.nn.functional.normalize(torch.randn(1, 16, 32, 32, generator=rng), dim=1)
+    weight_Byx = torch.ones(1, 32, 32)
+    whole = dense_distillation(feature_BDhw, dense_BDyx, weight_Byx)
+    with torch.autocast("cpu", kind):
+        half = dense_distillation(feature_BDhw.to(kind), dense_BDyx, weight_Byx)
+    assert half.dtype == torch.float32
+    torch.testing.assert_close(half, whole, rtol=0.005, atol=0)
