@@ -1,12 +1,14 @@
 """The losses of a batch: who takes part, which labels, at which resolution."""
 
-from dataclasses import replace
-from typing import Any
+from dataclasses import fields, replace
+from typing import Any, Literal
 
 import numpy as np
 import pytest
+import reference
 import torch
 from numpy.typing import NDArray
+from reference import exact
 from torch import Tensor
 from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -223,3 +225,142 @@ def test_both_label_losses_share_one_softmax_over_the_pixels() -> None:
         losses, _ = batch_losses(feature, batch, classes(), config, source=None)
     assert losses.keys() == {"cross_entropy", "focal"}
     assert calls == 1
+
+
+def grid_scores(feature_BDyx: Tensor) -> NDArray[np.float64]:
+    """10 x cosine to every class, made on the map's grid and brought to the feature's."""
+    feature = exact(feature_BDyx)
+    text_CD = exact(classes().text_CD)
+    score_BCyx = np.zeros((2, 5, *feature.shape[2:]))
+    for b, y, x in np.ndindex(2, *feature.shape[2:]):
+        vector_D = feature[b, :, y, x]
+        length = max(float(np.linalg.norm(vector_D)), 1e-6)
+        score_BCyx[b, :, y, x] = 10 * text_CD @ vector_D / length
+    maps = [[reference.bilinear(score_yx, GRID) for score_yx in of_b] for of_b in score_BCyx]
+    return np.array(maps)
+
+
+@pytest.mark.parametrize("source", ["teacher", "ema"])
+@pytest.mark.parametrize("method", ["st", "rst"])
+def test_another_names_the_pixels_and_the_student_learns_the_names(
+    source: Literal["teacher", "ema"], method: str
+) -> None:
+    feature, batch = inputs(seed=4)
+    rng = np.random.default_rng(8)
+    # The teacher's tokens are coarser than the feature; outside the image they are 0.
+    size = (2, 3) if source == "teacher" else GRID
+    other = torch.from_numpy(rng.normal(size=(2, WIDTH, *size)).astype(np.float32))
+    if source == "teacher":
+        other[1, :, 1] = 0
+        other = F.normalize(other, dim=1)
+        batch = replace(batch, dense_BDyx=other)
+    config = config_of(
+        self_training={"method": method, "source": source, "top_percent": 50.0},
+        objectives={"dense_stride": 4},
+    )
+    other.requires_grad_()
+    losses, diagnostics = batch_losses(
+        feature,
+        batch,
+        classes(),
+        config,
+        source=source,
+        average_BDhw=other if source == "ema" else None,
+    )
+    named = slow_pseudo_labels(grid_scores(other), batch, method == "rst", 0.5)
+    own = slow_pseudo_labels(grid_scores(feature), batch, method == "rst", 0.5)
+    assert (named != own).any()
+    score = upsampled_scores(feature, classes().text_CD)
+    expected = mean_cross_entropy(score, named, [0, 1, 2, 3, 4])
+    assert losses["cross_entropy"].item() == pytest.approx(expected, rel=1e-5)
+    free = (batch.label_BHW == VOID) & batch.inside_BHW
+    share = (named[free.numpy()] != VOID).mean()
+    assert float(diagnostics["pseudo_label_share"]) == pytest.approx(share)
+    gradients = torch.autograd.grad(losses["cross_entropy"], (feature, other), allow_unused=True)
+    assert gradients[0] is not None
+    assert gradients[1] is None
+
+
+def test_inductive_training_holds_nothing_of_an_unseen_class() -> None:
+    text_CD = classes().text_CD
+    known = make_classes(SPEC, text_CD, torch.device("cpu"), protocol="inductive")
+    assert torch.equal(known.text_CD, text_CD[SEEN])
+    assert known.seen_S.tolist() == [0, 1, 2]
+    assert known.unseen_U.tolist() == []
+    assert known.place_of_seen.tolist() == [0, VOID, 1, 2] + 252 * [VOID]
+    # Another embedding of the unseen classes changes nothing at all.
+    other_CD = text_CD.clone()
+    other_CD[UNSEEN] = 1e3
+    other = make_classes(SPEC, other_CD, torch.device("cpu"), protocol="inductive")
+    for field in fields(known):
+        assert torch.equal(getattr(known, field.name), getattr(other, field.name))
+
+
+def test_inductive_losses_are_over_the_seen_classes() -> None:
+    feature, batch = inputs()
+    assert batch.token_BD is not None
+    objectives = {"sdd": 1.0, "sdd_tau_f": 0.3, "sdd_tau_c": 0.2, "nel": 1.0}
+    config = RunConfig.model_validate(
+        {"protocol": "inductive", "student": {"logit_scale": 10.0}, "objectives": objectives}
+    )
+    text_CD = classes().text_CD
+    known = make_classes(SPEC, text_CD, torch.device("cpu"), protocol="inductive")
+    losses, _ = batch_losses(feature, batch, known, config, source=None)
+    score = upsampled_scores(feature, text_CD)
+    label = batch.label_BHW.numpy()
+    expected = mean_cross_entropy(score, label, SEEN)
+    assert losses["cross_entropy"].item() == pytest.approx(expected, rel=1e-5)
+    by_class = [{c: score[b, c] for c in SEEN} for b in range(2)]
+    assert losses["nel"].item() == pytest.approx(
+        reference.nel(by_class, label.astype(np.int64)), rel=1e-5
+    )
+    # Paper 1, Eq. 1 and 2, with the seen classes alone. The second image ends at pixel 10: of its
+    # rows of the grid, with centres 2, 6, 10 and 14, two are inside.
+    costs = []
+    for b in range(2):
+        inside = np.ones(GRID, bool)
+        inside[(4, 2)[b] :] = False
+        token_D = exact(batch.token_BD[b])
+        pooled_D = reference.global_prototype(exact(feature[b]), token_D, inside, True)
+        seen_SD = exact(text_CD[SEEN])
+        student_S = reference.softmax(seen_SD @ reference.unit(pooled_D) / 0.3)
+        teacher_S = reference.softmax(seen_SD @ reference.unit(token_D) / 0.2)
+        costs.append(np.sum(student_S * np.log(student_S / teacher_S)))
+    assert losses["sdd"].item() == pytest.approx(np.mean(costs), rel=1e-4)
+
+
+@pytest.mark.parametrize("pixels", ["all", "unlabelled"])
+def test_dense_distillation_looks_at_these_pixels(pixels: str) -> None:
+    feature, batch = inputs()
+    rng = np.random.default_rng(3)
+    dense = torch.from_numpy(rng.normal(size=(2, WIDTH, 2, 5)).astype(np.float32))
+    config = config_of(objectives={"cross_entropy": 0.0, "dense": 1.0, "dense_pixels": pixels})
+    batch = replace(batch, dense_BDyx=dense)
+    losses, _ = batch_losses(feature, batch, classes(), config, source=None)
+    total = weights = 0.0
+    for b, y, x in np.ndindex(2, 2, 5):  # cells of 8 x 4 pixels, 2 x 1 positions
+        cell = np.s_[b, 8 * y : 8 * y + 8, 4 * x : 4 * x + 4]
+        counts = batch.inside_BHW[cell].numpy()
+        if pixels == "unlabelled":
+            counts = counts & (batch.label_BHW[cell].numpy() == VOID)
+        mean_D = exact(feature[b, :, 2 * y : 2 * y + 2, x]).mean(1)
+        cosine = reference.unit(mean_D) @ reference.unit(exact(dense[b, :, y, x]))
+        total += float(counts.mean() * (1 - cosine))
+        weights += float(counts.mean())
+    assert losses.keys() == {"dense"}
+    assert losses["dense"].item() == pytest.approx(total / weights, rel=1e-5)
+    # Of the second image the cells are inside by 1 and 2/8.
+    assert weights == 10 + 5 + 5 * 2 / 8 if pixels == "all" else 0 < weights < 10
+
+
+def test_unlabelled_pixels_may_be_none() -> None:
+    feature, batch = inputs()
+    objectives = {"cross_entropy": 0.0, "dense": 1.0, "dense_pixels": "unlabelled"}
+    labelled = torch.zeros_like(batch.label_BHW)
+    batch = replace(batch, label_BHW=labelled, dense_BDyx=torch.ones(2, WIDTH, 2, 5))
+    losses, _ = batch_losses(
+        feature, batch, classes(), config_of(objectives=objectives), source=None
+    )
+    (gradient,) = torch.autograd.grad(losses["dense"], feature)
+    assert losses["dense"].item() == 0
+    assert (gradient == 0).all()
