@@ -2,6 +2,7 @@
 
 from collections import deque
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, Literal
 
@@ -529,15 +530,27 @@ def learn(number: int, count: int) -> tuple[list[float], Bank]:
 
 def process(number: int, folder: Path) -> None:
     store: Any = dist.FileStore(str(folder / "meeting"), 2)  # type: ignore[attr-defined]
-    dist.init_process_group("gloo", store=store, rank=number, world_size=2)
-    losses, bank = learn(number, 2)
-    dist.destroy_process_group()
+    patience = timedelta(seconds=60)
+    dist.init_process_group("gloo", store=store, rank=number, world_size=2, timeout=patience)
+    try:
+        losses, bank = learn(number, 2)
+    finally:
+        dist.destroy_process_group()
     torch.save((losses, bank.token_MD, bank.row_M), folder / f"{number}.pt")
+
+
+def second_process(_: int, folder: Path) -> None:
+    process(1, folder)
 
 
 def test_two_processes_share_one_bank(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GLOO_SOCKET_IFNAME", "lo")
-    mp.spawn(process, (tmp_path,), nprocs=2)  # type: ignore[attr-defined, no-untyped-call]
+    second: Any = mp.spawn(  # type: ignore[attr-defined, no-untyped-call]
+        second_process, (tmp_path,), nprocs=1, join=False
+    )
+    process(0, tmp_path)
+    while not second.join():
+        pass
     whole, bank = learn(0, 1)
     halves = []
     for number in range(2):
