@@ -66,8 +66,9 @@ def nel(
     for positives and 0.75 for negatives, mean over pixels, sum over classes and images. Dice: sum
     of 1 - (2 sum p t + 1) / (sum p + sum t + 1) over the (image, class) pairs with a pixel. Both
     are divided by the number of those pairs, at least 1. Pixels that are VOID in `label_BHW`
-    (int64) are negatives of every class, as in ZegCLIP, or `masked`: left out of all sums and of
-    the mean. `taking_part_BC` (bool): classes that an image's scores have; others count nowhere.
+    (int64) are negatives of every class, as in ZegCLIP, also in a batch without any label, or
+    `masked`: left out of all sums and of the mean. `taking_part_BC` (bool): classes that an
+    image's scores have; others count nowhere.
     """
     logits_BCHW = logits_BCHW.float()
     classes = logits_BCHW.shape[1]
