@@ -83,7 +83,6 @@ def batch_losses(
         if config.objectives.unseen_logits == "suppressed":
             text_CD, label_BHW = text_CD[classes.seen_S], classes.place_of_seen[label_BHW]
         logits_BChw = _logits(feature_BDhw, text_CD, config)
-        taking_part_BC = None
         if config.latent.enabled:
             assert masks is not None
             assert decoder is not None
@@ -93,22 +92,14 @@ def batch_losses(
             label_BHW = with_latent_classes(
                 label_BHW, batch.region_BHW, masks, first=logits_BChw.shape[1]
             )
-            all_BC = torch.ones(logits_BChw.shape[:2], dtype=torch.bool, device=text_CD.device)
-            taking_part_BC = torch.cat([all_BC, masks.latent_BK], dim=1)
             logits_BChw = torch.cat([logits_BChw, latent_BKhw], dim=1)
             diagnostics["latent_classes"] = masks.latent_BK.sum(1).float().mean()
-        losses |= label_losses(logits_BChw, label_BHW, config, taking_part_BC=taking_part_BC)
+        losses |= label_losses(logits_BChw, label_BHW, config)
     losses |= distillation_losses(feature_BDhw, batch, classes, config, masks=masks, bank=bank)
     return losses, diagnostics
 
 
-def label_losses(
-    logits_BChw: Tensor,
-    label_BHW: Tensor,
-    config: RunConfig,
-    *,
-    taking_part_BC: Tensor | None = None,
-) -> dict[str, Tensor]:
+def label_losses(logits_BChw: Tensor, label_BHW: Tensor, config: RunConfig) -> dict[str, Tensor]:
     """The losses that look at labels: int64 places among the C scores, VOID where there is none."""
     objectives = config.objectives
     losses = {}
@@ -126,7 +117,6 @@ def label_losses(
             focal_weight=objectives.nel_focal,
             dice_weight=objectives.nel_dice,
             void=objectives.nel_void,
-            taking_part_BC=taking_part_BC,
         )
     return losses
 

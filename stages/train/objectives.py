@@ -58,7 +58,6 @@ def nel(
     focal_weight: float,
     dice_weight: float,
     void: Literal["negative", "masked"],
-    taking_part_BC: Tensor | None = None,
 ) -> Tensor:
     """NEL, the loss of ZegCLIP over an independent sigmoid per class (paper 2, Eq. 5).
 
@@ -67,8 +66,8 @@ def nel(
     of 1 - (2 sum p t + 1) / (sum p + sum t + 1) over the (image, class) pairs with a pixel. Both
     are divided by the number of those pairs, at least 1. Pixels that are VOID in `label_BHW`
     (int64) are negatives of every class, as in ZegCLIP, also in a batch without any label, or
-    `masked`: left out of all sums and of the mean. `taking_part_BC` (bool): classes that an
-    image's scores have; others count nowhere.
+    `masked`: left out of all sums and of the mean. A class that an image does not have is left out
+    by a low score (`latent.LEFT_OUT`): its sigmoid is 0, and so are its terms and gradients.
     """
     logits_BCHW = logits_BCHW.float()
     classes = logits_BCHW.shape[1]
@@ -76,8 +75,6 @@ def nel(
     target_BCHW = (label_BHW[:, None] == class_C11).to(logits_BCHW.dtype)
     weight_BHW = torch.ones_like(label_BHW) if void == "negative" else label_BHW != VOID
     weight_BCHW = weight_BHW[:, None].to(logits_BCHW.dtype)
-    if taking_part_BC is not None:
-        weight_BCHW = weight_BCHW * taking_part_BC[:, :, None, None]
     present_BC = target_BCHW.flatten(2).any(2)
     masks = present_BC.sum().clamp_min(1)
 
