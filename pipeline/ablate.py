@@ -19,9 +19,10 @@ from pipeline.ablate_report import Header, MeasuredRow, measured, write_table
 from stages.cache.files import make_folder
 from stages.cache.reader import Store
 from stages.cache.recipe import difference
+from stages.data.samples import list_samples
 from stages.data.spec import DatasetSpec
 from stages.errors import NonFiniteError, UserError
-from stages.evaluate.evaluate import evaluate_run, gammas_of
+from stages.evaluate.evaluate import evaluate_run, gammas_of, labelled
 from stages.evaluate.result import EvaluationResult, file_stem, read_result, save_result, variant
 from stages.evaluate.run import load_run
 from stages.train import checkpoint
@@ -61,6 +62,20 @@ def check_stores(runs: Sequence[PlannedRun], store: Store) -> None:
                 + "\n  ".join(changed)
                 + "\nGive that store with --cache, or another --out"
             )
+
+
+def check_split(bench: Bench) -> None:
+    """Refuse a split that cannot be scored, or is trained on, before time is spent on training.
+
+    Raises UserError, and DatasetError for a split that is not there or has no labels.
+    """
+    if bench.split == bench.store.identity["split"]:
+        raise UserError(
+            f"--split {bench.split}: {bench.store.path} is made of this split, so it would be "
+            "trained on and scored on alike. Give a store of the training images with --cache, or "
+            "another --split"
+        )
+    labelled(list_samples(bench.spec, bench.root, bench.split), bench.root, bench.split)
 
 
 def work_on(

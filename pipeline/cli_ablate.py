@@ -48,7 +48,14 @@ def ablate(
     Rows that several tables have in common are trained once.
     """
     console.configure_logging(quiet=quiet)
-    from pipeline.ablate import Bench, check_stores, state_of, update_table, work_on
+    from pipeline.ablate import (
+        Bench,
+        check_split,
+        check_stores,
+        state_of,
+        update_table,
+        work_on,
+    )
     from pipeline.ablate_plan import (
         elsewhere,
         plan,
@@ -86,6 +93,7 @@ def ablate(
         return
     spec = stored_spec(store)
     bench = Bench(store, spec, dataset_root(root, store), split, Path(experiment).stem)
+    check_split(bench)
     header = Header(
         table=name,
         experiment=experiment,

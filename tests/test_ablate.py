@@ -280,6 +280,22 @@ def test_another_store_is_refused_before_anything_is_done(place: Path, tmp_path:
     assert not (tmp_path / "table-IV-tiny.md").exists()
 
 
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (("--split", "nights"), "no split 'nights'"),
+        (("--split", "train"), "would be trained on and scored on alike"),
+        (("--root", "nowhere"), "nowhere: there is no such folder"),
+    ],
+)
+def test_what_cannot_be_scored_is_not_trained(
+    place: Path, tmp_path: Path, more: tuple[str, str], message: str
+) -> None:
+    with pytest.raises(UserError, match=message):
+        zsseg(place, tmp_path / "out", "III", "--seeds", 1, *more)
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_failed_row_is_told_and_the_others_go_on(
     place: Path,
     tmp_path: Path,

@@ -82,7 +82,7 @@ def evaluate_run(
         return _student_scores(run, image_HW3)
 
     listed = list_samples(spec, root, split)[:limit]
-    samples = _labelled(listed, root, split)
+    samples = labelled(listed, root, split)
     gammas = gammas_of(run.evaluate.calibration)
     confusion_GCC = _confusions(spec, samples, score, gammas, progress)
     results = []
@@ -152,7 +152,7 @@ def evaluate_teacher(
             "not there. Give the data set that the store was made from"
         )
     cached = [sample for sample in listed if not failed[row_of[sample.id]]]
-    samples = _labelled(cached, root, split)
+    samples = labelled(cached, root, split)
     gammas = gammas_of(calibration)
     confusion_GCC = _confusions(spec, samples, score, gammas, progress)
     return tuple(
@@ -214,16 +214,16 @@ def _class_lists(spec: DatasetSpec) -> dict[str, tuple[str, ...]]:
     return {"classes": spec.classes, "unseen": spec.unseen}
 
 
-def _labelled(samples: Sequence[Sample], root: Path, split: str) -> list[Sample]:
-    """The samples that have a label."""
-    labelled = [sample for sample in samples if sample.label is not None]
-    if not labelled:
+def labelled(samples: Sequence[Sample], root: Path, split: str) -> list[Sample]:
+    """The samples that have a label. Raises DatasetError when none has."""
+    found = [sample for sample in samples if sample.label is not None]
+    if not found:
         raise DatasetError(
             f"{root}: none of the {len(samples)} images of '{split}' has a label to compare with"
         )
-    if missing := len(samples) - len(labelled):
+    if missing := len(samples) - len(found):
         logger.warning("%s: %d images of '%s' without a label are left out", root, missing, split)
-    return labelled
+    return found
 
 
 def _confusions(
