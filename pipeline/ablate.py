@@ -27,7 +27,7 @@ from stages.evaluate.result import EvaluationResult, file_stem, read_result, sav
 from stages.evaluate.run import load_run
 from stages.train import checkpoint
 from stages.train.loop import TrainProgress, train
-from stages.train.run_folder import read_record
+from stages.train.run_folder import is_run, read_record
 
 _SECONDS_BETWEEN_LOOKS = 2.0
 
@@ -53,7 +53,7 @@ class Bench:
 def check_stores(runs: Sequence[PlannedRun], store: Store) -> None:
     """Refuse runs that were trained from another store, before time is spent on the others."""
     for run in runs:
-        if not _has_record(run):
+        if not is_run(run.folder):
             continue
         stored = {"store_fingerprint": read_record(run.folder).store_fingerprint}
         if changed := difference(stored, {"store_fingerprint": store.fingerprint}):
@@ -183,7 +183,7 @@ def _train_and_score(run: PlannedRun, bench: Bench, report: _Report) -> None:
 
 def results_of(run: PlannedRun, split: str) -> tuple[EvaluationResult, ...] | None:
     """A run's scores on a split, one per gamma, 0 first; None unless all are there and its own."""
-    if not _has_record(run):
+    if not is_run(run.folder):
         return None
     record = read_record(run.folder)
     found = []
@@ -213,7 +213,7 @@ def state_of(run: PlannedRun, split: str) -> str:
         with _held(run) as mine:
             if not mine:
                 return "in work by another process"
-    saved = checkpoint.latest(run.folder) if _has_record(run) else None
+    saved = checkpoint.latest(run.folder) if is_run(run.folder) else None
     if saved is None:
         return "to do"
     step, steps = checkpoint.step_of(saved), run.config.train.steps
@@ -240,10 +240,6 @@ def update_table(
         found_rows = measured(rows, results, failures, gammas=gammas)
         write_table(stem, made, table, found_rows)
     return made, found_rows
-
-
-def _has_record(run: PlannedRun) -> bool:
-    return (run.folder / "run.json").is_file()
 
 
 def _lock_path(run: PlannedRun) -> Path:

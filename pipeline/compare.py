@@ -16,7 +16,7 @@ from stages.cache.recipe import canonical_json
 from stages.errors import UserError
 from stages.evaluate.metrics import Scores
 from stages.evaluate.result import EvaluationResult, file_stem, read_result
-from stages.train.run_folder import RunRecord, read_record
+from stages.train.run_folder import RunRecord, is_run, read_record
 
 logger = logging.getLogger(__name__)
 
@@ -73,12 +73,18 @@ def compare(runs: Sequence[Path], split: str, *, mean: bool = False) -> Comparis
     """Read the results that `zsseg evaluate` left in each run, in the order given.
 
     Every variant of an evaluation (gamma, limit, ...) is a row of its own. With `mean`, runs of one
-    experiment that differ in their seed only are summarised. Raises UserError for a folder that is
-    no run or has no result of `split`, for a run given twice, for results on different data sets or
-    class lists, and with `mean` for two runs of the same seed.
+    experiment that differ in their seed only are summarised. What else lies among the runs is left
+    out with a warning, so that `runs/*` will do. Raises UserError for a path that does not exist,
+    when none is a run, for a run that has no result of `split` or is given twice, for results on
+    different data sets or class lists, and with `mean` for two runs of the same seed.
     """
     if twice := _repeated([run.resolve() for run in runs]):
         raise UserError(f"{twice}: given twice. Give each run once")
+    others = [path for path in runs if path.exists() and not is_run(path)]
+    if len(others) < len(runs):
+        runs = [run for run in runs if run not in others]
+        for path in others:
+            logger.warning("%s: left out, it is no run", path)
     rows = [row for run in runs for row in _rows(run, split)]
     first = rows[0]
     for row in rows[1:]:
@@ -102,7 +108,7 @@ def _rows(run: Path, split: str) -> list[Row]:
     rows = []
     pattern = f"{file_stem('student', split)}*.json"
     for path in sorted(run.glob(pattern)):
-        result = _read(path, run, split)
+        result = read_result(path)
         if result.subject != "student" or result.split != split:
             continue  # `val*` finds those of a split `val-night` too
         if result.dataset != record.dataset.name:
@@ -115,16 +121,6 @@ def _rows(run: Path, split: str) -> list[Row]:
             f"{pattern}). Score it first: zsseg evaluate --run {run} --split {split}"
         )
     return sorted(rows, key=lambda row: row.result.variant)
-
-
-def _read(path: Path, run: Path, split: str) -> EvaluationResult:
-    try:
-        return read_result(path)
-    except (ValueError, KeyError, TypeError) as error:
-        raise UserError(
-            f"{path}: damaged, or of another version ({error!r}). Score the run again: zsseg "
-            f"evaluate --run {run} --split {split}"
-        ) from error
 
 
 def _check_same_task(one: Row, other: Row) -> None:

@@ -249,17 +249,33 @@ def test_a_run_without_a_result_is_told_how_to_get_one(tmp_path: Path) -> None:
         compare([one, other], "val")
     assert "other: holds no result on split 'val' of 'camvid'" in str(error.value)
     assert f"zsseg evaluate --run {other} --split val" in str(error.value)
-    with pytest.raises(UserError, match=r"run\.json: the file is missing"):
-        compare([tmp_path], "val")
+    for nothing in (tmp_path, one / "run.json", tmp_path / "nowhere"):
+        with pytest.raises(UserError, match=r"run\.json: the file is missing"):
+            compare([nothing], "val")
     with pytest.raises(UserError, match="one: given twice"):
         compare([one, tmp_path / "other" / ".." / "one"], "val")
+
+
+def test_what_else_lies_among_runs_is_left_out(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    one = _run(tmp_path / "one")
+    _score(one, noise=1)
+    (tmp_path / "ablations").mkdir()
+    (tmp_path / "seed-0.lock").touch()
+    found = compare(sorted(tmp_path.iterdir()), "val")
+    assert [row.run for row in found.rows] == [one]
+    for name in ("ablations", "seed-0.lock"):
+        assert f"{tmp_path / name}: left out, it is no run" in caplog.messages
+    with pytest.raises(UserError, match=r"on is no run\. Give a folder"):
+        compare([one, tmp_path / "on"], "val")
 
 
 @pytest.mark.parametrize("text", ["{", "[]", '{"subject": "student"}'])
 def test_a_damaged_result_is_named(tmp_path: Path, text: str) -> None:
     run = _run(tmp_path / "one")
     (run / "evaluation-val.json").write_text(text)
-    with pytest.raises(UserError, match=r"evaluation-val\.json: damaged.*zsseg evaluate --run"):
+    with pytest.raises(UserError, match=r"evaluation-val\.json: damaged.*Delete it, and run"):
         compare([run], "val")
 
 

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stages.cache.files import write_durably
+from stages.errors import UserError
 from stages.evaluate.metrics import Scores, scores
 
 
@@ -131,8 +132,20 @@ def to_json(result: EvaluationResult) -> dict[str, Any]:
 
 
 def read_result(path: Path) -> EvaluationResult:
-    """The result that `save_result` wrote as JSON; its scores follow from the confusion matrix."""
-    stored = json.loads(path.read_text(encoding="utf-8"))
+    """The result that `save_result` wrote as JSON; its scores follow from the confusion matrix.
+
+    Raises UserError for a file that is damaged.
+    """
+    try:
+        return _result(json.loads(path.read_text(encoding="utf-8")))
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(
+            f"{path}: damaged, or of another version ({error!r}). Delete it, and run `zsseg "
+            "evaluate`, or the `zsseg ablate` that it belongs to, again"
+        ) from error
+
+
+def _result(stored: dict[str, Any]) -> EvaluationResult:
     unseen = [i for i, row in enumerate(stored["classes"]) if row["unseen"]]
     confusion_CC = np.array(stored["confusion"], dtype=np.int64)
     return EvaluationResult(

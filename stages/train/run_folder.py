@@ -126,19 +126,27 @@ def note_resumption(run: Path, step: int, record: RunRecord) -> None:
         file.write(json_lines([entry]))
 
 
+def is_run(path: Path) -> bool:
+    """Does a path hold the record of a run?"""
+    return (path / _RECORD).is_file()
+
+
 def read_record(run: Path) -> RunRecord:
     """The record of a run. Raises UserError when there is none, or when it is damaged."""
     path = run / _RECORD
     try:
         return RunRecord.model_validate_json(path.read_bytes())
-    except FileNotFoundError as error:
+    except (FileNotFoundError, NotADirectoryError) as error:
         raise UserError(
             f"{path}: the file is missing, so {run} is no run. Give a folder that `zsseg train` "
             "wrote"
         ) from error
     except ValidationError as error:
         lines = [f"{'.'.join(map(str, e['loc'])) or 'file'}: {e['msg']}" for e in error.errors()]
-        raise UserError(f"{path}: damaged, or of another version: {'; '.join(lines)}") from error
+        raise UserError(
+            f"{path}: damaged, or of another version: {'; '.join(lines)}. Use the version of zsseg "
+            "that trained this run, or train it again"
+        ) from error
 
 
 def read_text(run: Path) -> Tensor:
