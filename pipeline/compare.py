@@ -11,11 +11,12 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline.published import Protocol, PublishedFigure, published_figures
+from pipeline.published import PublishedFigure, published_figures
 from stages.cache.recipe import canonical_json
 from stages.errors import UserError
 from stages.evaluate.metrics import Scores
 from stages.evaluate.result import EvaluationResult, file_stem, read_result
+from stages.train.config import Protocol
 from stages.train.run_folder import RunRecord, is_run, read_record
 
 logger = logging.getLogger(__name__)

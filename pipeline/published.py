@@ -2,14 +2,12 @@
 
 from functools import cache
 from importlib.resources import files
-from typing import Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field
 
 from stages.data.spec import DatasetSpec, builtin_names, load_spec
-
-Protocol = Literal["inductive", "transductive"]
+from stages.train.config import Protocol
 
 _STRICT = ConfigDict(extra="forbid", strict=True, frozen=True)
 _SPLIT = "val"  # the field's papers score no other one

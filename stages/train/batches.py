@@ -153,7 +153,7 @@ class CropDataset(Dataset[Batch]):
         )
 
     def _region(self, row: int, view: View) -> NDArray[np.uint8] | None:
-        if self._config.self_training.method != "rst" and not self._config.uses_local:
+        if not self._config.uses_regions:
             return None
         region_hw = self._store.read("regions", row)
         return crop_map(region_hw, view, self._config.augmentation.crop, 0)
@@ -235,7 +235,14 @@ def _batches(
         # Its own generator: the loader's draw must not shift the student's dropout on a resume.
         generator=torch.Generator(),
     )
-    for item in loader:
-        if isinstance(item, UserError):
-            raise item
-        yield item
+    items: Any = iter(loader)
+    try:
+        for item in items:
+            if isinstance(item, UserError):
+                raise item
+            yield item
+    finally:
+        # torch ends its workers when the iterator is freed, and an error's traceback keeps it. They
+        # ignore SIGTERM, so Python would wait for them at its end for ever.
+        if config.train.workers:
+            items._shutdown_workers()

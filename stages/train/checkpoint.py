@@ -2,7 +2,7 @@
 
     checkpoints/step-000200/
       student.safetensors   weights and buffers of the student
-      training.pt           state of the optimiser, the loss scaler and the random generators
+      training.pt           everything else that a resume needs: `state.save_state`
       meta.json             step, and the size and hash of the other two; written last
 
 A checkpoint is written to `step-000200.partial`, synced to disk and renamed, so a crash never

@@ -4,12 +4,12 @@ Legend: C known classes, S seen classes, U unseen classes, D CLIP width.
 """
 
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import Tensor
 
 from stages.data.spec import VOID, DatasetSpec
+from stages.train.config import Protocol
 
 
 @dataclass(frozen=True)
@@ -31,11 +31,7 @@ class Classes:
 
 
 def make_classes(
-    spec: DatasetSpec,
-    text_CD: Tensor,
-    device: torch.device,
-    *,
-    protocol: Literal["inductive", "transductive"],
+    spec: DatasetSpec, text_CD: Tensor, device: torch.device, *, protocol: Protocol
 ) -> Classes:
     """The class tensors of a data set; `text_CD` has all its classes."""
     place_of_seen = torch.full((VOID + 1,), VOID)

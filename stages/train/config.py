@@ -11,12 +11,15 @@ from pydantic import BaseModel, Field, model_validator
 
 from stages.train.method import STRICT, LatentConfig, ObjectiveConfig, SelfTrainingConfig
 
+Protocol = Literal["inductive", "transductive"]
+"""What training knows of the unseen classes: nothing, or their names."""
+
 SMALLEST_CROP = 32
 """Pixels: the coarsest stride of every encoder."""
 
 
 class StudentConfig(BaseModel):
-    """The network that is trained: an smp architecture and encoder, projected to CLIP's width."""
+    """The network that is trained: an architecture and encoder, projected to CLIP's width."""
 
     model_config = STRICT
 
@@ -135,7 +138,7 @@ class RunConfig(BaseModel):
 
     model_config = STRICT
 
-    protocol: Literal["inductive", "transductive"] = "transductive"
+    protocol: Protocol = "transductive"
     """Are the unseen classes' names known in training? `transductive`: their text embeddings are
     (paper 1); `inductive`: nothing of them reaches the training (paper 2)."""
     student: StudentConfig = StudentConfig()
@@ -160,8 +163,13 @@ class RunConfig(BaseModel):
 
     @property
     def uses_local(self) -> bool:
-        """Does anything look at the local tokens, and at the latent regions beside the labels?"""
+        """Does anything look at the local tokens?"""
         return bool(self.objectives.local_distillation or self.latent.enabled)
+
+    @property
+    def uses_regions(self) -> bool:
+        """Does anything look at the latent regions?"""
+        return self.uses_local or self.self_training.method == "rst"
 
     @property
     def uses_dense(self) -> bool:
@@ -198,7 +206,7 @@ class RunConfig(BaseModel):
         if self.uses_dense and any(side % stride for side in self.augmentation.crop):
             raise ValueError(
                 f"augmentation.crop: {list(self.augmentation.crop)} is not a whole number of cells "
-                f"of objectives.dense_stride = {stride} pixels"
+                f"of objectives.dense_stride = {stride} pixels. Use multiples of {stride}"
             )
         return self
 

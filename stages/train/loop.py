@@ -20,7 +20,8 @@ from stages.train.config import RunConfig
 from stages.train.contrast import enqueue
 from stages.train.device import autocast_type, choose_device
 from stages.train.interrupt import held_signals
-from stages.train.losses import Source, attention_entropy, batch_losses
+from stages.train.losses import attention_entropy, batch_losses
+from stages.train.method import Source
 from stages.train.metrics_log import MetricsLog, Throughput
 from stages.train.resources import explained
 from stages.train.run_folder import (

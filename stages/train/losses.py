@@ -3,11 +3,9 @@
 Class scores are made on the feature grid, for the classes that take part, and only they are
 upsampled to pixels.
 
-Legend: B batch, C known classes, S seen classes, U unseen classes, D CLIP width, K masks per image,
+Legend: B batch, C known classes, S seen classes, D CLIP width, K masks per image,
 H W pixels of the crop, h w feature grid, y x token grid of the crop, L = h * w.
 """
-
-from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -20,6 +18,7 @@ from stages.train.config import RunConfig
 from stages.train.contrast import Bank, global_distillation, local_distillation
 from stages.train.latent import LEFT_OUT, latent_embeddings, text_tie, with_latent_classes
 from stages.train.masks import Masks, mask_codes, masks_of
+from stages.train.method import Source
 from stages.train.objectives import (
     attention_pool,
     cross_entropy,
@@ -31,9 +30,6 @@ from stages.train.objectives import (
 )
 from stages.train.self_training import pseudo_labels
 from stages.train.student import class_logits
-
-Source = Literal["student", "ema", "teacher"]
-"""Whose scores give pseudo labels (SelfTrainingConfig.source)."""
 
 
 def batch_losses(

@@ -8,6 +8,9 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+Source = Literal["student", "ema", "teacher"]
+"""Whose scores give pseudo labels."""
+
 STRICT = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
 
 
@@ -97,7 +100,7 @@ class SelfTrainingConfig(BaseModel):
     method: Literal["none", "st", "rst"] = "none"
     """`st`: the most confident share of all unlabelled pixels of an image; `rst`: of each latent
     region (paper 1, Algorithm 1)."""
-    source: Literal["student", "ema", "teacher"] = "student"
+    source: Source = "student"
     """Whose scores name the pixels: the student's own (paper 1), those of an exponential moving
     average of it, or those of the cached dense tokens (as MaskCLIP+). [ours: ema, teacher]"""
     confidence: Literal["score", "margin"] = "score"

@@ -1,4 +1,4 @@
-"""What a training step changes: student, decoder, bank, optimiser and the random generators."""
+"""What a training step changes: networks, bank, optimiser, loss scaler, random generators."""
 
 import copy
 import logging

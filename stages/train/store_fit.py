@@ -33,7 +33,7 @@ def check_store(store: Store, spec: DatasetSpec, config: RunConfig) -> None:
     pooled = config.objectives.token == "pooled"
     needs = {
         "text": True,
-        "regions": method == "rst" or config.uses_local,
+        "regions": config.uses_regions,
         "local": config.uses_local,
         "cls": config.uses_token and not pooled,
         "dense": (config.uses_token and pooled) or config.uses_dense,
