@@ -22,8 +22,8 @@ from stages.precompute.regions import mine_regions
 from stages.train.batches import Batch
 from stages.train.classes import Classes
 from stages.train.config import RunConfig, StudentConfig
-from stages.train.losses import Source, batch_losses
-from stages.train.method import ObjectiveConfig, SelfTrainingConfig
+from stages.train.losses import batch_losses
+from stages.train.method import ObjectiveConfig, SelfTrainingConfig, Source
 from stages.train.student import build_student
 
 ROUNDS = 5
