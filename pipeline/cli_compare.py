@@ -41,7 +41,7 @@ def compare(
             task = f"{comparison.dataset} {split}, {protocol}"
             if figures:
                 console.out.print(f"\npublished for {task} (≈: inferred)\n")
-                console.out.print(published_table(figures))
+                console.print_whole(published_table(figures), widest=120)
             else:
                 console.out.print(f"\nno published figures for {task}")
         if mean and not comparison.means:

@@ -18,7 +18,6 @@ Advance = Callable[[int, int, str], None]
 """Called with what is done, of how much, and a few words on how it goes."""
 
 _SECONDS_BETWEEN_LINES = 10.0
-_WIDEST = 1000  # characters of a table's line
 
 
 def configure_logging(*, quiet: bool) -> None:
@@ -69,9 +68,12 @@ def _plain_lines(title: str) -> Advance:
     return advance
 
 
-def print_whole(table: Table) -> None:
-    """Print a table as wide as it is: a narrow screen breaks its lines, but loses no column."""
-    wide = out.options.update_width(_WIDEST)
+def print_whole(table: Table, *, widest: int = 1000) -> None:
+    """Print a table as wide as it is: a narrow screen breaks its lines, but loses no column.
+
+    One that is wider than the screen and than `widest` characters is folded to the larger of both.
+    """
+    wide = out.options.update_width(widest)
     width = max(out.width, out.measure(table, options=wide).maximum)
     Console(highlight=False, width=width).print(table)
 

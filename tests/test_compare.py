@@ -217,6 +217,18 @@ def test_what_others_knew_stands_beside_their_figures(
     assert "hide an unseen class" not in second
 
 
+def test_a_narrow_screen_folds_notes_no_further_than_a_page(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = _run(tmp_path / "run", CONTEXT)
+    _score(run, CONTEXT, noise=1)
+    monkeypatch.setattr("pipeline.console.out.width", 40)
+    zsseg("compare", run)
+    published_lines = capsys.readouterr().out.split("published for")[1].splitlines()
+    assert 100 < max(map(len, published_lines)) <= 120
+    assert _line("\n".join(published_lines), "SDD + RST, SegFormer-B4", "60.3", "Table I")
+
+
 def test_published_figures_are_of_the_builtin_task_only() -> None:
     assert set(published().figures) == {"coco-stuff", "pascal-voc", "pascal-context"}
     for name in builtin_names():
