@@ -5,9 +5,16 @@ from typing import Annotated
 
 import typer
 import yaml
+from rich.table import Table
 
 from pipeline import console
-from pipeline.config import apply_settings, build, experiment_names, read_experiment
+from pipeline.config import (
+    apply_settings,
+    build,
+    experiment_names,
+    experiment_title,
+    read_experiment,
+)
 from stages.train.config import RunConfig
 
 app = typer.Typer(no_args_is_help=True, help="Experiments: list them, show one to copy and edit.")
@@ -16,8 +23,10 @@ app = typer.Typer(no_args_is_help=True, help="Experiments: list them, show one t
 @app.command()
 def ls() -> None:
     """List the experiments that come with zsseg."""
+    table = Table("name", "protocol", "what it is", box=None)
     for name in experiment_names():
-        console.out.print(name)
+        table.add_row(name, str(read_experiment(name)["protocol"]), experiment_title(name))
+    console.print_whole(table)
 
 
 @app.command()

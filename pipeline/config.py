@@ -51,6 +51,14 @@ def read_experiment(name_or_file: str) -> dict[str, Any]:
     )
 
 
+def experiment_title(name: str) -> str:
+    """What an experiment is, in a line: the first of its file, for one that comes with zsseg."""
+    first, _ = (
+        files("configs").joinpath(f"experiments/{name}.yaml").read_text("utf-8").split("\n", 1)
+    )
+    return first.removeprefix("#").strip()
+
+
 def read_packaged(place: str) -> dict[str, Any]:
     """The mapping of a YAML file that comes with zsseg, by its place below `configs`."""
     text = files("configs").joinpath(place).read_text("utf-8")

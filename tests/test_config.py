@@ -106,7 +106,7 @@ def test_the_methods_differ_in_nothing_but_their_method() -> None:
     """A comparison of experiments must compare methods, not steps or crops."""
     for family in ("", "camvid_", "demo_"):
         baseline = read_experiment(f"{family}baseline")
-        for method in ("st", "rst", "sdd", "sdd_rst"):
+        for method in ("st", "rst", "sdd", "sdd_rst", "c2s", "dense", "teacher"):
             other = read_experiment(f"{family}{method}")
             for section in ("student", "augmentation", "train", "evaluate"):
                 assert other[section] == baseline[section], f"{family}{method}: {section}"

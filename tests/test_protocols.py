@@ -240,6 +240,14 @@ def test_the_ema_names_pixels(world: World, tmp_path: Path) -> None:
             {"objectives": {"cross_entropy": 0.0, "nel": 0.0}},
             "latent.enabled: latent classes are learnt through",
         ),
+        (
+            {"protocol": "transductive", "self_training": {"method": "st", "start": 0.0}},
+            "latent.enabled: latent classes end where",
+        ),
+        (
+            {"protocol": "transductive", "self_training": {"method": "st", "teacher_until": 0.5}},
+            "teacher_until: 0.5 is not after self_training.start = 0.5",
+        ),
         ({"objectives": {"dense_stride": 5}}, r"\[32, 32\] is not a whole number of cells"),
     ],
 )

@@ -452,7 +452,6 @@ def test_ctrl_c_saves_and_stops(world: World, tmp_path: Path, workers: int) -> N
             [None, "teacher", "ema", "ema"],
         ),
         ({"method": "rst", "start": 0.5, "source": "teacher"}, [None, None, "teacher", "teacher"]),
-        ({"method": "st", "start": 0.5, "teacher_until": 0.25}, [None, None, "student", "student"]),
     ],
 )
 def test_who_names_pixels_when(settings: dict[str, Any], sources: list[str | None]) -> None:

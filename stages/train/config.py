@@ -201,6 +201,25 @@ class RunConfig(BaseModel):
         return self
 
     @model_validator(mode="after")
+    def _everything_has_its_time(self) -> Self:
+        trains = self.self_training
+        if trains.method == "none":
+            return self
+        if self.latent.enabled and trains.start == 0:
+            raise ValueError(
+                "latent.enabled: latent classes end where self-training begins, and "
+                "self_training.start is 0, so there would be none. Use a later start, or "
+                "latent.enabled=false"
+            )
+        if 0 < trains.teacher_until <= trains.start:
+            raise ValueError(
+                f"self_training.teacher_until: {trains.teacher_until} is not after "
+                f"self_training.start = {trains.start}, so the teacher would name nothing. Use a "
+                "later one, or 0"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _whole_cells(self) -> Self:
         stride = self.objectives.dense_stride
         if self.uses_dense and any(side % stride for side in self.augmentation.crop):
