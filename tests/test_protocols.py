@@ -207,6 +207,29 @@ def test_the_decoder_is_not_exported(world: World, tmp_path: Path) -> None:
     assert any("self_attn" in name for name in checkpoint.load_training(folder)["decoder"])
 
 
+@pytest.mark.parametrize(
+    ("architecture", "encoder"),
+    [
+        ("segformer", "mit_b0"),
+        ("segnext", "mscan_t"),
+        ("setr_pup", "vit_tiny_patch16_224"),
+    ],
+)
+def test_the_students_of_paper_2_learn_and_resume(
+    world: World, tmp_path: Path, architecture: str, encoder: str
+) -> None:
+    changes = {"student": {"architecture": architecture, "encoder": encoder}}
+    config = config_of(changes, {"train": {"checkpoint_every": 1, "steps": 2}})
+    whole = run(world, tmp_path / "whole", config)
+    with pytest.raises(ConnectionError):
+        run(world, tmp_path / "cut", config, stop_at=1)
+    cut = run(world, tmp_path / "cut", config, resume=True)
+    assert what_was_learnt(cut) == what_was_learnt(whole)
+    student, step = checkpoint.load_student(whole)
+    assert step == 2
+    assert student(torch.zeros(1, 3, 40, 72)).isfinite().all()
+
+
 def test_the_average_follows_the_student() -> None:
     average, student = nn.BatchNorm1d(1), nn.BatchNorm1d(1)
     nn.init.constant_(average.weight, 0.0)
