@@ -15,7 +15,7 @@ def demo(
     ),
     method: Annotated[
         str, typer.Option(help="Experiment to compare with the baseline: demo_NAME.")
-    ] = "sdd_rst",
+    ] = "best",
     seed: Annotated[int, typer.Option(min=0, max=999, help="Of scenes and trainings.")] = 0,
     scenes: Annotated[int, typer.Option(min=1, max=9999, help="Scenes to train on.")] = 200,
     settings: Settings = None,

@@ -195,7 +195,8 @@ def _write_report(demo: Demo, results: "Mapping[str, EvaluationResult]", minutes
     charts = {
         "Loss": {method: _curve(lines, "loss") for method, lines in losses.items()},
         "Parts of our loss": {
-            name: _curve(losses[demo.method], name) for name in ("cross_entropy", "sdd")
+            name: _curve(losses[demo.method], name)
+            for name in ("cross_entropy", "sdd", "local_distillation")
         },
         "Share of unlabelled pixels with a pseudo label": {
             demo.method: _curve(losses[demo.method], "pseudo_label_share")

@@ -29,32 +29,32 @@ def short(tmp_path_factory: pytest.TempPathFactory) -> Demo:
     out = tmp_path_factory.mktemp("demo") / "demo"
     sets = [word for setting in SHORT for word in ("--set", setting)]
     zsseg("demo", "--out", str(out), "--scenes", "15", "--quiet", *sets)
-    return Demo(out, "sdd_rst", ("train.seed=0", *SHORT))
+    return Demo(out, "best", ("train.seed=0", *SHORT))
 
 
 def test_a_demo_leaves_everything_a_person_wants(short: Demo) -> None:
     assert len(list((short.world / "images" / "val").iterdir())) == 3
-    for method in ("baseline", "sdd_rst"):
+    for method in ("baseline", "best"):
         assert short.scores(method).name == "evaluation-val-gamma0.02.json"
         assert short.scores(method).is_file()
         assert (short.run(method) / "evaluation-val.json").is_file()
     overlays = list((short.out / "predictions").glob("*_overlay.png"))
     assert len(overlays) == 3
     page = short.report.read_text(encoding="utf-8")
-    for text in ("teacher alone", "baseline", "ours (sdd_rst)", "traffic cone", "<svg"):
+    for text in ("teacher alone", "baseline", "ours (best)", "traffic cone", "<svg"):
         assert text in page
     assert page.count("data:image/png;base64,") == 3 * 5
 
 
 def test_its_commands_are_the_commands(short: Demo, capsys: pytest.CaptureFixture[str]) -> None:
     """By hand they find everything done: same stores, same runs, same scores."""
-    before = short.scores("sdd_rst").read_bytes()
+    before = short.scores("best").read_bytes()
     page = unescape(short.report.read_text(encoding="utf-8"))
     for command in short.commands():
         assert command in page
         zsseg(*shlex.split(command)[1:])
     assert capsys.readouterr().out.count("nothing to do") == 2
-    assert short.scores("sdd_rst").read_bytes() == before
+    assert short.scores("best").read_bytes() == before
 
 
 def test_a_second_time_nothing_is_computed_again(
@@ -68,7 +68,7 @@ def test_a_second_time_nothing_is_computed_again(
         path: path.stat().st_mtime_ns for path in short.out.rglob("*.safetensors")
     }
     printed = capsys.readouterr().out
-    for text in ("hIoU", "teacher alone", "baseline", "ours (sdd_rst)", str(short.report)):
+    for text in ("hIoU", "teacher alone", "baseline", "ours (best)", str(short.report)):
         assert text in printed
     assert "nothing to do" not in printed
 
@@ -79,7 +79,7 @@ def test_a_folder_in_use_is_refused(short: Demo, tmp_path: Path) -> None:
     (tmp_path / "thesis.tex").touch()
     with pytest.raises(UserError, match="exists and is no demo"):
         zsseg("demo", "--out", str(tmp_path))
-    with pytest.raises(UserError, match=r"--method magic: there are .*sdd_rst"):
+    with pytest.raises(UserError, match=r"--method magic: there are best.*sdd_rst"):
         zsseg("demo", "--out", str(tmp_path / "new"), "--method", "magic")
     assert not (tmp_path / "new").exists()
     assert "baseline" not in demo_methods()
@@ -98,10 +98,10 @@ def one_thread() -> Iterator[None]:
 @pytest.mark.usefixtures("one_thread")
 def test_a_student_finds_unseen_classes_by_their_names(tmp_path: Path) -> None:
     """In half a demo; under the names of other things nothing is found, and the run stays."""
-    demo = Demo(tmp_path / "demo", "sdd_rst", ())
+    demo = Demo(tmp_path / "demo", "best", ())
     shorter = ("--scenes", "100", "--set", "train.steps=110", "--set", "train.workers=0")
     zsseg("demo", "--out", str(demo.out), "--quiet", *shorter)
-    ours, baseline = (read_result(demo.scores(each)).scores for each in ("sdd_rst", "baseline"))
+    ours, baseline = (read_result(demo.scores(each)).scores for each in ("best", "baseline"))
     assert baseline.uiou <= 0.05
     assert ours.uiou >= 0.12
     assert ours.siou >= baseline.siou - 0.05
@@ -111,7 +111,7 @@ def test_a_student_finds_unseen_classes_by_their_names(tmp_path: Path) -> None:
     description["names"] = {"traffic cone": "violin", "stroller": "waterfall", "dog": "keyboard"}
     swapped = tmp_path / "swapped.yaml"
     swapped.write_text(yaml.safe_dump(description))
-    zsseg("evaluate", "--run", str(run := demo.run("sdd_rst")), "--dataset", str(swapped), "-q")
+    zsseg("evaluate", "--run", str(run := demo.run("best")), "--dataset", str(swapped), "-q")
     (renamed,) = run.glob("evaluation-val-swapped-renamed*.json")
     assert read_result(renamed).scores.uiou <= 0.02
-    assert read_result(demo.scores("sdd_rst")).scores == ours
+    assert read_result(demo.scores("best")).scores == ours
