@@ -18,6 +18,7 @@ from stages.cache.store import Writer
 from stages.data.samples import Sample, list_samples
 from stages.data.spec import DatasetSpec
 from stages.errors import DatasetError, ResourceError, UserError
+from stages.precompute.command import store_command
 from stages.precompute.config import PrecomputeConfig
 from stages.precompute.progress import Meter, Phase, Progress
 from stages.precompute.recipes import (
@@ -108,7 +109,7 @@ def precompute(
                 f"{root}: none of the {len(samples)} images of split '{split}' can be used. "
                 f"The first: {next(iter(failed.values()))}"
             )
-        writer.seal()
+        writer.seal(command=store_command(spec, split, limit, config))
         _remember_places(writer, {"root": str(root.resolve()), "teacher": files.located})
     return PrecomputeResult(path, len(samples), written, meter.seconds, failed)
 
