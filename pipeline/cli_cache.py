@@ -1,26 +1,17 @@
-"""`zsseg cache`: which stores there are, what one holds, whether it is intact, what differs."""
+"""`zsseg cache`: which stores there are, what one holds, whether it is intact."""
 
 import json
 import sys
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from pipeline import console
-from pipeline.cli_cache_manage import Runs, export, import_, prune, rm
 from stages.errors import CacheError
 
-if TYPE_CHECKING:
-    from stages.cache.differences import ArtifactDifference
-
-app = typer.Typer(
-    no_args_is_help=True, help="Stores: list, describe, verify, compare, delete, pack."
-)
-for command in (rm, prune, export):
-    app.command()(command)
-app.command("import")(import_)
+app = typer.Typer(no_args_is_help=True, help="Stores: list, describe, verify.")
 
 Store = Annotated[Path, typer.Argument(help="A store, or a folder that holds only one.")]
 
@@ -28,28 +19,18 @@ Store = Annotated[Path, typer.Argument(help="A store, or a folder that holds onl
 @app.command()
 def ls(
     folder: Annotated[Path, typer.Argument(help="Folder of stores.")] = Path("data_cache"),
-    runs: Runs = Path("runs"),
-    as_json: Annotated[
-        bool, typer.Option("--json", help="Print each store as a line of JSON.")
-    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
 ) -> None:
-    """List the stores in a folder: size, state, last use, and how many runs are made from each."""
-    console.configure_logging(quiet=as_json)
+    """List the stores in a folder."""
     from pipeline.tables import store_table
     from stages.cache.catalogue import find_stores
-    from stages.cache.uses import find_runs, last_used, runs_of
 
     stores = find_stores(folder)
-    known = find_runs(runs)
-    uses = [(last_used(store.path), runs_of(store.path, known)) for store in stores]
     if as_json:
-        for store, (used, made) in zip(stores, uses, strict=True):
-            line = asdict(store) | {"path": str(store.path), "bytes": store.bytes}
-            line |= {"last_used": used.isoformat(timespec="seconds") if used else None}
-            line |= {"runs": [str(run) for run in made]}
-            sys.stdout.write(json.dumps(line) + "\n")
+        rows = [asdict(store) | {"path": str(store.path), "bytes": store.bytes} for store in stores]
+        sys.stdout.write(json.dumps(rows) + "\n")
     elif stores:
-        console.print_whole(store_table(stores, [(used, len(made)) for used, made in uses]))
+        console.out.print(store_table(stores))
     else:
         console.out.print(f"{folder}: no stores; `zsseg precompute` makes one", soft_wrap=True)
 
@@ -58,14 +39,18 @@ def ls(
 def info(path: Store) -> None:
     """Show what a store was made from and what it holds, as JSON."""
     from stages.cache.catalogue import choose_store
+    from stages.cache.dense_loss import recorded_loss
     from stages.cache.manifest import read_manifest
 
-    manifest = read_manifest(choose_store(path))
+    store = choose_store(path)
+    manifest = read_manifest(store)
+    loss = recorded_loss(store, manifest)
     shown = {
         "path": str(choose_store(path)),
         "images": manifest.rows,
         "identity": manifest.identity,
         "artifacts": {artifact.name: artifact.recipe for artifact in manifest.artifacts},
+        **({"dense_loss": asdict(loss)} if loss else {}),
         "info": manifest.info,
     }
     sys.stdout.write(json.dumps(shown, indent=2, ensure_ascii=False) + "\n")
@@ -98,31 +83,3 @@ def verify(
         )
     how = "every byte compared" if read_data else "sizes compared; --read-data compares the bytes"
     console.out.print(f"{store}: complete and intact ({how})", soft_wrap=True)
-
-
-@app.command()
-def diff(
-    a: Annotated[Path, typer.Argument(metavar="A", help="A store, as for `info`.")],
-    b: Annotated[Path, typer.Argument(metavar="B", help="Another one.")],
-) -> None:
-    """Say in which settings two stores differ, and in how many shards of each artifact."""
-    from stages.cache.catalogue import choose_store
-    from stages.cache.differences import compare_stores
-
-    one, other = choose_store(a), choose_store(b)
-    found = compare_stores(one, other)
-    lines = [f"A: {one}", f"B: {other}", *found.fields]
-    for each in found.artifacts:
-        lines += [_artifact_line(each), *(f"  {line}" for line in each.fields)]
-    console.out.print("\n".join(lines), markup=False, soft_wrap=True)
-
-
-def _artifact_line(found: "ArtifactDifference") -> str:
-    if found.same_recipe is None:
-        return f"{found.name}: in one store only"
-    recipe = f"{'same' if found.same_recipe else 'different'} fingerprint"
-    if found.shards is None:
-        return f"{found.name}: {recipe}; shards cannot be compared (other images or shapes)"
-    missing = f", {found.missing} not in both" if found.missing else ""
-    data = f"data differs in {found.differing} of {found.shards} shards{missing}"
-    return f"{found.name}: {recipe}; {data}"

@@ -34,6 +34,7 @@ def precompute(
 ) -> None:
     """Stage one: run CLIP once over a split and write the store. Run it again to resume."""
     console.configure_logging(quiet=quiet)
+    from pipeline.tables import loss_line
     from stages.data.spec import load_spec
     from stages.precompute.config import PrecomputeConfig
     from stages.precompute.run import precompute as run
@@ -60,6 +61,8 @@ def precompute(
         console.out.print(f"written: {rows}\n{seconds}", soft_wrap=True)
     else:
         console.out.print("nothing to do: every artifact of every image is there")
+    if result.loss is not None:
+        console.out.print(loss_line(result.loss), soft_wrap=True)
     good = result.images - len(result.failed)
     console.out.print(f"{result.path}: {good} of {result.images} images, complete", soft_wrap=True)
     if result.failed:

@@ -2,12 +2,12 @@
 
 import math
 from collections.abc import Sequence
-from datetime import datetime
 
 from rich.table import Table
 
 from pipeline.console import size_text
 from stages.cache.catalogue import StoreSummary
+from stages.cache.dense_loss import DenseLoss
 from stages.data.spec import DatasetSpec
 from stages.data.verify import VerifyReport
 from stages.evaluate.result import EvaluationResult, class_rows
@@ -54,14 +54,10 @@ def pixel_table(spec: DatasetSpec, report: VerifyReport) -> Table:
     return table
 
 
-def store_table(
-    stores: Sequence[StoreSummary], uses: Sequence[tuple[datetime | None, int]]
-) -> Table:
-    """One line per store; of each, when it was used last and by how many runs."""
+def store_table(stores: Sequence[StoreSummary]) -> Table:
+    """One line per store."""
     table = Table("store", "data set", "split", "images", "size", "teacher", "state", box=None)
-    table.add_column("last used")
-    table.add_column("runs")
-    for store, (used, runs) in zip(stores, uses, strict=True):
+    for store in stores:
         table.add_row(
             store.path.name,
             store.dataset,
@@ -70,10 +66,18 @@ def store_table(
             size_text(store.bytes),
             store.teacher,
             "complete" if store.sealed else "unfinished",
-            f"{used.astimezone():%Y-%m-%d %H:%M}" if used else "-",
-            str(runs),
         )
     return table
+
+
+def loss_line(loss: DenseLoss) -> str:
+    """What a format of dense tokens saves and costs, in one line."""
+    return (
+        f"dense {loss.format}: {loss.bytes:.3f} of the bytes of fp16; cosine to the original "
+        f"tokens {loss.cosine_mean:.5f} on average, {loss.cosine_worst:.5f} at worst; "
+        f"{percent(loss.agreement)} % nearest to the same class name "
+        f"({loss.tokens:,} tokens of {loss.images} images)"
+    )
 
 
 def score_table(results: Sequence[EvaluationResult]) -> Table:

@@ -5,8 +5,7 @@ index.jsonl   one line per row: row, id, image, label (paths relative to the dat
 <array>/      one zarr array each; zarr.json and one file per shard
 ledger/<artifact>/<shard>.json   receipt: rows, bytes and hash of the files of one shard
 seal.json     written last: hashes of everything above but the arrays' data
-README.md     the card, for people; made from the above, so no content
-history.jsonl, sources.jsonl, .lock, .writer.json, .used   not content: differ between equal runs
+history.jsonl, sources.jsonl, .lock, .writer.json   not content: differ between equal runs
 """
 
 import json
@@ -29,11 +28,6 @@ LEDGER = "ledger"
 SEAL = "seal.json"
 HISTORY = "history.jsonl"
 SOURCES = "sources.jsonl"
-CARD = "README.md"
-USED = ".used"
-
-REMOVING, IMPORTING = ".removing", ".importing"
-"""Endings of folders that are no store any more, or not yet: of `zsseg cache rm` and `import`."""
 
 _MEND = (
     "run the same `zsseg precompute` command again, which restores it if the store was finished, "
@@ -60,8 +54,7 @@ class ArraySpec:
             raise ValueError(f"not a name for an array: {self.name!r}")
         if any(side < 1 for side in self.shape):
             raise ValueError(f"array {self.name} of an empty shape: {self.shape}")
-        if np.dtype(self.dtype).kind not in "biuf":  # objects would be unpickled
-            raise ValueError(f"array {self.name} of {self.dtype}, which is no number")
+        np.dtype(self.dtype)
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ import numpy as np
 
 from stages.cache import ledger
 from stages.cache.arrays import ZarrArray, open_array, read
+from stages.cache.codec import DENSE, decode
 from stages.cache.files import folder_bytes, newest, read_json_lines
 from stages.cache.manifest import HISTORY, INDEX, Manifest, read_manifest, shard_file
 from stages.cache.verify import verify_store
@@ -94,19 +95,23 @@ class Store:
         return array in self.manifest.arrays
 
     def read(self, array: str, row: int) -> np.ndarray[Any, Any]:
-        """One image's row of a per-row array, without the leading N."""
+        """One image's row of a per-row array, without the leading N; `dense` as tokens (D, h, w).
+
+        Tokens are float16 or float32, as the store's format of them gives them back.
+        """
         artifact, _ = self.manifest.arrays[array]
         assert artifact.per_row, f"{array} has no rows; read_all reads it"
         assert 0 <= row < self.rows, f"row {row} of {self.rows}"
-        where = self._file(array, row // self.shard_rows)
-        return read(self._open(array), row, where=where)
+        if array == DENSE:
+            return decode(artifact.recipe, lambda part: self._stored(part, row))
+        return self._stored(array, row)
 
     def read_all(self, array: str) -> np.ndarray[Any, Any]:
-        """A whole array, (N, ...) or a unit artifact's; for small arrays."""
+        """A whole array, (N, ...) or a unit artifact's; for small arrays. `dense` as tokens."""
         artifact, _ = self.manifest.arrays[array]
-        for shard in self.manifest.shards(artifact):
-            self._file(array, shard)
-        return read(self._open(array), slice(None), where=str(self.path / array))
+        if array == DENSE:
+            return decode(artifact.recipe, self._stored_whole)
+        return self._stored_whole(array)
 
     def receipt(self, artifact: str, shard: int) -> dict[str, Any]:
         """The receipt of a shard: its files and the writer's notes (hashes, failures)."""
@@ -122,6 +127,17 @@ class Store:
 
     def __reduce__(self) -> tuple[type[Self], tuple[Path, Manifest, str]]:
         return type(self), (self.path, self.manifest, self.fingerprint)
+
+    def _stored(self, array: str, row: int) -> np.ndarray[Any, Any]:
+        """A row as it lies in the store."""
+        where = self._file(array, row // self.shard_rows)
+        return read(self._open(array), row, where=where)
+
+    def _stored_whole(self, array: str) -> np.ndarray[Any, Any]:
+        artifact, _ = self.manifest.arrays[array]
+        for shard in self.manifest.shards(artifact):
+            self._file(array, shard)
+        return read(self._open(array), slice(None), where=str(self.path / array))
 
     def _open(self, array: str) -> ZarrArray:
         if self._process != os.getpid():  # forked: zarr's handles stay with the parent

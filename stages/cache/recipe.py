@@ -27,17 +27,8 @@ def fingerprint(recipe: object) -> str:
     return xxhash.xxh3_128_hexdigest(canonical_json(recipe).encode("ascii"))
 
 
-def difference(
-    stored: object,
-    wanted: object,
-    *,
-    prefix: str = "",
-    sides: tuple[str, str] = ("stored", "asked"),
-) -> list[str]:
-    """Every field in which two recipes differ: `regions.merge_threshold: stored 0.8, asked 0.9`.
-
-    `sides` are the words for the two.
-    """
+def difference(stored: object, wanted: object, *, prefix: str = "") -> list[str]:
+    """Every field in which two recipes differ: `regions.merge_threshold: stored 0.8, asked 0.9`."""
     stored, wanted = plain(stored), plain(wanted)
     if canonical_json(stored) == canonical_json(wanted):
         return []
@@ -45,31 +36,25 @@ def difference(
         return [
             line
             for key in sorted(stored.keys() | wanted.keys())
-            for line in _field(stored, wanted, key, f"{prefix}.{key}" if prefix else key, sides)
+            for line in _field(stored, wanted, key, f"{prefix}.{key}" if prefix else key)
         ]
     if isinstance(stored, list) and isinstance(wanted, list) and len(stored) == len(wanted):
         return [
             line
             for place, (old, new) in enumerate(zip(stored, wanted, strict=True))
-            for line in difference(old, new, prefix=f"{prefix}[{place}]", sides=sides)
+            for line in difference(old, new, prefix=f"{prefix}[{place}]")
         ]
-    one, other = sides
-    return [f"{prefix or 'value'}: {one} {_show(stored)}, {other} {_show(wanted)}"]
+    return [f"{prefix or 'value'}: stored {_show(stored)}, asked {_show(wanted)}"]
 
 
 def _field(
-    stored: Mapping[str, object],
-    wanted: Mapping[str, object],
-    key: str,
-    name: str,
-    sides: tuple[str, str],
+    stored: Mapping[str, object], wanted: Mapping[str, object], key: str, name: str
 ) -> list[str]:
-    one, other = sides
     if key not in wanted:
-        return [f"{name}: {one} {_show(stored[key])}, {other} nothing"]
+        return [f"{name}: stored {_show(stored[key])}, asked nothing"]
     if key not in stored:
-        return [f"{name}: {one} nothing, {other} {_show(wanted[key])}"]
-    return difference(stored[key], wanted[key], prefix=name, sides=sides)
+        return [f"{name}: stored nothing, asked {_show(wanted[key])}"]
+    return difference(stored[key], wanted[key], prefix=name)
 
 
 def _show(value: object) -> str:

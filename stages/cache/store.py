@@ -5,7 +5,6 @@ written again, the seal before anything that it covers changes. Killed at any po
 continues and ends with the same bytes.
 """
 
-import json
 import logging
 import shutil
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -19,7 +18,7 @@ from filelock import FileLock
 
 from stages.cache import ledger
 from stages.cache.arrays import open_array, place, read, write_shard
-from stages.cache.card import make_card
+from stages.cache.codec import DENSE, decode
 from stages.cache.files import (
     append_durably,
     json_lines,
@@ -31,7 +30,6 @@ from stages.cache.files import (
 )
 from stages.cache.lock import acquire, release
 from stages.cache.manifest import (
-    CARD,
     HISTORY,
     INDEX,
     SEAL,
@@ -143,7 +141,17 @@ class Writer:
             return None
 
     def read(self, array: str, shard: int) -> np.ndarray[Any, Any]:
-        """One committed shard of an array: (rows, ...), or the whole array of a unit artifact."""
+        """One committed shard of an array: (rows, ...), or the whole array of a unit artifact.
+
+        `dense` as tokens (rows, D, h, w), whatever the format that they are stored in.
+        """
+        artifact, _ = self.manifest.arrays[array]
+        if array == DENSE:
+            return decode(artifact.recipe, lambda part: self._stored(part, shard))
+        return self._stored(array, shard)
+
+    def _stored(self, array: str, shard: int) -> np.ndarray[Any, Any]:
+        """A shard as it lies in the store."""
         artifact, spec = self.manifest.arrays[array]
         where = str(self.path / shard_file(spec, artifact, shard))
         assert not self._lost(artifact, shard), f"{where} is not committed"
@@ -202,18 +210,14 @@ class Writer:
                 if artifact.per_row and (only is None or artifact.name in only):
                     remove_durably(self.path / receipt_file(artifact, shard))
 
-    def seal(self, *, command: str | None = None) -> None:
-        """Declare the store complete, and write its card; what is unchanged is not written again.
-
-        `command` is what makes this store, for the card.
-        """
+    def seal(self) -> None:
+        """Declare the store complete; what is sealed and unchanged is not written again."""
         missing = {name: shards for name, shards in self.missing().items() if shards}
         assert not missing, f"{self.path}: not to be sealed, missing {missing}"
-        seal = ledger.make_seal(self.path, self.manifest)
-        card = make_card(self.path, fingerprint=json.loads(seal)["root"], command=command)
-        for path, content in ((self.path / CARD, card), (self.path / SEAL, seal)):
-            if not path.exists() or path.read_bytes() != content:
-                write_durably(path, content)
+        content = ledger.make_seal(self.path, self.manifest)
+        path = self.path / SEAL
+        if not path.exists() or path.read_bytes() != content:
+            write_durably(path, content)
 
     def log(self, entry: Mapping[str, Any]) -> None:
         """Append what a run says about itself (time, seconds, versions) to history.jsonl."""
@@ -275,6 +279,7 @@ class Writer:
             f"{self.path}: NaN or infinity in array {spec.name}, {len(bad)} rows: "
             + ", ".join(named)
             + (", ..." if len(bad) > _SHOWN else "")
-            + f". Nothing of shard {shard} was written. float16 ends at 65504: look at these "
-            "images and at the teacher's weights"
+            + f". Nothing of shard {shard} was written. "
+            + ("float16 ends at 65504: " if values.dtype == np.float16 else "")
+            + "look at these images and at the teacher's weights"
         )

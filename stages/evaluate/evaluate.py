@@ -187,7 +187,7 @@ def student_label(run: Run, image_HW3: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
 
 def teacher_label(
-    dense_Dhw: NDArray[np.float16], text_CD: Tensor, size: tuple[int, ...]
+    dense_Dhw: NDArray[np.floating], text_CD: Tensor, size: tuple[int, ...]
 ) -> NDArray[np.uint8]:
     """(H, W) class ids that an image's dense tokens give at `size`, without gamma."""
     return upsampled_argmax(_teacher_scores(dense_Dhw, text_CD), size)
@@ -199,7 +199,7 @@ def _student_scores(run: Run, image_HW3: NDArray[np.uint8]) -> Tensor:
     )
 
 
-def _teacher_scores(dense_Dhw: NDArray[np.float16], text_CD: Tensor) -> Tensor:
+def _teacher_scores(dense_Dhw: NDArray[np.floating], text_CD: Tensor) -> Tensor:
     """(C, h, w) cosine of token and text embedding; runs where `text_CD` lies."""
     token_1Dhw = torch.from_numpy(dense_Dhw.astype(np.float32))[None].to(text_CD.device)
     return class_logits(token_1Dhw, text_CD, 1.0)[0]

@@ -1,7 +1,8 @@
 """The arrays of one shard, made from its pictures.
 
-Tokens are kept as the teacher gives them, not normalised, in half precision; what does not fit
-becomes infinity here and is refused, with the image's name, where it is written.
+Tokens are kept as the teacher gives them, not normalised, in half precision, dense ones in the
+format asked for; what does not fit becomes infinity here and is refused, with the image's name,
+where it is written.
 Legend: N pictures of a shard, H W pixels, h w token grid, D CLIP width, K masks.
 """
 
@@ -12,6 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from stages.cache.codec import dense_specs, encode, half
 from stages.data.geometry import WHOLE
 from stages.precompute.config import DenseConfig, LocalConfig, RegionConfig
 from stages.precompute.crops import class_crops
@@ -35,7 +37,7 @@ def cls_arrays(
     cls_N1D = np.empty((len(pictures), 1, teacher.width), np.float16)
     for part in _parts(len(pictures), batch):
         images = _fitted(teacher, pictures[part], teacher.native_size)
-        cls_N1D[part, 0] = _half(teacher.cls(images))
+        cls_N1D[part, 0] = half(teacher.cls(images))
         advance(part.stop - part.start)
     return {"views": np.tile(WHOLE.as_row(), (len(pictures), 1, 1)), "cls": cls_N1D}
 
@@ -48,17 +50,19 @@ def dense_arrays(
     batch: int,
     advance: Advance,
 ) -> Arrays:
-    """The dense tokens of each picture."""
-    dense_NDhw = np.empty((len(pictures), teacher.width, *teacher.grid(config)), np.float16)
+    """The arrays that hold the dense tokens of each picture in the format of `config`."""
+    specs = dense_specs(config.format, width=teacher.width, grid=teacher.grid(config))
+    arrays = {each.name: np.empty((len(pictures), *each.shape), each.dtype) for each in specs}
     for part in _parts(len(pictures), batch):
         images = _fitted(teacher, pictures[part], config.size)
-        dense_NDhw[part] = _half(teacher.dense(images, config))
+        for name, values in encode(config.format, teacher.dense(images, config)).items():
+            arrays[name][part] = values
         advance(part.stop - part.start)
-    return {"dense": dense_NDhw}
+    return arrays
 
 
 def region_arrays(
-    dense_NDhw: NDArray[np.float16],
+    dense_NDhw: NDArray[np.floating],
     pictures: Sequence[Picture],
     config: RegionConfig,
     *,
@@ -120,7 +124,7 @@ def local_arrays(
         crops = [image for images, _, _ in made for image in images]
         token_MD = np.empty((len(crops), teacher.width), np.float16)
         for few in _parts(len(crops), batch):
-            token_MD[few] = _half(teacher.cls(crops[few]))
+            token_MD[few] = half(teacher.cls(crops[few]))
         first = 0
         for i, (images, ids, out) in enumerate(made, start=part.start):
             local_NKD[i, : len(ids)] = token_MD[first : first + len(images)]
@@ -141,8 +145,3 @@ def _fitted(
 def _parts(number: int, size: int) -> Iterator[slice]:
     for start in range(0, number, size):
         yield slice(start, min(start + size, number))
-
-
-def _half(tokens: NDArray[np.float32]) -> NDArray[np.float16]:
-    with np.errstate(over="ignore"):
-        return tokens.astype(np.float16)

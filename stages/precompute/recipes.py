@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from stages.cache.codec import dense_specs
 from stages.cache.manifest import ArraySpec, Artifact, read_manifest
 from stages.data.spec import DatasetSpec
 from stages.errors import CacheError
@@ -70,6 +71,8 @@ def store_artifacts(
     teacher, width, masks = files.recipe(), traits.width, config.local.max_masks
     height, columns = traits.grid
     smoothing = {"nacl_sigma": config.dense.nacl_sigma} if traits.dense_path == "nacl" else {}
+    # fp16 was the only format once: naming it would make every store of then one of other settings.
+    form = {"format": config.dense.format} if config.dense.format != "fp16" else {}
     return (
         Artifact(
             "text",
@@ -100,8 +103,9 @@ def store_artifacts(
                 "size": list(config.dense.size),
                 "path": traits.dense_path,
                 **smoothing,
+                **form,
             },
-            (ArraySpec("dense", (width, height, columns), "float16"),),
+            dense_specs(config.dense.format, width=width, grid=(height, columns)),
             depends=("index",),
         ),
         Artifact(

@@ -14,12 +14,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from stages.cache.catalogue import place_store
+from stages.cache.dense_loss import DenseLoss, loss_entry, recorded_loss
+from stages.cache.reader import Store
 from stages.cache.store import Writer
 from stages.data.samples import Sample, list_samples
 from stages.data.spec import DatasetSpec
 from stages.errors import DatasetError, ResourceError, UserError
-from stages.precompute.command import store_command
 from stages.precompute.config import PrecomputeConfig
+from stages.precompute.measure import measure_dense
 from stages.precompute.progress import Meter, Phase, Progress
 from stages.precompute.recipes import (
     Traits,
@@ -49,6 +51,8 @@ class PrecomputeResult:
     """Where this run's time went."""
     failed: dict[str, str]
     """Id -> reason of every image that could not be used, in this run or before."""
+    loss: DenseLoss | None
+    """What storing dense tokens in fewer bytes costs; None where they are stored in fp16."""
 
 
 def precompute(
@@ -93,13 +97,14 @@ def precompute(
         meter.expect(sum(written.values()))
         if missing:
             _check_space(writer, written)
+            loaded = loaded or _load(files, config)
             _compute(
                 writer,
                 missing,
                 spec=spec,
                 root=root,
                 samples=samples,
-                teacher=loaded or _load(files, config),
+                teacher=loaded,
                 config=config,
                 meter=meter,
             )
@@ -109,9 +114,22 @@ def precompute(
                 f"{root}: none of the {len(samples)} images of split '{split}' can be used. "
                 f"The first: {next(iter(failed.values()))}"
             )
-        writer.seal(command=store_command(spec, split, limit, config))
+        writer.seal()
+        loss = recorded_loss(path, writer.manifest)
+        if loss is None and config.dense.format != "fp16":
+            loss = measure_dense(
+                Store.open(path),
+                spec=spec,
+                root=root,
+                samples=samples,
+                teacher=loaded or _load(files, config),
+                config=config.dense,
+                meter=meter,
+            )
+            if loss is not None:
+                writer.log(loss_entry(path, writer.manifest, loss))
         _remember_places(writer, {"root": str(root.resolve()), "teacher": files.located})
-    return PrecomputeResult(path, len(samples), written, meter.seconds, failed)
+    return PrecomputeResult(path, len(samples), written, meter.seconds, failed, loss)
 
 
 def _first_samples(samples: list[Sample], limit: int | None) -> tuple[list[Sample], int | None]:
@@ -203,7 +221,7 @@ def _check_space(writer: Writer, rows: Mapping[str, int]) -> None:
     if needed > free:
         raise ResourceError(
             f"{writer.path}: {needed / 2**30:.1f} GiB are needed and {free / 2**30:.1f} GiB free. "
-            "Give a --cache folder on a larger disk, or a smaller dense.size"
+            "Give a --cache folder on a larger disk, a smaller dense.size or another dense.format"
         )
 
 

@@ -1,0 +1,77 @@
+"""How dense tokens lie in a store: the arrays of each format, and the way there and back.
+
+format   arrays                                    a token of D numbers is
+fp16     dense (D, h, w) float16                   itself, in half precision
+int8     dense (D, h, w) int8, dense_scale (h, w)  scale * int8, with scale = max|x| / 127
+
+Who reads `dense` through `Store` or `Writer` gets tokens, whatever the format.
+Legend: N images, D CLIP width, h w token grid.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from stages.cache.manifest import ArraySpec
+
+DENSE = "dense"
+"""Name of the artifact, and of its first array."""
+
+_LEVELS = np.float32(127)  # of either sign: -128 stays unused, so that -x is stored as -int8 of x
+
+
+def stored_format(recipe: Mapping[str, Any]) -> str:
+    """Format of the dense tokens that a recipe describes."""
+    return str(recipe.get("format", "fp16"))
+
+
+def dense_specs(form: str, *, width: int, grid: tuple[int, int]) -> tuple[ArraySpec, ...]:
+    """The arrays of a format, for tokens of `width` numbers on a grid (h, w)."""
+    if form == "int8":
+        return (
+            ArraySpec(DENSE, (width, *grid), "int8"),
+            ArraySpec("dense_scale", grid, "float32"),
+        )
+    assert form == "fp16", form
+    return (ArraySpec(DENSE, (width, *grid), "float16"),)
+
+
+def encode(form: str, token_NDhw: NDArray[np.float32]) -> dict[str, NDArray[Any]]:
+    """The arrays of a format that hold these tokens.
+
+    What is not finite, or does not fit, is so in the arrays too, and is refused where it is
+    written.
+    """
+    if form == "int8":
+        return _to_int8(token_NDhw)
+    assert form == "fp16", form
+    return {DENSE: half(token_NDhw)}
+
+
+def decode(recipe: Mapping[str, Any], fetch: Callable[[str], NDArray[Any]]) -> NDArray[Any]:
+    """Tokens (..., D, h, w) of what `fetch` gives of the format's arrays; any leading axes.
+
+    float16 as stored in format fp16, else float32.
+    """
+    if stored_format(recipe) == "int8":
+        return np.asarray(fetch(DENSE) * fetch("dense_scale")[..., None, :, :])
+    return fetch(DENSE)
+
+
+def half(tokens: NDArray[np.float32]) -> NDArray[np.float16]:
+    """In half precision; what does not fit becomes infinity."""
+    with np.errstate(over="ignore"):
+        return tokens.astype(np.float16)
+
+
+def _to_int8(token_NDhw: NDArray[np.float32]) -> dict[str, NDArray[Any]]:
+    """One scale per token: NaN or infinity where a number of the token is."""
+    scale_N1hw = np.abs(token_NDhw).max(axis=1, keepdims=True) / _LEVELS
+    level_NDhw = np.zeros_like(token_NDhw)
+    usable_N1hw = np.isfinite(scale_N1hw) & (scale_N1hw > 0)
+    np.divide(token_NDhw, scale_N1hw, out=level_NDhw, where=usable_N1hw)
+    # A scale near the end of float32 is coarse, and the largest number may exceed 127 of it.
+    np.clip(np.rint(level_NDhw, out=level_NDhw), -_LEVELS, _LEVELS, out=level_NDhw)
+    return {DENSE: level_NDhw.astype(np.int8), "dense_scale": scale_N1hw[:, 0]}

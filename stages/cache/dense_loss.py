@@ -1,0 +1,72 @@
+"""What storing dense tokens in fewer bytes has cost: measured by stage one, kept in the history.
+
+The history is not content: equal stores stay equal byte for byte, and a text embedding that
+changes leaves the receipts of the dense tokens as they are. A measurement names the content that it
+was made of, so that it is not shown of another.
+"""
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from stages.cache import ledger
+from stages.cache.codec import DENSE
+from stages.cache.files import newest, read_json_lines
+from stages.cache.manifest import HISTORY, LEDGER, Manifest
+from stages.cache.recipe import fingerprint
+from stages.errors import CacheError
+
+_KEY = "dense_loss"
+_MADE_OF = (DENSE, "text")
+
+
+@dataclass(frozen=True)
+class DenseLoss:
+    """Stored dense tokens against those that the teacher gives, on a sample of images."""
+
+    format: str
+    bytes: float
+    """Size of the dense tokens' files over that of half precision."""
+    cosine_mean: float
+    cosine_worst: float
+    """Cosine of a stored token and its original: mean, and of the token that has changed most."""
+    agreement: float
+    """Share of tokens that are nearest to the same class name as their original."""
+    images: int
+    tokens: int
+
+
+def recorded_loss(store: Path, manifest: Manifest) -> DenseLoss | None:
+    """The measurement of what the store holds now; None when there is none, or it is unfinished."""
+    try:
+        entry = newest(read_json_lines(store / HISTORY), _KEY)
+        if entry is None or entry.pop("made_of") != _made_of(store, manifest):
+            return None
+        return DenseLoss(**entry)
+    except (CacheError, KeyError, TypeError):  # the seal is missing, or a line of the history
+        return None
+
+
+def loss_entry(store: Path, manifest: Manifest, loss: DenseLoss) -> dict[str, Any]:
+    """The line of the history that records a measurement of a sealed store."""
+    return {_KEY: asdict(loss) | {"made_of": _made_of(store, manifest)}}
+
+
+def dense_bytes(store: Path, manifest: Manifest) -> int:
+    """Size of the files that dense tokens are read from, as their receipts say it."""
+    total = 0
+    for artifact in manifest.artifacts:
+        if artifact.name != DENSE:
+            continue
+        for shard in manifest.shards(artifact):
+            receipt = ledger.read_receipt(store, artifact, shard)
+            assert receipt is not None, f"{store}: measured before shard {shard} was written"
+            total += sum(entry["bytes"] for entry in receipt["files"].values())
+    return total
+
+
+def _made_of(store: Path, manifest: Manifest) -> str:
+    """Fingerprint of the receipts, and so of the bytes, that a measurement depends on."""
+    sealed = ledger.read_seal(store)["files"]
+    folders = tuple(f"{LEDGER}/{name}/" for name in _MADE_OF)
+    return fingerprint({file: hash_ for file, hash_ in sealed.items() if file.startswith(folders)})

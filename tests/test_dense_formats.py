@@ -1,0 +1,383 @@
+"""Formats of the dense tokens: there and back, in equal bytes, and what they have cost."""
+
+import json
+import multiprocessing
+import shutil
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from conftest import draw_world
+from numpy.typing import NDArray
+from test_precompute import CONFIG, content, image_of, load_once, pixels, run
+
+from pipeline import cli_cache
+from pipeline.cli_stages import precompute as command
+from pipeline.tables import loss_line
+from stages.cache.codec import decode, dense_specs, encode
+from stages.cache.dense_loss import DenseLoss, recorded_loss
+from stages.cache.manifest import fingerprints, read_manifest
+from stages.cache.reader import Store
+from stages.cache.store import Writer
+from stages.data.spec import DatasetSpec, FolderPatterns, load_spec
+from stages.errors import CacheError, NonFiniteError
+from stages.precompute.config import DenseConfig, PrecomputeConfig, TextConfig
+from stages.precompute.measure import compare, spread
+from stages.precompute.recipes import Traits, store_artifacts
+from stages.precompute.regions import mine_regions, unlabelled_tokens
+from stages.precompute.run import precompute
+from stages.precompute.teacher import Teacher
+from stages.precompute.teacher_files import TeacherFiles, resolve_teacher
+
+BALL = 3  # the unseen class of the tiny world
+SMALLER = ["int8"]  # formats that store fewer bytes than fp16
+
+
+def config_of(form: str) -> PrecomputeConfig:
+    dense = DenseConfig.model_validate({"size": (64, 96), "format": form})
+    return CONFIG.model_copy(update={"dense": dense})
+
+
+@pytest.fixture(autouse=True)
+def one_teacher(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Loading one costs more than these tests; equal files are the same teacher."""
+    monkeypatch.setattr("stages.precompute.teacher.load_teacher", load_once)
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A data set that no test changes."""
+    return draw_world(tmp_path_factory.mktemp("world"), images=6)
+
+
+@pytest.fixture(scope="module")
+def stores(
+    tmp_path_factory: pytest.TempPathFactory, world: Path, tiny_clip: str
+) -> dict[str, Path]:
+    """A store of it in each format, for tests that change none."""
+    folder = tmp_path_factory.mktemp("stores")
+    return {
+        form: run(world, tiny_clip, folder / form.replace(":", ""), config=config_of(form)).path
+        for form in ("fp16", *SMALLER)
+    }
+
+
+def recipe_of(form: str) -> dict[str, str]:
+    return {} if form == "fp16" else {"format": form}
+
+
+def test_the_fingerprints_of_fp16_stores_are_those_of_before_there_were_formats() -> None:
+    spec = DatasetSpec(
+        name="two",
+        layout="folder",
+        classes=("sky", "ball"),
+        unseen=("ball",),
+        ignore=(255,),
+        patterns=FolderPatterns(images="i/{split}", labels="l/{split}"),
+    )
+    files = TeacherFiles("t", "t", "m", None, 24, Path("w"), config_hash="c", weights_hash="w")
+    traits = Traits(24, [32, 32], [8, 12], "clearclip")
+
+    def made(form: str) -> dict[str, str]:
+        config = PrecomputeConfig(
+            text=TextConfig(templates="single"), dense=DenseConfig.model_validate({"format": form})
+        )
+        return fingerprints(store_artifacts(spec, files, config, traits))
+
+    assert made("fp16") == {
+        "text": "1d8697149f294881f6857aa72d54c972",
+        "index": "2a6eb12f40b871d04b2e6f3fe3cb61ed",
+        "cls": "d76564516b74bf78f8310222506c9192",
+        "dense": "3847336a7971b7b6f331c1b3170935eb",
+        "regions": "70cbf2ad1249a0c40bf6b1000697ca28",
+        "local": "1bd3e95a9839612ce985cf8524c6576f",
+    }
+    for form in SMALLER:
+        changed = {name for name, value in made("fp16").items() if made(form)[name] != value}
+        assert changed == {"dense", "regions", "local"}
+
+
+@pytest.mark.parametrize("magnitude", [1e-30, 1e-6, 1.0, 1e4, 1e30])
+def test_int8_against_a_float64_reference(magnitude: float) -> None:
+    rng = np.random.default_rng(0)
+    token_NDhw = (magnitude * rng.normal(size=(3, 16, 4, 5))).astype(np.float32)
+    token_NDhw[0, :, 1, 2] = 0
+    token_NDhw[1, 3, 0, 0] *= 50  # one number that is larger than all others
+    arrays = encode("int8", token_NDhw)
+    assert {name: values.dtype for name, values in arrays.items()} == {
+        "dense": np.int8,
+        "dense_scale": np.float32,
+    }
+    exact_NDhw = token_NDhw.astype(np.float64)
+    scale_N1hw = np.abs(exact_NDhw).max(1, keepdims=True) / 127
+    level_NDhw = np.rint(exact_NDhw / np.where(scale_N1hw > 0, scale_N1hw, 1))
+    assert np.abs(arrays["dense"] - level_NDhw).max() <= 1  # a half may round either way
+    assert (arrays["dense"] != level_NDhw).mean() < 0.01
+    back_NDhw = decode({"format": "int8"}, arrays.__getitem__)
+    assert back_NDhw.dtype == np.float32
+    assert (np.abs(back_NDhw - exact_NDhw) <= scale_N1hw * 0.5001).all()
+    assert not back_NDhw[0, :, 1, 2].any()
+    np.testing.assert_array_equal(
+        decode({"format": "int8"}, {k: v[1] for k, v in arrays.items()}.__getitem__), back_NDhw[1]
+    )
+    negative = encode("int8", -token_NDhw)
+    np.testing.assert_array_equal(negative["dense"], -arrays["dense"])
+
+
+def test_int8_at_the_ends_of_float32() -> None:
+    for largest in (3e38, 1e-38, 1e-40, 2e-43, 1e-45, 0.0):
+        token_NDhw = np.float32(largest) * np.array([1, -1, 0.5], np.float32).reshape(1, 3, 1, 1)
+        arrays = encode("int8", token_NDhw)
+        back_NDhw = decode({"format": "int8"}, arrays.__getitem__)
+        assert np.isfinite(back_NDhw).all()
+        assert np.abs(back_NDhw - token_NDhw).max() <= max(1.5e-43, largest / 200)
+
+
+@pytest.mark.parametrize("form", ["fp16", *SMALLER])
+def test_the_arrays_are_those_that_the_recipe_says(form: str, stores: dict[str, Path]) -> None:
+    store = Store.open(stores[form])
+    assert store.recipes["dense"].get("format") == recipe_of(form).get("format")
+    (artifact,) = (a for a in store.manifest.artifacts if a.name == "dense")
+    assert artifact.arrays == dense_specs(form, width=24, grid=(8, 12))
+
+
+@pytest.mark.parametrize("form", SMALLER)
+def test_tokens_come_back_as_the_teacher_gave_them(
+    form: str, stores: dict[str, Path], world: Path, tiny_clip: str
+) -> None:
+    store = Store.open(stores[form])
+    teacher = load_once(resolve_teacher(tiny_clip), device="cpu")
+    whole_NDhw = store.read_all("dense")
+    for row in range(store.rows):
+        dense_Dhw = store.read("dense", row)
+        assert dense_Dhw.shape == (24, 8, 12)
+        assert dense_Dhw.dtype == np.float32
+        np.testing.assert_array_equal(dense_Dhw, whole_NDhw[row])
+        (original_Dhw,) = teacher.dense([pixels(image_of(world, row))], CONFIG.dense)
+        cosine_T, _ = compare(dense_Dhw, original_Dhw, store.read_all("text"))
+        assert cosine_T.min() > 0.999
+
+
+@pytest.mark.parametrize("form", SMALLER)
+def test_regions_are_mined_again_from_what_is_stored(
+    form: str, stores: dict[str, Path], world: Path
+) -> None:
+    store = Store.open(stores[form])
+    for row in range(store.rows):
+        label_HW = pixels(world.parent / "labels" / "train" / f"scene_{row:03d}.png")
+        visible_HW = np.where(label_HW == BALL, 255, label_HW).astype(np.uint8)
+        region_hw = mine_regions(
+            store.read("dense", row),
+            unlabelled_tokens(visible_HW, (8, 12), CONFIG.regions.unlabelled_share),
+            CONFIG.regions,
+            backend="sklearn",
+        )
+        np.testing.assert_array_equal(store.read("regions", row), region_hw)
+
+
+@pytest.mark.parametrize("form", SMALLER)
+def test_equal_runs_make_equal_bytes(
+    form: str, stores: dict[str, Path], world: Path, tiny_clip: str, tmp_path: Path
+) -> None:
+    again = run(world, tiny_clip, tmp_path, config=config_of(form))
+    assert content(again.path) == content(stores[form])
+
+
+@pytest.mark.parametrize("form", SMALLER)
+def test_a_run_killed_between_shards_continues_to_the_same_bytes(
+    form: str,
+    stores: dict[str, Path],
+    world: Path,
+    tiny_clip: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    write = Writer.write
+
+    def killed(self: Writer, artifact: str, shard: int, *args: Any, **kwargs: Any) -> None:
+        if (artifact, shard) == ("dense", 1):
+            raise KeyboardInterrupt
+        write(self, artifact, shard, *args, **kwargs)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Writer, "write", killed)
+        with pytest.raises(KeyboardInterrupt):
+            run(world, tiny_clip, tmp_path, config=config_of(form))
+    result = run(world, tiny_clip, tmp_path, config=config_of(form))
+    assert content(result.path) == content(stores[form])
+    # And what the first shard has lost is in the measurement.
+    assert result.loss == recorded_loss(stores[form], read_manifest(stores[form]))
+
+
+@pytest.mark.parametrize("form", SMALLER)
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_what_is_no_number_is_refused_with_the_name_of_the_image(
+    form: str,
+    bad: float,
+    world: Path,
+    tiny_clip: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    dense, seen = Teacher.dense, [0]
+
+    def spoiled(self: Teacher, images: Any, config: DenseConfig) -> NDArray[np.float32]:
+        tokens = dense(self, images, config)
+        if seen[0] <= 2 < seen[0] + len(images):  # the third image that the teacher sees
+            tokens[2 - seen[0], 3, 4, 5] = bad
+        seen[0] += len(images)
+        return tokens
+
+    monkeypatch.setattr(Teacher, "dense", spoiled)
+    with pytest.raises(NonFiniteError, match="scene_002"):
+        run(world, tiny_clip, tmp_path, config=config_of(form))
+
+
+@pytest.mark.parametrize("form", SMALLER)
+def test_another_format_is_refused_and_update_recomputes(
+    form: str, stores: dict[str, Path], world: Path, tiny_clip: str, tmp_path: Path
+) -> None:
+    shutil.copytree(stores["fp16"], tmp_path / stores["fp16"].name)
+    with pytest.raises(CacheError, match=f'dense.format: stored nothing, asked "{form}"'):
+        run(world, tiny_clip, tmp_path, config=config_of(form))
+    result = run(world, tiny_clip, tmp_path, config=config_of(form), update=True)
+    assert {"dense", "regions", "local"} <= result.written.keys()
+    assert not {"text", "index", "cls"} & result.written.keys()
+    assert content(result.path) == content(stores[form])
+    result = run(world, tiny_clip, tmp_path, update=True)
+    assert content(result.path) == content(stores["fp16"])
+    assert result.loss is None
+    assert recorded_loss(result.path, read_manifest(result.path)) is None
+
+
+def _row_sum(store: Store, row: int) -> float:
+    return float(store.read("dense", row).sum(dtype=np.float64))
+
+
+@pytest.mark.parametrize("form", SMALLER)
+@pytest.mark.parametrize("method", ["fork", "spawn"])
+def test_workers_decode_through_a_store_that_the_parent_has_used(
+    form: str, method: str, stores: dict[str, Path]
+) -> None:
+    store = Store.open(stores[form])
+    wanted = [_row_sum(store, row) for row in range(store.rows)]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # fork beside zarr's thread
+        with multiprocessing.get_context(method).Pool(2) as pool:
+            found = pool.starmap(_row_sum, [(store, row) for row in range(store.rows)])
+    assert found == wanted
+
+
+@pytest.mark.parametrize("form", SMALLER)
+def test_a_row_is_read_without_its_shard(
+    form: str, world: Path, tiny_clip: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Damage elsewhere in a shard is not met."""
+    monkeypatch.setattr("stages.cache.arrays._SMALL_SHARD", 0)  # as for tokens of a real CLIP
+    path = run(world, tiny_clip, tmp_path, config=config_of(form)).path
+    store = Store.open(path)
+    wanted_Dhw = store.read("dense", 1)
+    file = path / "dense" / "c.0.0.0.0"
+    data = file.read_bytes()
+    file.write_bytes(bytes([data[0] ^ 4]) + data[1:])
+    np.testing.assert_array_equal(store.read("dense", 1), wanted_Dhw)
+    with pytest.raises(CacheError, match=r"dense/c\.0\.0\.0\.0: damaged"):
+        store.read("dense", 0)
+
+
+def test_a_comparison_of_tokens() -> None:
+    text_CD = np.array([[1, 0], [0, 1]], np.float32)
+    original_Dhw = np.array([[3, 0, 1e-7, 0, 2], [0, 5, 0, 0, 1.9]], np.float32)[:, None]
+    stored_Dhw = np.array([[1, 1, 1e-7, 0, 1.9], [0, 1, 0, 0, 2]], np.float16)[:, None]
+    cosine_T, same = compare(stored_Dhw, original_Dhw, text_CD)
+    last = (2 * 1.9 + 1.9 * 2) / (4 + 1.9**2)
+    np.testing.assert_allclose(cosine_T, [1, np.sqrt(0.5), 1, 1, last], atol=1e-3)
+    assert same == 3  # the second is a tie in its stored form, the last has changed sides
+    assert compare(0 * stored_Dhw, original_Dhw, text_CD)[0].tolist() == [0, 0, 0, 1, 0]
+
+
+def test_a_sample_is_spread_evenly() -> None:
+    rows = np.arange(10, 110)
+    assert spread(rows, 200) == list(range(10, 110))
+    assert spread(rows, 4) == [10, 43, 76, 109]
+
+
+def test_the_loss_is_measured_recorded_and_shown(
+    stores: dict[str, Path],
+    world: Path,
+    tiny_clip: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for form in SMALLER:
+        manifest = read_manifest(stores[form])
+        loss = recorded_loss(stores[form], manifest)
+        assert loss is not None
+        assert (loss.format, loss.images, loss.tokens) == (form, 6, 6 * 8 * 12)
+        assert 0 < loss.cosine_worst <= loss.cosine_mean <= 1
+        cli_cache.info(stores[form])
+        shown = json.loads(capsys.readouterr().out)
+        assert DenseLoss(**shown["dense_loss"]) == loss
+        assert shown["artifacts"]["dense"]["format"] == form
+    cli_cache.info(stores["fp16"])
+    assert "dense_loss" not in json.loads(capsys.readouterr().out)
+    settings = ["dense.size=[64,96]", "dense.format=int8", "shard_images=4", "device=cpu"]
+    for expected in ("written: ", "nothing to do"):
+        command(
+            str(world),
+            world.parent,
+            teacher=tiny_clip,
+            cache=tmp_path,
+            settings=settings,
+            quiet=True,
+        )
+        out = capsys.readouterr().out
+        assert expected in out
+        (line,) = (line for line in out.splitlines() if line.startswith("dense "))
+        (path,) = tmp_path.iterdir()
+        loss = recorded_loss(path, read_manifest(path))
+        assert loss is not None
+        assert line == loss_line(loss)
+        monkeypatch.setattr("stages.precompute.teacher.load_teacher", None)  # not measured again
+    assert "of the bytes of fp16" in line
+    assert "% nearest to the same class name (576 tokens of 6 images)" in line
+
+
+def test_a_lost_measurement_is_made_again(
+    stores: dict[str, Path], world: Path, tiny_clip: str, tmp_path: Path
+) -> None:
+    path = shutil.copytree(stores["int8"], tmp_path / stores["int8"].name)
+    before = recorded_loss(path, read_manifest(path))
+    (path / "history.jsonl").unlink()
+    assert recorded_loss(path, read_manifest(path)) is None
+    result = run(world, tiny_clip, tmp_path, config=config_of("int8"))
+    assert (result.written, result.loss) == ({}, before)
+    assert content(path) == content(stores["int8"])
+
+
+def test_fp16_is_not_measured(stores: dict[str, Path]) -> None:
+    assert not any("dense_loss" in entry for entry in Store.open(stores["fp16"]).history)
+
+
+def test_int8_of_real_tokens(shared_data: Path, tmp_path: Path) -> None:
+    """The targets of the format, on the first images of CamVid's val."""
+    clip = f"local-dir:{shared_data / 'camvid_clip'}"
+    result = precompute(
+        load_spec("camvid"),
+        root=shared_data / "camvid",
+        split="val",
+        teacher=clip,
+        cache=tmp_path,
+        config=PrecomputeConfig(dense=DenseConfig(format="int8"), shard_images=4, device="cpu"),
+        limit=4,
+        update=False,
+        progress=lambda _: None,
+    )
+    loss = result.loss
+    assert loss is not None
+    assert loss.bytes <= 0.52
+    assert loss.cosine_worst >= 0.999
+    assert loss.agreement >= 0.99
