@@ -5,7 +5,8 @@ index.jsonl   one line per row: row, id, image, label (paths relative to the dat
 <array>/      one zarr array each; zarr.json and one file per shard
 ledger/<artifact>/<shard>.json   receipt: rows, bytes and hash of the files of one shard
 seal.json     written last: hashes of everything above but the arrays' data
-history.jsonl, sources.jsonl, .lock, .writer.json   not content: differ between equal runs
+README.md     the card, for people; made from the above, so no content
+history.jsonl, sources.jsonl, .lock, .writer.json, .used   not content: differ between equal runs
 """
 
 import json
@@ -28,6 +29,11 @@ LEDGER = "ledger"
 SEAL = "seal.json"
 HISTORY = "history.jsonl"
 SOURCES = "sources.jsonl"
+CARD = "README.md"
+USED = ".used"
+
+REMOVING, IMPORTING = ".removing", ".importing"
+"""Endings of folders that are no store any more, or not yet: of `zsseg cache rm` and `import`."""
 
 _MEND = (
     "run the same `zsseg precompute` command again, which restores it if the store was finished, "
@@ -54,7 +60,8 @@ class ArraySpec:
             raise ValueError(f"not a name for an array: {self.name!r}")
         if any(side < 1 for side in self.shape):
             raise ValueError(f"array {self.name} of an empty shape: {self.shape}")
-        np.dtype(self.dtype)
+        if np.dtype(self.dtype).kind not in "biuf":  # no code runs to decode a number
+            raise ValueError(f"array {self.name} of {self.dtype}, which is no number")
 
 
 @dataclass(frozen=True)
