@@ -1,17 +1,26 @@
-"""`zsseg cache`: which stores there are, what one holds, whether it is intact."""
+"""`zsseg cache`: which stores there are, what one holds, whether it is intact, what differs."""
 
 import json
 import sys
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from pipeline import console
+from pipeline.cli_cache_manage import Runs, export, import_, prune, rm
 from stages.errors import CacheError
 
-app = typer.Typer(no_args_is_help=True, help="Stores: list, describe, verify.")
+if TYPE_CHECKING:
+    from stages.cache.differences import ArtifactDifference
+
+app = typer.Typer(
+    no_args_is_help=True, help="Stores: list, describe, verify, compare, delete, pack."
+)
+for command in (rm, prune, export):
+    app.command()(command)
+app.command("import")(import_)
 
 Store = Annotated[Path, typer.Argument(help="A store, or a folder that holds only one.")]
 
@@ -19,18 +28,28 @@ Store = Annotated[Path, typer.Argument(help="A store, or a folder that holds onl
 @app.command()
 def ls(
     folder: Annotated[Path, typer.Argument(help="Folder of stores.")] = Path("data_cache"),
-    as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
+    runs: Runs = Path("runs"),
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print each store as a line of JSON.")
+    ] = False,
 ) -> None:
-    """List the stores in a folder."""
+    """List the stores in a folder: size, state, last use, and how many runs are made from each."""
+    console.configure_logging(quiet=as_json)
     from pipeline.tables import store_table
     from stages.cache.catalogue import find_stores
+    from stages.cache.uses import find_runs, last_used, runs_of
 
     stores = find_stores(folder)
+    known = find_runs(runs)
+    uses = [(last_used(store.path), runs_of(store.path, known)) for store in stores]
     if as_json:
-        rows = [asdict(store) | {"path": str(store.path), "bytes": store.bytes} for store in stores]
-        sys.stdout.write(json.dumps(rows) + "\n")
+        for store, (used, made) in zip(stores, uses, strict=True):
+            line = asdict(store) | {"path": str(store.path), "bytes": store.bytes}
+            line |= {"last_used": used.isoformat(timespec="seconds") if used else None}
+            line |= {"runs": [str(run) for run in made]}
+            sys.stdout.write(json.dumps(line) + "\n")
     elif stores:
-        console.out.print(store_table(stores))
+        console.print_whole(store_table(stores, [(used, len(made)) for used, made in uses]))
     else:
         console.out.print(f"{folder}: no stores; `zsseg precompute` makes one", soft_wrap=True)
 
@@ -46,7 +65,7 @@ def info(path: Store) -> None:
     manifest = read_manifest(store)
     loss = recorded_loss(store, manifest)
     shown = {
-        "path": str(choose_store(path)),
+        "path": str(store),
         "images": manifest.rows,
         "identity": manifest.identity,
         "artifacts": {artifact.name: artifact.recipe for artifact in manifest.artifacts},
@@ -83,3 +102,31 @@ def verify(
         )
     how = "every byte compared" if read_data else "sizes compared; --read-data compares the bytes"
     console.out.print(f"{store}: complete and intact ({how})", soft_wrap=True)
+
+
+@app.command()
+def diff(
+    a: Annotated[Path, typer.Argument(metavar="A", help="A store, as for `info`.")],
+    b: Annotated[Path, typer.Argument(metavar="B", help="Another one.")],
+) -> None:
+    """Say in which settings two stores differ, and in how many shards of each artifact."""
+    from stages.cache.catalogue import choose_store
+    from stages.cache.differences import compare_stores
+
+    one, other = choose_store(a), choose_store(b)
+    found = compare_stores(one, other)
+    lines = [f"A: {one}", f"B: {other}", *found.fields]
+    for each in found.artifacts:
+        lines += [_artifact_line(each), *(f"  {line}" for line in each.fields)]
+    console.out.print("\n".join(lines), markup=False, soft_wrap=True)
+
+
+def _artifact_line(found: "ArtifactDifference") -> str:
+    if found.same_recipe is None:
+        return f"{found.name}: in one store only"
+    recipe = f"{'same' if found.same_recipe else 'different'} fingerprint"
+    if found.shards is None:
+        return f"{found.name}: {recipe}; shards cannot be compared (other images or shapes)"
+    missing = f", {found.missing} not in both" if found.missing else ""
+    data = f"data differs in {found.differing} of {found.shards} shards{missing}"
+    return f"{found.name}: {recipe}; {data}"

@@ -66,6 +66,7 @@ def evaluate(
     from pipeline.tables import score_lines, score_table
     from stages.cache.catalogue import choose_store
     from stages.cache.reader import Store
+    from stages.cache.uses import note_use
     from stages.data.spec import load_spec
     from stages.evaluate.evaluate import evaluate_run, evaluate_teacher
     from stages.evaluate.result import save_result, to_json
@@ -77,6 +78,7 @@ def evaluate(
             if limit or settings:
                 raise UserError("--limit and --set are for runs; --teacher scores the whole store")
             store = Store.open(choose_store(cache, split=split))
+            note_use(store.path)
             results = evaluate_teacher(
                 store,
                 load_spec(dataset) if dataset else stored_spec(store),

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from datetime import datetime
 
 from rich.table import Table
 
@@ -54,10 +55,14 @@ def pixel_table(spec: DatasetSpec, report: VerifyReport) -> Table:
     return table
 
 
-def store_table(stores: Sequence[StoreSummary]) -> Table:
-    """One line per store."""
+def store_table(
+    stores: Sequence[StoreSummary], uses: Sequence[tuple[datetime | None, int]]
+) -> Table:
+    """One line per store; of each, when it was used last and by how many runs."""
     table = Table("store", "data set", "split", "images", "size", "teacher", "state", box=None)
-    for store in stores:
+    table.add_column("last used")
+    table.add_column("runs")
+    for store, (used, runs) in zip(stores, uses, strict=True):
         table.add_row(
             store.path.name,
             store.dataset,
@@ -66,6 +71,8 @@ def store_table(stores: Sequence[StoreSummary]) -> Table:
             size_text(store.bytes),
             store.teacher,
             "complete" if store.sealed else "unfinished",
+            f"{used.astimezone():%Y-%m-%d %H:%M}" if used else "-",
+            str(runs),
         )
     return table
 

@@ -90,7 +90,7 @@ def make_store(path: Path) -> Path:
 
 def content(path: Path) -> dict[str, bytes]:
     """Every file of a store that counts as content."""
-    besides = {"history.jsonl", "sources.jsonl", ".lock", ".writer.json"}
+    besides = {"README.md", "history.jsonl", "sources.jsonl", ".lock", ".writer.json", ".used"}
     return {
         file.relative_to(path).as_posix(): file.read_bytes()
         for file in sorted(path.rglob("*"))

@@ -51,7 +51,7 @@ CONFIG = PrecomputeConfig(
     device="cpu",
 )
 BALL = 3  # the unseen class of the tiny world
-NOT_CONTENT = {"history.jsonl", "sources.jsonl", ".lock", ".writer.json"}
+NOT_CONTENT = {"history.jsonl", "sources.jsonl", ".lock", ".writer.json", ".used"}
 
 
 def run(

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from stages.cache.files import folder_bytes
-from stages.cache.manifest import GROUP, SEAL, read_manifest
+from stages.cache.manifest import GROUP, IMPORTING, REMOVING, SEAL, read_manifest
 from stages.cache.recipe import fingerprint, plain
 from stages.errors import CacheError
 
@@ -65,13 +65,11 @@ def find_stores(folder: Path) -> list[StoreSummary]:
 
     One that cannot be read is logged and left out.
     """
-    if not folder.is_dir():
+    if not folder.is_dir() or is_leftover(folder):
         return []
     # The folders in a store are its arrays.
-    entries = [folder] if (folder / GROUP).is_file() else sorted(folder.iterdir())
-    return [
-        summary for entry in entries if (entry / GROUP).is_file() and (summary := _summary(entry))
-    ]
+    entries = [folder] if _holds_store(folder) else sorted(folder.iterdir())
+    return [summary for entry in entries if _holds_store(entry) and (summary := _summary(entry))]
 
 
 def choose_store(
@@ -81,7 +79,7 @@ def choose_store(
 
     CacheError when none fits (says which command makes one) or several do (lists them).
     """
-    if (path_or_folder / GROUP).is_file():
+    if _holds_store(path_or_folder):
         return path_or_folder
     wanted = {"dataset": dataset, "split": split}
     found = [
@@ -104,6 +102,15 @@ def choose_store(
         f"{path_or_folder}: no store{' for' + asked if asked else ''} here; "
         f"`zsseg precompute --dataset {dataset or 'NAME'}{chosen} --root FOLDER` makes one"
     )
+
+
+def is_leftover(path: Path) -> bool:
+    """Is this what an interrupted `zsseg cache rm` or `import` leaves, by its name?"""
+    return path.name.endswith((REMOVING, IMPORTING))
+
+
+def _holds_store(path: Path) -> bool:
+    return (path / GROUP).is_file() and not is_leftover(path)
 
 
 def _summary(path: Path) -> StoreSummary | None:

@@ -3,6 +3,8 @@
 import json
 import os
 import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -39,6 +41,16 @@ def release(path: Path, lock: FileLock) -> None:
         (path / HOLDER).unlink(missing_ok=True)
     finally:
         lock.release()
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Hold a store's lock; CacheLocked names who has it."""
+    lock = acquire(path)
+    try:
+        yield
+    finally:
+        release(path, lock)
 
 
 def _holder(path: Path) -> str:

@@ -27,8 +27,17 @@ def fingerprint(recipe: object) -> str:
     return xxhash.xxh3_128_hexdigest(canonical_json(recipe).encode("ascii"))
 
 
-def difference(stored: object, wanted: object, *, prefix: str = "") -> list[str]:
-    """Every field in which two recipes differ: `regions.merge_threshold: stored 0.8, asked 0.9`."""
+def difference(
+    stored: object,
+    wanted: object,
+    *,
+    prefix: str = "",
+    sides: tuple[str, str] = ("stored", "asked"),
+) -> list[str]:
+    """Every field in which two recipes differ: `regions.merge_threshold: stored 0.8, asked 0.9`.
+
+    `sides` are the words for the two.
+    """
     stored, wanted = plain(stored), plain(wanted)
     if canonical_json(stored) == canonical_json(wanted):
         return []
@@ -36,25 +45,31 @@ def difference(stored: object, wanted: object, *, prefix: str = "") -> list[str]
         return [
             line
             for key in sorted(stored.keys() | wanted.keys())
-            for line in _field(stored, wanted, key, f"{prefix}.{key}" if prefix else key)
+            for line in _field(stored, wanted, key, f"{prefix}.{key}" if prefix else key, sides)
         ]
     if isinstance(stored, list) and isinstance(wanted, list) and len(stored) == len(wanted):
         return [
             line
             for place, (old, new) in enumerate(zip(stored, wanted, strict=True))
-            for line in difference(old, new, prefix=f"{prefix}[{place}]")
+            for line in difference(old, new, prefix=f"{prefix}[{place}]", sides=sides)
         ]
-    return [f"{prefix or 'value'}: stored {_show(stored)}, asked {_show(wanted)}"]
+    one, other = sides
+    return [f"{prefix or 'value'}: {one} {_show(stored)}, {other} {_show(wanted)}"]
 
 
 def _field(
-    stored: Mapping[str, object], wanted: Mapping[str, object], key: str, name: str
+    stored: Mapping[str, object],
+    wanted: Mapping[str, object],
+    key: str,
+    name: str,
+    sides: tuple[str, str],
 ) -> list[str]:
+    one, other = sides
     if key not in wanted:
-        return [f"{name}: stored {_show(stored[key])}, asked nothing"]
+        return [f"{name}: {one} {_show(stored[key])}, {other} nothing"]
     if key not in stored:
-        return [f"{name}: stored nothing, asked {_show(wanted[key])}"]
-    return difference(stored[key], wanted[key], prefix=name)
+        return [f"{name}: {one} nothing, {other} {_show(wanted[key])}"]
+    return difference(stored[key], wanted[key], prefix=name, sides=sides)
 
 
 def _show(value: object) -> str:

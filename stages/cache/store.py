@@ -5,6 +5,7 @@ written again, the seal before anything that it covers changes. Killed at any po
 continues and ends with the same bytes.
 """
 
+import json
 import logging
 import shutil
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -18,6 +19,7 @@ from filelock import FileLock
 
 from stages.cache import ledger
 from stages.cache.arrays import open_array, place, read, write_shard
+from stages.cache.card import make_card
 from stages.cache.codec import DENSE, decode
 from stages.cache.files import (
     append_durably,
@@ -30,6 +32,7 @@ from stages.cache.files import (
 )
 from stages.cache.lock import acquire, release
 from stages.cache.manifest import (
+    CARD,
     HISTORY,
     INDEX,
     SEAL,
@@ -210,14 +213,18 @@ class Writer:
                 if artifact.per_row and (only is None or artifact.name in only):
                     remove_durably(self.path / receipt_file(artifact, shard))
 
-    def seal(self) -> None:
-        """Declare the store complete; what is sealed and unchanged is not written again."""
+    def seal(self, *, command: str | None = None) -> None:
+        """Declare the store complete, and write its card; what is unchanged is not written again.
+
+        `command` is what makes this store, for the card.
+        """
         missing = {name: shards for name, shards in self.missing().items() if shards}
         assert not missing, f"{self.path}: not to be sealed, missing {missing}"
-        content = ledger.make_seal(self.path, self.manifest)
-        path = self.path / SEAL
-        if not path.exists() or path.read_bytes() != content:
-            write_durably(path, content)
+        seal = ledger.make_seal(self.path, self.manifest)
+        card = make_card(self.path, fingerprint=json.loads(seal)["root"], command=command)
+        for path, content in ((self.path / CARD, card), (self.path / SEAL, seal)):
+            if not path.exists() or path.read_bytes() != content:
+                write_durably(path, content)
 
     def log(self, entry: Mapping[str, Any]) -> None:
         """Append what a run says about itself (time, seconds, versions) to history.jsonl."""

@@ -20,6 +20,7 @@ from stages.cache.store import Writer
 from stages.data.samples import Sample, list_samples
 from stages.data.spec import DatasetSpec
 from stages.errors import DatasetError, ResourceError, UserError
+from stages.precompute.command import store_command
 from stages.precompute.config import PrecomputeConfig
 from stages.precompute.measure import measure_dense
 from stages.precompute.progress import Meter, Phase, Progress
@@ -114,7 +115,7 @@ def precompute(
                 f"{root}: none of the {len(samples)} images of split '{split}' can be used. "
                 f"The first: {next(iter(failed.values()))}"
             )
-        writer.seal()
+        writer.seal(command=store_command(spec, split, limit, config))
         loss = recorded_loss(path, writer.manifest)
         if loss is None and config.dense.format != "fp16":
             loss = measure_dense(

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from stages.cache.reader import Store
+from stages.cache.uses import note_use
 from stages.data.spec import DatasetSpec
 from stages.errors import NonFiniteError
 from stages.train import checkpoint
@@ -83,6 +84,7 @@ def train(
     """
     settings = config.train
     check_store(store, spec, config)
+    note_use(store.path)
     record = _record(config, store=store, spec=spec, root=root, experiment=experiment)
     goes_on = check_folder(out, record, resume=resume)
     saved = checkpoint.latest(out) if goes_on else None

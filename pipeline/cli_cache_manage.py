@@ -1,0 +1,107 @@
+"""`zsseg cache rm`, `prune`, `export`, `import`: stores deleted, tidied, and carried elsewhere."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from pipeline import console
+from stages.errors import UserError
+
+Runs = Annotated[
+    Path, typer.Option("--runs", help="Folder of runs, to say which were made from a store.")
+]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Only say what would be deleted.")]
+
+_SHOWN = 5  # runs named of one store
+
+
+def rm(
+    stores: Annotated[list[Path], typer.Argument(metavar="STORE...", help="Folders of stores.")],
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    runs: Runs = Path("runs"),
+    dry_run: DryRun = False,
+) -> None:
+    """Delete stores. Runs stay usable without theirs, but cannot be resumed."""
+    console.configure_logging(quiet=False)
+    from stages.cache.files import folder_bytes
+    from stages.cache.manage import check_removable, remove_store
+    from stages.cache.uses import find_runs, last_used, runs_of
+
+    known = find_runs(runs)
+    stores = list(dict.fromkeys(stores))
+    for store in stores:  # all of them first: one that is refused leaves all in place
+        check_removable(store)
+    for store in stores:
+        made, used = runs_of(store, known), last_used(store)
+        named = ", ".join(map(str, made[:_SHOWN])) + (", ..." if len(made) > _SHOWN else "")
+        when = f"last used {used.astimezone():%Y-%m-%d %H:%M}" if used else "no use noted"
+        text = f"{len(made)} runs below {runs} were trained from it{': ' if made else ''}{named}"
+        size = console.size_text(folder_bytes(store))
+        console.out.print(f"{store}: {size}, {when}; {text}", markup=False, soft_wrap=True)
+    if dry_run:
+        console.out.print("dry run: nothing was deleted")
+        return
+    if not (yes or _confirmed(f"Delete {'it' if len(stores) == 1 else 'all of them'}?")):
+        console.out.print("nothing was deleted")
+        return
+    freed = sum(map(remove_store, stores))
+    console.out.print(f"freed {console.size_text(freed)}")
+
+
+def prune(
+    folder: Annotated[Path, typer.Argument(help="Folder of stores.")] = Path("data_cache"),
+    unfinished: Annotated[
+        bool, typer.Option("--unfinished", help="Also delete stores that are not finished.")
+    ] = False,
+    dry_run: DryRun = False,
+) -> None:
+    """Delete what interrupted commands left: half files, unknown arrays, half removed stores."""
+    console.configure_logging(quiet=False)
+    from stages.cache.manage import prune as run
+
+    found = run(folder, unfinished=unfinished, dry_run=dry_run)
+    for each in found:
+        text = f"{each.path}: {each.reason}, {console.size_text(each.bytes)}"
+        console.out.print(text, markup=False, soft_wrap=True)
+    freed = sum(each.bytes for each in found)
+    verb = "would free" if dry_run else "freed"
+    console.out.print(f"{verb} {console.size_text(freed)} ({freed} bytes)")
+
+
+def export(
+    store: Annotated[Path, typer.Argument(help="A store, or a folder that holds only one.")],
+    file: Annotated[Path, typer.Argument(metavar="FILE.tar", help="The archive to write.")],
+) -> None:
+    """Write a finished store as one tar file; the same store gives the same bytes.
+
+    Its history goes along unchanged, with the folders of this machine that it names.
+    """
+    from stages.cache.archive import export_store
+    from stages.cache.catalogue import choose_store
+
+    chosen = choose_store(store)
+    size = console.size_text(export_store(chosen, file))
+    console.out.print(f"{chosen}: exported to {file}, {size}", markup=False, soft_wrap=True)
+    console.out.print(
+        f"next, elsewhere: zsseg cache import {file.name} --cache DIR", markup=False, soft_wrap=True
+    )
+
+
+def import_(
+    file: Annotated[Path, typer.Argument(metavar="FILE.tar", help="What `export` wrote.")],
+    cache: Annotated[Path, typer.Option("--cache", help="Folder of stores.")] = Path("data_cache"),
+) -> None:
+    """Unpack a store and verify every byte; it shows in the folder when it is whole."""
+    from stages.cache.unpack import import_store
+
+    imported = import_store(file, cache)
+    state = "imported, every byte verified" if imported.new else "there already, the same store"
+    console.out.print(f"{imported.path}: {state}", markup=False, soft_wrap=True)
+
+
+def _confirmed(question: str) -> bool:
+    try:
+        return typer.confirm(question)
+    except typer.Abort as error:
+        raise UserError("nothing was deleted: no answer. Give --yes to delete unasked") from error
