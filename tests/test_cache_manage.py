@@ -10,7 +10,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
-from small_store import IDENTITY, artifacts, content, fill, make_store, open_writer
+from small_store import IDENTITY, artifacts, content, fill, make_store, open_writer, values
 from test_cli import zsseg
 
 from stages.cache import files, manage
@@ -364,8 +364,8 @@ def test_differences_are_told_field_by_field_and_shard_by_shard(
     changed = {"identity": IDENTITY | {"limit": 3}, "artifacts": artifacts(threshold=0.8)}
     with open_writer(other, **changed) as writer:
         fill(writer)
-        values = writer.read("regions", 1).copy()
-        writer.write("regions", 1, {"regions": values + 1})
+        changed_maps = writer.read("regions", 1) + 1
+        writer.write("regions", 1, {"regions": changed_maps})
         writer.forget([2], only=["regions"])
     found = compare_stores(store, other)
     assert found.fields == ("identity.limit: A nothing, B 3",)
@@ -394,3 +394,12 @@ def test_stores_of_other_images_are_not_compared_shard_by_shard(
     assert found.artifacts[0].fields == ("dense: only in A",)
     assert zsseg("cache", "diff", store, other) == 0
     assert "cannot be compared" in capsys.readouterr().out
+
+
+def test_images_of_other_content_are_counted(tmp_path: Path) -> None:
+    stores = [tmp_path / "a", tmp_path / "b"]
+    for store, hashes in zip(stores, (["x", "y", "z"], ["x", "q", "r"]), strict=True):
+        with open_writer(store) as writer:
+            status = values("index", writer.rows_of(0))
+            writer.write("index", 0, status, notes={"images": hashes, "labels": ["same"] * 3})
+    assert compare_stores(*stores).fields == ("index: 2 images of other content",)

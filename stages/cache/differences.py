@@ -66,6 +66,8 @@ def compare_stores(a: Path, b: Path) -> StoreDifference:
     comparable = (first.rows, first.shard_rows) == (second.rows, second.shard_rows)
     ones = {artifact.name: artifact for artifact in first.artifacts}
     others = {artifact.name: artifact for artifact in second.artifacts}
+    if comparable and "index" in ones and "index" in others:
+        fields += _other_files((a, b), first, ones["index"], others["index"])
     prints = fingerprints(first.artifacts), fingerprints(second.artifacts)
     found = []
     for name in {**ones, **others}:
@@ -77,6 +79,23 @@ def compare_stores(a: Path, b: Path) -> StoreDifference:
         counts = _counts((a, b), first, ones[name], others[name]) if comparable else {}
         found.append(ArtifactDifference(name, same, _fields(ones[name], others[name]), **counts))
     return StoreDifference(tuple(fields), tuple(found))
+
+
+def _other_files(
+    stores: tuple[Path, Path], manifest: Manifest, one: Artifact, other: Artifact
+) -> list[str]:
+    """How many images and visible labels had other bytes, by the hashes noted in the receipts."""
+    counts = {"images": 0, "labels": 0}
+    for shard in manifest.shards(one):
+        receipts = [
+            read_receipt(store, artifact, shard) or {}
+            for store, artifact in zip(stores, (one, other), strict=True)
+        ]
+        for note in counts:
+            if all(note in receipt for receipt in receipts):
+                hashes = (receipt[note] for receipt in receipts)
+                counts[note] += sum(x != y for x, y in zip(*hashes, strict=True))
+    return [f"index: {count} {note} of other content" for note, count in counts.items() if count]
 
 
 def _row(entry: Mapping[str, Any]) -> tuple[str, str, str]:
