@@ -21,15 +21,20 @@ from stages.cache.dense_loss import DenseLoss, recorded_loss
 from stages.cache.manifest import fingerprints, read_manifest
 from stages.cache.reader import Store
 from stages.cache.store import Writer
+from stages.cache.verify import verify_store
 from stages.data.spec import DatasetSpec, FolderPatterns, load_spec
 from stages.errors import CacheError, NonFiniteError
+from stages.evaluate.evaluate import evaluate_teacher
 from stages.precompute.config import DenseConfig, PrecomputeConfig, TextConfig
 from stages.precompute.measure import compare, spread
+from stages.precompute.progress import Progress
 from stages.precompute.recipes import Traits, store_artifacts
 from stages.precompute.regions import mine_regions, unlabelled_tokens
 from stages.precompute.run import precompute
 from stages.precompute.teacher import Teacher
 from stages.precompute.teacher_files import TeacherFiles, resolve_teacher
+from stages.train.config import RunConfig
+from stages.train.store_fit import check_store
 
 BALL = 3  # the unseen class of the tiny world
 SMALLER = ["int8"]  # formats that store fewer bytes than fp16
@@ -60,8 +65,13 @@ def stores(
     folder = tmp_path_factory.mktemp("stores")
     return {
         form: run(world, tiny_clip, folder / form.replace(":", ""), config=config_of(form)).path
-        for form in ("fp16", *SMALLER)
+        for form in ("fp16", *SMALLER, "none")
     }
+
+
+def small_config(sections: dict[str, Any]) -> RunConfig:
+    student = {"encoder": "tu-resnet10t", "weights": "none"}
+    return RunConfig.model_validate({"student": student, **sections})
 
 
 def recipe_of(form: str) -> dict[str, str]:
@@ -94,7 +104,7 @@ def test_the_fingerprints_of_fp16_stores_are_those_of_before_there_were_formats(
         "regions": "70cbf2ad1249a0c40bf6b1000697ca28",
         "local": "1bd3e95a9839612ce985cf8524c6576f",
     }
-    for form in SMALLER:
+    for form in (*SMALLER, "none"):
         changed = {name for name, value in made("fp16").items() if made(form)[name] != value}
         assert changed == {"dense", "regions", "local"}
 
@@ -135,7 +145,7 @@ def test_int8_at_the_ends_of_float32() -> None:
         assert np.abs(back_NDhw - token_NDhw).max() <= max(1.5e-43, largest / 200)
 
 
-@pytest.mark.parametrize("form", ["fp16", *SMALLER])
+@pytest.mark.parametrize("form", ["fp16", *SMALLER, "none"])
 def test_the_arrays_are_those_that_the_recipe_says(form: str, stores: dict[str, Path]) -> None:
     store = Store.open(stores[form])
     assert store.recipes["dense"].get("format") == recipe_of(form).get("format")
@@ -177,7 +187,7 @@ def test_regions_are_mined_again_from_what_is_stored(
         np.testing.assert_array_equal(store.read("regions", row), region_hw)
 
 
-@pytest.mark.parametrize("form", SMALLER)
+@pytest.mark.parametrize("form", [*SMALLER, "none"])
 def test_equal_runs_make_equal_bytes(
     form: str, stores: dict[str, Path], world: Path, tiny_clip: str, tmp_path: Path
 ) -> None:
@@ -185,7 +195,7 @@ def test_equal_runs_make_equal_bytes(
     assert content(again.path) == content(stores[form])
 
 
-@pytest.mark.parametrize("form", SMALLER)
+@pytest.mark.parametrize("form", [*SMALLER, "none"])
 def test_a_run_killed_between_shards_continues_to_the_same_bytes(
     form: str,
     stores: dict[str, Path],
@@ -194,10 +204,10 @@ def test_a_run_killed_between_shards_continues_to_the_same_bytes(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    write = Writer.write
+    write, stopped_at = Writer.write, "regions" if form == "none" else "dense"
 
     def killed(self: Writer, artifact: str, shard: int, *args: Any, **kwargs: Any) -> None:
-        if (artifact, shard) == ("dense", 1):
+        if (artifact, shard) == (stopped_at, 1):
             raise KeyboardInterrupt
         write(self, artifact, shard, *args, **kwargs)
 
@@ -211,7 +221,7 @@ def test_a_run_killed_between_shards_continues_to_the_same_bytes(
     assert result.loss == recorded_loss(stores[form], read_manifest(stores[form]))
 
 
-@pytest.mark.parametrize("form", SMALLER)
+@pytest.mark.parametrize("form", [*SMALLER, "none"])
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
 def test_what_is_no_number_is_refused_with_the_name_of_the_image(
     form: str,
@@ -235,7 +245,7 @@ def test_what_is_no_number_is_refused_with_the_name_of_the_image(
         run(world, tiny_clip, tmp_path, config=config_of(form))
 
 
-@pytest.mark.parametrize("form", SMALLER)
+@pytest.mark.parametrize("form", [*SMALLER, "none"])
 def test_another_format_is_refused_and_update_recomputes(
     form: str, stores: dict[str, Path], world: Path, tiny_clip: str, tmp_path: Path
 ) -> None:
@@ -243,7 +253,7 @@ def test_another_format_is_refused_and_update_recomputes(
     with pytest.raises(CacheError, match=f'dense.format: stored nothing, asked "{form}"'):
         run(world, tiny_clip, tmp_path, config=config_of(form))
     result = run(world, tiny_clip, tmp_path, config=config_of(form), update=True)
-    assert {"dense", "regions", "local"} <= result.written.keys()
+    assert result.written.keys() >= {"regions", "local"} | ({"dense"} if form in SMALLER else set())
     assert not {"text", "index", "cls"} & result.written.keys()
     assert content(result.path) == content(stores[form])
     result = run(world, tiny_clip, tmp_path, update=True)
@@ -324,6 +334,7 @@ def test_the_loss_is_measured_recorded_and_shown(
         assert shown["artifacts"]["dense"]["format"] == form
     cli_cache.info(stores["fp16"])
     assert "dense_loss" not in json.loads(capsys.readouterr().out)
+    monkeypatch.setattr("pipeline.console.configure_logging", lambda **_: None)
     settings = ["dense.size=[64,96]", "dense.format=int8", "shard_images=4", "device=cpu"]
     for expected in ("written: ", "nothing to do"):
         command(
@@ -358,8 +369,76 @@ def test_a_lost_measurement_is_made_again(
     assert content(path) == content(stores["int8"])
 
 
-def test_fp16_is_not_measured(stores: dict[str, Path]) -> None:
-    assert not any("dense_loss" in entry for entry in Store.open(stores["fp16"]).history)
+@pytest.mark.parametrize("form", ["fp16", "none"])
+def test_what_loses_nothing_or_all_is_not_measured(form: str, stores: dict[str, Path]) -> None:
+    assert not any("dense_loss" in entry for entry in Store.open(stores[form]).history)
+
+
+def test_a_store_without_dense_tokens_has_all_else(stores: dict[str, Path]) -> None:
+    without, whole = Store.open(stores["none"]), Store.open(stores["fp16"])
+    assert not without.has("dense")
+    assert not (stores["none"] / "dense").exists()
+    assert without.recipes["dense"]["format"] == "none"
+    for array in ("text", "size", "status", "views", "cls", "regions", "local", "local_ids"):
+        np.testing.assert_array_equal(without.read_all(array), whole.read_all(array), array)
+    assert verify_store(stores["none"], read_data=True) == []
+
+
+def test_who_needs_dense_tokens_is_told_that_there_are_none(
+    stores: dict[str, Path], world: Path
+) -> None:
+    store, spec = Store.open(stores["none"]), load_spec(str(world))
+    told = r"keeps no dense tokens \(dense.format none\).*--update and --set dense.format=fp16"
+    with pytest.raises(CacheError, match=told):
+        store.read("dense", 0)
+    with pytest.raises(CacheError, match=told):
+        store.read_all("dense")
+    with pytest.raises(CacheError, match=told):
+        evaluate_teacher(store, spec, world.parent, progress=lambda *_: None)
+    needs = {"objectives": {"sdd": 1.0, "token": "pooled"}}
+    with pytest.raises(CacheError, match=told):
+        check_store(store, spec, small_config(needs))
+    check_store(store, spec, small_config({"self_training": {"method": "rst"}}))
+
+
+def test_regions_are_mined_again_where_no_dense_tokens_are_kept(
+    stores: dict[str, Path],
+    world: Path,
+    tiny_clip: str,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    shutil.copytree(stores["none"], tmp_path / stores["none"].name)
+    (tmp_path / stores["none"].name / "regions" / "c.1.0.0").unlink()
+    made, dense = [0], Teacher.dense
+
+    def counted(self: Teacher, images: Any, config: DenseConfig) -> NDArray[np.float32]:
+        made[0] += len(images)
+        return dense(self, images, config)
+
+    monkeypatch.setattr(Teacher, "dense", counted)
+    with caplog.at_level("INFO", logger="stages"):
+        result = run(world, tiny_clip, tmp_path, config=config_of("none"))
+    assert made == [2]  # the images of the shard concerned
+    assert "keeps no dense tokens: they are made in memory for the regions of 1 shards" in (
+        caplog.text
+    )
+    assert content(result.path) == content(stores["none"])
+    config = config_of("none")
+    other = config.regions.model_copy(update={"merge_threshold": 0.5})
+    changed = config.model_copy(update={"regions": other})
+    result = run(world, tiny_clip, tmp_path, config=changed, update=True)
+    assert result.written.keys() == {"regions", "local"}
+    assert made == [2 + 6]
+
+
+def test_regions_without_tokens_on_the_disk_reach_their_progress(
+    world: Path, tiny_clip: str, tmp_path: Path
+) -> None:
+    seen: list[Progress] = []
+    run(world, tiny_clip, tmp_path, config=config_of("none"), seen=seen)
+    assert seen[-1].done == seen[-1].total == 4 * 6 + 4
 
 
 def test_int8_of_real_tokens(shared_data: Path, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 format   arrays                                    a token of D numbers is
 fp16     dense (D, h, w) float16                   itself, in half precision
 int8     dense (D, h, w) int8, dense_scale (h, w)  scale * int8, with scale = max|x| / 127
+none     -                                         not kept
 
 Who reads `dense` through `Store` or `Writer` gets tokens, whatever the format.
 Legend: N images, D CLIP width, h w token grid.
@@ -19,6 +20,12 @@ from stages.cache.manifest import ArraySpec
 DENSE = "dense"
 """Name of the artifact, and of its first array."""
 
+NOT_KEPT = (
+    "keeps no dense tokens (dense.format none). Run the `zsseg precompute` command that made it "
+    "again, with --update and --set dense.format=fp16 or int8 in place of none"
+)
+"""What to say of a store without them, after its path, and what to do about it."""
+
 _LEVELS = np.float32(127)  # of either sign: -128 stays unused, so that -x is stored as -int8 of x
 
 
@@ -29,6 +36,8 @@ def stored_format(recipe: Mapping[str, Any]) -> str:
 
 def dense_specs(form: str, *, width: int, grid: tuple[int, int]) -> tuple[ArraySpec, ...]:
     """The arrays of a format, for tokens of `width` numbers on a grid (h, w)."""
+    if form == "none":
+        return ()
     if form == "int8":
         return (
             ArraySpec(DENSE, (width, *grid), "int8"),

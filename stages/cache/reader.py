@@ -8,7 +8,7 @@ import numpy as np
 
 from stages.cache import ledger
 from stages.cache.arrays import ZarrArray, open_array, read
-from stages.cache.codec import DENSE, decode
+from stages.cache.codec import DENSE, NOT_KEPT, decode, stored_format
 from stages.cache.files import folder_bytes, newest, read_json_lines
 from stages.cache.manifest import HISTORY, INDEX, Manifest, read_manifest, shard_file
 from stages.cache.verify import verify_store
@@ -97,8 +97,10 @@ class Store:
     def read(self, array: str, row: int) -> np.ndarray[Any, Any]:
         """One image's row of a per-row array, without the leading N; `dense` as tokens (D, h, w).
 
-        Tokens are float16 or float32, as the store's format of them gives them back.
+        Tokens are float16 or float32, as the store's format of them gives them back; CacheError
+        when it keeps none.
         """
+        self._check_kept(array)
         artifact, _ = self.manifest.arrays[array]
         assert artifact.per_row, f"{array} has no rows; read_all reads it"
         assert 0 <= row < self.rows, f"row {row} of {self.rows}"
@@ -108,6 +110,7 @@ class Store:
 
     def read_all(self, array: str) -> np.ndarray[Any, Any]:
         """A whole array, (N, ...) or a unit artifact's; for small arrays. `dense` as tokens."""
+        self._check_kept(array)
         artifact, _ = self.manifest.arrays[array]
         if array == DENSE:
             return decode(artifact.recipe, self._stored_whole)
@@ -127,6 +130,10 @@ class Store:
 
     def __reduce__(self) -> tuple[type[Self], tuple[Path, Manifest, str]]:
         return type(self), (self.path, self.manifest, self.fingerprint)
+
+    def _check_kept(self, array: str) -> None:
+        if array == DENSE and stored_format(self.recipes.get(DENSE, {})) == "none":
+            raise CacheError(f"{self.path}: {NOT_KEPT}")
 
     def _stored(self, array: str, row: int) -> np.ndarray[Any, Any]:
         """A row as it lies in the store."""

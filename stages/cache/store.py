@@ -273,17 +273,22 @@ class Writer:
         shape = (len(rows), *spec.shape) if artifact.per_row else spec.shape
         assert values.shape == shape, f"{spec.name}: {values.shape} instead of {shape}"
         assert values.dtype == np.dtype(spec.dtype), f"{spec.name}: {values.dtype}"
-        if not np.issubdtype(values.dtype, np.floating):
-            return
+        if np.issubdtype(values.dtype, np.floating):
+            self.check_finite(spec.name, shard, values, per_row=artifact.per_row)
+
+    def check_finite(
+        self, array: str, shard: int, values: np.ndarray[Any, Any], *, per_row: bool = True
+    ) -> None:
+        """Raise NonFiniteError, with the images' ids, when rows of a shard are not finite."""
         bad = np.flatnonzero(~np.isfinite(values.reshape(len(values), -1)).all(axis=1))
         if not len(bad):
             return
         named = [f"row {i}" for i in bad[:_SHOWN]]
-        if artifact.per_row:
-            index = read_json_lines(self.path / INDEX)
+        if per_row:
+            rows, index = self.rows_of(shard), read_json_lines(self.path / INDEX)
             named = [f"row {rows[i]} ({index[rows[i]]['id']})" for i in bad[:_SHOWN]]
         raise NonFiniteError(
-            f"{self.path}: NaN or infinity in array {spec.name}, {len(bad)} rows: "
+            f"{self.path}: NaN or infinity in array {array}, {len(bad)} rows: "
             + ", ".join(named)
             + (", ..." if len(bad) > _SHOWN else "")
             + f". Nothing of shard {shard} was written. "

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from stages.cache.codec import dense_specs, encode, half
+from stages.cache.codec import DENSE, dense_specs, encode, half
 from stages.data.geometry import WHOLE
 from stages.precompute.config import DenseConfig, LocalConfig, RegionConfig
 from stages.precompute.crops import class_crops
@@ -59,6 +59,14 @@ def dense_arrays(
             arrays[name][part] = values
         advance(part.stop - part.start)
     return arrays
+
+
+def unkept_tokens(
+    teacher: Teacher, pictures: Sequence[Picture], config: DenseConfig, *, batch: int
+) -> NDArray[np.float16]:
+    """(N, D, h, w) dense tokens for a store that keeps none; as format fp16 would store them."""
+    kept = config.model_copy(update={"format": "fp16"})
+    return dense_arrays(teacher, pictures, kept, batch=batch, advance=lambda _: None)[DENSE]
 
 
 def region_arrays(

@@ -1,7 +1,8 @@
 """The visible loop of stage one: every missing shard of every artifact, computed and committed.
 
 Each artifact is made from what is stored, never from what is still in memory, so an interrupted
-run that was continued ends with the same bytes as one that was not interrupted.
+run that was continued ends with the same bytes as one that was not interrupted. Dense tokens that
+the store does not keep are made where regions need them, the same ones each time.
 """
 
 import logging
@@ -13,11 +14,18 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from stages.cache.codec import DENSE
 from stages.cache.store import Writer
 from stages.data.samples import Sample
 from stages.data.spec import DatasetSpec
 from stages.errors import CacheError
-from stages.precompute.artifacts import cls_arrays, dense_arrays, local_arrays, region_arrays
+from stages.precompute.artifacts import (
+    cls_arrays,
+    dense_arrays,
+    local_arrays,
+    region_arrays,
+    unkept_tokens,
+)
 from stages.precompute.config import PrecomputeConfig
 from stages.precompute.kmeans import Backend
 from stages.precompute.progress import Meter
@@ -49,6 +57,12 @@ def fill(
     Raises CacheError when a file changes under the run, NonFiniteError for tokens that do not fit
     into half precision.
     """
+    if not _keeps_dense(writer) and (shards := missing.get("regions")):
+        logger.info(
+            "%s keeps no dense tokens: they are made in memory for the regions of %d shards",
+            writer.path,
+            len(shards),
+        )
     if "text" in missing:
         with meter.phase("teacher"):
             text_CD = embed_classes(teacher, spec.prompt_names, config.text.templates)
@@ -101,13 +115,20 @@ def _make(
         case "cls":
             with meter.phase("teacher"):
                 arrays = cls_arrays(teacher, pictures, batch=config.batch, advance=meter.advance)
+        case "dense" if not _keeps_dense(writer):
+            return {}, {}
         case "dense":
             with meter.phase("teacher"):
                 arrays = dense_arrays(
                     teacher, pictures, config.dense, batch=config.batch, advance=meter.advance
                 )
         case "regions":
-            dense_NDhw = writer.read("dense", shard)[good]
+            if _keeps_dense(writer):
+                dense_NDhw = writer.read(DENSE, shard)[good]
+            else:
+                with meter.phase("teacher"):
+                    dense_NDhw = unkept_tokens(teacher, pictures, config.dense, batch=config.batch)
+                writer.check_finite(DENSE, shard, _spread(dense_NDhw, good, len(rows), DENSE))
             with meter.phase("regions"):
                 arrays = region_arrays(
                     dense_NDhw, pictures, config.regions, backend=backend, advance=meter.advance
@@ -127,6 +148,10 @@ def _make(
             notes = {"left_out": {str(first + i): count for i, count in counts if count}}
     meter.advance(len(rows) - len(good))
     return {key: _spread(values, good, len(rows), key) for key, values in arrays.items()}, notes
+
+
+def _keeps_dense(writer: Writer) -> bool:
+    return DENSE in writer.manifest.arrays
 
 
 def _spread(values: NDArray[Any], good: Sequence[int], rows: int, array: str) -> NDArray[Any]:

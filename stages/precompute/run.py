@@ -53,7 +53,7 @@ class PrecomputeResult:
     failed: dict[str, str]
     """Id -> reason of every image that could not be used, in this run or before."""
     loss: DenseLoss | None
-    """What storing dense tokens in fewer bytes costs; None where they are stored in fp16."""
+    """What storing dense tokens in fewer bytes costs; None in fp16, and where none are stored."""
 
 
 def precompute(
@@ -117,7 +117,7 @@ def precompute(
             )
         writer.seal(command=store_command(spec, split, limit, config))
         loss = recorded_loss(path, writer.manifest)
-        if loss is None and config.dense.format != "fp16":
+        if loss is None and config.dense.format not in ("fp16", "none"):
             loss = measure_dense(
                 Store.open(path),
                 spec=spec,
@@ -200,10 +200,12 @@ def _begun(writer: Writer, shard: int) -> bool:
 
 
 def _rows(writer: Writer, missing: Mapping[str, Sequence[int]]) -> dict[str, int]:
-    """Rows to write by artifact; those of `text` are classes."""
+    """Rows to write by artifact that has any; those of `text` are classes."""
+    stored = {artifact.name for artifact in writer.manifest.artifacts if artifact.arrays}
     rows = {
         name: sum(len(writer.rows_of(shard)) for shard in shards)
         for name, shards in missing.items()
+        if name in stored
     }
     if "text" in rows:
         artifact, spec = writer.manifest.arrays["text"]

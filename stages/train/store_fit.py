@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from stages.cache.codec import DENSE, NOT_KEPT, stored_format
 from stages.cache.reader import Store
 from stages.cache.recipe import difference
 from stages.data.samples import Sample, list_samples
@@ -39,6 +40,8 @@ def check_store(store: Store, spec: DatasetSpec, config: RunConfig) -> None:
         "dense": (config.uses_token and pooled) or config.uses_dense,
     }
     if lacking := [name for name, needed in needs.items() if needed and not store.has(name)]:
+        if lacking == [DENSE] and stored_format(store.recipes.get(DENSE, {})) == "none":
+            raise CacheError(f"{store.path}: this experiment needs dense, and the store {NOT_KEPT}")
         raise CacheError(
             f"{store.path}: holds no {', '.join(lacking)}, which this experiment needs. Make a "
             "complete store with `zsseg precompute`"
