@@ -10,14 +10,14 @@ from pathlib import Path
 from typing import Any
 
 from stages.cache import ledger
-from stages.cache.codec import DENSE
+from stages.cache.codec import BASIS, DENSE
 from stages.cache.files import newest, read_json_lines
 from stages.cache.manifest import HISTORY, LEDGER, Manifest
 from stages.cache.recipe import fingerprint
 from stages.errors import CacheError
 
 _KEY = "dense_loss"
-_MADE_OF = (DENSE, "text")
+_MADE_OF = (DENSE, BASIS, "text")
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ def dense_bytes(store: Path, manifest: Manifest) -> int:
     """Size of the files that dense tokens are read from, as their receipts say it."""
     total = 0
     for artifact in manifest.artifacts:
-        if artifact.name != DENSE:
+        if artifact.name not in (DENSE, BASIS):
             continue
         for shard in manifest.shards(artifact):
             receipt = ledger.read_receipt(store, artifact, shard)

@@ -30,6 +30,7 @@ class Store:
         self.fingerprint = fingerprint
         self._index: list[dict[str, Any]] | None = None
         self._arrays: dict[str, ZarrArray] = {}
+        self._units: dict[str, np.ndarray[Any, Any]] = {}
         self._process = os.getpid()
 
     @classmethod
@@ -136,7 +137,11 @@ class Store:
             raise CacheError(f"{self.path}: {NOT_KEPT}")
 
     def _stored(self, array: str, row: int) -> np.ndarray[Any, Any]:
-        """A row as it lies in the store."""
+        """A row as it lies in the store, or all of an array without rows, which is kept."""
+        if not self.manifest.arrays[array][0].per_row:
+            if array not in self._units:
+                self._units[array] = self._stored_whole(array)
+            return self._units[array]
         where = self._file(array, row // self.shard_rows)
         return read(self._open(array), row, where=where)
 

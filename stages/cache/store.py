@@ -154,8 +154,9 @@ class Writer:
         return self._stored(array, shard)
 
     def _stored(self, array: str, shard: int) -> np.ndarray[Any, Any]:
-        """A shard as it lies in the store."""
+        """A shard as it lies in the store, or all of an array without rows."""
         artifact, spec = self.manifest.arrays[array]
+        shard = shard if artifact.per_row else 0
         where = str(self.path / shard_file(spec, artifact, shard))
         assert not self._lost(artifact, shard), f"{where} is not committed"
         values = open_array(self.path, self.manifest, array)

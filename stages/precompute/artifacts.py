@@ -7,7 +7,7 @@ Legend: N pictures of a shard, H W pixels, h w token grid, D CLIP width, K masks
 """
 
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -47,15 +47,19 @@ def dense_arrays(
     pictures: Sequence[Picture],
     config: DenseConfig,
     *,
+    basis: Mapping[str, NDArray[np.float32]],
     batch: int,
     advance: Advance,
 ) -> Arrays:
-    """The arrays that hold the dense tokens of each picture in the format of `config`."""
+    """The arrays that hold the dense tokens of each picture in the format of `config`.
+
+    `basis`: the arrays of the store's basis; empty where the format needs none.
+    """
     specs = dense_specs(config.format, width=teacher.width, grid=teacher.grid(config))
     arrays = {each.name: np.empty((len(pictures), *each.shape), each.dtype) for each in specs}
     for part in _parts(len(pictures), batch):
         images = _fitted(teacher, pictures[part], config.size)
-        for name, values in encode(config.format, teacher.dense(images, config)).items():
+        for name, values in encode(config.format, teacher.dense(images, config), basis).items():
             arrays[name][part] = values
         advance(part.stop - part.start)
     return arrays
@@ -66,7 +70,8 @@ def unkept_tokens(
 ) -> NDArray[np.float16]:
     """(N, D, h, w) dense tokens for a store that keeps none; as format fp16 would store them."""
     kept = config.model_copy(update={"format": "fp16"})
-    return dense_arrays(teacher, pictures, kept, batch=batch, advance=lambda _: None)[DENSE]
+    arrays = dense_arrays(teacher, pictures, kept, basis={}, batch=batch, advance=lambda _: None)
+    return arrays[DENSE]
 
 
 def region_arrays(

@@ -32,10 +32,10 @@ class DenseConfig(BaseModel):
     give their projected last feature map whatever is asked here. [ours]"""
     nacl_sigma: float = Field(default=5.0, gt=0)
     """Standard deviation of NACLIP's Gaussian, in patches; used by path `nacl` only."""
-    format: Literal["fp16", "int8", "none"] = "fp16"
-    """What is stored of a dense token: half precision; 8 bits per number and one scale per token,
-    half the bytes; nothing, once regions are made of it. What that loses is measured and printed.
-    [ours]"""
+    format: str = Field(default="fp16", pattern=r"^(fp16|int8|none|pca:[1-9][0-9]{0,4})$")
+    """What is stored of a dense token. fp16: half precision; int8: 8 bits per number and one scale
+    per token, half the bytes; pca:128: its first 128 principal components in half precision; none:
+    nothing, once regions are made of it. What that loses is measured and printed. [ours]"""
 
 
 class RegionConfig(BaseModel):

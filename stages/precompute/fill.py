@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from stages.cache.codec import DENSE
+from stages.cache.codec import BASIS, DENSE, components
 from stages.cache.store import Writer
 from stages.data.samples import Sample
 from stages.data.spec import DatasetSpec
@@ -26,6 +26,7 @@ from stages.precompute.artifacts import (
     region_arrays,
     unkept_tokens,
 )
+from stages.precompute.basis import fit_basis, sampled_tokens
 from stages.precompute.config import PrecomputeConfig
 from stages.precompute.kmeans import Backend
 from stages.precompute.progress import Meter
@@ -68,6 +69,14 @@ def fill(
             text_CD = embed_classes(teacher, spec.prompt_names, config.text.templates)
             meter.advance(len(text_CD))
         writer.write("text", 0, {"text": text_CD})
+    if BASIS in missing:
+        number = components(config.dense.format)
+        assert number is not None
+        tokens = sampled_tokens(
+            spec, root, samples, teacher=teacher, config=config.dense, meter=meter
+        )
+        basis_dD, mean_D = fit_basis(tokens, number)
+        writer.write(BASIS, 0, {"pca_basis": basis_dD, "pca_mean": mean_D})
     for shard in sorted({shard for name in _ORDER for shard in missing.get(name, ())}):
         numbers = writer.rows_of(shard)
         with meter.phase("read"):
@@ -120,7 +129,12 @@ def _make(
         case "dense":
             with meter.phase("teacher"):
                 arrays = dense_arrays(
-                    teacher, pictures, config.dense, batch=config.batch, advance=meter.advance
+                    teacher,
+                    pictures,
+                    config.dense,
+                    basis=_basis(writer),
+                    batch=config.batch,
+                    advance=meter.advance,
                 )
         case "regions":
             if _keeps_dense(writer):
@@ -148,6 +162,12 @@ def _make(
             notes = {"left_out": {str(first + i): count for i, count in counts if count}}
     meter.advance(len(rows) - len(good))
     return {key: _spread(values, good, len(rows), key) for key, values in arrays.items()}, notes
+
+
+def _basis(writer: Writer) -> dict[str, NDArray[np.float32]]:
+    """The basis as it is stored; empty where the format of the dense tokens needs none."""
+    names = [name for name in ("pca_basis", "pca_mean") if name in writer.manifest.arrays]
+    return {name: writer.read(name, 0) for name in names}
 
 
 def _keeps_dense(writer: Writer) -> bool:

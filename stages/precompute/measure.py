@@ -29,7 +29,7 @@ MEASURED_IMAGES = 32
 
 
 def measure_dense(
-    store: Store,
+    path: Path,
     *,
     spec: DatasetSpec,
     root: Path,
@@ -38,7 +38,11 @@ def measure_dense(
     config: DenseConfig,
     meter: Meter,
 ) -> DenseLoss | None:
-    """Compare the store's dense tokens with the teacher's; None when no image can be read now."""
+    """Compare a sealed store's dense tokens with the teacher's.
+
+    None when no image can be read now.
+    """
+    store = Store.open(path)
     text_CD = store.read_all("text")
     cosines: list[NDArray[np.float64]] = []
     same, elements = 0, 0

@@ -8,13 +8,16 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from stages.cache.codec import dense_specs
+from stages.cache.codec import BASIS, basis_specs, components, dense_specs
 from stages.cache.manifest import ArraySpec, Artifact, read_manifest
 from stages.data.spec import DatasetSpec
-from stages.errors import CacheError
+from stages.errors import CacheError, UserError
 from stages.precompute.config import PrecomputeConfig
 from stages.precompute.teacher_files import TeacherFiles
 from stages.precompute.text import load_templates
+
+BASIS_IMAGES = 128
+"""Images at most that the basis of dense.format=pca:d is fitted to."""
 
 
 @dataclass(frozen=True)
@@ -67,12 +70,33 @@ def store_info(spec: DatasetSpec, files: TeacherFiles, traits: Traits) -> dict[s
 def store_artifacts(
     spec: DatasetSpec, files: TeacherFiles, config: PrecomputeConfig, traits: Traits
 ) -> tuple[Artifact, ...]:
-    """The artifacts, each with all that its bytes follow from, in the order of their making."""
+    """The artifacts, each with all that its bytes follow from, in the order of their making.
+
+    Raises UserError for more principal components than tokens have numbers.
+    """
     teacher, width, masks = files.recipe(), traits.width, config.local.max_masks
     height, columns = traits.grid
     smoothing = {"nacl_sigma": config.dense.nacl_sigma} if traits.dense_path == "nacl" else {}
     # fp16 was the only format once: naming it would make every store of then one of other settings.
     form = {"format": config.dense.format} if config.dense.format != "fp16" else {}
+    number = components(config.dense.format)
+    if number is not None and number > width:
+        raise UserError(
+            f"dense.format={config.dense.format}: the tokens of {files.spec} have {width} numbers. "
+            f"Use at most pca:{width}, or another format"
+        )
+    tokens = {
+        "teacher": teacher,
+        "size": list(config.dense.size),
+        "path": traits.dense_path,
+        **smoothing,
+    }
+    basis = [
+        Artifact(
+            BASIS, {**tokens, "images": BASIS_IMAGES}, basis_specs(count, width), per_row=False
+        )
+        for count in ([] if number is None else [number])
+    ]
     return (
         Artifact(
             "text",
@@ -96,17 +120,12 @@ def store_artifacts(
             (ArraySpec("views", (1, 6), "float32"), ArraySpec("cls", (1, width), "float16")),
             depends=("index",),
         ),
+        *basis,
         Artifact(
             "dense",
-            {
-                "teacher": teacher,
-                "size": list(config.dense.size),
-                "path": traits.dense_path,
-                **smoothing,
-                **form,
-            },
+            {**tokens, **form},
             dense_specs(config.dense.format, width=width, grid=(height, columns)),
-            depends=("index",),
+            depends=("index", *(artifact.name for artifact in basis)),
         ),
         Artifact(
             "regions",

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from stages.cache.catalogue import place_store
+from stages.cache.codec import BASIS, DENSE
 from stages.cache.dense_loss import DenseLoss, loss_entry, recorded_loss
-from stages.cache.reader import Store
 from stages.cache.store import Writer
 from stages.data.samples import Sample, list_samples
 from stages.data.spec import DatasetSpec
@@ -25,6 +25,7 @@ from stages.precompute.config import PrecomputeConfig
 from stages.precompute.measure import measure_dense
 from stages.precompute.progress import Meter, Phase, Progress
 from stages.precompute.recipes import (
+    BASIS_IMAGES,
     Traits,
     store_artifacts,
     store_identity,
@@ -119,7 +120,7 @@ def precompute(
         loss = recorded_loss(path, writer.manifest)
         if loss is None and config.dense.format not in ("fp16", "none"):
             loss = measure_dense(
-                Store.open(path),
+                path,
                 spec=spec,
                 root=root,
                 samples=samples,
@@ -179,6 +180,8 @@ def _missing(
     # tells whether they are the same ones still, so all of the shard is made again.
     if lost := [shard for shard in shards if receipts[shard] is None and _begun(writer, shard)]:
         writer.forget(lost)
+    if writer.missing().get(BASIS):  # fitted again, it need not be the one of what is stored
+        writer.forget(shards, only=(DENSE, "regions", "local"))
     relabelled = withdraw_changed(
         writer,
         spec,
@@ -200,7 +203,7 @@ def _begun(writer: Writer, shard: int) -> bool:
 
 
 def _rows(writer: Writer, missing: Mapping[str, Sequence[int]]) -> dict[str, int]:
-    """Rows to write by artifact that has any; those of `text` are classes."""
+    """Rows to write by artifact that has any; those of `text` are classes, of a basis images."""
     stored = {artifact.name for artifact in writer.manifest.artifacts if artifact.arrays}
     rows = {
         name: sum(len(writer.rows_of(shard)) for shard in shards)
@@ -210,6 +213,8 @@ def _rows(writer: Writer, missing: Mapping[str, Sequence[int]]) -> dict[str, int
     if "text" in rows:
         artifact, spec = writer.manifest.arrays["text"]
         rows["text"], _ = writer.manifest.shape(artifact, spec)
+    if BASIS in rows:
+        rows[BASIS] = min(writer.manifest.rows, BASIS_IMAGES)
     return rows
 
 
