@@ -11,6 +11,9 @@ from pydantic import BaseModel, ConfigDict, Field
 Source = Literal["student", "ema", "teacher"]
 """Whose scores give pseudo labels."""
 
+Confidence = Literal["score", "margin"]
+"""What makes a pseudo label sure."""
+
 STRICT = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
 
 
@@ -103,7 +106,7 @@ class SelfTrainingConfig(BaseModel):
     source: Source = "student"
     """Whose scores name the pixels: the student's own (paper 1), those of an exponential moving
     average of it, or those of the cached dense tokens (as MaskCLIP+). [ours: ema, teacher]"""
-    confidence: Literal["score", "margin"] = "score"
+    confidence: Confidence = "score"
     """What makes a pixel confident: the largest score of an unseen class (paper 1), or its margin
     over the second largest. [ours: margin]"""
     top_percent: float = Field(default=75.0, gt=0, le=100)

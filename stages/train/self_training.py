@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from stages.data.spec import VOID
+from stages.train.method import Confidence
 
 
 def top_share(score_BL: Tensor, group_BL: Tensor, *, share: float) -> Tensor:
@@ -44,7 +45,7 @@ def pseudo_labels(
     unseen_ids: Tensor,
     share: float,
     method: Literal["st", "rst"],
-    confidence: Literal["score", "margin"] = "score",
+    confidence: Confidence = "score",
 ) -> Tensor:
     """(B, h, w) int64 class ids of unseen classes, VOID where no pseudo label is given.
 
