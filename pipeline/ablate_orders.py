@@ -5,7 +5,7 @@ All figures are percent, differences are points.
 
 import math
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import combinations
 
@@ -15,6 +15,8 @@ class Statistic:
     """A figure over the seeds that were scored."""
 
     values: tuple[float, ...]
+    seeds: tuple[int, ...] = ()
+    """Which seeds they are of, in the same order."""
 
     @property
     def mean(self) -> float | None:
@@ -42,19 +44,22 @@ class Ordering:
     verdict: str
 
 
-def orderings(paper: Mapping[str, float], ours: Mapping[str, Sequence[float]]) -> list[Ordering]:
+def orderings(
+    paper: Mapping[str, float], ours: Mapping[str, Mapping[int, float]]
+) -> list[Ordering]:
     """Every pair of rows that the paper orders by hIoU, in its order, with what ours says.
 
-    `ours` has the hIoU of each seed; rows without any are left out, as are rows that the paper has
-    equal. A difference of our means counts as clear when it is larger than the spread.
+    `ours` has the hIoU by seed; two rows are compared on the seeds that both have, and not at all
+    without one: an unfinished table must not compare seeds instead of rows. Rows that the paper has
+    equal are left out. A difference of our means counts as clear when it exceeds the spread.
     """
     found = []
-    rows = [name for name in paper if ours.get(name)]
-    for first, second in combinations(rows, 2):
-        if paper[first] == paper[second]:
+    for first, second in combinations([name for name in paper if name in ours], 2):
+        common = sorted(ours[first].keys() & ours[second].keys())
+        if paper[first] == paper[second] or not common:
             continue
         lower, higher = sorted((first, second), key=lambda name: paper[name])
-        low, high = Statistic(tuple(ours[lower])), Statistic(tuple(ours[higher]))
+        low, high = (Statistic(tuple(ours[name][s] for s in common)) for name in (lower, higher))
         assert low.mean is not None
         assert high.mean is not None
         difference = high.mean - low.mean

@@ -63,9 +63,14 @@ def measured(
     """The rows with the results of their runs, by run folder; one result per gamma, in order."""
     rows = []
     for row in planned:
-        scored = [results[run.folder] for run in row.runs if run.folder in results]
+        scored = {
+            run.config.train.seed: results[run.folder] for run in row.runs if run.folder in results
+        }
         scores = {
-            gamma: {name: _statistic([each[i] for each in scored], name) for name in MEANS}
+            gamma: {
+                name: _statistic({seed: each[i] for seed, each in scored.items()}, name)
+                for name in MEANS
+            }
             for i, gamma in enumerate(gammas)
         }
         rows.append(
@@ -87,15 +92,20 @@ def measured(
     return rows
 
 
-def _statistic(results: Sequence[EvaluationResult], name: str) -> Statistic:
-    values = (100 * getattr(result.scores, name.lower()) for result in results)
-    return Statistic(tuple(value for value in values if not math.isnan(value)))
+def _statistic(results: Mapping[int, EvaluationResult], name: str) -> Statistic:
+    values = {seed: 100 * getattr(each.scores, name.lower()) for seed, each in results.items()}
+    defined = {seed: value for seed, value in values.items() if not math.isnan(value)}
+    return Statistic(tuple(defined.values()), tuple(defined))
 
 
 def table_orderings(rows: Sequence[MeasuredRow], gamma: float) -> list[Ordering]:
     """The orderings of a table's rows under one gamma."""
     paper = {row.name: row.paper.hIoU for row in rows if row.paper is not None}
-    return orderings(paper, {row.name: row.scores[gamma]["hIoU"].values for row in rows})
+    means = {row.name: row.scores[gamma]["hIoU"] for row in rows}
+    return orderings(
+        paper,
+        {name: dict(zip(each.seeds, each.values, strict=True)) for name, each in means.items()},
+    )
 
 
 def markdown(header: Header, table: AblationTable, rows: Sequence[MeasuredRow]) -> str:
