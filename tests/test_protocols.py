@@ -185,7 +185,6 @@ def test_every_part_is_logged_and_weighed(world: World, tmp_path: Path) -> None:
         weights |= {"global_distillation": 1.0, "local_distillation": 1.0}
         total = sum(weight * line[name] for name, weight in weights.items())
         assert line["loss"] == pytest.approx(total, rel=1e-5)
-        assert line["latent_classes"] >= 0
     assert any(line["latent_classes"] > 0 for line in losses_of(tmp_path / "run"))
 
 

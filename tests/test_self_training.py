@@ -87,7 +87,9 @@ def test_pseudo_labels_against_loops(method: str, confidence: str) -> None:
     assert label_Bhw.dtype == torch.int64
     assert not label_Bhw.requires_grad
     np.testing.assert_array_equal(label_Bhw.numpy(), expected_Bhw)
-    assert set(np.unique(expected_Bhw)) >= {1, 5, 255}
+    # By their margin, the surest of each region happen to be of two classes only.
+    by_margin_in_regions = (confidence, method) == ("margin", "rst")
+    assert set(np.unique(expected_Bhw)) == {1, 5, 255} | (set() if by_margin_in_regions else {4})
 
 
 def test_regions_give_quiet_classes_their_share() -> None:
