@@ -130,7 +130,7 @@ def test_non_finite_rows_are_named_and_nothing_is_written(tmp_path: Path, bad: f
     with open_writer(tmp_path / "store") as writer:
         arrays = values("dense", range(3, 6))
         arrays["dense"][1, 2, 3, 4] = bad
-        with pytest.raises(NonFiniteError, match=r"array dense, 1 rows: row 4 \(scene 4é\)"):
+        with pytest.raises(NonFiniteError, match=r"array dense, 1 rows: scene 4é"):
             writer.write("dense", 1, arrays)
         assert 1 in writer.missing()["dense"]
         assert not (tmp_path / "store" / "norm" / "c.1").exists()

@@ -21,6 +21,9 @@ from stages.cache.manifest import (
 from stages.cache.recipe import canonical_json, fingerprint
 from stages.errors import CacheError
 
+ABSENT, STALE = "not there yet", "made otherwise"
+"""Why a shard is to be computed though nothing is wrong with it."""
+
 
 def publish(
     store: Path,
@@ -29,23 +32,20 @@ def publish(
     shard: int,
     *,
     made_from: str,
+    files: Mapping[str, Mapping[str, Any]],
     notes: Mapping[str, Any],
 ) -> None:
     """Declare one shard complete, of the artifact whose fingerprint is `made_from`.
 
-    Its files must be on the disk already (fsync).
+    `files`: bytes and hash of each, as `shards.put` gives them; they are on the disk (fsync).
     """
     rows = manifest.rows_of(shard) if artifact.per_row else None
-    files = [shard_file(spec, artifact, shard) for spec in artifact.arrays]
     receipt = {
         "artifact": artifact.name,
         "fingerprint": made_from,
         "shard": shard,
         "rows": [rows.start, rows.stop] if rows else None,
-        "files": {
-            file: {"bytes": (store / file).stat().st_size, "xxh3_128": hash_file(store / file)}
-            for file in files
-        },
+        "files": files,
     }
     assert not receipt.keys() & notes.keys(), "a note named like a field of the receipt"
     receipt |= notes
@@ -69,6 +69,25 @@ def read_receipt(store: Path, artifact: Artifact, shard: int) -> dict[str, Any] 
         if not isinstance(entry, dict) or entry.keys() != {"bytes", "xxh3_128"}:
             raise CacheError(f"{path}: damaged, no size and hash for {file}")
     return receipt
+
+
+def lost(store: Path, artifact: Artifact, shard: int, *, made_from: str) -> str | None:
+    """Why a shard has to be computed, None when it need not be: it is there, and of this recipe.
+
+    Sizes of files are compared, not their content.
+    """
+    try:
+        receipt = read_receipt(store, artifact, shard)
+    except CacheError as error:
+        return str(error)
+    if receipt is None:
+        return ABSENT
+    if receipt.get("fingerprint") != made_from:
+        return STALE
+    for file, entry in receipt["files"].items():
+        if reason := damage(store, file, entry, read_data=False):
+            return f"{store / file}: {reason}"
+    return None
 
 
 def damage(store: Path, file: str, entry: Mapping[str, Any], *, read_data: bool) -> str | None:

@@ -7,7 +7,6 @@ continues and ends with the same bytes.
 
 import json
 import logging
-import shutil
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from graphlib import TopologicalSorter
 from pathlib import Path
@@ -17,10 +16,8 @@ from typing import Any, Self
 import numpy as np
 from filelock import FileLock
 
-from stages.cache import ledger
-from stages.cache.arrays import open_array, place, read, write_shard
+from stages.cache import ledger, shards
 from stages.cache.card import make_card
-from stages.cache.codec import DENSE, decode
 from stages.cache.files import (
     append_durably,
     json_lines,
@@ -42,15 +39,12 @@ from stages.cache.manifest import (
     Manifest,
     fingerprints,
     receipt_file,
-    shard_file,
 )
 from stages.cache.recipe import plain
 from stages.cache.reconcile import prepare
-from stages.errors import CacheError, NonFiniteError, ResourceError
+from stages.errors import CacheError, ResourceError
 
 __all__ = ["ArraySpec", "Artifact", "Writer"]
-
-_SHOWN = 10  # images named in one message
 
 _log = logging.getLogger(__name__)
 
@@ -149,18 +143,8 @@ class Writer:
         `dense` as tokens (rows, D, h, w), whatever the format that they are stored in.
         """
         artifact, _ = self.manifest.arrays[array]
-        if array == DENSE:
-            return decode(artifact.recipe, lambda part: self._stored(part, shard))
-        return self._stored(array, shard)
-
-    def _stored(self, array: str, shard: int) -> np.ndarray[Any, Any]:
-        """A shard as it lies in the store, or all of an array without rows."""
-        artifact, spec = self.manifest.arrays[array]
-        shard = shard if artifact.per_row else 0
-        where = str(self.path / shard_file(spec, artifact, shard))
-        assert not self._lost(artifact, shard), f"{where} is not committed"
-        values = open_array(self.path, self.manifest, array)
-        return read(values, place(self.manifest, artifact, shard), where=where)
+        assert self._why(artifact, shard if artifact.per_row else 0) is None, (array, shard)
+        return shards.get(self.path, self.manifest, array, shard)
 
     def write(
         self,
@@ -172,35 +156,49 @@ class Writer:
     ) -> None:
         """Write and commit one whole shard of every array of an artifact.
 
-        `notes` (JSON) go into the receipt: per-row content hashes, failures. Raises
-        NonFiniteError on NaN or infinity before anything is written, ResourceError when the disk
-        refuses.
+        Raises NonFiniteError on NaN or infinity before anything is written, ResourceError when the
+        disk refuses.
         """
         what = self._artifacts[artifact]
-        assert arrays.keys() == {spec.name for spec in what.arrays}, (artifact, list(arrays))
-        for spec in what.arrays:
-            self._check(what, spec, shard, arrays[spec.name])
-        try:
+        ids: list[str] = []
+        if what.per_row:
+            rows, index = self.rows_of(shard), read_json_lines(self.path / INDEX)
+            ids = [str(entry["id"]) for entry in index[rows.start : rows.stop]]
+        self.withdraw(artifact, shard)
+        files = shards.put(self.path, self.manifest, what, shard, arrays, ids=ids)
+        self.commit(artifact, shard, files, notes=notes)
+
+    def withdraw(self, artifact: str, shard: int) -> None:
+        """Remove the receipt of a shard that is about to be written, by whatever process."""
+        with shards.disk_errors(self.path, artifact, shard):
             remove_durably(self.path / SEAL)
-            remove_durably(self.path / receipt_file(what, shard))
-            write_shard(self.path, self.manifest, what, shard, arrays)
+            remove_durably(self.path / receipt_file(self._artifacts[artifact], shard))
+
+    def commit(
+        self,
+        artifact: str,
+        shard: int,
+        files: Mapping[str, Mapping[str, Any]],
+        *,
+        notes: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Declare a shard complete whose files `shards.put` has written, here or elsewhere.
+
+        `notes` (JSON) go into the receipt: per-row content hashes, failures. Raises ResourceError
+        when the disk refuses.
+        """
+        with shards.disk_errors(self.path, artifact, shard):
             ledger.publish(
                 self.path,
                 self.manifest,
-                what,
+                self._artifacts[artifact],
                 shard,
                 made_from=self._fingerprints[artifact],
+                files=files,
                 notes=notes or {},
             )
-        except OSError as error:
-            free = shutil.disk_usage(self.path).free / 2**20
-            raise ResourceError(
-                f"{self.path}: cannot write shard {shard} of {artifact}: {error} ({free:.0f} MiB "
-                "free). What is committed is safe: free space, or mend the disk, and run the same "
-                "command again"
-            ) from error
 
-    def forget(self, shards: Iterable[int], *, only: Collection[str] | None = None) -> None:
+    def forget(self, numbers: Iterable[int], *, only: Collection[str] | None = None) -> None:
         """Withdraw the receipts of these shards: they become missing.
 
         In all per-row artifacts, or in those of `only`. Dependents go first, so that what a killed
@@ -209,7 +207,7 @@ class Writer:
         remove_durably(self.path / SEAL)
         depends = {artifact.name: artifact.depends for artifact in self.manifest.artifacts}
         order = [self._artifacts[name] for name in TopologicalSorter(depends).static_order()]
-        for shard in shards:
+        for shard in numbers:
             for artifact in reversed(order):
                 if artifact.per_row and (only is None or artifact.name in only):
                     remove_durably(self.path / receipt_file(artifact, shard))
@@ -219,7 +217,7 @@ class Writer:
 
         `command` is what makes this store, for the card.
         """
-        missing = {name: shards for name, shards in self.missing().items() if shards}
+        missing = {name: lost for name, lost in self.missing().items() if lost}
         assert not missing, f"{self.path}: not to be sealed, missing {missing}"
         seal = ledger.make_seal(self.path, self.manifest)
         card = make_card(self.path, fingerprint=json.loads(seal)["root"], command=command)
@@ -253,46 +251,12 @@ class Writer:
         """Append to the stat cache; the last entry of an id is the one that counts."""
         append_durably(self.path / SOURCES, json_lines(entries))
 
+    def _why(self, artifact: Artifact, shard: int) -> str | None:
+        made_from = self._fingerprints[artifact.name]
+        return ledger.lost(self.path, artifact, shard, made_from=made_from)
+
     def _lost(self, artifact: Artifact, shard: int) -> bool:
-        try:
-            receipt = ledger.read_receipt(self.path, artifact, shard)
-        except CacheError as error:
-            _log.warning("%s; its shard is computed again", error)
-            return True
-        if receipt is None or receipt.get("fingerprint") != self._fingerprints[artifact.name]:
-            return True
-        for file, entry in receipt["files"].items():
-            if reason := ledger.damage(self.path, file, entry, read_data=False):
-                _log.warning("%s: %s; its shard is computed again", self.path / file, reason)
-                return True
-        return False
-
-    def _check(
-        self, artifact: Artifact, spec: ArraySpec, shard: int, values: np.ndarray[Any, Any]
-    ) -> None:
-        rows = self.manifest.rows_of(shard)
-        shape = (len(rows), *spec.shape) if artifact.per_row else spec.shape
-        assert values.shape == shape, f"{spec.name}: {values.shape} instead of {shape}"
-        assert values.dtype == np.dtype(spec.dtype), f"{spec.name}: {values.dtype}"
-        if np.issubdtype(values.dtype, np.floating):
-            self.check_finite(spec.name, shard, values, per_row=artifact.per_row)
-
-    def check_finite(
-        self, array: str, shard: int, values: np.ndarray[Any, Any], *, per_row: bool = True
-    ) -> None:
-        """Raise NonFiniteError, with the images' ids, when rows of a shard are not finite."""
-        bad = np.flatnonzero(~np.isfinite(values.reshape(len(values), -1)).all(axis=1))
-        if not len(bad):
-            return
-        named = [f"row {i}" for i in bad[:_SHOWN]]
-        if per_row:
-            rows, index = self.rows_of(shard), read_json_lines(self.path / INDEX)
-            named = [f"row {rows[i]} ({index[rows[i]]['id']})" for i in bad[:_SHOWN]]
-        raise NonFiniteError(
-            f"{self.path}: NaN or infinity in array {array}, {len(bad)} rows: "
-            + ", ".join(named)
-            + (", ..." if len(bad) > _SHOWN else "")
-            + f". Nothing of shard {shard} was written. "
-            + ("float16 ends at 65504: " if values.dtype == np.float16 else "")
-            + "look at these images and at the teacher's weights"
-        )
+        reason = self._why(artifact, shard)
+        if reason not in (None, ledger.ABSENT, ledger.STALE):
+            _log.warning("%s; its shard is computed again", reason)
+        return reason is not None

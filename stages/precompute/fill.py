@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stages.cache.codec import BASIS, DENSE, components
+from stages.cache.shards import check_finite
 from stages.cache.store import Writer
 from stages.data.samples import Sample
 from stages.data.spec import DatasetSpec
@@ -89,6 +90,7 @@ def fill(
                 writer,
                 shard=shard,
                 rows=rows,
+                samples=samples[numbers.start : numbers.stop],
                 teacher=teacher,
                 backend=backend,
                 config=config,
@@ -104,6 +106,7 @@ def _make(
     *,
     shard: int,
     rows: Sequence[Row],
+    samples: Sequence[Sample],
     teacher: Teacher,
     backend: Backend,
     config: PrecomputeConfig,
@@ -123,7 +126,9 @@ def _make(
     match name:
         case "cls":
             with meter.phase("teacher"):
-                arrays = cls_arrays(teacher, pictures, batch=config.batch, advance=meter.advance)
+                arrays = cls_arrays(
+                    teacher, pictures, config.views, batch=config.batch, advance=meter.advance
+                )
         case "dense" if not _keeps_dense(writer):
             return {}, {}
         case "dense":
@@ -142,7 +147,10 @@ def _make(
             else:
                 with meter.phase("teacher"):
                     dense_NDhw = unkept_tokens(teacher, pictures, config.dense, batch=config.batch)
-                writer.check_finite(DENSE, shard, _spread(dense_NDhw, good, len(rows), DENSE))
+                ids = [sample.id for sample in samples]
+                check_finite(
+                    writer.path, DENSE, _spread(dense_NDhw, good, len(rows), DENSE), ids=ids
+                )
             with meter.phase("regions"):
                 arrays = region_arrays(
                     dense_NDhw, pictures, config.regions, backend=backend, advance=meter.advance

@@ -1,0 +1,118 @@
+"""One shard of an artifact, as the processes that compute it see it: files written and read back.
+
+Whoever computes a shard owns it alone and needs no lock; that it counts is declared by the one
+process that holds the store's lock, `Writer.commit`.
+"""
+
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from stages.cache.arrays import open_array, place, read, write_shard
+from stages.cache.codec import DENSE, decode
+from stages.cache.files import hash_file
+from stages.cache.manifest import ArraySpec, Artifact, Manifest, shard_file
+from stages.errors import NonFiniteError, ResourceError
+
+Arrays = Mapping[str, np.ndarray[Any, Any]]
+Files = dict[str, dict[str, Any]]
+"""Bytes and hash of each file of a shard, by its path in the store: what the receipt says."""
+
+_SHOWN = 10  # images named in one message
+
+
+def put(
+    store: Path,
+    manifest: Manifest,
+    artifact: Artifact,
+    shard: int,
+    arrays: Arrays,
+    *,
+    ids: Sequence[str],
+) -> Files:
+    """Write one whole shard of every array of an artifact, and bring it to the disk (fsync).
+
+    `ids`: the image of each row, for messages. Raises NonFiniteError on NaN or infinity before
+    anything is written, ResourceError when the disk refuses.
+    """
+    assert arrays.keys() == {spec.name for spec in artifact.arrays}, (artifact.name, list(arrays))
+    for spec in artifact.arrays:
+        _check(store, manifest, artifact, spec, shard, arrays[spec.name], ids=ids)
+    with disk_errors(store, artifact.name, shard):
+        write_shard(store, manifest, artifact, shard, arrays)
+        files = [shard_file(spec, artifact, shard) for spec in artifact.arrays]
+        return {
+            file: {"bytes": (store / file).stat().st_size, "xxh3_128": hash_file(store / file)}
+            for file in files
+        }
+
+
+def get(store: Path, manifest: Manifest, array: str, shard: int) -> np.ndarray[Any, Any]:
+    """One shard of an array as it lies on the disk: (rows, ...), or all of an array without rows.
+
+    `dense` as tokens (rows, D, h, w), whatever the format that they are stored in.
+    """
+    artifact, _ = manifest.arrays[array]
+    if array == DENSE:
+        return decode(artifact.recipe, lambda part: _stored(store, manifest, part, shard))
+    return _stored(store, manifest, array, shard)
+
+
+def check_finite(
+    store: Path, array: str, values: np.ndarray[Any, Any], *, ids: Sequence[str]
+) -> None:
+    """Raise NonFiniteError, with the images' ids, when rows are not finite."""
+    bad = np.flatnonzero(~np.isfinite(values.reshape(len(values), -1)).all(axis=1))
+    if len(bad):
+        named = ", ".join(ids[row] if row < len(ids) else f"row {row}" for row in bad[:_SHOWN])
+        raise NonFiniteError(
+            f"{store}: NaN or infinity in array {array}, {len(bad)} rows: {named}"
+            + (", ..." if len(bad) > _SHOWN else "")
+            + ". Nothing of them was written. "
+            + ("float16 ends at 65504: " if values.dtype == np.float16 else "")
+            + "look at these images and at the teacher's weights"
+        )
+
+
+@contextmanager
+def disk_errors(store: Path, artifact: str, shard: int) -> Iterator[None]:
+    """Turn an OSError into a ResourceError that says what is safe and what to do."""
+    try:
+        yield
+    except OSError as error:
+        free = shutil.disk_usage(store).free / 2**20
+        raise ResourceError(
+            f"{store}: cannot write shard {shard} of {artifact}: {error} ({free:.0f} MiB free). "
+            "What is committed is safe: free space, or mend the disk, and run the same command "
+            "again"
+        ) from error
+
+
+def _stored(store: Path, manifest: Manifest, array: str, shard: int) -> np.ndarray[Any, Any]:
+    artifact, spec = manifest.arrays[array]
+    shard = shard if artifact.per_row else 0
+    values = open_array(store, manifest, array)
+    where = str(store / shard_file(spec, artifact, shard))
+    return read(values, place(manifest, artifact, shard), where=where)
+
+
+def _check(
+    store: Path,
+    manifest: Manifest,
+    artifact: Artifact,
+    spec: ArraySpec,
+    shard: int,
+    values: np.ndarray[Any, Any],
+    *,
+    ids: Sequence[str],
+) -> None:
+    rows = len(manifest.rows_of(shard))
+    shape = (rows, *spec.shape) if artifact.per_row else spec.shape
+    assert values.shape == shape, f"{spec.name}: {values.shape} instead of {shape}"
+    assert values.dtype == np.dtype(spec.dtype), f"{spec.name}: {values.dtype}"
+    if np.issubdtype(values.dtype, np.floating):
+        check_finite(store, spec.name, values, ids=ids)
