@@ -7,6 +7,7 @@ Legend: n images or prompts, H W pixels, D CLIP width, h w token grid.
 import logging
 import pickle
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -42,6 +43,9 @@ class Teacher:
     mean: Colour
     std: Colour
     interpolation: Literal["bilinear", "bicubic"]
+    turn: Callable[[int], AbstractContextManager[object]] = nullcontext
+    """Entered with the number of images around every forward pass of them: whose turn it is at the
+    model, where several threads share it, and what it cost."""
 
     @property
     def mean_colour(self) -> tuple[int, int, int]:
@@ -55,14 +59,14 @@ class Teacher:
         Each image is squeezed to the native size rather than cropped, so that its token speaks of
         all of it.
         """
-        with torch.inference_mode():
+        with self.turn(len(images)), torch.inference_mode():
             return _to_numpy(self.model.encode_image(self._pixels(images, self.native_size)))
 
     def dense(
         self, images: Sequence[NDArray[np.uint8]], config: DenseConfig
     ) -> NDArray[np.float32]:
         """(n, D, h, w) tokens of whole images (H, W, 3) in the text space, not normalised."""
-        with torch.inference_mode():
+        with self.turn(len(images)), torch.inference_mode():
             return _to_numpy(
                 dense_tokens(self.model.visual, self._pixels(images, config.size), config)
             )
