@@ -26,6 +26,12 @@ def precompute(
     cache: CacheFolder = Path("data_cache"),
     config: Annotated[Path | None, typer.Option(help="YAML file of precompute settings.")] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Only the first N images.")] = None,
+    views: Annotated[
+        int | None,
+        typer.Option(
+            min=0, help="Random crops per image with a CLS token each; the setting views.number."
+        ),
+    ] = None,
     update: Annotated[
         bool, typer.Option("--update", help="Recompute in place what was made otherwise.")
     ] = False,
@@ -39,7 +45,8 @@ def precompute(
     from stages.precompute.config import PrecomputeConfig
     from stages.precompute.run import precompute as run
 
-    values = apply_settings(read_values(config) if config else {}, settings or [])
+    number = [] if views is None else [f"views.number={views}"]
+    values = apply_settings(read_values(config) if config else {}, [*(settings or []), *number])
     checked = build(PrecomputeConfig, values, where=str(config) if config else "precompute")
     with console.progress("precompute", quiet=quiet) as advance:
         result = run(

@@ -10,7 +10,7 @@ D CLIP width.
 """
 
 from dataclasses import astuple, dataclass
-from typing import Self
+from typing import Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -81,9 +81,14 @@ def crop_map(
 
 
 def crop_image(
-    image_HW3: NDArray[np.uint8], view: View, size: tuple[int, int], fill: tuple[int, int, int]
+    image_HW3: NDArray[np.uint8],
+    view: View,
+    size: tuple[int, int],
+    fill: tuple[int, int, int],
+    *,
+    interpolation: Literal["bilinear", "bicubic"] = "bilinear",
 ) -> NDArray[np.uint8]:
-    """An RGB image seen through a view: antialiased bilinear, `fill` outside the image."""
+    """An RGB image seen through a view: antialiased, `fill` outside the image."""
     rows, columns = size
     height, width = image_HW3.shape[:2]
     # The part of the output that shows the image, in whole output pixels.
@@ -101,7 +106,10 @@ def crop_image(
             (view.y0 + bottom / rows * view.height) * height,
         )
         out_RC3[top:bottom, left:right] = resize_image(
-            image_HW3, (int(bottom - top), int(right - left)), box=box
+            image_HW3,
+            (int(bottom - top), int(right - left)),
+            box=box,
+            interpolation=interpolation,
         )
     return np.ascontiguousarray(out_RC3[:, ::-1]) if view.flip else out_RC3
 

@@ -3,7 +3,7 @@
 Tokens are kept as the teacher gives them, not normalised, in half precision, dense ones in the
 format asked for; what does not fit becomes infinity here and is refused, with the image's name,
 where it is written.
-Legend: N pictures of a shard, H W pixels, h w token grid, D CLIP width, K masks.
+Legend: N pictures of a shard, V views, H W pixels, h w token grid, D CLIP width, K masks.
 """
 
 import warnings
@@ -14,14 +14,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stages.cache.codec import DENSE, dense_specs, encode, half
-from stages.data.geometry import WHOLE
-from stages.precompute.config import DenseConfig, LocalConfig, RegionConfig
+from stages.precompute.config import DenseConfig, LocalConfig, RegionConfig, ViewConfig
 from stages.precompute.crops import class_crops
 from stages.precompute.kmeans import EMPTIED, Backend
 from stages.precompute.regions import mine_regions, unlabelled_tokens
 from stages.precompute.rows import Picture
 from stages.precompute.teacher import Teacher
 from stages.precompute.threads import in_threads
+from stages.precompute.views import image_views, seen_by_teacher
 
 Arrays = dict[str, NDArray[Any]]
 Advance = Callable[[int], None]
@@ -31,15 +31,32 @@ _MINED = 64  # pictures given to the threads at once: how often progress is told
 
 
 def cls_arrays(
-    teacher: Teacher, pictures: Sequence[Picture], *, batch: int, advance: Advance
+    teacher: Teacher,
+    pictures: Sequence[Picture],
+    config: ViewConfig,
+    *,
+    batch: int,
+    advance: Advance,
 ) -> Arrays:
-    """One CLS token per picture, of the whole of it (view 0)."""
-    cls_N1D = np.empty((len(pictures), 1, teacher.width), np.float16)
+    """The views of each picture (view 0: the whole of it), and one CLS token per view."""
+    views = 1 + config.number
+    view_NV6 = np.empty((len(pictures), views, 6), np.float32)
+    cls_NVD = np.empty((len(pictures), views, teacher.width), np.float16)
+
+    def look(i: int) -> list[NDArray[np.uint8]]:
+        image_HW3 = pictures[i].image_HW3
+        view_NV6[i] = image_views(image_HW3, config)
+        return [seen_by_teacher(teacher, image_HW3, view_6) for view_6 in view_NV6[i]]
+
     for part in _parts(len(pictures), batch):
-        images = _fitted(teacher, pictures[part], teacher.native_size)
-        cls_N1D[part, 0] = half(teacher.cls(images))
+        made = in_threads(look, range(part.start, part.stop))
+        images = [image for each in made for image in each]
+        token_MD = np.empty((len(images), teacher.width), np.float16)
+        for few in _parts(len(images), batch):
+            token_MD[few] = half(teacher.cls(images[few]))
+        cls_NVD[part] = token_MD.reshape(-1, views, teacher.width)
         advance(part.stop - part.start)
-    return {"views": np.tile(WHOLE.as_row(), (len(pictures), 1, 1)), "cls": cls_N1D}
+    return {"views": view_NV6, "cls": cls_NVD}
 
 
 def dense_arrays(

@@ -3,9 +3,9 @@
 `[ours]` marks a default that neither paper states.
 """
 
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt, model_validator
 
 _STRICT = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
 
@@ -17,6 +17,38 @@ class TextConfig(BaseModel):
 
     templates: Literal["single", "coco15", "imagenet80"] = "imagenet80"
     """Prompt templates averaged per class (configs/templates.yaml). [ours]"""
+
+
+class ViewConfig(BaseModel):
+    """Recorded views: random crops of each image, with a CLS token each.
+
+    Without any (`number` 0) the other fields change nothing. The teacher squeezes a crop to its
+    native size, which is square for nearly every CLIP, and the student to `augmentation.crop`.
+    With the default aspect a crop is square, but for one that would be larger than the image: it is
+    as high or wide as the image then. So nothing is stretched by more than the teacher stretches
+    the whole image in any case, by the image's own aspect.
+    """
+
+    model_config = _STRICT
+
+    number: int = Field(default=0, ge=0, le=100)
+    """Crops per image beside the whole image. [ours]"""
+    scale: tuple[float, float] = (0.75, 2.0)
+    """How much the image is enlarged, uniform: the side of a crop is the image's short side divided
+    by this. What the student's `augmentation.scale` is where its crop is `short_side`. [ours]"""
+    aspect: tuple[float, float] = (1.0, 1.0)
+    """Width / height of a crop in pixels, log-uniform; that of the student's crop. [ours]"""
+    flip: float = Field(default=0.5, ge=0, le=1)
+    """Probability of a left-right flip (mmsegmentation's)."""
+    seed: int = Field(default=0, ge=0)
+    """Another seed gives other crops."""
+
+    @model_validator(mode="after")
+    def _ranges_exist(self) -> Self:
+        for name, (low, high) in (("scale", self.scale), ("aspect", self.aspect)):
+            if not 0 < low <= high:
+                raise ValueError(f"{name} [{low}, {high}]: give the smaller one, above 0, first")
+        return self
 
 
 class DenseConfig(BaseModel):
@@ -76,6 +108,7 @@ class PrecomputeConfig(BaseModel):
     model_config = _STRICT
 
     text: TextConfig = TextConfig()
+    views: ViewConfig = ViewConfig()
     dense: DenseConfig = DenseConfig()
     regions: RegionConfig = RegionConfig()
     local: LocalConfig = LocalConfig()

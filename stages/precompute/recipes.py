@@ -79,6 +79,8 @@ def store_artifacts(
     smoothing = {"nacl_sigma": config.dense.nacl_sigma} if traits.dense_path == "nacl" else {}
     # fp16 was the only format once: naming it would make every store of then one of other settings.
     form = {"format": config.dense.format} if config.dense.format != "fp16" else {}
+    # The words of before there were crops, for the same reason.
+    crops = config.views.model_dump(mode="json") if config.views.number else "the whole image"
     number = components(config.dense.format)
     if number is not None and number > width:
         raise UserError(
@@ -116,8 +118,11 @@ def store_artifacts(
         ),
         Artifact(
             "cls",
-            {"teacher": teacher, "size": traits.native_size, "views": "the whole image"},
-            (ArraySpec("views", (1, 6), "float32"), ArraySpec("cls", (1, width), "float16")),
+            {"teacher": teacher, "size": traits.native_size, "views": crops},
+            (
+                ArraySpec("views", (1 + config.views.number, 6), "float32"),
+                ArraySpec("cls", (1 + config.views.number, width), "float16"),
+            ),
             depends=("index",),
         ),
         *basis,
