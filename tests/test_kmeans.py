@@ -4,7 +4,9 @@ import importlib.util
 import os
 import subprocess
 import sys
+import time
 import types
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -155,14 +157,33 @@ def test_bytes_do_not_depend_on_the_number_of_threads() -> None:
     assert there.stdout == here["centres"]
 
 
-class FakeCumlKMeans:
-    """cuML's documented class (26.08): its constructor and the two attributes that are read.
+class OnDevice:
+    """An array in a GPU's memory, as cupy's: numpy cannot read it without being asked to."""
 
-    It checks what cuML checks or silently punishes: float32 or float64, `init` of shape (k, d),
-    `n_init='auto'` meaning ten runs with an array as `init`.
+    def __init__(self, values: NDArray[Any]) -> None:
+        self._values = values
+
+    def __array__(self, *_: Any, **__: Any) -> NDArray[Any]:
+        raise TypeError("Implicit conversion to a NumPy array is not allowed")
+
+    def get(self) -> NDArray[Any]:
+        """A copy in the host's memory."""
+        return self._values.copy()
+
+
+class FakeCumlKMeans:
+    """cuML's documented class (26.08 to 26.10): constructor, `fit`, and what is read of a model.
+
+    It checks what cuML checks or silently punishes: keywords only, float32 or float64 points and
+    starts of one type, C order (anything else is copied), `init` of shape (k, d), no more clusters
+    than points, tol above 0, and `n_init='auto'` meaning ten runs with an array as `init`. It stops
+    as cuML does, by the sum of squared shifts itself, and lets empty clusters stay where they are.
     """
 
     calls = 0
+    at_work = 0
+    output_type_of_all = "cupy"
+    """What `cuml.set_global_output_type` has set; an estimator's own comes first."""
 
     def __init__(
         self,
@@ -181,23 +202,64 @@ class FakeCumlKMeans:
         output_type: str | None = None,
     ) -> None:
         assert isinstance(init, np.ndarray), "starts are given"
-        assert n_init == 1, "'auto' is ten runs when init is an array"
+        assert type(n_init) is int, "'auto' is ten runs when init is an array"
+        assert n_init == 1
+        assert type(tol) is float, "a C++ double"
         assert tol > 0
         assert init.dtype == np.float32
         assert init.shape[0] == n_clusters
         assert init.flags.c_contiguous
-        self.centres, self.iterations = init, max_iter
+        assert type(max_iter) is int
+        self.centres, self.iterations, self.tolerance = init, max_iter, tol
+        self.output_type = output_type or self.output_type_of_all
 
-    def fit(self, points_ND: NDArray[np.float32]) -> "FakeCumlKMeans":
-        assert points_ND.dtype in (np.float32, np.float64), "cuML takes no half floats"
-        assert len(self.centres) <= len(points_ND)
+    def fit(
+        self,
+        X: NDArray[np.float32],
+        y: None = None,
+        sample_weight: NDArray[np.float32] | None = None,
+    ) -> "FakeCumlKMeans":
+        assert isinstance(X, np.ndarray)
+        assert X.dtype == self.centres.dtype, "cuML takes no half floats"
+        assert X.flags.c_contiguous
+        assert len(self.centres) <= len(X)
+        assert self.centres.shape[1] == X.shape[1]
         FakeCumlKMeans.calls += 1
-        labels_N = lloyd(points_ND, self.centres, self.iterations)
-        self.labels_ = labels_N.astype(np.int32)
-        self.cluster_centers_ = np.stack(
-            [points_ND[labels_N == cluster].mean(0) for cluster in range(len(self.centres))]
-        )
+        FakeCumlKMeans.at_work += 1
+        time.sleep(0.002)
+        assert FakeCumlKMeans.at_work == 1, "one job at a time"
+        centre_KD = self.centres.astype(np.float64)
+        self.n_iter_ = 0
+        for _ in range(self.iterations):
+            self.n_iter_ += 1
+            label_N = ((X[:, None] - centre_KD) ** 2).sum(2).argmin(1)
+            moved_KD = np.stack(
+                [
+                    X[label_N == k].mean(0) if (label_N == k).any() else centre_KD[k]
+                    for k in range(len(centre_KD))
+                ]
+            )
+            shift, centre_KD = ((moved_KD - centre_KD) ** 2).sum(), moved_KD
+            if shift < self.tolerance:
+                break
+        label_N = ((X[:, None] - centre_KD) ** 2).sum(2).argmin(1)
+        self._model = label_N.astype(np.int32), centre_KD.astype(np.float32)
+        FakeCumlKMeans.at_work -= 1
+        FakeCumlKMeans.last = self
         return self
+
+    last: "FakeCumlKMeans"
+
+    def _out(self, values: NDArray[Any]) -> Any:
+        return values if self.output_type == "numpy" else OnDevice(values)
+
+    @property
+    def labels_(self) -> Any:
+        return self._out(self._model[0])
+
+    @property
+    def cluster_centers_(self) -> Any:
+        return self._out(self._model[1])
 
 
 @pytest.fixture
@@ -207,7 +269,7 @@ def fake_cuml(monkeypatch: pytest.MonkeyPatch) -> type[FakeCumlKMeans]:
     cluster.KMeans = FakeCumlKMeans  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "cuml", package)
     monkeypatch.setitem(sys.modules, "cuml.cluster", cluster)
-    FakeCumlKMeans.calls = 0
+    FakeCumlKMeans.calls = FakeCumlKMeans.at_work = 0
     return FakeCumlKMeans
 
 
@@ -220,6 +282,36 @@ def test_cuml_gives_the_same_clusters(fake_cuml: type[FakeCumlKMeans]) -> None:
     assert labels_N.dtype == np.int64
     np.testing.assert_array_equal(labels_N, other_N)
     np.testing.assert_allclose(centres_SD, other_SD, atol=1e-6)
+
+
+def test_cuml_stops_where_scikit_learn_does(fake_cuml: type[FakeCumlKMeans]) -> None:
+    """Its own 1e-4 is no share of the variance: these points would settle after one iteration."""
+    rng = np.random.default_rng(3)
+    points_ND = (rng.normal(size=(400, 64)) * 2e-4).astype(np.float32)
+    seeds_SD = points_ND[:12]
+    labels_N, centres_SD = kmeans(points_ND, seeds_SD, iterations=40, backend="cuml")
+    other_N, other_SD = kmeans(points_ND, seeds_SD, iterations=40, backend="sklearn")
+    assert fake_cuml.last.n_iter_ > 3
+    np.testing.assert_array_equal(labels_N, other_N)
+    np.testing.assert_allclose(centres_SD, other_SD, atol=1e-9)
+    equal_N, _ = kmeans(np.ones((5, 3), np.float32), seeds_SD[:1, :3], iterations=3, backend="cuml")
+    assert equal_N.tolist() == [0] * 5  # no variance at all, and a tolerance all the same
+
+
+def test_cuml_gets_contiguous_points_of_one_job_at_a_time(
+    fake_cuml: type[FakeCumlKMeans],
+) -> None:
+    points_ND, seeds_SD = blobs(4, clusters=3, each=8, width=6)
+    turned_ND = np.asfortranarray(points_ND)
+    with ThreadPoolExecutor(4) as threads:
+        made = list(
+            threads.map(
+                lambda _: kmeans(turned_ND, seeds_SD, iterations=3, backend="cuml"), range(8)
+            )
+        )
+    assert fake_cuml.calls == 8
+    for labels_N, _ in made:
+        np.testing.assert_array_equal(labels_N, made[0][0])
 
 
 def test_half_precision_points_reach_cuml_as_float32(fake_cuml: type[FakeCumlKMeans]) -> None:
