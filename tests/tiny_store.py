@@ -19,6 +19,16 @@ MASKS = (0, 1, 2, 1001, 1002, 1003, -1)
 """Masks of every image: its visible classes, its latent regions, and an empty slot."""
 
 
+def _views(count: int, number: int) -> NDArray[np.float32]:
+    """(N, 1 + number, 6) the whole image, and boxes of a quarter to a half of each side."""
+    rng = np.random.default_rng(0)
+    view_NV6 = np.tile(WHOLE.as_row(), (count, 1 + number, 1))
+    view_NV6[:, 1:, :2] = rng.uniform(0, 0.5, (count, number, 2))
+    view_NV6[:, 1:, 2:4] = rng.uniform(0.25, 0.5, (count, number, 2))
+    view_NV6[:, 1:, 4] = np.arange(number) % 2
+    return view_NV6
+
+
 def write_store(
     path: Path,
     description: Path,
@@ -27,9 +37,13 @@ def write_store(
     dense: bool = True,
     regions: bool = True,
     local: bool = True,
+    views: int = 0,
     seed: int = 0,
 ) -> Store:
-    """A sealed store of the training images; rows in `failed` have status 1."""
+    """A sealed store of the training images; rows in `failed` have status 1.
+
+    `views`: recorded crops per image, off every grid, mirrored in turns.
+    """
     rng = np.random.default_rng(seed)
     spec, root = load_spec(str(description)), description.parent
     samples = list_samples(spec, root, "train")
@@ -40,8 +54,8 @@ def write_store(
     arrays: dict[str, NDArray[Any]] = {
         "size": np.tile(np.array([48, 64], np.int32), (count, 1)),
         "status": status_N,
-        "views": np.tile(WHOLE.as_row(), (count, 1, 1)),
-        "cls": rng.normal(size=(count, 1, WIDTH)).astype(np.float16),
+        "views": _views(count, views),
+        "cls": rng.normal(size=(count, 1 + views, WIDTH)).astype(np.float16),
         "dense": rng.normal(size=(count, WIDTH, *GRID)).astype(np.float16),
         "regions": rng.integers(0, 4, (count, *GRID)).astype(np.uint8),
         "local": rng.normal(size=(count, len(MASKS), WIDTH)).astype(np.float16),

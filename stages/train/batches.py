@@ -28,7 +28,7 @@ from stages.train.config import RunConfig
 from stages.train.imagenet import normalise
 from stages.train.photometric import Jitter, one_opencv_thread
 from stages.train.store_fit import stored_samples
-from stages.train.views import epoch_order, jitter_rng, random_view, view_rng
+from stages.train.views import epoch_order, jitter_rng, random_view, recorded_view, view_rng
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,8 @@ class Batch:
     region_BHW: Tensor | None
     """uint8: latent regions 1..U of each image; 0: labelled or in no region."""
     token_BD: Tensor | None
-    """float32: CLIP's token of the whole image, or of what the crop shows (`objectives.token`)."""
+    """float32: CLIP's token of the whole image, or of what the crop shows (`objectives.token`,
+    `augmentation.views`)."""
     local_BKD: Tensor | None = None
     """float32: CLIP's token of each mask of the image."""
     local_id_BK: Tensor | None = None
@@ -127,9 +128,7 @@ class CropDataset(Dataset[Batch]):
                 f"{sample.label}: label of {visible_HW.shape} pixels (H, W), but its image "
                 f"{sample.image} has {image_HW3.shape[:2]}. `zsseg dataset verify` lists all such"
             )
-        view = random_view(
-            view_rng(seed, position), image_HW3.shape[:2], config, visible_HW=visible_HW
-        )
+        view, number = self._view(row, position, visible_HW)
         crop_HW3 = crop_image(image_HW3, view, config.crop, fill=(0, 0, 0))
         if self._jitter is not None:
             crop_HW3 = self._jitter(crop_HW3, jitter_rng(seed, position))
@@ -137,7 +136,7 @@ class CropDataset(Dataset[Batch]):
         image_3HW = normalise(crop_HW3)
         if not inside_HW.all():
             image_3HW[:, ~inside_HW] = 0
-        region_HW, token_D = self._region(row, view), self._token(row, view)
+        region_HW, token_D = self._region(row, view), self._token(row, view, number)
         local_KD, id_K = self._local(row)
         dense_Dyx = self._dense(row, view)
         return Batch(
@@ -152,19 +151,31 @@ class CropDataset(Dataset[Batch]):
             dense_BDyx=_tensor(dense_Dyx),
         )
 
+    def _view(self, row: int, position: int, visible_HW: NDArray[np.uint8]) -> tuple[View, int]:
+        """The view at a position, and which of the store's CLS tokens goes with it."""
+        config = self._config.augmentation
+        rng = view_rng(self._config.train.seed, position)
+        if config.views == "random":
+            height, width = visible_HW.shape
+            # Its token is that of view 0, the whole image.
+            return random_view(rng, (height, width), config, visible_HW=visible_HW), 0
+        view_V6 = self._store.read("views", row)
+        number = recorded_view(rng, view_V6, config, visible_HW=visible_HW)
+        return View.from_row(view_V6[number]), number
+
     def _region(self, row: int, view: View) -> NDArray[np.uint8] | None:
         if not self._config.uses_regions:
             return None
         region_hw = self._store.read("regions", row)
         return crop_map(region_hw, view, self._config.augmentation.crop, 0)
 
-    def _token(self, row: int, view: View) -> NDArray[np.float32] | None:
+    def _token(self, row: int, view: View, number: int) -> NDArray[np.float32] | None:
         if not self._config.uses_token:
             return None
         if self._config.objectives.token == "pooled":
             return pool_tokens(self._store.read("dense", row), view)
         cls_VD = self._store.read("cls", row)
-        return np.asarray(cls_VD[0], dtype=np.float32)  # view 0 is the whole image
+        return np.asarray(cls_VD[number], dtype=np.float32)
 
     def _local(self, row: int) -> tuple[NDArray[np.float32] | None, NDArray[np.int64] | None]:
         if not self._config.uses_local:

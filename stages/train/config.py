@@ -47,6 +47,10 @@ class AugmentationConfig(BaseModel):
 
     model_config = STRICT
 
+    views: Literal["random", "recorded"] = "random"
+    """`random`: a new crop at every position, with the token of the whole image; `recorded`: one of
+    the crops that the store keeps (`zsseg precompute --views`), with CLIP's token of just it.
+    `short_side`, `scale` and `flip` are for random ones. [ours: recorded]"""
     short_side: int | None = Field(default=512, ge=16)
     """Short side in pixels that the image is brought to before scaling; null: its own size."""
     scale: tuple[float, float] = (0.5, 2.0)

@@ -49,8 +49,8 @@ class ObjectiveConfig(BaseModel):
     """Temperature of CLIP's distribution (paper 1, Table V)."""
     token: Literal["image", "pooled"] = "image"
     """CLIP's token in SDD, in global distillation and among the decoder's keys: the whole image's
-    CLS token (papers 1 and 2), or the cached dense tokens inside the student's crop, averaged and
-    normalised. [ours: pooled]"""
+    CLS token (papers 1 and 2; of a recorded view, its own), or the cached dense tokens inside the
+    student's crop, averaged and normalised. [ours: pooled]"""
     pool_normalise: bool = True
     """Normalise feature and token before the attention pooling of SDD and global distillation (not
     stated in the papers). Normalised logits lie within 1/sqrt(D): nearly the plain mean. [ours]"""

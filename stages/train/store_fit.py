@@ -46,6 +46,12 @@ def check_store(store: Store, spec: DatasetSpec, config: RunConfig) -> None:
             f"{store.path}: holds no {', '.join(lacking)}, which this experiment needs. Make a "
             "complete store with `zsseg precompute`"
         )
+    if config.augmentation.views == "recorded" and not recorded_views(store):
+        raise CacheError(
+            f"{store.path}: keeps no recorded views, which augmentation.views=recorded needs. Add "
+            "them with --update --views 8 to the `zsseg precompute` command of this store (its "
+            "README.md has it), or use --set augmentation.views=random"
+        )
     if config.latent.enabled:
         _, spec_of_ids = store.manifest.arrays["local_ids"]
         if (classes := len(spec.classes) + spec_of_ids.shape[0]) > VOID:
@@ -54,6 +60,14 @@ def check_store(store: Store, spec: DatasetSpec, config: RunConfig) -> None:
                 f"image are {classes}, and labels hold {VOID}. Make the store with a smaller "
                 "local.max_masks"
             )
+
+
+def recorded_views(store: Store) -> int:
+    """How many crops with a CLS token each the store keeps of an image; 0: the whole image only."""
+    if not store.has("views"):
+        return 0
+    _, spec_of_views = store.manifest.arrays["views"]
+    return spec_of_views.shape[0] - 1
 
 
 def stored_samples(store: Store, spec: DatasetSpec, root: Path) -> list[Sample]:

@@ -4,7 +4,7 @@ A run's crops are numbered by position: step s with batches of B shows positions
 What stands at a position follows from (seed, position) alone, so it depends neither on the number
 of loader processes nor on where a run was resumed.
 
-Legend: H W pixels of the source image.
+Legend: H W pixels of the source image, V views that the store keeps of it.
 """
 
 import numpy as np
@@ -42,6 +42,34 @@ def largest_class_share(visible_HW: NDArray[np.uint8]) -> float:
     return float(count_C.max() / max(count_C.sum(), 1))
 
 
+def full_of_one_class(
+    visible_HW: NDArray[np.uint8], view: View, config: AugmentationConfig
+) -> bool:
+    """Does one visible class cover more of what a view shows than `largest_class_share`?"""
+    # Every fourth pixel each way is enough to know a share and costs a sixteenth.
+    rows, columns = (-(-side // 4) for side in config.crop)
+    seen_HW = crop_map(visible_HW, view, (rows, columns), VOID)
+    return largest_class_share(seen_HW) > config.largest_class_share
+
+
+def recorded_view(
+    rng: np.random.Generator,
+    view_V6: NDArray[np.float32],
+    config: AugmentationConfig,
+    *,
+    visible_HW: NDArray[np.uint8],
+) -> int:
+    """The number of a random one of the crops that the store keeps of an image: 1 to V - 1.
+
+    Drawn again, TRIES times at most, while it is full of one visible class.
+    """
+    for _ in range(1 + TRIES):
+        number = int(rng.integers(1, len(view_V6)))
+        if not full_of_one_class(visible_HW, View.from_row(view_V6[number]), config):
+            break
+    return number
+
+
 def random_view(
     rng: np.random.Generator,
     image_size: tuple[int, int],
@@ -72,11 +100,6 @@ def random_view(
         view = View(
             top / rows, left / columns, crop_rows / rows, crop_columns / columns, flip, scale
         )
-        if visible_HW is None:
-            break
-        # Every fourth pixel each way is enough to know a share and costs a sixteenth.
-        coarse = (-(-crop_rows // 4), -(-crop_columns // 4))
-        seen_HW = crop_map(visible_HW, view, coarse, VOID)
-        if largest_class_share(seen_HW) <= config.largest_class_share:
+        if visible_HW is None or not full_of_one_class(visible_HW, view, config):
             break
     return view
