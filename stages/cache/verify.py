@@ -1,21 +1,30 @@
-"""Is a store what its receipts say it is? Names every damaged file and the images in it."""
+"""Is a store what its receipts say it is? Names every damaged file and the images in it.
 
-from collections.abc import Mapping
+The seal holds the hash of metadata, index and receipts; a receipt the size and hash of its shard's
+files. A description (zarr.json of the group) that is damaged is done without: seal and receipts
+alone say which files there are.
+"""
+
+import json
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from stages.cache import ledger
-from stages.cache.files import hash_file, read_json_lines
-from stages.cache.manifest import (
-    GROUP,
-    INDEX,
-    SEAL,
-    Artifact,
-    Manifest,
-    read_manifest,
-    receipt_file,
-    shard_file,
+from stages.cache.arrays import array_json, open_array, place, read
+from stages.cache.evidence import (
+    MISSING,
+    Shard,
+    changed,
+    list_shards,
+    not_plain,
+    read_group,
+    read_seal,
+    readable,
 )
+from stages.cache.files import read_json, read_json_lines
+from stages.cache.manifest import GROUP, HISTORY, INDEX, SEAL, Manifest, shard_file
 from stages.errors import CacheError
 
 
@@ -23,76 +32,220 @@ from stages.errors import CacheError
 class Problem:
     """One damaged or missing file of a store.
 
-    `file` is relative to the store; `array` and `images` (ids) say what it holds, where it is data.
+    `file` is relative to the store. `artifact`, `array` and `images` (ids) say what it holds, where
+    it is data; a receipt has no array, an array's zarr.json no images.
     """
 
     file: str
+    artifact: str | None
     array: str | None
     images: tuple[str, ...]
     reason: str
 
 
-def verify_store(path: Path, *, read_data: bool) -> list[Problem]:
-    """Check seal, metadata, receipts and file sizes; with `read_data` also every byte of data.
+@dataclass(frozen=True)
+class Share:
+    """The `number`-th of `parts` equal parts of a store's shards; each shard is in one of them."""
 
-    An empty list means that all is as it was written. An unfinished store has a problem, its seal;
-    of its data, what is committed is checked. Raises CacheError only when there is no folder.
+    number: int
+    parts: int
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.number <= self.parts:
+            raise ValueError(f"there is no part {self.number} of {self.parts}")
+
+    def holds(self, place: int) -> bool:
+        """Is the shard of this place, counted from 0, in this part?"""
+        return place % self.parts == self.number - 1
+
+
+EVERYTHING = Share(1, 1)
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """What a check has found, and how much data it has read.
+
+    `manifest` and `root` (the fingerprint) are None where group or seal are damaged. `shards` are
+    those that have data.
+    """
+
+    problems: tuple[Problem, ...]
+    manifest: Manifest | None
+    root: str | None
+    shards: int
+    shards_read: int
+    bytes_read: int
+
+
+def verify_store(path: Path, *, read_data: bool) -> list[Problem]:
+    """The problems that `inspect_store` finds with every byte of data read, or none of it."""
+    share = EVERYTHING if read_data else None
+    return list(inspect_store(path, share=share, progress=lambda done, total: None).problems)
+
+
+def inspect_store(
+    path: Path, *, share: Share | None, progress: Callable[[int, int], None]
+) -> Inspection:
+    """Check seal, metadata, receipts and file sizes; also every byte of a share of the data.
+
+    No problems means that all is as it was written. An unfinished store has a problem, its seal; of
+    its data, what is committed is checked. `progress` is told the shards done and their number.
+    Raises CacheError only when there is no folder.
     """
     if not path.is_dir():
         raise CacheError(f"{path}: no store here; `zsseg precompute` makes one")
+    problems: list[Problem] = []
+    root: str | None = None
+    sealed: dict[str, str] | None = None
     try:
-        manifest = read_manifest(path)
+        seal = read_seal(path)
+        root, sealed = seal["root"], seal["files"]
     except CacheError as error:
-        return [Problem(GROUP, None, (), str(error))]
+        problems.append(Problem(SEAL, None, None, (), str(error)))
+    manifest, wrong = read_group(path, sealed)
+    if wrong:
+        problems.append(Problem(GROUP, None, None, (), wrong))
+    shards = list_shards(path, manifest, sealed)
+    damaged = dict(_damaged_metadata(path, manifest, sealed))
+    for shard in shards:
+        if isinstance(shard.receipt, CacheError):
+            damaged.setdefault(shard.file, str(shard.receipt))
+    if share and (wrong := _damaged_history(path / HISTORY)):
+        damaged[HISTORY] = wrong
+    ids = [] if INDEX in damaged else _ids(path)
+    problems += [_problem(file, reason, shards, ids) for file, reason in damaged.items()]
+    count = shards_read = bytes_read = 0
+    for done, shard in enumerate(shards, start=1):
+        files: Mapping[str, Mapping[str, Any]] = {}
+        reading = False
+        if isinstance(shard.receipt, dict) and shard.file not in damaged:
+            files = shard.receipt["files"]
+            reading = bool(files) and share is not None and share.holds(count)
+            wrongs = [(file, _damage(path, file, files[file], read_data=reading)) for file in files]
+        elif manifest and shard.file in damaged:
+            wrongs = list(_undecodable(path, manifest, shard, damaged, read_data=share is not None))
+        else:
+            wrongs = []
+        images = _images(ids, shard)
+        problems += [
+            Problem(file, shard.artifact, file.split("/")[0], images, wrong)
+            for file, wrong in wrongs
+            if wrong
+        ]
+        count += bool(files)
+        shards_read += reading
+        bytes_read += reading * sum(entry["bytes"] for entry in files.values())
+        progress(done, len(shards))
+    return Inspection(tuple(problems), manifest, root, count, shards_read, bytes_read)
+
+
+def _problem(file: str, reason: str, shards: Sequence[Shard], ids: Sequence[str]) -> Problem:
+    """A file that the seal covers: a receipt with its shard's images, an array's zarr.json."""
+    for shard in shards:
+        if shard.file == file:
+            return Problem(file, shard.artifact, None, _images(ids, shard), reason)
+    if "/" not in file:
+        return Problem(file, None, None, (), reason)
+    array = file.split("/")[0]
+    owners = (
+        shard.artifact
+        for shard in shards
+        if isinstance(shard.receipt, dict)
+        if any(data.startswith(f"{array}/") for data in shard.receipt["files"])
+    )
+    return Problem(file, next(owners, None), array, (), reason)
+
+
+def _damaged_metadata(
+    path: Path, manifest: Manifest | None, sealed: Mapping[str, str] | None
+) -> Iterator[tuple[str, str]]:
+    """Path and reason of what the seal covers, but for the group.
+
+    Without a seal, index and arrays by what they say, receipts by their own checksums (not here).
+    """
+    if sealed is not None:
+        for file in ledger.sealed_files(manifest) if manifest else sealed:
+            if file != GROUP and (wrong := changed(path / file, sealed.get(file))):
+                yield file, wrong
+        return
+    if wrong := not_plain(path / INDEX) or _wrong_index(path / INDEX, manifest):
+        yield INDEX, wrong
+    if manifest is None:
+        return
+    for name, (artifact, spec) in manifest.arrays.items():
+        file = f"{name}/zarr.json"
+        wanted = json.loads(array_json(manifest, artifact, spec))
+        if wrong := not_plain(path / file) or _wrong_json(path / file, wanted):
+            yield file, wrong
+
+
+def _wrong_index(file: Path, manifest: Manifest | None) -> str | None:
     try:
-        sealed = ledger.read_seal(path)["files"]
-        problems = _metadata_problems(path, manifest, sealed)
+        entries = read_json_lines(file)
     except CacheError as error:
-        problems = [Problem(SEAL, None, (), str(error))]
-    ids = _ids(path, manifest)
-    named = {problem.file for problem in problems}
-    for artifact in manifest.artifacts:
-        for shard in manifest.shards(artifact):
-            if receipt_file(artifact, shard) in named:
-                continue
-            images = tuple(ids[row] for row in manifest.rows_of(shard)) if artifact.per_row else ()
-            problems += _shard_problems(path, artifact, shard, images, read_data=read_data)
-    return problems
+        return str(error)
+    rows = manifest.rows if manifest else len(entries)
+    fits = all(entry.get("row") == row and "id" in entry for row, entry in enumerate(entries))
+    return None if fits and len(entries) == rows else f"damaged, not one entry for each of {rows}"
 
 
-def _metadata_problems(path: Path, manifest: Manifest, sealed: Mapping[str, str]) -> list[Problem]:
-    problems = []
-    for file in ledger.sealed_files(manifest):
-        if (path / file).is_symlink():
-            problems.append(Problem(file, None, (), "a symbolic link, no plain file"))
-        elif not (path / file).is_file():
-            problems.append(Problem(file, None, (), "missing"))
-        elif hash_file(path / file) != sealed.get(file):
-            problems.append(Problem(file, None, (), "changed since the store was sealed"))
-    return problems
-
-
-def _shard_problems(
-    path: Path, artifact: Artifact, shard: int, images: tuple[str, ...], *, read_data: bool
-) -> list[Problem]:
+def _wrong_json(file: Path, wanted: dict[str, Any]) -> str | None:
     try:
-        receipt = ledger.read_receipt(path, artifact, shard)
+        same = read_json(file) == wanted
     except CacheError as error:
-        return [Problem(receipt_file(artifact, shard), None, images, str(error))]
-    if receipt is None:
-        return []
-    return [
-        Problem(file, spec.name, images, reason)
-        for spec in artifact.arrays
-        if (file := shard_file(spec, artifact, shard))
-        if (reason := ledger.damage(path, file, receipt["files"][file], read_data=read_data))
-    ]
+        return str(error)
+    return None if same else "not the array that the store's own zarr.json describes"
 
 
-def _ids(path: Path, manifest: Manifest) -> list[str]:
-    """Image ids by row; row numbers where the index is damaged."""
+def _damaged_history(file: Path) -> str | None:
+    """What is wrong with the history: no content, but commands cannot do without its lines."""
+    if wrong := not_plain(file):
+        return None if wrong == MISSING else wrong
     try:
-        ids = [str(entry["id"]) for entry in read_json_lines(path / INDEX)]
-    except (CacheError, KeyError):
-        ids = []
-    return ids if len(ids) == manifest.rows else [f"row {row}" for row in range(manifest.rows)]
+        read_json_lines(file)
+    except CacheError as error:
+        return str(error)
+    return None
+
+
+def _damage(path: Path, file: str, entry: Mapping[str, Any], *, read_data: bool) -> str | None:
+    """What is wrong with a file of data, by its receipt's entry."""
+    if wrong := not_plain(path / file):
+        return wrong
+    return readable(lambda: ledger.damage(path, file, entry, read_data=read_data))
+
+
+def _undecodable(
+    path: Path,
+    manifest: Manifest,
+    shard: Shard,
+    damaged: Collection[str],
+    *,
+    read_data: bool,
+) -> Iterator[tuple[str, str | None]]:
+    """What is wrong with the files of a shard whose receipt is damaged, by zarr's own checksums.
+
+    Not of an array that has lost its description too.
+    """
+    (artifact,) = (each for each in manifest.artifacts if each.name == shard.artifact)
+    for spec in artifact.arrays:
+        file = shard_file(spec, artifact, shard.number)
+        if wrong := not_plain(path / file):
+            yield file, wrong
+        elif read_data and f"{spec.name}/zarr.json" not in damaged:
+            try:
+                array = open_array(path, manifest, spec.name)
+                read(array, place(manifest, artifact, shard.number), where=str(path / file))
+            except CacheError as error:
+                yield file, str(error)
+
+
+def _ids(path: Path) -> list[str]:
+    """Image ids by row, of an index that is sound."""
+    return [str(entry["id"]) for entry in read_json_lines(path / INDEX)]
+
+
+def _images(ids: Sequence[str], shard: Shard) -> tuple[str, ...]:
+    """Ids of a shard's images; row numbers where the index is damaged."""
+    return tuple(ids[row] if row < len(ids) else f"row {row}" for row in shard.rows or ())

@@ -1,0 +1,147 @@
+"""What a store says of itself, read without trust: any of its files may be damaged.
+
+Seal, description of the group (the manifest) and receipts vouch for one another. Where the manifest
+is damaged, the seal says which receipts there should be, and without a seal the folder does.
+"""
+
+import errno
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from stages.cache import ledger
+from stages.cache.files import hash_file, read_json
+from stages.cache.manifest import GROUP, LEDGER, SEAL, Artifact, Manifest, read_manifest
+from stages.cache.recipe import canonical_json, fingerprint
+from stages.errors import CacheError
+
+MISSING = "missing"
+
+Receipt = dict[str, Any] | CacheError | None
+"""A receipt, or what is wrong with it, or None where there is none."""
+
+_RECEIPT = re.compile(rf"{LEDGER}/([a-z][a-z0-9_]*)/(\d+)\.json", re.ASCII)
+
+
+@dataclass(frozen=True)
+class Shard:
+    """One shard of an artifact with its receipt; `rows` is None where it is not per row.
+
+    `file` is the receipt's path, relative to the store.
+    """
+
+    artifact: str
+    number: int
+    rows: range | None
+    file: str
+    receipt: Receipt
+
+
+def read_seal(path: Path) -> dict[str, Any]:
+    """The seal, spelled as it was written: a lost end of line is damage too. Raises CacheError."""
+    file = path / SEAL
+    if (wrong := not_plain(file)) and wrong != MISSING:
+        raise CacheError(f"{file}: {wrong}")
+    seal = ledger.read_seal(path)
+    if file.read_bytes() != f"{canonical_json(seal)}\n".encode("ascii"):
+        raise CacheError(f"{file}: damaged, not spelled as it was written")
+    return seal
+
+
+def read_group(path: Path, sealed: Mapping[str, str] | None) -> tuple[Manifest | None, str | None]:
+    """The manifest, or what is wrong with it; one that is not the sealed one is not believed."""
+    if wrong := not_plain(path / GROUP):
+        return None, wrong
+    try:
+        manifest = read_manifest(path)
+    except CacheError as error:
+        return None, str(error)
+    if sealed is not None and (wrong := changed(path / GROUP, sealed.get(GROUP))):
+        return None, wrong
+    return manifest, None
+
+
+def list_shards(
+    path: Path, manifest: Manifest | None, sealed: Mapping[str, str] | None
+) -> list[Shard]:
+    """Every shard that there should be, by the manifest, else the seal, else the receipts there."""
+    if manifest:
+        return [
+            Shard(
+                artifact.name,
+                number,
+                manifest.rows_of(number) if artifact.per_row else None,
+                file := f"{LEDGER}/{artifact.name}/{number:06d}.json",
+                _read_receipt(path, file, artifact, number),
+            )
+            for artifact in manifest.artifacts
+            for number in manifest.shards(artifact)
+        ]
+    there = (file.relative_to(path).as_posix() for file in path.glob(f"{LEDGER}/*/*.json"))
+    found = [
+        (match[1], int(match[2]), file, _read_receipt(path, file, None, int(match[2])))
+        for file in sorted(there if sealed is None else sealed)
+        if (match := _RECEIPT.fullmatch(file))
+    ]
+    # A receipt that is damaged does not tell its rows; those of the other artifacts do.
+    rows = {
+        number: range(*receipt["rows"])
+        for _, number, _, receipt in found
+        if isinstance(receipt, dict) and receipt["rows"]
+    }
+
+    def rows_of(artifact: str, number: int, receipt: Receipt) -> range | None:
+        if isinstance(receipt, dict):
+            return rows[number] if receipt["rows"] else None
+        numbers = {each for name, each, *_ in found if name == artifact}
+        return rows.get(number) if numbers == {each for _, each, *_ in found} else None
+
+    return [
+        Shard(artifact, number, rows_of(artifact, number, receipt), file, receipt)
+        for artifact, number, file, receipt in found
+    ]
+
+
+def not_plain(file: Path) -> str | None:
+    """Why a path is no plain file, None when it is one."""
+    if file.is_symlink():
+        return "a symbolic link; a store holds plain files only"
+    if file.is_dir():
+        return "a folder, and should be a file"
+    return None if file.is_file() else MISSING
+
+
+def changed(file: Path, sealed: str | None) -> str | None:
+    """What is wrong with a file whose hash the seal holds."""
+    if wrong := not_plain(file):
+        return wrong
+    return readable(
+        lambda: None if hash_file(file) == sealed else "changed since the store was sealed"
+    )
+
+
+def readable(check: Callable[[], str | None]) -> str | None:
+    """What a check says; a disk that cannot read a file any more is damage, no end of the check."""
+    try:
+        return check()
+    except OSError as error:
+        if error.errno != errno.EIO:
+            raise
+        return f"the disk cannot read it ({error.strerror})"
+
+
+def _read_receipt(path: Path, file: str, artifact: Artifact | None, number: int) -> Receipt:
+    """Without the manifest's artifact, which says what files it must list, by its checksum only."""
+    if wrong := not_plain(path / file):
+        return None if wrong == MISSING else CacheError(wrong)
+    try:
+        if artifact:
+            return ledger.read_receipt(path, artifact, number)
+        receipt = read_json(path / file)
+        if receipt.pop("check", None) != fingerprint(receipt):
+            raise CacheError(f"{path / file}: damaged, it does not fit its own checksum")
+    except CacheError as error:
+        return error
+    return receipt
