@@ -741,7 +741,7 @@ def test_progress_reaches_its_total_and_seconds_are_told(
     assert {step.phase for step in seen} == {"read", "teacher", "regions", "crops", "write"}
     assert result.seconds.keys() == {"read", "teacher", "regions", "crops", "write"}
     entry, places = Store.open(result.path).history
-    assert places.keys() == {"root", "teacher"}
+    assert places.keys() == {"root", "teacher", "settings"}
     assert entry["kmeans"] == "sklearn"
     assert entry["versions"].keys() >= {"torch", "zarr"}
 

@@ -32,6 +32,7 @@ from stages.precompute.recipes import (
     store_info,
     stored_traits,
 )
+from stages.precompute.settings import Settings, settings_entry
 from stages.precompute.sources import withdraw_changed
 from stages.precompute.teacher_files import TeacherFiles, resolve_teacher
 
@@ -130,7 +131,11 @@ def precompute(
             )
             if loss is not None:
                 writer.log(loss_entry(path, writer.manifest, loss))
-        _remember_places(writer, {"root": str(root.resolve()), "teacher": files.located})
+        settings = Settings(spec, split, limit, config, traits)
+        _remember(
+            writer,
+            {"root": str(root.resolve()), "teacher": files.located} | settings_entry(settings),
+        )
     return PrecomputeResult(path, len(samples), written, meter.seconds, failed, loss)
 
 
@@ -274,10 +279,13 @@ def _compute(
     )
 
 
-def _remember_places(writer: Writer, places: dict[str, str]) -> None:
-    """Note where data set and teacher lie now, if that is news, for the commands that come next."""
-    if any(writer.last(key) != place for key, place in places.items()):
-        writer.log(places)
+def _remember(writer: Writer, said: Mapping[str, Any]) -> None:
+    """Note where data set and teacher lie now and what was asked for, if that is news.
+
+    For the commands that come next, and for the repair of a store that cannot say it itself.
+    """
+    if any(writer.last(key) != value for key, value in said.items()):
+        writer.log(said)
 
 
 def _versions() -> dict[str, str]:

@@ -1,0 +1,142 @@
+"""The settings that a store was made with: noted in its history, and read back from its recipes.
+
+The recipes hold whatever changes a byte. The history says it once more, for a store whose own
+description (zarr.json) is damaged, and says what else is needed to make a shard again: where data
+set and teacher lie, and how many images went through the teacher at once.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from stages.cache.codec import stored_format
+from stages.cache.files import newest
+from stages.cache.manifest import GROUP, HISTORY, Manifest
+from stages.data.spec import DatasetSpec
+from stages.errors import CacheError
+from stages.precompute.config import LocalConfig, PrecomputeConfig, RegionConfig
+from stages.precompute.recipes import Traits
+
+_KEY = "settings"
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What `precompute` was asked for, and what its teacher said of itself."""
+
+    spec: DatasetSpec
+    split: str
+    limit: int | None
+    config: PrecomputeConfig
+    traits: Traits
+
+
+def settings_entry(settings: Settings) -> dict[str, Any]:
+    """The line of the history that holds settings, as it reads back."""
+    said = {
+        "spec": settings.spec.model_dump(mode="json"),
+        "split": settings.split,
+        "limit": settings.limit,
+        "config": settings.config.model_dump(mode="json"),
+        "traits": asdict(settings.traits),
+    }
+    return {_KEY: json.loads(json.dumps(said))}
+
+
+def stored_config(manifest: Manifest) -> PrecomputeConfig:
+    """The settings that recipes say; those that change no byte are the default.
+
+    `store_artifacts` makes the manifest's artifacts of them again. Raises CacheError for a store
+    that `zsseg precompute` did not write, or that another version wrote.
+    """
+    recipes = {artifact.name: artifact.recipe for artifact in manifest.artifacts}
+    try:
+        dense, views = recipes["dense"], recipes["cls"]["views"]
+        values = {
+            "text": {"templates": recipes["text"]["templates"]},
+            "views": views if isinstance(views, Mapping) else {},
+            "dense": {
+                **manifest.identity["dense"],
+                "format": stored_format(dense),
+                **({"nacl_sigma": dense["nacl_sigma"]} if "nacl_sigma" in dense else {}),
+            },
+            "regions": {name: recipes["regions"][name] for name in RegionConfig.model_fields},
+            "local": {name: recipes["local"][name] for name in LocalConfig.model_fields},
+            "shard_images": manifest.shard_rows,
+        }
+        return PrecomputeConfig.model_validate_json(json.dumps(values))
+    except (KeyError, TypeError, ValidationError) as error:
+        raise CacheError(
+            f"its settings are none that this version of zsseg writes ({type(error).__name__}: "
+            f"{error}); use the version that made the store"
+        ) from error
+
+
+def recall_settings(path: Path, manifest: Manifest | None) -> Settings:
+    """The settings that a store was made with; of its history alone where there is no manifest.
+
+    Raises CacheError, with what to do, when neither tells.
+    """
+    noted = _noted(path)
+    if manifest is None:
+        if noted is None:
+            raise CacheError(
+                f"{path}: {GROUP} is damaged, and {HISTORY} does not say what the store was made "
+                "with. Delete the damaged files and run the `zsseg precompute` command that made "
+                "it again, with the same --cache: it puts back what the seal proves, and computes "
+                "the rest again"
+            )
+        return noted
+    try:
+        identity, info = manifest.identity, manifest.info
+        config = stored_config(manifest)
+        if noted:  # what changes no byte of a recipe, but perhaps last digits
+            beside = {name: getattr(noted.config, name) for name in ("batch", "device")}
+            config = config.model_copy(update=beside)
+        return Settings(
+            spec=DatasetSpec.model_validate_json(json.dumps(info["spec"])),
+            split=identity["split"],
+            limit=identity["limit"],
+            config=config,
+            traits=Traits(**info["traits"]),
+        )
+    except CacheError as error:
+        raise CacheError(f"{path}: {error}") from error
+    except (KeyError, TypeError, ValidationError) as error:
+        raise CacheError(
+            f"{path}: not made by `zsseg precompute` ({type(error).__name__}: {error})"
+        ) from error
+
+
+def sound_history(path: Path) -> list[dict[str, Any]]:
+    """The lines of a history that can be read; the last ones of a run that was killed may not."""
+    file = path / HISTORY
+    lines = file.read_bytes().splitlines() if file.is_file() else []
+    values = []
+    for line in lines:
+        try:
+            value = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(value, dict):
+            values.append(value)
+    return values
+
+
+def _noted(path: Path) -> Settings | None:
+    """What the newest run said, or None."""
+    said = newest(sound_history(path), _KEY)
+    try:
+        return Settings(
+            spec=DatasetSpec.model_validate_json(json.dumps(said["spec"])),
+            split=said["split"],
+            limit=said["limit"],
+            config=PrecomputeConfig.model_validate_json(json.dumps(said["config"])),
+            traits=Traits(**said["traits"]),
+        )
+    except (KeyError, TypeError, ValidationError):  # never said, or by another version
+        return None
