@@ -196,7 +196,9 @@ def test_resized_positions_equal_pillow(new: tuple[int, int]) -> None:
 def test_gaussian_bias_of_a_row_of_three() -> None:
     near, far = math.exp(-1 / 8), math.exp(-4 / 8)
     expected = [[0, 0, 0, 0], [0, 1, near, far], [0, near, 1, near], [0, far, near, 1]]
-    torch.testing.assert_close(gaussian_bias((1, 3), 2.0), torch.tensor(expected))
+    torch.testing.assert_close(
+        gaussian_bias((1, 3), 2.0, device=torch.device("cpu")), torch.tensor(expected)
+    )
 
 
 # --- towers of timm ---

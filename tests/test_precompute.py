@@ -28,6 +28,7 @@ from stages.precompute import rows, sources
 from stages.precompute.config import (
     DenseConfig,
     LocalConfig,
+    Precision,
     PrecomputeConfig,
     RegionConfig,
     TextConfig,
@@ -103,8 +104,10 @@ def pixels(path: Path) -> NDArray[np.uint8]:
 
 
 @functools.cache
-def load_once(files: TeacherFiles, *, device: Literal["auto", "cpu", "cuda"]) -> Teacher:
-    return load_teacher(files, device=device)
+def load_once(
+    files: TeacherFiles, *, device: Literal["auto", "cpu", "cuda"], precision: Precision = "fp32"
+) -> Teacher:
+    return load_teacher(files, device=device, precision=precision)
 
 
 @pytest.fixture(autouse=True)

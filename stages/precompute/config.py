@@ -7,6 +7,9 @@ from typing import Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt, model_validator
 
+Precision = Literal["fp32", "bf16", "fp16"]
+"""Of the teacher's convolutions and matrix products; its weights and sums stay in fp32."""
+
 _STRICT = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
 
 
@@ -118,3 +121,7 @@ class PrecomputeConfig(BaseModel):
     """Images (or crops) per forward pass of the teacher."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where the teacher runs; `cuda` without a usable GPU is an error."""
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    """What the teacher sees images in (prompts: always fp32). auto: what an existing store was
+    begun in; else fp32 on a CPU and fp16 on a GPU, where it keeps the 10 bits of each number that
+    a store keeps, and bf16 would keep 7. [ours]"""

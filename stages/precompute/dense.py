@@ -86,17 +86,17 @@ def dense_tokens(visual: Any, image_B3HW: Tensor, config: DenseConfig) -> Tensor
     return token_BLD.transpose(1, 2).reshape(len(image_B3HW), -1, *grid)
 
 
-def gaussian_bias(grid: tuple[int, int], sigma: float) -> Tensor:
+def gaussian_bias(grid: tuple[int, int], sigma: float, *, device: torch.device) -> Tensor:
     """(L, L) NACLIP's addition to the attention logits; 0 in the row and column of CLS.
 
     exp(-distance^2 / (2 sigma^2)) between two locations, `sigma` in patches.
     """
-    row_h, column_w = torch.arange(grid[0]), torch.arange(grid[1])
+    row_h, column_w = (torch.arange(side, device=device) for side in grid)
     vertical_hh = (row_h[:, None] - row_h[None, :]) ** 2
     horizontal_ww = (column_w[:, None] - column_w[None, :]) ** 2
     squared_hwhw = vertical_hh[:, None, :, None] + horizontal_ww[None, :, None, :]
     locations = grid[0] * grid[1]
-    bias_LL = torch.zeros(locations + 1, locations + 1)
+    bias_LL = torch.zeros(locations + 1, locations + 1, device=device)
     bias_LL[1:, 1:] = torch.exp(-squared_hwhw.view(locations, locations) / (2 * sigma**2))
     return bias_LL
 
@@ -130,7 +130,9 @@ def _vit_tokens(
         x_BLE = x_BLE + last.ls_1(last.attn.out_proj(value_BLE))
         x_BLE = x_BLE + last.ls_2(last.mlp(last.ln_2(x_BLE)))
     else:
-        bias_LL = gaussian_bias(grid, sigma).to(x_BLE) if path == "nacl" else None
+        bias_LL = None
+        if path == "nacl":
+            bias_LL = gaussian_bias(grid, sigma, device=x_BLE.device).to(x_BLE)
         x_BLE = _self_attention(last, x_BLE, by="k" if path == "nacl" else "q", bias_LL=bias_LL)
     token_BLD: Tensor = visual.ln_post(x_BLE[:, 1:]) @ visual.proj
     return token_BLD

@@ -4,6 +4,7 @@ Nothing here loads torch, so a run that finds everything done costs no model.
 Legend: C classes, D CLIP width, K masks of an image, h w token grid.
 """
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from stages.cache.codec import BASIS, basis_specs, components, dense_specs
 from stages.cache.manifest import ArraySpec, Artifact, read_manifest
 from stages.data.spec import DatasetSpec
 from stages.errors import CacheError, UserError
-from stages.precompute.config import PrecomputeConfig
+from stages.precompute.config import Precision, PrecomputeConfig
 from stages.precompute.teacher_files import TeacherFiles
 from stages.precompute.text import load_templates
 
@@ -40,6 +41,12 @@ def stored_traits(path: Path) -> Traits | None:
         return Traits(**read_manifest(path).info["traits"])
     except (CacheError, KeyError, TypeError):
         return None
+
+
+def recipe_precision(recipe: Mapping[str, Any]) -> Precision:
+    """The precision of the passes over images that an artifact was made by."""
+    precision: Precision = recipe.get("precision", "fp32")
+    return precision
 
 
 def store_identity(
@@ -72,6 +79,8 @@ def store_artifacts(
 ) -> tuple[Artifact, ...]:
     """The artifacts, each with all that its bytes follow from, in the order of their making.
 
+    `config` is settled (see `choices.py`); what is `auto` in it all the same is taken for what it
+    comes to without a GPU.
     Raises UserError for more principal components than tokens have numbers.
     """
     teacher, width, masks = files.recipe(), traits.width, config.local.max_masks
@@ -79,7 +88,10 @@ def store_artifacts(
     smoothing = {"nacl_sigma": config.dense.nacl_sigma} if traits.dense_path == "nacl" else {}
     # fp16 was the only format once: naming it would make every store of then one of other settings.
     form = {"format": config.dense.format} if config.dense.format != "fp16" else {}
-    # The words of before there were crops, for the same reason.
+    # fp32 was once the only precision, and `auto` was written where scikit-learn was meant, for the
+    # same reason. The crops' words are of before there were any.
+    sight = {"precision": config.precision} if config.precision not in ("auto", "fp32") else {}
+    library = "cuml" if config.regions.backend == "cuml" else "auto"
     crops = config.views.model_dump(mode="json") if config.views.number else "the whole image"
     number = components(config.dense.format)
     if number is not None and number > width:
@@ -92,6 +104,7 @@ def store_artifacts(
         "size": list(config.dense.size),
         "path": traits.dense_path,
         **smoothing,
+        **sight,
     }
     basis = [
         Artifact(
@@ -118,7 +131,7 @@ def store_artifacts(
         ),
         Artifact(
             "cls",
-            {"teacher": teacher, "size": traits.native_size, "views": crops},
+            {"teacher": teacher, "size": traits.native_size, "views": crops, **sight},
             (
                 ArraySpec("views", (1 + config.views.number, 6), "float32"),
                 ArraySpec("cls", (1 + config.views.number, width), "float16"),
@@ -134,13 +147,13 @@ def store_artifacts(
         ),
         Artifact(
             "regions",
-            config.regions.model_dump(mode="json"),
+            config.regions.model_dump(mode="json") | {"backend": library},
             (ArraySpec("regions", (height, columns), "uint8", compressed=True),),
             depends=("dense", "index"),
         ),
         Artifact(
             "local",
-            {"teacher": teacher, "size": traits.native_size, **config.local.model_dump()},
+            {"teacher": teacher, "size": traits.native_size, **config.local.model_dump(), **sight},
             (
                 ArraySpec("local", (masks, width), "float16"),
                 ArraySpec("local_ids", (masks,), "int16"),

@@ -20,6 +20,7 @@ from stages.cache.store import Writer
 from stages.data.samples import Sample, list_samples
 from stages.data.spec import DatasetSpec
 from stages.errors import DatasetError, ResourceError, UserError
+from stages.precompute.choices import require_gpu, settle
 from stages.precompute.command import store_command
 from stages.precompute.config import PrecomputeConfig
 from stages.precompute.measure import measure_dense
@@ -78,9 +79,12 @@ def precompute(
     DatasetError.
     """
     samples, limit = _first_samples(list_samples(spec, root, split), limit)
+    if config.device == "cuda":
+        require_gpu()
     files = resolve_teacher(teacher)
     identity = store_identity(spec, split, limit, files, config)
     path = place_store(cache, identity, dataset=spec.name, split=split, teacher=files.slug)
+    config = settle(config, path)
     loaded, traits = None, stored_traits(path)
     meter = Meter(progress)
     if traits is None:
@@ -152,7 +156,8 @@ def _load(files: TeacherFiles, config: PrecomputeConfig) -> "Teacher":
     """Load the teacher, and with it torch and open_clip."""
     from stages.precompute.teacher import load_teacher
 
-    return load_teacher(files, device=config.device)
+    assert config.precision != "auto", "settings are settled first"
+    return load_teacher(files, device=config.device, precision=config.precision)
 
 
 def _traits(teacher: "Teacher", config: PrecomputeConfig) -> Traits:

@@ -9,6 +9,7 @@ import pickle
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Literal
 
 import numpy as np
@@ -20,8 +21,10 @@ from torch import Tensor
 
 from stages.data.images import resize_image
 from stages.errors import ResourceError, UserError
-from stages.precompute.config import DenseConfig
+from stages.precompute.config import DenseConfig, Precision
 from stages.precompute.dense import dense_path, dense_tokens, token_grid
+from stages.precompute.device import choose_device
+from stages.precompute.forward import Passes
 from stages.precompute.teacher_files import TeacherFiles
 
 logger = logging.getLogger(__name__)
@@ -31,11 +34,14 @@ Colour = tuple[float, float, float]
 
 @dataclass(frozen=True)
 class Teacher:
-    """A loaded CLIP in evaluation mode and fp32. Make one with `load_teacher`."""
+    """A loaded CLIP in evaluation mode, its weights in fp32. Make one with `load_teacher`.
+
+    It sees images in the precision of its passes, and prompts in fp32.
+    """
 
     model: Any
     tokenizer: Callable[[list[str]], Tensor]
-    device: torch.device
+    passes: Passes
     width: int
     """CLIP width D."""
     native_size: tuple[int, int]
@@ -46,6 +52,16 @@ class Teacher:
     turn: Callable[[int], AbstractContextManager[object]] = nullcontext
     """Entered with the number of images around every forward pass of them: whose turn it is at the
     model, where several threads share it, and what it cost."""
+
+    @property
+    def device(self) -> torch.device:
+        """Where it runs."""
+        return self.passes.device
+
+    @property
+    def precision(self) -> Precision:
+        """What it sees images in."""
+        return self.passes.precision
 
     @property
     def mean_colour(self) -> tuple[int, int, int]:
@@ -59,16 +75,21 @@ class Teacher:
         Each image is squeezed to the native size rather than cropped, so that its token speaks of
         all of it.
         """
-        with self.turn(len(images)), torch.inference_mode():
-            return _to_numpy(self.model.encode_image(self._pixels(images, self.native_size)))
+        image_nHW3 = self._ready(images, self.native_size)
+        with self.turn(len(images)):
+            return self.passes.run(
+                lambda few_nHW3: self.model.encode_image(self._pixels(few_nHW3)), image_nHW3
+            )
 
     def dense(
         self, images: Sequence[NDArray[np.uint8]], config: DenseConfig
     ) -> NDArray[np.float32]:
         """(n, D, h, w) tokens of whole images (H, W, 3) in the text space, not normalised."""
-        with self.turn(len(images)), torch.inference_mode():
-            return _to_numpy(
-                dense_tokens(self.model.visual, self._pixels(images, config.size), config)
+        image_nHW3 = self._ready(images, config.size)
+        with self.turn(len(images)):
+            return self.passes.run(
+                lambda few_nHW3: dense_tokens(self.model.visual, self._pixels(few_nHW3), config),
+                image_nHW3,
             )
 
     def grid(self, config: DenseConfig) -> tuple[int, int]:
@@ -83,7 +104,8 @@ class Teacher:
         """(n, D) embeddings of prompts, not normalised."""
         with torch.inference_mode():
             token_nL = self.tokenizer(list(prompts)).to(self.device)
-            return _to_numpy(self.model.encode_text(token_nL))
+            token_nD: NDArray[np.float32] = self.model.encode_text(token_nL).cpu().numpy()
+        return token_nD
 
     def fitted(self, image: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]:
         """An image as this teacher sees it at `size` (rows, columns); in threads, before its turn.
@@ -95,26 +117,37 @@ class Teacher:
             return image
         return resize_image(image, size, interpolation=self.interpolation)
 
-    def _pixels(self, images: Sequence[NDArray[np.uint8]], size: tuple[int, int]) -> Tensor:
-        """(n, 3, H, W) normalised pixels of images resized to `size`."""
-        resized_nHW3 = np.stack([self.fitted(image, size) for image in images])
-        pixel_n3HW = torch.from_numpy(resized_nHW3).to(self.device).permute(0, 3, 1, 2).float()
-        mean, std = (
+    def _ready(self, images: Sequence[NDArray[np.uint8]], size: tuple[int, int]) -> Tensor:
+        """(n, H, W, 3) images resized to `size`, for the device to fetch."""
+        return self.passes.ready(np.stack([self.fitted(image, size) for image in images]))
+
+    def _pixels(self, image_nHW3: Tensor) -> Tensor:
+        """(n, 3, H, W) normalised pixels on the device; in memory the channels come last."""
+        mean_311, std_311 = self._normal
+        pixel_n3HW = image_nHW3.permute(0, 3, 1, 2).float()
+        return pixel_n3HW.div_(255).sub_(mean_311).div_(std_311)
+
+    @cached_property
+    def _normal(self) -> tuple[Tensor, Tensor]:
+        """Mean and standard deviation on the device, brought there once: it makes the host wait."""
+        mean_311, std_311 = (
             torch.tensor(value, device=self.device).view(3, 1, 1) for value in (self.mean, self.std)
         )
-        return pixel_n3HW.div_(255).sub_(mean).div_(std)
+        return mean_311, std_311
 
 
-def load_teacher(files: TeacherFiles, *, device: Literal["auto", "cpu", "cuda"]) -> Teacher:
-    """Load a teacher onto `auto`, `cpu` or `cuda` (auto: cuda where torch can use it).
+def load_teacher(
+    files: TeacherFiles,
+    *,
+    device: Literal["auto", "cpu", "cuda"],
+    precision: Precision = "fp32",
+) -> Teacher:
+    """Load a teacher onto a device (auto: the GPU where torch can use one).
 
     Raises UserError for weights that do not fit the model, ResourceError when the GPU or the
     tokenizer is missing.
     """
-    gpu = device != "cpu" and torch.cuda.is_available()
-    if device == "cuda" and not gpu:
-        raise ResourceError("device=cuda, but torch finds no usable GPU. Use device=cpu or auto")
-    target = torch.device("cuda" if gpu else "cpu")
+    target = choose_device(device)
     preprocessing = _file_preprocessing(files) if files.pretrained == str(files.weights) else {}
     try:
         model = open_clip.create_model(
@@ -153,10 +186,12 @@ def load_teacher(files: TeacherFiles, *, device: Literal["auto", "cpu", "cuda"])
             "neither bilinear nor bicubic"
         )
     height, width = _pair(settings["size"])
+    if target.type == "cuda":  # on a CPU it would change the last digits of what stores hold
+        model.visual.to(memory_format=torch.channels_last)
     return Teacher(
         model=model.eval().requires_grad_(False),
         tokenizer=tokenizer,
-        device=target,
+        passes=Passes(target, precision),
         width=files.width,
         native_size=(height, width),
         mean=tuple(settings["mean"]),
@@ -190,8 +225,3 @@ def _pair(size: int | Sequence[int]) -> tuple[int, int]:
         return size, size
     height, width = size
     return height, width
-
-
-def _to_numpy(values: Tensor) -> NDArray[np.float32]:
-    array: NDArray[np.float32] = values.float().cpu().numpy()
-    return array
