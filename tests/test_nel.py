@@ -11,7 +11,7 @@ from torch import Tensor
 
 from stages.data.spec import VOID
 from stages.train.latent import LEFT_OUT
-from stages.train.objectives import nel
+from stages.train.nel import nel
 
 Void = Literal["negative", "masked"]
 VOIDS: tuple[Void, ...] = ("negative", "masked")

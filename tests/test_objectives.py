@@ -5,13 +5,13 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
+from stages.train.likelihood import negative_log_likelihood
 from stages.train.objectives import (
     attention_pool,
     cross_entropy,
     dense_distillation,
     feature_norm,
     focal,
-    negative_log_likelihood,
     sdd,
 )
 

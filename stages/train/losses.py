@@ -1,7 +1,7 @@
 """What a batch costs: the configured losses of a student's features, by name.
 
 Class scores are made on the feature grid, for the classes that take part, and only they are
-upsampled to pixels.
+upsampled to pixels, a strip of rows at a time (`strips.py`).
 
 Legend: B batch, C known classes, S seen classes, D CLIP width, K masks per image,
 H W pixels of the crop, h w feature grid, y x token grid of the crop, L = h * w.
@@ -17,15 +17,15 @@ from stages.train.classes import Classes
 from stages.train.config import RunConfig
 from stages.train.contrast import Bank, global_distillation, local_distillation
 from stages.train.latent import LEFT_OUT, latent_embeddings, text_tie, with_latent_classes
+from stages.train.likelihood import negative_log_likelihood
 from stages.train.masks import Masks, mask_codes, masks_of
 from stages.train.method import Source
+from stages.train.nel import nel
 from stages.train.objectives import (
     attention_pool,
     cross_entropy,
     dense_distillation,
     focal,
-    negative_log_likelihood,
-    nel,
     sdd,
 )
 from stages.train.self_training import pseudo_labels
@@ -99,16 +99,15 @@ def label_losses(logits_BChw: Tensor, label_BHW: Tensor, config: RunConfig) -> d
     """The losses that look at labels: int64 places among the C scores, VOID where there is none."""
     objectives = config.objectives
     losses = {}
-    logits_BCHW = _at(logits_BChw, (label_BHW.shape[1], label_BHW.shape[2]))
     if objectives.cross_entropy or objectives.focal:
-        nll_BHW = negative_log_likelihood(logits_BCHW, label_BHW)
+        nll_BHW = negative_log_likelihood(logits_BChw, label_BHW)
         if objectives.cross_entropy:
             losses["cross_entropy"] = cross_entropy(nll_BHW, label_BHW)
         if objectives.focal:
             losses["focal"] = focal(nll_BHW, label_BHW, gamma=objectives.focal_gamma)
     if objectives.nel:
         losses["nel"] = nel(
-            logits_BCHW,
+            logits_BChw,
             label_BHW,
             focal_weight=objectives.nel_focal,
             dice_weight=objectives.nel_dice,

@@ -1,7 +1,8 @@
 """Losses of stage two: pure functions of named tensors; no configuration, device or log inside.
 
 Every loss is a scalar in float32 with a gradient graph, also when nothing in the batch is valid:
-then it is 0 and its gradients are 0.
+then it is 0 and its gradients are 0. Those that look at every class of every pixel are in
+`likelihood.py` and `nel.py`.
 
 Legend: B batch, C classes, D CLIP width, h w feature grid, L = h * w positions, H W pixels,
 y x cells of the token grid.
@@ -9,7 +10,6 @@ y x cells of the token grid.
 """
 
 import math
-from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -18,20 +18,10 @@ from torch import Tensor
 from stages.data.spec import VOID
 
 
-def negative_log_likelihood(logits_BCHW: Tensor, label_BHW: Tensor) -> Tensor:
-    """(B, H, W) float32 -log p_t, p_t the softmax probability of a pixel's class; 0 where VOID.
-
-    The one pass over all classes that cross-entropy and focal loss share. `label_BHW` int64 holds
-    class ids, VOID where there is none. A class may be left out of the softmax by a logit of -inf
-    as long as no pixel carries its id.
-    """
-    return F.cross_entropy(logits_BCHW.float(), label_BHW, ignore_index=VOID, reduction="none")
-
-
 def cross_entropy(nll_BHW: Tensor, label_BHW: Tensor) -> Tensor:
     """Softmax cross-entropy, mean over the labelled pixels of the batch (paper 1, L_seg).
 
-    `nll_BHW` is the `negative_log_likelihood` of `label_BHW`.
+    `nll_BHW` is the `likelihood.negative_log_likelihood` of `label_BHW`.
     """
     return nll_BHW.sum() / (label_BHW != VOID).sum().clamp_min(1)
 
@@ -44,54 +34,11 @@ def focal(nll_BHW: Tensor, label_BHW: Tensor, *, gamma: float) -> Tensor:
     scaled cosine without a bias and CLIP's texts are all alike (cosines of .6 to .9), so
     independent sigmoids start and stay saturated. Their alpha weighs positives against negatives,
     of which a softmax has none: it would only be a factor. `nll_BHW` is the
-    `negative_log_likelihood` of `label_BHW`.
+    `likelihood.negative_log_likelihood` of `label_BHW`.
     """
     # Bounded below, or the gradient of a small power of 0 would be infinite at p_t = 1.
     weight_BHW = (-torch.expm1(-nll_BHW)).clamp_min(1e-6) ** gamma
     return (weight_BHW * nll_BHW).sum() / (label_BHW != VOID).sum().clamp_min(1)
-
-
-def nel(
-    logits_BCHW: Tensor,
-    label_BHW: Tensor,
-    *,
-    focal_weight: float,
-    dice_weight: float,
-    void: Literal["negative", "masked"],
-) -> Tensor:
-    """NEL, the loss of ZegCLIP over an independent sigmoid per class (paper 2, Eq. 5).
-
-    focal_weight * focal + dice_weight * dice. Focal: alpha_t (1 - p_t)^2 (-log p_t) with alpha 0.25
-    for positives and 0.75 for negatives, mean over pixels, sum over classes and images. Dice: sum
-    of 1 - (2 sum p t + 1) / (sum p + sum t + 1) over the (image, class) pairs with a pixel. Both
-    are divided by the number of those pairs, at least 1. Pixels that are VOID in `label_BHW`
-    (int64) are negatives of every class, as in ZegCLIP, also in a batch without any label, or
-    `masked`: left out of all sums and of the mean. A class that an image does not have is left out
-    by a low score (`latent.LEFT_OUT`): its sigmoid is 0, and so are its terms and gradients.
-    """
-    logits_BCHW = logits_BCHW.float()
-    classes = logits_BCHW.shape[1]
-    class_C11 = torch.arange(classes, device=label_BHW.device)[:, None, None]
-    target_BCHW = (label_BHW[:, None] == class_C11).to(logits_BCHW.dtype)
-    weight_BHW = torch.ones_like(label_BHW) if void == "negative" else label_BHW != VOID
-    weight_BCHW = weight_BHW[:, None].to(logits_BCHW.dtype)
-    present_BC = target_BCHW.flatten(2).any(2)
-    masks = present_BC.sum().clamp_min(1)
-
-    p_BCHW = logits_BCHW.sigmoid()
-    entropy_BCHW = F.binary_cross_entropy_with_logits(logits_BCHW, target_BCHW, reduction="none")
-    wrong_BCHW = p_BCHW + target_BCHW - 2 * p_BCHW * target_BCHW  # 1 - p_t
-    alpha_BCHW = 0.75 - 0.5 * target_BCHW
-    focal_BCHW = alpha_BCHW * wrong_BCHW.square() * entropy_BCHW * weight_BCHW
-    pixels_B = weight_BHW.flatten(1).sum(1).clamp_min(1)
-    focal_B = focal_BCHW.flatten(1).sum(1) / pixels_B
-
-    p_BCL = (p_BCHW * weight_BCHW).flatten(2)
-    target_BCL = target_BCHW.flatten(2)
-    both_BC = (p_BCL * target_BCL).sum(2)
-    dice_BC = 1 - (2 * both_BC + 1) / (p_BCL.sum(2) + target_BCL.sum(2) + 1)
-    dice = torch.where(present_BC, dice_BC, 0.0).sum()
-    return (focal_weight * focal_B.sum() + dice_weight * dice) / masks
 
 
 def dense_distillation(feature_BDhw: Tensor, dense_BDyx: Tensor, weight_Byx: Tensor) -> Tensor:
