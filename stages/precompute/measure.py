@@ -76,15 +76,23 @@ def compare(
     original_Dhw: NDArray[np.floating],
     text_CD: NDArray[np.float32],
 ) -> tuple[NDArray[np.float64], int]:
-    """(T,) cosine of each stored token and its original, and how many are nearest to one class.
+    """(T,) `token_cosines`, and how many tokens are nearest to the same class as their original."""
+    stored_DT, original_DT = (_unit(tokens) for tokens in (stored_Dhw, original_Dhw))
+    same_T = (text_CD @ stored_DT).argmax(0) == (text_CD @ original_DT).argmax(0)
+    return token_cosines(stored_Dhw, original_Dhw), int(same_T.sum())
+
+
+def token_cosines(
+    stored_Dhw: NDArray[np.floating], original_Dhw: NDArray[np.floating]
+) -> NDArray[np.float64]:
+    """(T,) cosine of each token (of D numbers; any further axes) and its original.
 
     Two zero tokens are equal; a zero and another token have cosine 0.
     """
     stored_DT, original_DT = (_unit(tokens) for tokens in (stored_Dhw, original_Dhw))
-    cosine_T = (stored_DT * original_DT).sum(0)
+    cosine_T: NDArray[np.float64] = (stored_DT * original_DT).sum(0)
     cosine_T[~stored_DT.any(0) & ~original_DT.any(0)] = 1
-    same_T = (text_CD @ stored_DT).argmax(0) == (text_CD @ original_DT).argmax(0)
-    return cosine_T, int(same_T.sum())
+    return cosine_T
 
 
 def spread(rows: NDArray[np.intp], number: int) -> list[int]:

@@ -4,13 +4,14 @@ Nothing here loads torch, so a run that finds everything done costs no model.
 Legend: C classes, D CLIP width, K masks of an image, h w token grid.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from stages.cache.codec import BASIS, basis_specs, components, dense_specs
 from stages.cache.manifest import ArraySpec, Artifact, read_manifest
+from stages.data.samples import Sample
 from stages.data.spec import DatasetSpec
 from stages.errors import CacheError, UserError
 from stages.precompute.config import Precision, PrecomputeConfig
@@ -72,6 +73,18 @@ def store_info(spec: DatasetSpec, files: TeacherFiles, traits: Traits) -> dict[s
         "names": list(spec.prompt_names),
         "spec": spec.model_dump(mode="json"),
     }
+
+
+def store_index(samples: Sequence[Sample], root: Path) -> list[dict[str, Any]]:
+    """One entry per row: id, image and label, as paths relative to the data set's root."""
+    return [
+        {
+            "id": sample.id,
+            "image": sample.image.relative_to(root).as_posix(),
+            "label": sample.label.relative_to(root).as_posix() if sample.label else None,
+        }
+        for sample in samples
+    ]
 
 
 def store_artifacts(

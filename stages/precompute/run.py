@@ -30,6 +30,7 @@ from stages.precompute.recipes import (
     Traits,
     store_artifacts,
     store_identity,
+    store_index,
     store_info,
     stored_traits,
 )
@@ -94,7 +95,7 @@ def precompute(
         path,
         identity=identity,
         artifacts=store_artifacts(spec, files, config, traits),
-        index=[_index_entry(sample, root) for sample in samples],
+        index=store_index(samples, root),
         shard_rows=config.shard_images,
         info=store_info(spec, files, traits),
         update=update,
@@ -167,11 +168,6 @@ def _traits(teacher: "Teacher", config: PrecomputeConfig) -> Traits:
         grid=list(teacher.grid(config.dense)),
         dense_path=teacher.dense_path(config.dense),
     )
-
-
-def _index_entry(sample: Sample, root: Path) -> dict[str, Any]:
-    label = sample.label.relative_to(root).as_posix() if sample.label else None
-    return {"id": sample.id, "image": sample.image.relative_to(root).as_posix(), "label": label}
 
 
 def _missing(

@@ -16,10 +16,12 @@ from pydantic import ValidationError
 from stages.cache.codec import stored_format
 from stages.cache.files import newest
 from stages.cache.manifest import GROUP, HISTORY, Manifest
+from stages.cache.recipe import difference
 from stages.data.spec import DatasetSpec
 from stages.errors import CacheError
 from stages.precompute.config import LocalConfig, PrecomputeConfig, RegionConfig
-from stages.precompute.recipes import Traits
+from stages.precompute.recipes import Traits, recipe_precision, store_identity
+from stages.precompute.teacher_files import TeacherFiles, resolve_teacher
 
 _KEY = "settings"
 
@@ -48,14 +50,15 @@ def settings_entry(settings: Settings) -> dict[str, Any]:
 
 
 def stored_config(manifest: Manifest) -> PrecomputeConfig:
-    """The settings that recipes say; those that change no byte are the default.
+    """The settings that recipes say, settled; those that change no byte are the default.
 
     `store_artifacts` makes the manifest's artifacts of them again. Raises CacheError for a store
     that `zsseg precompute` did not write, or that another version wrote.
     """
     recipes = {artifact.name: artifact.recipe for artifact in manifest.artifacts}
     try:
-        dense, views = recipes["dense"], recipes["cls"]["views"]
+        dense, views, regions = recipes["dense"], recipes["cls"]["views"], recipes["regions"]
+        library = "cuml" if regions["backend"] == "cuml" else "sklearn"
         values = {
             "text": {"templates": recipes["text"]["templates"]},
             "views": views if isinstance(views, Mapping) else {},
@@ -64,9 +67,11 @@ def stored_config(manifest: Manifest) -> PrecomputeConfig:
                 "format": stored_format(dense),
                 **({"nacl_sigma": dense["nacl_sigma"]} if "nacl_sigma" in dense else {}),
             },
-            "regions": {name: recipes["regions"][name] for name in RegionConfig.model_fields},
+            "regions": {name: regions[name] for name in RegionConfig.model_fields}
+            | {"backend": library},
             "local": {name: recipes["local"][name] for name in LocalConfig.model_fields},
             "shard_images": manifest.shard_rows,
+            "precision": recipe_precision(recipes["cls"]),
         }
         return PrecomputeConfig.model_validate_json(json.dumps(values))
     except (KeyError, TypeError, ValidationError) as error:
@@ -140,3 +145,42 @@ def _noted(path: Path) -> Settings | None:
         )
     except (KeyError, TypeError, ValidationError):  # never said, or by another version
         return None
+
+
+def find_origin(
+    path: Path,
+    settings: Settings,
+    manifest: Manifest | None,
+    *,
+    root: Path | None,
+    teacher: str | None,
+) -> tuple[Path, TeacherFiles]:
+    """The data set's folder and the teacher that a store was made from, as given or as noted.
+
+    Raises CacheError when they are not said, not there, or when this is another teacher.
+    """
+    history = sound_history(path)
+    said = {
+        "--root": root or newest(history, "root"),
+        "--teacher": teacher or newest(history, "teacher"),
+    }
+    if unsaid := [option for option, value in said.items() if value is None]:
+        raise CacheError(
+            f"{path}: {HISTORY} does not say where data set and teacher lie; give "
+            + " and ".join(unsaid)
+        )
+    folder = Path(said["--root"])
+    if not folder.is_dir():
+        raise CacheError(f"{path}: {folder} is no longer there; give the data set's folder: --root")
+    files = resolve_teacher(str(said["--teacher"]))
+    if manifest is not None:
+        wanted = store_identity(
+            settings.spec, settings.split, settings.limit, files, settings.config
+        )
+        if lines := difference(manifest.identity, wanted, sides=("made with", "found")):
+            raise CacheError(
+                f"{path}: not the teacher that the store was made with:\n"
+                + "\n".join(f"  {line}" for line in lines)
+                + "\nGive it with --teacher"
+            )
+    return folder, files
