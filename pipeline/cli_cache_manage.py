@@ -6,6 +6,8 @@ from typing import Annotated
 import typer
 
 from pipeline import console
+from pipeline.options import CacheFolder, FolderArgument, StoreArgument
+from stages.cache.place import StorePath, store_path
 from stages.errors import UserError
 
 Runs = Annotated[
@@ -17,7 +19,10 @@ _SHOWN = 5  # runs named of one store
 
 
 def rm(
-    stores: Annotated[list[Path], typer.Argument(metavar="STORE...", help="Folders of stores.")],
+    stores: Annotated[
+        list[StorePath],
+        typer.Argument(parser=store_path, metavar="STORE...", help="Folders of stores."),
+    ],
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
     runs: Runs = Path("runs"),
     dry_run: DryRun = False,
@@ -50,7 +55,7 @@ def rm(
 
 
 def prune(
-    folder: Annotated[Path, typer.Argument(help="Folder of stores.")] = Path("data_cache"),
+    folder: FolderArgument = Path("data_cache"),
     unfinished: Annotated[
         bool, typer.Option("--unfinished", help="Also delete stores that are not finished.")
     ] = False,
@@ -70,7 +75,7 @@ def prune(
 
 
 def export(
-    store: Annotated[Path, typer.Argument(help="A store, or a folder that holds only one.")],
+    store: StoreArgument,
     file: Annotated[Path, typer.Argument(metavar="FILE.tar", help="The archive to write.")],
 ) -> None:
     """Write a finished store as one tar file; the same store gives the same bytes.
@@ -90,7 +95,7 @@ def export(
 
 def import_(
     file: Annotated[Path, typer.Argument(metavar="FILE.tar", help="What `export` wrote.")],
-    cache: Annotated[Path, typer.Option("--cache", help="Folder of stores.")] = Path("data_cache"),
+    cache: CacheFolder = Path("data_cache"),
 ) -> None:
     """Unpack a store and verify every byte; it shows in the folder when it is whole."""
     from stages.cache.unpack import import_store
@@ -100,8 +105,29 @@ def import_(
     console.out.print(f"{imported.path}: {state}", markup=False, soft_wrap=True)
 
 
+def unlock(
+    store: StoreArgument,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+) -> None:
+    """Take away the lock of a store at a URL whose writer was killed on another machine."""
+    from stages.cache.lock import holder_of
+    from stages.cache.lock import unlock as run
+    from stages.cache.place import check_reachable
+
+    check_reachable(store)
+    if (holder := holder_of(store)) is None:
+        console.out.print(f"{store}: not locked", markup=False, soft_wrap=True)
+        return
+    console.out.print(f"{store}: locked by {holder}", markup=False, soft_wrap=True)
+    if yes or _confirmed("Does that process no longer run? Then the lock is taken away."):
+        run(store)
+        console.out.print("unlocked")
+    else:
+        console.out.print("nothing was changed")
+
+
 def _confirmed(question: str) -> bool:
     try:
         return typer.confirm(question)
     except typer.Abort as error:
-        raise UserError("nothing was deleted: no answer. Give --yes to delete unasked") from error
+        raise UserError("nothing was changed: no answer. Give --yes to go on unasked") from error

@@ -1,17 +1,38 @@
 """Options and exit codes that several commands share."""
 
 from enum import IntEnum
-from pathlib import Path
 from typing import Annotated
 
 import typer
+
+from stages.cache.place import StorePath, store_path
 
 Settings = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="A.B=C", help="Change one setting; may be given many times."),
 ]
+PLACE = "DIR|URL"
+"""How help names a store or a folder of stores: both may be elsewhere (s3://bucket/folder)."""
+
 CacheFolder = Annotated[
-    Path, typer.Option("--cache", help="Folder of stores, or one store.", show_default=True)
+    StorePath,
+    typer.Option(
+        "--cache",
+        parser=store_path,
+        metavar=PLACE,
+        help="Folder of stores, or one store; here, or at a URL (s3://bucket/folder).",
+        show_default=True,
+    ),
+]
+StoreArgument = Annotated[
+    StorePath,
+    typer.Argument(
+        parser=store_path, metavar="STORE", help="A store, or a folder that holds only one."
+    ),
+]
+FolderArgument = Annotated[
+    StorePath,
+    typer.Argument(parser=store_path, metavar=PLACE, help="Folder of stores.", show_default=True),
 ]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress and no messages.")]
 

@@ -4,12 +4,13 @@ import json
 from pathlib import Path
 
 from stages.cache.catalogue import choose_store
+from stages.cache.place import StorePath
 from stages.cache.reader import Store
 from stages.data.spec import DatasetSpec
 from stages.errors import DatasetError
 
 
-def training_store(cache: Path) -> Path:
+def training_store(cache: StorePath) -> StorePath:
     """The store to train from: the path itself, else the only one of split `train` there.
 
     Another split is never taken unasked: who trains on `val` by mistake evaluates on it too.

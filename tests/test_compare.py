@@ -71,7 +71,7 @@ def _score(
     words = variant(dataset=name, own_dataset=spec.name, settings=used, own_settings=own)
     result = EvaluationResult(
         subject="student",
-        source=run,
+        source=str(run),
         dataset=name,
         split=split,
         classes=spec.classes,

@@ -25,7 +25,7 @@ def result(confusion: list[list[int]], *, subject: str = "student") -> Evaluatio
     confusion_CC = np.array(confusion, dtype=np.int64)
     return EvaluationResult(
         subject="teacher" if subject == "teacher" else "student",
-        source=Path("runs/one"),
+        source="runs/one",
         dataset="demo",
         split="val",
         classes=CLASSES,

@@ -8,9 +8,10 @@ from pathlib import Path
 
 from stages.cache.catalogue import store_name
 from stages.cache.contents import data_files
-from stages.cache.files import PARTIAL, make_folder, sync
+from stages.cache.files import PARTIAL, file_size, make_folder, read_ahead, read_bytes, sync
 from stages.cache.ledger import read_seal, sealed_files
 from stages.cache.manifest import CARD, HISTORY, SEAL, Manifest, read_manifest
+from stages.cache.place import StorePath
 from stages.cache.verify import verify_store
 from stages.errors import CacheError, ResourceError, UserError
 
@@ -18,7 +19,7 @@ BESIDES = (CARD, HISTORY)
 """Files of an archive that the seal does not cover; a store may lack them."""
 
 
-def export_store(path: Path, file: Path) -> int:
+def export_store(path: StorePath, file: Path) -> int:
     """Write a sealed store to a tar file; returns its bytes.
 
     Owner, times and modes are fixed, the seal is the last member. `history.jsonl` goes along as it
@@ -27,20 +28,23 @@ def export_store(path: Path, file: Path) -> int:
     """
     if file.exists() or file.is_symlink():
         raise UserError(f"{file}: exists. Delete it, or give another name")
-    if file.resolve().is_relative_to(path.resolve()):
+    if isinstance(path, Path) and file.resolve().is_relative_to(path.resolve()):
         raise UserError(f"{file}: lies in the store. Give a place outside of it")
-    manifest, root = read_manifest(path), read_seal(path)["root"]
-    if problems := verify_store(path, read_data=False):
+    with read_ahead(path):
+        manifest, root = read_manifest(path), read_seal(path)["root"]
+        problems = verify_store(path, read_data=False)
+        names = [*sorted({*sealed_files(manifest), *data_files(manifest)}), SEAL]
+        names[:0] = [name for name in BESIDES if file_size(path / name) is not None]
+        sizes = [file_size(path / name) or 0 for name in names]
+    if problems:
         raise CacheError(
             f"{path}: {len(problems)} files of the store are damaged, the first: "
             f"{problems[0].file}: {problems[0].reason}. `zsseg cache verify {path}` names them all"
         )
-    names = [*sorted({*sealed_files(manifest), *data_files(manifest)}), SEAL]
-    names[:0] = [name for name in BESIDES if (path / name).is_file()]
     partial = file.with_name(file.name + PARTIAL)
     try:
         make_folder(file.parent)
-        _check_space(path, names, file)
+        _check_space(sizes, file)
         _write(path, names, partial, _folder(manifest))
         if read_seal(path)["root"] != root:  # a writer takes the seal away before it begins
             raise CacheError(f"{path}: changed while it was exported; export it again")
@@ -71,9 +75,9 @@ def _folder(manifest: Manifest) -> str:
     )
 
 
-def _check_space(path: Path, names: list[str], file: Path) -> None:
+def _check_space(sizes: list[int], file: Path) -> None:
     block = tarfile.BLOCKSIZE
-    needed = sum(-(-(path / name).stat().st_size // block) + 1 for name in names) * block
+    needed = sum(-(-size // block) + 1 for size in sizes) * block
     free = shutil.disk_usage(file.parent).free
     if needed > free:
         raise ResourceError(
@@ -82,18 +86,25 @@ def _check_space(path: Path, names: list[str], file: Path) -> None:
         )
 
 
-def _write(path: Path, names: list[str], partial: Path, folder: str) -> None:
+def _write(path: StorePath, names: list[str], partial: Path, folder: str) -> None:
     with partial.open("wb") as out:
         with tarfile.open(fileobj=out, mode="w", format=tarfile.PAX_FORMAT) as tar:
             for name in names:
-                with (path / name).open("rb") as data:
-                    tar.addfile(_member(f"{folder}/{name}", data), data)
+                place = path / name
+                if isinstance(place, Path):
+                    with place.open("rb") as data:
+                        size = os.fstat(data.fileno()).st_size
+                        tar.addfile(_member(f"{folder}/{name}", size), data)
+                else:
+                    content = read_bytes(place)
+                    member = _member(f"{folder}/{name}", len(content))
+                    tar.addfile(member, io.BytesIO(content))
         out.flush()
         os.fsync(out.fileno())
 
 
-def _member(name: str, data: io.BufferedReader) -> tarfile.TarInfo:
-    """A header with nothing of this machine in it; of the size that the open file has."""
+def _member(name: str, size: int) -> tarfile.TarInfo:
+    """A header with nothing of this machine in it."""
     info = tarfile.TarInfo(name)
-    info.size, info.mode, info.mtime = os.fstat(data.fileno()).st_size, 0o644, 0
+    info.size, info.mode, info.mtime = size, 0o644, 0
     return info

@@ -10,11 +10,13 @@ from typing import Any, TypeAlias
 import numpy as np
 import zarr
 from zarr.codecs import Crc32cCodec, ZstdCodec
-from zarr.core.buffer import Buffer
-from zarr.storage import LocalStore, MemoryStore
+from zarr.core.buffer import Buffer, default_buffer_prototype
+from zarr.storage import FsspecStore, LocalStore, MemoryStore
 
-from stages.cache.files import sync
+from stages.cache import remote
+from stages.cache.files import hash_bytes, hash_file, sync, write_durably
 from stages.cache.manifest import ArraySpec, Artifact, Manifest, shard_file
+from stages.cache.place import StorePath
 from stages.errors import CacheError
 
 ZarrArray: TypeAlias = zarr.Array[Any]
@@ -49,14 +51,16 @@ def array_json(manifest: Manifest, artifact: Artifact, spec: ArraySpec) -> bytes
     return files[f"{spec.name}/zarr.json"].to_bytes()
 
 
-def open_array(store: Path, manifest: Manifest, name: str, *, writable: bool = False) -> ZarrArray:
+def open_array(
+    store: StorePath, manifest: Manifest, name: str, *, writable: bool = False
+) -> ZarrArray:
     """Open one array; CacheError when its zarr.json is damaged or is not what the manifest says."""
     artifact, spec = manifest.arrays[name]
     folder = store / name
     advice = "delete this file and run the same `zsseg precompute` command again"
     try:
         array = zarr.open_array(
-            LocalStore(folder, read_only=not writable),
+            _zarr_store(folder, read_only=not writable),
             mode="r+" if writable else "r",
             zarr_format=3,
         )
@@ -73,20 +77,35 @@ def open_array(store: Path, manifest: Manifest, name: str, *, writable: bool = F
     return array
 
 
+def _zarr_store(folder: StorePath, *, read_only: bool) -> LocalStore | FsspecStore:
+    if isinstance(folder, Path):
+        return LocalStore(folder, read_only=read_only)
+    return FsspecStore(remote.for_zarr(folder), path=folder.path, read_only=read_only)
+
+
 def write_shard(
-    store: Path,
+    store: StorePath,
     manifest: Manifest,
     artifact: Artifact,
     shard: int,
     values: Mapping[str, np.ndarray[Any, Any]],
-) -> None:
+) -> dict[str, dict[str, Any]]:
     """Write one whole shard of every array of an artifact and bring it to the disk (fsync).
 
-    Nothing counts before the shard's receipt is published. No other process may write this shard:
-    zarr would lose one's rows without an error.
+    Returns bytes and hash of each file, by its path in the store: of what lies on the disk, or of
+    what was sent, which an object store compares with its checksum before it takes it. Nothing
+    counts before the shard's receipt is published. No other process may write this shard: zarr
+    would lose one's rows without an error.
     """
+    written: dict[str, dict[str, Any]] = {}
     for spec in artifact.arrays:
-        file = store / shard_file(spec, artifact, shard)
+        name = shard_file(spec, artifact, shard)
+        file = store / name
+        if not isinstance(file, Path):
+            content = _encoded(manifest, artifact, spec, shard, values[spec.name])
+            write_durably(file, content)
+            written[name] = {"bytes": len(content), "xxh3_128": hash_bytes(content)}
+            continue
         # zarr merges into a shard that is there, and a torn one would fail it.
         file.unlink(missing_ok=True)
         array = open_array(store, manifest, spec.name, writable=True)
@@ -95,6 +114,26 @@ def write_shard(
         array[place(manifest, artifact, shard)] = values[spec.name]
         sync(file)
         sync(file.parent)
+        written[name] = {"bytes": file.stat().st_size, "xxh3_128": hash_file(file)}
+    return written
+
+
+def _encoded(
+    manifest: Manifest,
+    artifact: Artifact,
+    spec: ArraySpec,
+    shard: int,
+    values: np.ndarray[Any, Any],
+) -> bytes:
+    """The bytes of a shard's file, made in memory."""
+    files: dict[str, Buffer] = {
+        "zarr.json": default_buffer_prototype().buffer.from_bytes(
+            array_json(manifest, artifact, spec)
+        )
+    }
+    array = zarr.open_array(MemoryStore(store_dict=files), mode="r+", zarr_format=3)
+    array.with_config({"write_empty_chunks": True})[place(manifest, artifact, shard)] = values
+    return files[shard_file(spec, artifact, shard).split("/")[1]].to_bytes()
 
 
 def place(manifest: Manifest, artifact: Artifact, shard: int) -> slice:

@@ -5,7 +5,6 @@ No time, no path of this machine: equal stores have equal cards.
 
 import json
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,10 +12,11 @@ import numpy as np
 from stages.cache.arrays import open_array, read
 from stages.cache.ledger import read_receipt
 from stages.cache.manifest import Artifact, Manifest, read_manifest
+from stages.cache.place import StorePath
 from stages.errors import CacheError
 
 
-def make_card(path: Path, *, fingerprint: str, command: str | None) -> bytes:
+def make_card(path: StorePath, *, fingerprint: str, command: str | None) -> bytes:
     """Markdown of a store whose shards are all there.
 
     `fingerprint`: the seal's root hash; `command`: what makes this store, if that is known.
@@ -58,7 +58,7 @@ def make_card(path: Path, *, fingerprint: str, command: str | None) -> bytes:
     return ("\n\n".join(parts) + "\n").encode()
 
 
-def _failed(path: Path, manifest: Manifest) -> int | None:
+def _failed(path: StorePath, manifest: Manifest) -> int | None:
     """Images of status 1; None when the store does not tell: a card is no reason to stop."""
     if "status" not in manifest.arrays:
         return None
@@ -79,7 +79,7 @@ def _classes(identity: dict[str, Any]) -> list[str]:
     ]
 
 
-def _array_row(path: Path, manifest: Manifest, artifact: Artifact) -> str:
+def _array_row(path: StorePath, manifest: Manifest, artifact: Artifact) -> str:
     receipts = [read_receipt(path, artifact, shard) for shard in manifest.shards(artifact)]
     size = sum(file["bytes"] for one in receipts if one for file in one["files"].values())
     arrays = ", ".join(

@@ -4,11 +4,11 @@ import logging
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-from stages.cache.files import folder_bytes
+from stages.cache.files import each, exists, file_size, folder_bytes, subfolders
 from stages.cache.manifest import GROUP, IMPORTING, REMOVING, SEAL, read_manifest
+from stages.cache.place import StorePath, check_reachable
 from stages.cache.recipe import fingerprint, plain
 from stages.errors import CacheError
 
@@ -19,7 +19,7 @@ _log = logging.getLogger(__name__)
 class StoreSummary:
     """One store in a list: `images` rows, `sealed` when it is complete."""
 
-    path: Path
+    path: StorePath
     dataset: str
     split: str
     teacher: str
@@ -41,17 +41,22 @@ def store_name(identity: Mapping[str, Any], *, dataset: str, split: str, teacher
 
 
 def place_store(
-    folder: Path, identity: Mapping[str, Any], *, dataset: str, split: str, teacher: str
-) -> Path:
+    folder: StorePath, identity: Mapping[str, Any], *, dataset: str, split: str, teacher: str
+) -> StorePath:
     """Where a store of this identity lies in a folder, or else where to make it.
 
     Its name is made from the teacher's, and that is only what a person calls the files: a store of
-    the same identity under another name is the same store.
+    the same identity under another name is the same store. ResourceError when the folder cannot be
+    reached.
     """
+    check_reachable(folder)
     path = folder / store_name(identity, dataset=dataset, split=split, teacher=teacher)
-    if path.exists():
+    there = subfolders(folder)
+    if path in there:
         return path
-    for other in sorted(folder.glob(f"*-{fingerprint(identity)[:8]}")):
+    for other in there:
+        if not other.name.endswith(f"-{fingerprint(identity)[:8]}"):
+            continue
         try:
             if read_manifest(other).identity == plain(dict(identity)):
                 return other
@@ -60,25 +65,29 @@ def place_store(
     return path
 
 
-def find_stores(folder: Path) -> list[StoreSummary]:
+def find_stores(folder: StorePath) -> list[StoreSummary]:
     """All stores directly in a folder, by name, or the one that the folder itself is.
 
-    One that cannot be read is logged and left out.
+    One that cannot be read is logged and left out. ResourceError when the folder cannot be reached.
     """
-    if not folder.is_dir() or is_leftover(folder):
+    check_reachable(folder)
+    if is_leftover(folder):
         return []
     # The folders in a store are its arrays.
-    entries = [folder] if _holds_store(folder) else sorted(folder.iterdir())
-    return [summary for entry in entries if _holds_store(entry) and (summary := _summary(entry))]
+    entries = [folder] if _holds_store(folder) else subfolders(folder)
+    found = each(_summary, entries, where=folder)
+    return [summary for summary in found if summary]
 
 
 def choose_store(
-    path_or_folder: Path, *, dataset: str | None = None, split: str | None = None
-) -> Path:
+    path_or_folder: StorePath, *, dataset: str | None = None, split: str | None = None
+) -> StorePath:
     """The store meant: the path itself, or the only one in the folder that fits.
 
-    CacheError when none fits (says which command makes one) or several do (lists them).
+    CacheError when none fits (says which command makes one) or several do (lists them),
+    ResourceError when the folder cannot be reached.
     """
+    check_reachable(path_or_folder)
     if _holds_store(path_or_folder):
         return path_or_folder
     wanted = {"dataset": dataset, "split": split}
@@ -104,16 +113,18 @@ def choose_store(
     )
 
 
-def is_leftover(path: Path) -> bool:
+def is_leftover(path: StorePath) -> bool:
     """Is this what an interrupted `zsseg cache rm` or `import` leaves, by its name?"""
     return path.name.endswith((REMOVING, IMPORTING))
 
 
-def _holds_store(path: Path) -> bool:
-    return (path / GROUP).is_file() and not is_leftover(path)
+def _holds_store(path: StorePath) -> bool:
+    return not is_leftover(path) and file_size(path / GROUP) is not None
 
 
-def _summary(path: Path) -> StoreSummary | None:
+def _summary(path: StorePath) -> StoreSummary | None:
+    if not _holds_store(path):
+        return None
     try:
         manifest = read_manifest(path)
     except CacheError as error:
@@ -125,5 +136,5 @@ def _summary(path: Path) -> StoreSummary | None:
         split=str(manifest.identity.get("split", "?")),
         teacher=str(manifest.info.get("teacher", "?")),
         images=manifest.rows,
-        sealed=(path / SEAL).is_file(),
+        sealed=exists(path / SEAL),
     )

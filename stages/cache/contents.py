@@ -1,12 +1,11 @@
 """Which files in a store's folder are its own, which are leftovers, and which it never wrote."""
 
-import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from stages.cache.files import PARTIAL
+from stages.cache.files import PARTIAL, list_files
 from stages.cache.ledger import sealed_files
 from stages.cache.lock import HOLDER, LOCK
 from stages.cache.manifest import (
@@ -21,6 +20,7 @@ from stages.cache.manifest import (
     Manifest,
     shard_file,
 )
+from stages.cache.place import StorePath
 
 _TOP = frozenset({GROUP, INDEX, SEAL, HISTORY, SOURCES, CARD, USED, LOCK, HOLDER})
 _BELOW = re.compile(
@@ -42,12 +42,13 @@ class Contents:
     strangers: tuple[str, ...]
 
 
-def sort_contents(path: Path, manifest: Manifest | None) -> Contents:
+def sort_contents(path: StorePath, manifest: Manifest | None) -> Contents:
     """Sort the files of a folder; without a manifest, all arrays and receipts are orphans."""
     known = {*sealed_files(manifest), *data_files(manifest)} if manifest else set()
     own, partial, orphans, strangers = [], [], [], []
-    for file in _files(path):
-        if (path / file).is_symlink() or not (path / file).is_file():
+    for file in list_files(path):
+        place = path / file
+        if isinstance(place, Path) and (place.is_symlink() or not place.is_file()):
             strangers.append(file)
         elif file in _TOP or file in known:
             own.append(file)
@@ -74,11 +75,3 @@ def file_count(manifest: Manifest) -> int:
     receipts = sum(manifest.shards(artifact).stop for artifact in manifest.artifacts)
     data = sum(manifest.shards(artifact).stop for artifact, _ in manifest.arrays.values())
     return 2 + len(manifest.arrays) + receipts + data
-
-
-def _files(path: Path) -> Iterator[str]:
-    for parent, folders, names in os.walk(path):
-        folders.sort()
-        links = [name for name in folders if Path(parent, name).is_symlink()]
-        for name in sorted([*names, *links]):
-            yield Path(parent, name).relative_to(path).as_posix()

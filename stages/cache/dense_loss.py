@@ -6,13 +6,13 @@ was made of, so that it is not shown of another.
 """
 
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 from stages.cache import ledger
 from stages.cache.codec import BASIS, DENSE
 from stages.cache.files import newest, read_json_lines
 from stages.cache.manifest import HISTORY, LEDGER, Manifest
+from stages.cache.place import StorePath
 from stages.cache.recipe import fingerprint
 from stages.errors import CacheError
 
@@ -36,7 +36,7 @@ class DenseLoss:
     tokens: int
 
 
-def recorded_loss(store: Path, manifest: Manifest) -> DenseLoss | None:
+def recorded_loss(store: StorePath, manifest: Manifest) -> DenseLoss | None:
     """The measurement of what the store holds now; None when there is none, or it is unfinished."""
     try:
         entry = newest(read_json_lines(store / HISTORY), _KEY)
@@ -47,12 +47,12 @@ def recorded_loss(store: Path, manifest: Manifest) -> DenseLoss | None:
         return None
 
 
-def loss_entry(store: Path, manifest: Manifest, loss: DenseLoss) -> dict[str, Any]:
+def loss_entry(store: StorePath, manifest: Manifest, loss: DenseLoss) -> dict[str, Any]:
     """The line of the history that records a measurement of a sealed store."""
     return {_KEY: asdict(loss) | {"made_of": _made_of(store, manifest)}}
 
 
-def dense_bytes(store: Path, manifest: Manifest) -> int:
+def dense_bytes(store: StorePath, manifest: Manifest) -> int:
     """Size of the files that dense tokens are read from, as their receipts say it."""
     total = 0
     for artifact in manifest.artifacts:
@@ -65,7 +65,7 @@ def dense_bytes(store: Path, manifest: Manifest) -> int:
     return total
 
 
-def _made_of(store: Path, manifest: Manifest) -> str:
+def _made_of(store: StorePath, manifest: Manifest) -> str:
     """Fingerprint of the receipts, and so of the bytes, that a measurement depends on."""
     sealed = ledger.read_seal(store)["files"]
     folders = tuple(f"{LEDGER}/{name}/" for name in _MADE_OF)

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from stages.cache.files import read_json_lines
@@ -15,6 +14,7 @@ from stages.cache.manifest import (
     fingerprints,
     read_manifest,
 )
+from stages.cache.place import StorePath
 from stages.cache.recipe import difference
 
 _SIDES = ("A", "B")
@@ -47,7 +47,7 @@ class StoreDifference:
     artifacts: tuple[ArtifactDifference, ...]
 
 
-def compare_stores(a: Path, b: Path) -> StoreDifference:
+def compare_stores(a: StorePath, b: StorePath) -> StoreDifference:
     """Compare two stores by their metadata and receipts, finished or not; reads no data.
 
     CacheError when a manifest, an index or a receipt is missing or damaged.
@@ -82,7 +82,7 @@ def compare_stores(a: Path, b: Path) -> StoreDifference:
 
 
 def _other_files(
-    stores: tuple[Path, Path], manifest: Manifest, one: Artifact, other: Artifact
+    stores: tuple[StorePath, StorePath], manifest: Manifest, one: Artifact, other: Artifact
 ) -> list[str]:
     """How many images and visible labels had other bytes, by the hashes noted in the receipts."""
     counts = {"images": 0, "labels": 0}
@@ -110,7 +110,7 @@ def _fields(one: Artifact, other: Artifact) -> tuple[str, ...]:
 
 
 def _counts(
-    stores: tuple[Path, Path], manifest: Manifest, one: Artifact, other: Artifact
+    stores: tuple[StorePath, StorePath], manifest: Manifest, one: Artifact, other: Artifact
 ) -> dict[str, int]:
     shards = manifest.shards(one)
     if one.per_row != other.per_row:

@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from stages.cache import ledger
-from stages.cache.files import hash_file, read_json
+from stages.cache.files import file_size, hash_file, list_files, read_bytes, read_json
 from stages.cache.manifest import GROUP, LEDGER, SEAL, Artifact, Manifest, read_manifest
+from stages.cache.place import StorePath
 from stages.cache.recipe import canonical_json, fingerprint
 from stages.errors import CacheError
 
@@ -39,18 +40,20 @@ class Shard:
     receipt: Receipt
 
 
-def read_seal(path: Path) -> dict[str, Any]:
+def read_seal(path: StorePath) -> dict[str, Any]:
     """The seal, spelled as it was written: a lost end of line is damage too. Raises CacheError."""
     file = path / SEAL
     if (wrong := not_plain(file)) and wrong != MISSING:
         raise CacheError(f"{file}: {wrong}")
     seal = ledger.read_seal(path)
-    if file.read_bytes() != f"{canonical_json(seal)}\n".encode("ascii"):
+    if read_bytes(file) != f"{canonical_json(seal)}\n".encode("ascii"):
         raise CacheError(f"{file}: damaged, not spelled as it was written")
     return seal
 
 
-def read_group(path: Path, sealed: Mapping[str, str] | None) -> tuple[Manifest | None, str | None]:
+def read_group(
+    path: StorePath, sealed: Mapping[str, str] | None
+) -> tuple[Manifest | None, str | None]:
     """The manifest, or what is wrong with it; one that is not the sealed one is not believed."""
     if wrong := not_plain(path / GROUP):
         return None, wrong
@@ -64,7 +67,7 @@ def read_group(path: Path, sealed: Mapping[str, str] | None) -> tuple[Manifest |
 
 
 def list_shards(
-    path: Path, manifest: Manifest | None, sealed: Mapping[str, str] | None
+    path: StorePath, manifest: Manifest | None, sealed: Mapping[str, str] | None
 ) -> list[Shard]:
     """Every shard that there should be, by the manifest, else the seal, else the receipts there."""
     if manifest:
@@ -79,7 +82,7 @@ def list_shards(
             for artifact in manifest.artifacts
             for number in manifest.shards(artifact)
         ]
-    there = (file.relative_to(path).as_posix() for file in path.glob(f"{LEDGER}/*/*.json"))
+    there = (file for file in list_files(path) if _RECEIPT.fullmatch(file))
     found = [
         (match[1], int(match[2]), file, _read_receipt(path, file, None, int(match[2])))
         for file in sorted(there if sealed is None else sealed)
@@ -104,8 +107,10 @@ def list_shards(
     ]
 
 
-def not_plain(file: Path) -> str | None:
+def not_plain(file: StorePath) -> str | None:
     """Why a path is no plain file, None when it is one."""
+    if not isinstance(file, Path):  # objects are neither links nor folders
+        return MISSING if file_size(file) is None else None
     if file.is_symlink():
         return "a symbolic link; a store holds plain files only"
     if file.is_dir():
@@ -113,7 +118,7 @@ def not_plain(file: Path) -> str | None:
     return None if file.is_file() else MISSING
 
 
-def changed(file: Path, sealed: str | None) -> str | None:
+def changed(file: StorePath, sealed: str | None) -> str | None:
     """What is wrong with a file whose hash the seal holds."""
     if wrong := not_plain(file):
         return wrong
@@ -132,7 +137,7 @@ def readable(check: Callable[[], str | None]) -> str | None:
         return f"the disk cannot read it ({error.strerror})"
 
 
-def _read_receipt(path: Path, file: str, artifact: Artifact | None, number: int) -> Receipt:
+def _read_receipt(path: StorePath, file: str, artifact: Artifact | None, number: int) -> Receipt:
     """Without the manifest's artifact, which says what files it must list, by its checksum only."""
     if wrong := not_plain(path / file):
         return None if wrong == MISSING else CacheError(wrong)

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from stages.cache.files import hash_file, read_json, write_durably
+from stages.cache.files import exists, file_size, hash_file, read_json, write_durably
 from stages.cache.manifest import (
     GROUP,
     INDEX,
@@ -18,6 +18,7 @@ from stages.cache.manifest import (
     receipt_file,
     shard_file,
 )
+from stages.cache.place import StorePath
 from stages.cache.recipe import canonical_json, fingerprint
 from stages.errors import CacheError
 
@@ -26,7 +27,7 @@ ABSENT, STALE = "not there yet", "made otherwise"
 
 
 def publish(
-    store: Path,
+    store: StorePath,
     manifest: Manifest,
     artifact: Artifact,
     shard: int,
@@ -53,10 +54,10 @@ def publish(
     write_durably(store / receipt_file(artifact, shard), content.encode("ascii"))
 
 
-def read_receipt(store: Path, artifact: Artifact, shard: int) -> dict[str, Any] | None:
+def read_receipt(store: StorePath, artifact: Artifact, shard: int) -> dict[str, Any] | None:
     """The receipt of one shard, None when there is none; CacheError when it is damaged."""
     path = store / receipt_file(artifact, shard)
-    if not path.exists():
+    if not exists(path):
         return None
     receipt = read_json(path)
     if receipt.pop("check", None) != fingerprint(receipt):
@@ -71,7 +72,7 @@ def read_receipt(store: Path, artifact: Artifact, shard: int) -> dict[str, Any] 
     return receipt
 
 
-def lost(store: Path, artifact: Artifact, shard: int, *, made_from: str) -> str | None:
+def lost(store: StorePath, artifact: Artifact, shard: int, *, made_from: str) -> str | None:
     """Why a shard has to be computed, None when it need not be: it is there, and of this recipe.
 
     Sizes of files are compared, not their content.
@@ -90,14 +91,14 @@ def lost(store: Path, artifact: Artifact, shard: int, *, made_from: str) -> str 
     return None
 
 
-def damage(store: Path, file: str, entry: Mapping[str, Any], *, read_data: bool) -> str | None:
+def damage(store: StorePath, file: str, entry: Mapping[str, Any], *, read_data: bool) -> str | None:
     """What is wrong with one data file, measured against its receipt; None when nothing is."""
     path = store / file
-    if path.is_symlink():
+    if isinstance(path, Path) and path.is_symlink():
         return "a symbolic link; a store holds plain files only"
-    if not path.is_file():
+    if (size := file_size(path)) is None:
         return "missing"
-    if (size := path.stat().st_size) != entry["bytes"]:
+    if size != entry["bytes"]:
         return f"{size} bytes, {entry['bytes']} were written"
     if read_data and hash_file(path) != entry["xxh3_128"]:
         return "content changed since it was written (hash differs)"
@@ -113,17 +114,17 @@ def sealed_files(manifest: Manifest) -> Iterator[str]:
         yield from (receipt_file(artifact, shard) for shard in manifest.shards(artifact))
 
 
-def make_seal(store: Path, manifest: Manifest) -> bytes:
+def make_seal(store: StorePath, manifest: Manifest) -> bytes:
     """Content of seal.json for the store as it lies on the disk."""
     files = {file: hash_file(store / file) for file in sealed_files(manifest)}
     seal = {"root": fingerprint(files), "files": files}
     return (canonical_json(seal) + "\n").encode("ascii")
 
 
-def read_seal(store: Path) -> dict[str, Any]:
+def read_seal(store: StorePath) -> dict[str, Any]:
     """The seal; CacheError when it is missing (the store is unfinished) or damaged."""
     path = store / SEAL
-    if not path.exists():
+    if not exists(path):
         raise CacheError(
             f"{store}: the store is not finished ({SEAL} is missing); run the same "
             "`zsseg precompute` command again, it continues where it stopped"

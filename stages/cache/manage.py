@@ -1,7 +1,9 @@
 """Deleting: whole stores, and what interrupted runs left. Never anything that zsseg did not write.
 
 A store is renamed before it is deleted, under its lock, and the seal goes first: killed at any
-point, nothing is left that looks like a complete store, and `prune` deletes the rest.
+point, nothing is left that looks like a complete store, and `prune` deletes the rest. Elsewhere
+nothing can be renamed: the seal goes first and the manifest last, so what a killed removal leaves
+is an unfinished store, to be removed again.
 """
 
 import logging
@@ -10,13 +12,19 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from stages.cache import remote
 from stages.cache.catalogue import find_stores, is_leftover
 from stages.cache.contents import Contents, sort_contents
-from stages.cache.files import folder_bytes, read_json, remove_durably, sync
-from stages.cache.lock import LOCK, acquire, locked, release
+from stages.cache.files import exists, file_size, folder_bytes, read_json, remove_durably, sync
+from stages.cache.lock import HOLDER, LOCK, acquire, locked, release
 from stages.cache.manifest import GROUP, REMOVING, SEAL, Manifest, read_manifest
+from stages.cache.place import StorePath, check_reachable
 from stages.errors import CacheError
+
+if TYPE_CHECKING:
+    from upath import UPath
 
 _SHOWN = 3  # files named in one message
 
@@ -27,18 +35,19 @@ _log = logging.getLogger(__name__)
 class Garbage:
     """A file or folder that `prune` deletes, why, and its bytes."""
 
-    path: Path
+    path: StorePath
     reason: str
     bytes: int
 
 
-def check_removable(path: Path) -> None:
+def check_removable(path: StorePath) -> None:
     """May this folder be deleted as a store? Damaged and unfinished ones may.
 
     CacheError when it is no store, a link, or holds files that zsseg did not write; CacheLocked
     when someone writes it.
     """
-    if path.is_symlink():
+    check_reachable(path)
+    if isinstance(path, Path) and path.is_symlink():
         raise CacheError(f"{path}: a symbolic link. Give the folder that it leads to")
     if not path.is_dir():
         raise CacheError(f"{path}: no store here. `zsseg cache ls FOLDER` lists them")
@@ -56,12 +65,14 @@ def check_removable(path: Path) -> None:
         pass
 
 
-def remove_store(path: Path, *, only_unfinished: bool = False) -> int:
+def remove_store(path: StorePath, *, only_unfinished: bool = False) -> int:
     """Delete a store; returns the bytes freed. Raises what `check_removable` raises.
 
     With `only_unfinished` also CacheError for one that has been finished meanwhile.
     """
     check_removable(path)
+    if not isinstance(path, Path):
+        return _remove_elsewhere(path, only_unfinished=only_unfinished)
     path = path.resolve()
     gone = path.with_name(path.name + REMOVING)
     if gone.exists():
@@ -81,6 +92,17 @@ def remove_store(path: Path, *, only_unfinished: bool = False) -> int:
     return size
 
 
+def _remove_elsewhere(path: "UPath", *, only_unfinished: bool) -> int:
+    with locked(path):
+        if only_unfinished and exists(path / SEAL):
+            raise CacheError(f"{path}: finished just now")
+        sizes = remote.sizes(path)
+        remote.delete(path / SEAL)
+        remote.delete_files(path, [name for name in sizes if name not in (SEAL, GROUP, HOLDER)])
+        remote.delete(path / GROUP)
+    return sum(sizes.values()) - sizes.get(HOLDER, 0)
+
+
 def remove_leftover(path: Path) -> int:
     """Delete the folder of an interrupted removal or import; returns the bytes freed.
 
@@ -94,7 +116,7 @@ def remove_leftover(path: Path) -> int:
     return size
 
 
-def prune(folder: Path, *, unfinished: bool, dry_run: bool) -> list[Garbage]:
+def prune(folder: StorePath, *, unfinished: bool, dry_run: bool) -> list[Garbage]:
     """Delete what interrupted runs left in a folder of stores; returns what went (or would go).
 
     Partial files, arrays and receipts that the manifest does not know, folders of interrupted
@@ -102,7 +124,8 @@ def prune(folder: Path, *, unfinished: bool, dry_run: bool) -> list[Garbage]:
     be written is logged and left alone.
     """
     pruned: list[Garbage] = []
-    entries = sorted(folder.iterdir()) if folder.is_dir() else []
+    # Only here are there any: elsewhere nothing is renamed.
+    entries = sorted(folder.iterdir()) if isinstance(folder, Path) and folder.is_dir() else []
     for path in entries:
         if is_leftover(path) and path.is_dir() and not path.is_symlink():
             with _or_left_alone(path):
@@ -117,7 +140,7 @@ def prune(folder: Path, *, unfinished: bool, dry_run: bool) -> list[Garbage]:
 
 
 @contextmanager
-def _or_left_alone(path: Path) -> Iterator[None]:
+def _or_left_alone(path: StorePath) -> Iterator[None]:
     try:
         yield
     except (CacheError, OSError) as error:  # CacheLocked among them
@@ -134,20 +157,22 @@ def _prune_leftover(path: Path, *, dry_run: bool) -> Garbage:
         return Garbage(path, reason, size)
 
 
-def _prune_store(path: Path, *, dry_run: bool) -> Garbage:
+def _prune_store(path: StorePath, *, dry_run: bool) -> Garbage:
     if not dry_run:
         return Garbage(path, "unfinished store", remove_store(path, only_unfinished=True))
     check_removable(path)
     return Garbage(path, "unfinished store", folder_bytes(path))
 
 
-def _prune_files(path: Path, *, dry_run: bool) -> list[Garbage]:
+def _prune_files(path: StorePath, *, dry_run: bool) -> list[Garbage]:
     if not _leftovers(path):  # no lock where there is nothing to do: it would stop a writer
         return []
     with locked(path):
         found = _leftovers(path)
         for each in [] if dry_run else found:
             remove_durably(each.path)
+            if not isinstance(each.path, Path) or not isinstance(path, Path):
+                continue
             for parent in (each.path.parent, each.path.parent.parent):
                 if parent.is_relative_to(path) and parent != path:
                     with suppress(OSError):  # not empty
@@ -155,24 +180,24 @@ def _prune_files(path: Path, *, dry_run: bool) -> list[Garbage]:
     return found
 
 
-def _leftovers(path: Path) -> list[Garbage]:
+def _leftovers(path: StorePath) -> list[Garbage]:
     contents = sort_contents(path, read_manifest(path))
     reasons = dict.fromkeys(contents.partial, "written by halves")
     reasons |= dict.fromkeys(contents.orphans, "not in the store's manifest")
     return [
-        Garbage(path / file, reason, (path / file).stat().st_size)
+        Garbage(path / file, reason, file_size(path / file) or 0)
         for file, reason in reasons.items()
     ]
 
 
-def _manifest(path: Path) -> Manifest | None:
+def _manifest(path: StorePath) -> Manifest | None:
     try:
         return read_manifest(path)
     except CacheError:  # damaged or of another format: a person may still want it gone
         return None
 
 
-def _refuse_strangers(path: Path, contents: Contents) -> None:
+def _refuse_strangers(path: StorePath, contents: Contents) -> None:
     if contents.strangers:
         named = ", ".join(contents.strangers[:_SHOWN])
         raise CacheError(

@@ -13,12 +13,12 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from stages.cache.files import read_json
+from stages.cache.files import file_size, read_json
+from stages.cache.place import StorePath
 from stages.cache.recipe import fingerprint, plain
 from stages.errors import CacheError
 
@@ -162,10 +162,10 @@ def group_json(manifest: Manifest) -> bytes:
     return (json.dumps(group, indent=1, sort_keys=True, allow_nan=False) + "\n").encode("ascii")
 
 
-def read_manifest(store: Path) -> Manifest:
+def read_manifest(store: StorePath) -> Manifest:
     """Read a store's zarr.json; CacheError when missing, foreign, damaged or of another format."""
     path = store / GROUP
-    if not path.is_file():
+    if file_size(path) is None:
         raise CacheError(
             f"{store}: no store here ({GROUP} is missing); `zsseg precompute` makes one"
         )

@@ -9,8 +9,9 @@ import numpy as np
 from stages.cache import ledger
 from stages.cache.arrays import ZarrArray, open_array, read
 from stages.cache.codec import DENSE, NOT_KEPT, decode, stored_format
-from stages.cache.files import folder_bytes, newest, read_json_lines
+from stages.cache.files import file_size, folder_bytes, newest, read_ahead, read_json_lines
 from stages.cache.manifest import HISTORY, INDEX, Manifest, read_manifest, shard_file
+from stages.cache.place import StorePath
 from stages.cache.verify import verify_store
 from stages.errors import CacheError
 
@@ -24,24 +25,27 @@ class Store:
     the seal's root hash: it changes with any byte of content.
     """
 
-    def __init__(self, path: Path, manifest: Manifest, fingerprint: str) -> None:
+    def __init__(self, path: StorePath, manifest: Manifest, fingerprint: str) -> None:
         self.path = path
         self.manifest = manifest
         self.fingerprint = fingerprint
         self._index: list[dict[str, Any]] | None = None
         self._arrays: dict[str, ZarrArray] = {}
         self._units: dict[str, np.ndarray[Any, Any]] = {}
+        self._found: set[StorePath] = set()
         self._process = os.getpid()
 
     @classmethod
-    def open(cls, path: Path) -> Self:
+    def open(cls, path: StorePath) -> Self:
         """Open a store; CacheError when it is missing, foreign, unfinished or damaged.
 
         Checks metadata, receipts and file sizes, not the data's hashes (`verify_store` does).
         """
-        manifest = read_manifest(path)
-        seal = ledger.read_seal(path)
-        if problems := verify_store(path, read_data=False):
+        with read_ahead(path):
+            manifest = read_manifest(path)
+            seal = ledger.read_seal(path)
+            problems = verify_store(path, read_data=False)
+        if problems:
             named = "\n".join(f"{path / p.file}: {p.reason}" for p in problems[:_SHOWN])
             raise CacheError(
                 f"{path}: {len(problems)} files of the store are damaged:\n{named}\n"
@@ -129,7 +133,7 @@ class Store:
         """Size of all files of the store on the disk."""
         return folder_bytes(self.path)
 
-    def __reduce__(self) -> tuple[type[Self], tuple[Path, Manifest, str]]:
+    def __reduce__(self) -> tuple[type[Self], tuple[StorePath, Manifest, str]]:
         return type(self), (self.path, self.manifest, self.fingerprint)
 
     def _check_kept(self, array: str) -> None:
@@ -162,9 +166,13 @@ class Store:
         """Path of a shard that is there: zarr reads a lost or empty one as zeros."""
         artifact, spec = self.manifest.arrays[array]
         file = self.path / shard_file(spec, artifact, shard)
-        if not file.is_file() or file.stat().st_size == 0:
+        if file in self._found:
+            return str(file)
+        if not file_size(file):
             raise CacheError(
                 f"{file}: missing or empty; run the same `zsseg precompute` command again: it "
                 "recomputes what is missing"
             )
+        if not isinstance(file, Path):  # asking again for each row would double the round trips
+            self._found.add(file)
         return str(file)

@@ -2,16 +2,22 @@
 
 import json
 import logging
-import shutil
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import xxhash
 
 from stages.cache import ledger
 from stages.cache.arrays import array_json
-from stages.cache.files import read_json_lines, remove_durably, sync, write_durably
+from stages.cache.files import (
+    exists,
+    list_files,
+    read_bytes,
+    read_json_lines,
+    remove_durably,
+    remove_folder,
+    write_durably,
+)
 from stages.cache.lock import HOLDER, LOCK
 from stages.cache.manifest import (
     GROUP,
@@ -25,6 +31,7 @@ from stages.cache.manifest import (
     group_json,
     read_manifest,
 )
+from stages.cache.place import StorePath
 from stages.cache.recipe import difference
 from stages.errors import CacheError
 
@@ -33,7 +40,7 @@ _SHOWN = 20  # differing fields named in one message
 _log = logging.getLogger(__name__)
 
 
-def prepare(path: Path, wanted: Manifest, index: bytes, *, update: bool) -> None:
+def prepare(path: StorePath, wanted: Manifest, index: bytes, *, update: bool) -> None:
     """Bring index, manifest and array metadata in a folder to what is wanted.
 
     `index` is the content of index.jsonl. Raises CacheError, with every differing field, when the
@@ -44,16 +51,16 @@ def prepare(path: Path, wanted: Manifest, index: bytes, *, update: bool) -> None
         for name, (artifact, spec) in wanted.arrays.items()
     }
     _restore(path, {GROUP: group_json(wanted), INDEX: index} | arrays)
-    if (path / GROUP).exists():
+    if exists(path / GROUP):
         _reconcile(path, wanted, index, update=update)
     else:
         _create(path, wanted, index)
     for file, content in arrays.items():
-        if not (path / file).exists():
+        if not exists(path / file):
             write_durably(path / file, content)
 
 
-def _restore(path: Path, wanted: Mapping[str, bytes]) -> None:
+def _restore(path: StorePath, wanted: Mapping[str, bytes]) -> None:
     """Put back lost or damaged metadata where the seal proves that it was what is wanted now."""
     try:
         sealed = ledger.read_seal(path)["files"]
@@ -61,14 +68,14 @@ def _restore(path: Path, wanted: Mapping[str, bytes]) -> None:
         return
     for file, content in wanted.items():
         if sealed.get(file) == xxhash.xxh3_128_hexdigest(content) and (
-            not (path / file).exists() or (path / file).read_bytes() != content
+            not exists(path / file) or read_bytes(path / file) != content
         ):
             _log.warning("%s was lost or damaged; restored", path / file)
             write_durably(path / file, content)
 
 
-def _create(path: Path, wanted: Manifest, index: bytes) -> None:
-    strangers = {entry.name for entry in path.iterdir()} - {LOCK, HOLDER, INDEX}
+def _create(path: StorePath, wanted: Manifest, index: bytes) -> None:
+    strangers = {file.split("/")[0] for file in list_files(path)} - {LOCK, HOLDER, INDEX}
     if strangers:
         raise CacheError(
             f"{path}: neither empty nor a store ({GROUP} is missing beside "
@@ -78,7 +85,7 @@ def _create(path: Path, wanted: Manifest, index: bytes) -> None:
     write_durably(path / GROUP, group_json(wanted))
 
 
-def _reconcile(path: Path, wanted: Manifest, index: bytes, *, update: bool) -> None:
+def _reconcile(path: StorePath, wanted: Manifest, index: bytes, *, update: bool) -> None:
     stored = read_manifest(path)
     fixed = difference(stored.identity, wanted.identity)
     fixed += difference(stored.shard_rows, wanted.shard_rows, prefix="shard_rows")
@@ -131,13 +138,13 @@ def _artifact_difference(name: str, old: Artifact | None, new: Artifact | None) 
     return lines or [f"{name}: made from {', '.join(sorted(new.depends))}, where something differs"]
 
 
-def _index_difference(path: Path, wanted: bytes) -> tuple[list[str], list[str]]:
+def _index_difference(path: StorePath, wanted: bytes) -> tuple[list[str], list[str]]:
     """What makes it the index of other images, and which images have another label file.
 
     A label that came, went or moved leaves the store what it is: the index follows, and the hashes
     of visible labels in the receipts say what has to be made again.
     """
-    if path.exists() and path.read_bytes() == wanted:
+    if exists(path) and read_bytes(path) == wanted:
         return [], []
     old = {str(entry.get("id")): entry for entry in read_json_lines(path)}
     new = {str(entry["id"]): entry for entry in map(json.loads, wanted.splitlines())}
@@ -165,12 +172,10 @@ def _counted(images: Mapping[str, Sequence[str]]) -> list[str]:
     ]
 
 
-def _drop(path: Path, artifacts: Sequence[Artifact]) -> None:
+def _drop(path: StorePath, artifacts: Sequence[Artifact]) -> None:
     """Delete artifacts: first the seal, then the receipts that make their data count, then data."""
     remove_durably(path / SEAL)
     folders = [path / LEDGER / artifact.name for artifact in artifacts]
     folders += [path / spec.name for artifact in artifacts for spec in artifact.arrays]
     for folder in folders:
-        if folder.exists():
-            shutil.rmtree(folder)
-            sync(folder.parent)
+        remove_folder(folder)

@@ -4,18 +4,17 @@ Whoever computes a shard owns it alone and needs no lock; that it counts is decl
 process that holds the store's lock, `Writer.commit`.
 """
 
-import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from stages.cache.arrays import open_array, place, read, write_shard
 from stages.cache.codec import DENSE, decode
-from stages.cache.files import hash_file
+from stages.cache.files import free_text
 from stages.cache.manifest import ArraySpec, Artifact, Manifest, shard_file
+from stages.cache.place import StorePath
 from stages.errors import NonFiniteError, ResourceError
 
 Arrays = Mapping[str, np.ndarray[Any, Any]]
@@ -26,7 +25,7 @@ _SHOWN = 10  # images named in one message
 
 
 def put(
-    store: Path,
+    store: StorePath,
     manifest: Manifest,
     artifact: Artifact,
     shard: int,
@@ -43,15 +42,10 @@ def put(
     for spec in artifact.arrays:
         _check(store, manifest, artifact, spec, shard, arrays[spec.name], ids=ids)
     with disk_errors(store, artifact.name, shard):
-        write_shard(store, manifest, artifact, shard, arrays)
-        files = [shard_file(spec, artifact, shard) for spec in artifact.arrays]
-        return {
-            file: {"bytes": (store / file).stat().st_size, "xxh3_128": hash_file(store / file)}
-            for file in files
-        }
+        return write_shard(store, manifest, artifact, shard, arrays)
 
 
-def get(store: Path, manifest: Manifest, array: str, shard: int) -> np.ndarray[Any, Any]:
+def get(store: StorePath, manifest: Manifest, array: str, shard: int) -> np.ndarray[Any, Any]:
     """One shard of an array as it lies on the disk: (rows, ...), or all of an array without rows.
 
     `dense` as tokens (rows, D, h, w), whatever the format that they are stored in.
@@ -63,7 +57,7 @@ def get(store: Path, manifest: Manifest, array: str, shard: int) -> np.ndarray[A
 
 
 def check_finite(
-    store: Path, array: str, values: np.ndarray[Any, Any], *, ids: Sequence[str]
+    store: StorePath, array: str, values: np.ndarray[Any, Any], *, ids: Sequence[str]
 ) -> None:
     """Raise NonFiniteError, with the images' ids, when rows are not finite."""
     bad = np.flatnonzero(~np.isfinite(values.reshape(len(values), -1)).all(axis=1))
@@ -79,20 +73,19 @@ def check_finite(
 
 
 @contextmanager
-def disk_errors(store: Path, artifact: str, shard: int) -> Iterator[None]:
+def disk_errors(store: StorePath, artifact: str, shard: int) -> Iterator[None]:
     """Turn an OSError into a ResourceError that says what is safe and what to do."""
     try:
         yield
     except OSError as error:
-        free = shutil.disk_usage(store).free / 2**20
         raise ResourceError(
-            f"{store}: cannot write shard {shard} of {artifact}: {error} ({free:.0f} MiB free). "
+            f"{store}: cannot write shard {shard} of {artifact}: {error}{free_text(store)}. "
             "What is committed is safe: free space, or mend the disk, and run the same command "
             "again"
         ) from error
 
 
-def _stored(store: Path, manifest: Manifest, array: str, shard: int) -> np.ndarray[Any, Any]:
+def _stored(store: StorePath, manifest: Manifest, array: str, shard: int) -> np.ndarray[Any, Any]:
     artifact, spec = manifest.arrays[array]
     shard = shard if artifact.per_row else 0
     values = open_array(store, manifest, array)
@@ -101,7 +94,7 @@ def _stored(store: Path, manifest: Manifest, array: str, shard: int) -> np.ndarr
 
 
 def _check(
-    store: Path,
+    store: StorePath,
     manifest: Manifest,
     artifact: Artifact,
     spec: ArraySpec,

@@ -9,25 +9,27 @@ import json
 import logging
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from graphlib import TopologicalSorter
-from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 import numpy as np
-from filelock import FileLock
 
 from stages.cache import ledger, shards
 from stages.cache.card import make_card
 from stages.cache.files import (
     append_durably,
+    exists,
     json_lines,
+    make_folder,
     newest,
+    read_ahead,
+    read_bytes,
     read_json_lines,
     remove_durably,
     sweep,
     write_durably,
 )
-from stages.cache.lock import acquire, release
+from stages.cache.lock import Lock, acquire, check_held, release
 from stages.cache.manifest import (
     CARD,
     HISTORY,
@@ -40,6 +42,7 @@ from stages.cache.manifest import (
     fingerprints,
     receipt_file,
 )
+from stages.cache.place import StorePath
 from stages.cache.recipe import plain
 from stages.cache.reconcile import prepare
 from stages.errors import CacheError, ResourceError
@@ -52,7 +55,7 @@ _log = logging.getLogger(__name__)
 class Writer:
     """An open store under this process's lock. Made by `Writer.open`; use it in a `with`."""
 
-    def __init__(self, path: Path, manifest: Manifest, lock: FileLock) -> None:
+    def __init__(self, path: StorePath, manifest: Manifest, lock: Lock) -> None:
         self.path = path
         self.manifest = manifest
         self._fingerprints = fingerprints(manifest.artifacts)
@@ -62,7 +65,7 @@ class Writer:
     @classmethod
     def open(
         cls,
-        path: Path,
+        path: StorePath,
         *,
         identity: Mapping[str, Any],
         artifacts: Sequence[Artifact],
@@ -92,7 +95,7 @@ class Writer:
         assert all(entry.get("row", row) == row for row, entry in enumerate(index))
         lines = json_lines({"row": row} | dict(entry) for row, entry in enumerate(index))
         try:
-            path.mkdir(parents=True, exist_ok=True)
+            make_folder(path)
         except OSError as error:
             raise ResourceError(f"{path}: cannot make this folder: {error}") from error
         lock = acquire(path)
@@ -121,10 +124,13 @@ class Writer:
 
     def missing(self) -> dict[str, list[int]]:
         """Shards still to write, by artifact: no receipt, one of another recipe, or lost files."""
-        return {
-            artifact.name: [s for s in self.manifest.shards(artifact) if self._lost(artifact, s)]
-            for artifact in self.manifest.artifacts
-        }
+        with read_ahead(self.path):
+            return {
+                artifact.name: [
+                    s for s in self.manifest.shards(artifact) if self._lost(artifact, s)
+                ]
+                for artifact in self.manifest.artifacts
+            }
 
     def rows_of(self, shard: int) -> range:
         """Rows of one shard of the per-row artifacts."""
@@ -219,16 +225,18 @@ class Writer:
         """
         missing = {name: lost for name, lost in self.missing().items() if lost}
         assert not missing, f"{self.path}: not to be sealed, missing {missing}"
-        seal = ledger.make_seal(self.path, self.manifest)
-        card = make_card(self.path, fingerprint=json.loads(seal)["root"], command=command)
-        for path, content in ((self.path / CARD, card), (self.path / SEAL, seal)):
-            if not path.exists() or path.read_bytes() != content:
-                write_durably(path, content)
+        check_held(self.path, self._lock)
+        with read_ahead(self.path):
+            seal = ledger.make_seal(self.path, self.manifest)
+            card = make_card(self.path, fingerprint=json.loads(seal)["root"], command=command)
+            for path, content in ((self.path / CARD, card), (self.path / SEAL, seal)):
+                if not exists(path) or read_bytes(path) != content:
+                    write_durably(path, content)
 
     def log(self, entry: Mapping[str, Any]) -> None:
         """Append what a run says about itself (time, seconds, versions) to history.jsonl."""
         path = self.path / HISTORY
-        before = path.read_bytes() if path.exists() else b""
+        before = read_bytes(path) if exists(path) else b""
         write_durably(path, before + json_lines([entry]))
 
     def last(self, key: str) -> Any:

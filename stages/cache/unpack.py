@@ -1,12 +1,14 @@
 """From an archive to a store: what is in it is not trusted, and nothing shows before it is whole.
 
 Members are unpacked into a folder that is no store by its name, verified byte by byte there, and
-the folder is renamed at the end.
+the folder is renamed at the end. For a place elsewhere that happens in a temporary folder here; the
+files are sent at the end, the seal last.
 """
 
 import os
 import shutil
 import tarfile
+import tempfile
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath, PureWindowsPath
@@ -14,11 +16,21 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 from stages.cache.archive import BESIDES, expected_files
 from stages.cache.catalogue import place_store
 from stages.cache.contents import file_count
-from stages.cache.files import make_folder, read_json_lines, sync
+from stages.cache.files import (
+    each,
+    exists,
+    list_files,
+    make_folder,
+    read_ahead,
+    read_json_lines,
+    sync,
+    write_durably,
+)
 from stages.cache.ledger import read_seal
-from stages.cache.lock import HOLDER, acquire, release
+from stages.cache.lock import HOLDER, LOCK, acquire, locked, release
 from stages.cache.manage import remove_leftover
 from stages.cache.manifest import GROUP, IMPORTING, INDEX, SEAL, Manifest, read_manifest
+from stages.cache.place import StorePath, check_reachable
 from stages.cache.verify import verify_store
 from stages.errors import CacheError, ResourceError
 
@@ -30,17 +42,23 @@ _BLOCK = 1 << 20
 class Imported:
     """Where the store lies; `new` is False when the same store was there already."""
 
-    path: Path
+    path: StorePath
     new: bool
 
 
-def import_store(archive: Path, folder: Path) -> Imported:
+def import_store(archive: Path, folder: StorePath) -> Imported:
     """Unpack an archive of `export_store` into a folder of stores.
 
     It lies where `zsseg precompute` would look for it. CacheError when the archive is cut short,
     holds anything but the regular files of one store, does not verify, or when another store is
     in its place; CacheLocked when the same archive is being imported.
     """
+    if not isinstance(folder, Path):
+        check_reachable(folder)
+        with tempfile.TemporaryDirectory(prefix="zsseg-import-") as here:
+            unpacked = import_store(archive, Path(here))
+            assert isinstance(unpacked.path, Path)
+            return _send(unpacked.path, folder, archive)
     if not archive.is_file():
         raise CacheError(f"{archive}: no such file. `zsseg cache export STORE FILE.tar` makes one")
     staging = folder / (archive.name + IMPORTING)
@@ -57,6 +75,24 @@ def import_store(archive: Path, folder: Path) -> Imported:
         raise _refused(archive, f"cut short, or no plain tar file ({error})") from error
 
 
+def _send(store: Path, folder: StorePath, archive: Path) -> Imported:
+    """Send a verified store elsewhere, under the lock of the one that it becomes."""
+    final = _place(read_manifest(store), folder)
+    if exists(final / GROUP):
+        _check_same(final, store, archive)
+        return Imported(final, new=False)
+    names = [name for name in list_files(store) if name not in (LOCK, HOLDER)]
+
+    def send(name: str) -> None:
+        write_durably(final / name, (store / name).read_bytes())
+
+    with locked(final):
+        send(GROUP)  # first: what is cut short is an unfinished store, which `rm` deletes
+        each(send, [name for name in names if name not in (GROUP, SEAL)], where=final)
+        send(SEAL)
+    return Imported(final, new=True)
+
+
 def _import(
     tar: tarfile.TarFile,
     members: Mapping[str, tarfile.TarInfo],
@@ -71,6 +107,7 @@ def _import(
             _extract(tar, members[name], staging / name)
         manifest = _manifest(staging, members, archive)
         final = _place(manifest, folder)
+        assert isinstance(final, Path)
         if final.exists():
             _check_same(final, staging, archive)
             return Imported(final, new=False)
@@ -146,7 +183,7 @@ def _manifest(staging: Path, members: Mapping[str, tarfile.TarInfo], archive: Pa
     return manifest
 
 
-def _place(manifest: Manifest, folder: Path) -> Path:
+def _place(manifest: Manifest, folder: StorePath) -> StorePath:
     identity = manifest.identity
     return place_store(
         folder,
@@ -157,7 +194,7 @@ def _place(manifest: Manifest, folder: Path) -> Path:
     )
 
 
-def _check_same(final: Path, staging: Path, archive: Path) -> None:
+def _check_same(final: StorePath, staging: Path, archive: Path) -> None:
     """CacheError unless the store that is there is whole and has the archive's fingerprint."""
     advice = f"Move it away, delete it (`zsseg cache rm {final}`), or give another --cache"
     try:
@@ -171,7 +208,9 @@ def _check_same(final: Path, staging: Path, archive: Path) -> None:
             f"{final}: made for the same data and teacher as the store in {archive}, but with "
             f"another content (fingerprint {there}). {advice}"
         )
-    if verify_store(final, read_data=False):
+    with read_ahead(final):
+        damaged = verify_store(final, read_data=False)
+    if damaged:
         raise CacheError(
             f"{final}: the same store as in {archive}, but damaged. {advice}, and import again"
         )

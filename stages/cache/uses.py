@@ -5,12 +5,13 @@ import os
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
 
-from stages.cache.files import read_json
+from stages.cache.files import modified, read_json, touch
 from stages.cache.ledger import read_seal
 from stages.cache.manifest import USED
+from stages.cache.place import StorePath
 from stages.errors import CacheError
 
 _RECORD = "run.json"
@@ -20,29 +21,28 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class RunUse:
-    """A run, the folder of the store that it was trained from, and that store's fingerprint."""
+    """A run, the path or URL of the store that it was trained from, and that one's fingerprint."""
 
     run: Path
-    store: Path
+    store: str
     fingerprint: str
 
 
-def note_use(store: Path) -> None:
+def note_use(store: StorePath) -> None:
     """Note that a store is used now: the time of `.used`, which is no content.
 
     A store that cannot be written (another's, or on a read-only disk) is used without a note.
     """
     with suppress(OSError):
-        (store / USED).touch()
+        touch(store / USED)
 
 
-def last_used(store: Path) -> datetime | None:
+def last_used(store: StorePath) -> datetime | None:
     """When `note_use` was last called; None when it never was, or could not write."""
     try:
-        seconds = (store / USED).stat().st_mtime
+        return modified(store / USED)
     except OSError:
         return None
-    return datetime.fromtimestamp(seconds, UTC)
 
 
 def find_runs(folder: Path) -> list[RunUse]:
@@ -61,17 +61,17 @@ def find_runs(folder: Path) -> list[RunUse]:
             continue
         store, fingerprint = record.get("store"), record.get("store_fingerprint")
         if isinstance(store, str) and isinstance(fingerprint, str):
-            found.append(RunUse(Path(parent), Path(store), fingerprint))
+            found.append(RunUse(Path(parent), store, fingerprint))
         else:
             _log.warning("left out: %s: it does not name a store", path)
     return found
 
 
-def runs_of(store: Path, runs: Sequence[RunUse]) -> list[Path]:
+def runs_of(store: StorePath, runs: Sequence[RunUse]) -> list[Path]:
     """The runs that were trained from a store: from its folder, or from a copy of what it holds."""
     try:
         fingerprint = read_seal(store)["root"]
     except CacheError:  # unfinished or damaged: only its folder tells
         fingerprint = None
-    place = store.resolve()
+    place = str(store.resolve())
     return [use.run for use in runs if use.fingerprint == fingerprint or use.store == place]

@@ -8,7 +8,6 @@ alone say which files there are.
 import json
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from stages.cache import ledger
@@ -25,6 +24,7 @@ from stages.cache.evidence import (
 )
 from stages.cache.files import read_json, read_json_lines
 from stages.cache.manifest import GROUP, HISTORY, INDEX, SEAL, Manifest, shard_file
+from stages.cache.place import StorePath
 from stages.errors import CacheError
 
 
@@ -78,14 +78,14 @@ class Inspection:
     bytes_read: int
 
 
-def verify_store(path: Path, *, read_data: bool) -> list[Problem]:
+def verify_store(path: StorePath, *, read_data: bool) -> list[Problem]:
     """The problems that `inspect_store` finds with every byte of data read, or none of it."""
     share = EVERYTHING if read_data else None
     return list(inspect_store(path, share=share, progress=lambda done, total: None).problems)
 
 
 def inspect_store(
-    path: Path, *, share: Share | None, progress: Callable[[int, int], None]
+    path: StorePath, *, share: Share | None, progress: Callable[[int, int], None]
 ) -> Inspection:
     """Check seal, metadata, receipts and file sizes; also every byte of a share of the data.
 
@@ -158,7 +158,7 @@ def _problem(file: str, reason: str, shards: Sequence[Shard], ids: Sequence[str]
 
 
 def _damaged_metadata(
-    path: Path, manifest: Manifest | None, sealed: Mapping[str, str] | None
+    path: StorePath, manifest: Manifest | None, sealed: Mapping[str, str] | None
 ) -> Iterator[tuple[str, str]]:
     """Path and reason of what the seal covers, but for the group.
 
@@ -180,7 +180,7 @@ def _damaged_metadata(
             yield file, wrong
 
 
-def _wrong_index(file: Path, manifest: Manifest | None) -> str | None:
+def _wrong_index(file: StorePath, manifest: Manifest | None) -> str | None:
     try:
         entries = read_json_lines(file)
     except CacheError as error:
@@ -190,7 +190,7 @@ def _wrong_index(file: Path, manifest: Manifest | None) -> str | None:
     return None if fits and len(entries) == rows else f"damaged, not one entry for each of {rows}"
 
 
-def _wrong_json(file: Path, wanted: dict[str, Any]) -> str | None:
+def _wrong_json(file: StorePath, wanted: dict[str, Any]) -> str | None:
     try:
         same = read_json(file) == wanted
     except CacheError as error:
@@ -198,7 +198,7 @@ def _wrong_json(file: Path, wanted: dict[str, Any]) -> str | None:
     return None if same else "not the array that the store's own zarr.json describes"
 
 
-def _damaged_history(file: Path) -> str | None:
+def _damaged_history(file: StorePath) -> str | None:
     """What is wrong with the history: no content, but commands cannot do without its lines."""
     if wrong := not_plain(file):
         return None if wrong == MISSING else wrong
@@ -209,7 +209,7 @@ def _damaged_history(file: Path) -> str | None:
     return None
 
 
-def _damage(path: Path, file: str, entry: Mapping[str, Any], *, read_data: bool) -> str | None:
+def _damage(path: StorePath, file: str, entry: Mapping[str, Any], *, read_data: bool) -> str | None:
     """What is wrong with a file of data, by its receipt's entry."""
     if wrong := not_plain(path / file):
         return wrong
@@ -217,7 +217,7 @@ def _damage(path: Path, file: str, entry: Mapping[str, Any], *, read_data: bool)
 
 
 def _undecodable(
-    path: Path,
+    path: StorePath,
     manifest: Manifest,
     shard: Shard,
     damaged: Collection[str],
@@ -241,7 +241,7 @@ def _undecodable(
                 yield file, str(error)
 
 
-def _ids(path: Path) -> list[str]:
+def _ids(path: StorePath) -> list[str]:
     """Image ids by row, of an index that is sound."""
     return [str(entry["id"]) for entry in read_json_lines(path / INDEX)]
 

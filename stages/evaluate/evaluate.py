@@ -90,7 +90,7 @@ def evaluate_run(
         settings = run.evaluate.model_dump() | {"calibration": gamma}
         result = EvaluationResult(
             subject="student",
-            source=run.path,
+            source=str(run.path),
             dataset=spec.name,
             split=split,
             classes=spec.classes,
@@ -158,7 +158,7 @@ def evaluate_teacher(
     return tuple(
         EvaluationResult(
             subject="teacher",
-            source=store.path,
+            source=str(store.path),
             dataset=spec.name,
             split=split,
             classes=spec.classes,

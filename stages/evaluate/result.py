@@ -25,8 +25,8 @@ class EvaluationResult:
     """What was scored, how, and the scores."""
 
     subject: Literal["student", "teacher"]
-    source: Path
-    """The run or the store."""
+    source: str
+    """Path or URL of the run or the store."""
     dataset: str
     split: str
     classes: tuple[str, ...]
@@ -103,7 +103,7 @@ def to_json(result: EvaluationResult) -> dict[str, Any]:
     means = result.scores
     return {
         "subject": result.subject,
-        "source": str(result.source),
+        "source": result.source,
         "dataset": result.dataset,
         "split": result.split,
         "images": result.images,
@@ -150,7 +150,7 @@ def _result(stored: dict[str, Any]) -> EvaluationResult:
     confusion_CC = np.array(stored["confusion"], dtype=np.int64)
     return EvaluationResult(
         subject=stored["subject"],
-        source=Path(stored["source"]),
+        source=stored["source"],
         dataset=stored["dataset"],
         split=stored["split"],
         classes=tuple(row["name"] for row in stored["classes"]),

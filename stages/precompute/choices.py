@@ -4,15 +4,14 @@ One store has one precision and one k-means library, on whatever machines it is 
 loaded for a new store only: one that is finished is recognised without it.
 """
 
-from pathlib import Path
-
 from stages.cache.manifest import read_manifest
+from stages.cache.place import StorePath
 from stages.errors import CacheError
 from stages.precompute.config import PrecomputeConfig
 from stages.precompute.recipes import recipe_precision
 
 
-def settle(config: PrecomputeConfig, path: Path) -> PrecomputeConfig:
+def settle(config: PrecomputeConfig, path: StorePath) -> PrecomputeConfig:
     """The settings of the store at `path`, with no `auto` in what changes its bytes.
 
     What is asked for stays, even where the store has another: opening it then says what differs.
@@ -34,7 +33,7 @@ def require_gpu() -> None:
     choose_device("cuda")
 
 
-def _stored(path: Path) -> dict[str, str] | None:
+def _stored(path: StorePath) -> dict[str, str] | None:
     """What an existing store was begun with; None when there is none that can tell."""
     try:
         recipes = {each.name: each.recipe for each in read_manifest(path).artifacts}

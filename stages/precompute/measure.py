@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from stages.cache.codec import DENSE, stored_format
 from stages.cache.dense_loss import DenseLoss, dense_bytes
+from stages.cache.place import StorePath
 from stages.cache.reader import Store
 from stages.data.samples import Sample
 from stages.data.spec import DatasetSpec
@@ -29,7 +30,7 @@ MEASURED_IMAGES = 32
 
 
 def measure_dense(
-    path: Path,
+    path: StorePath,
     *,
     spec: DatasetSpec,
     root: Path,

@@ -11,6 +11,7 @@ from typing import Any
 
 from stages.cache.codec import BASIS, basis_specs, components, dense_specs
 from stages.cache.manifest import ArraySpec, Artifact, read_manifest
+from stages.cache.place import StorePath
 from stages.data.samples import Sample
 from stages.data.spec import DatasetSpec
 from stages.errors import CacheError, UserError
@@ -36,7 +37,7 @@ class Traits:
     """The path really taken; towers of timm have one only."""
 
 
-def stored_traits(path: Path) -> Traits | None:
+def stored_traits(path: StorePath) -> Traits | None:
     """The traits that an existing store keeps; None when there is no store that can tell."""
     try:
         return Traits(**read_manifest(path).info["traits"])

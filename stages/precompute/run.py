@@ -3,7 +3,6 @@
 The list of what is missing is made first, and torch is loaded only when there is something on it.
 """
 
-import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -16,6 +15,8 @@ import numpy as np
 from stages.cache.catalogue import place_store
 from stages.cache.codec import BASIS, DENSE
 from stages.cache.dense_loss import DenseLoss, loss_entry, recorded_loss
+from stages.cache.files import free_bytes, read_ahead
+from stages.cache.place import StorePath
 from stages.cache.store import Writer
 from stages.data.samples import Sample, list_samples
 from stages.data.spec import DatasetSpec
@@ -48,7 +49,7 @@ _PACKAGES = ("zsseg", "numpy", "open_clip_torch", "pillow", "scikit-learn", "tor
 class PrecomputeResult:
     """What a run did, and how the store stands."""
 
-    path: Path
+    path: StorePath
     images: int
     written: dict[str, int]
     """Rows that this run wrote, by artifact; empty when everything was there."""
@@ -66,7 +67,7 @@ def precompute(
     root: Path,
     split: str,
     teacher: str,
-    cache: Path,
+    cache: StorePath,
     config: PrecomputeConfig,
     limit: int | None,
     update: bool,
@@ -181,10 +182,12 @@ def _missing(
 ) -> dict[str, list[int]]:
     """Shards to compute by artifact, those of changed files too; {} when there is nothing to do."""
     shards = range(-(-len(samples) // writer.manifest.shard_rows))
-    receipts = {shard: writer.receipt("index", shard) for shard in shards}
-    # Which files a shard was made from stands in the receipt of its index only: without it nothing
-    # tells whether they are the same ones still, so all of the shard is made again.
-    if lost := [shard for shard in shards if receipts[shard] is None and _begun(writer, shard)]:
+    with read_ahead(writer.path):
+        receipts = {shard: writer.receipt("index", shard) for shard in shards}
+        # Which files a shard was made from stands in the receipt of its index only: without it
+        # nothing tells whether they are the same ones still, so all of the shard is made again.
+        lost = [shard for shard in shards if receipts[shard] is None and _begun(writer, shard)]
+    if lost:
         writer.forget(lost)
     if writer.missing().get(BASIS):  # fitted again, it need not be the one of what is stored
         writer.forget(shards, only=(DENSE, "regions", "local"))
@@ -231,8 +234,8 @@ def _check_space(writer: Writer, rows: Mapping[str, int]) -> None:
         for artifact, spec in writer.manifest.arrays.values()
         if artifact.per_row
     )
-    free = shutil.disk_usage(writer.path).free
-    if needed > free:
+    free = free_bytes(writer.path)
+    if free is not None and needed > free:
         raise ResourceError(
             f"{writer.path}: {needed / 2**30:.1f} GiB are needed and {free / 2**30:.1f} GiB free. "
             "Give a --cache folder on a larger disk, a smaller dense.size or another dense.format"
@@ -302,8 +305,10 @@ def _versions() -> dict[str, str]:
 def _failures(writer: Writer, samples: Sequence[Sample]) -> dict[str, str]:
     """Id -> reason, as the receipts have them."""
     failed: dict[str, str] = {}
-    for shard in range(-(-len(samples) // writer.manifest.shard_rows)):
-        receipt = writer.receipt("index", shard)
+    shards = range(-(-len(samples) // writer.manifest.shard_rows))
+    with read_ahead(writer.path):
+        receipts = [writer.receipt("index", shard) for shard in shards]
+    for receipt in receipts:
         assert receipt is not None
         failed |= {samples[int(row)].id: why for row, why in receipt["failures"].items()}
     return failed
