@@ -10,10 +10,10 @@ from stages.train.objectives import (
     attention_pool,
     cross_entropy,
     dense_distillation,
-    feature_norm,
     focal,
     sdd,
 )
+from stages.train.similarity import feature_norm
 
 Array = NDArray[np.float64]
 

@@ -9,13 +9,12 @@ y x cells of the token grid.
 "paper 1" is SDD + RST, "paper 2" CLIP-to-Seg.
 """
 
-import math
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from stages.data.spec import VOID
+from stages.train.similarity import attention
 
 
 def cross_entropy(nll_BHW: Tensor, label_BHW: Tensor) -> Tensor:
@@ -55,14 +54,6 @@ def dense_distillation(feature_BDhw: Tensor, dense_BDyx: Tensor, weight_Byx: Ten
     return ((1 - cosine_Byx) * weight_Byx).sum() / weight_Byx.sum().clamp_min(1e-6)
 
 
-def feature_norm(feature_BDL: Tensor) -> Tensor:
-    """(B, L) length of every feature vector in float32, at least 1e-6."""
-    # Autocast would make a float32 copy of the whole feature first; `dtype` only accumulates so.
-    with torch.autocast(feature_BDL.device.type, enabled=False):
-        norm_BL: Tensor = torch.linalg.vector_norm(feature_BDL, dim=1, dtype=torch.float32)
-    return norm_BL.clamp_min(1e-6)
-
-
 def attention_pool(
     feature_BDhw: Tensor, query_BD: Tensor, *, inside_Bhw: Tensor | None = None, normalise: bool
 ) -> tuple[Tensor, Tensor]:
@@ -73,28 +64,11 @@ def attention_pool(
     its norm, so that no second (B, D, h, w) tensor is made. Positions outside `inside_Bhw` (bool)
     get weight 0; an image without a position inside gets weights and a pooled vector of 0.
 
-    Returns float32 F_g (B, D) and W (B, L).
+    Returns float32 F_g (B, D) and W (B, L); gradients flow from F_g to F, and nowhere else.
     """
-    feature_BDL = feature_BDhw.flatten(2)
-    query_B1D = (F.normalize(query_BD.float(), dim=1) if normalise else query_BD)[:, None]
-    # The autocast type of F, if any: autocast casts a float32 query itself, plain code does not.
-    score_BL = torch.bmm(query_B1D.to(feature_BDL.dtype), feature_BDL)[:, 0].float()
-    score_BL = score_BL / math.sqrt(feature_BDL.shape[1])
-    norm_BL = feature_norm(feature_BDL) if normalise else None
-    if norm_BL is not None:
-        score_BL = score_BL / norm_BL
-    if inside_Bhw is None:
-        weight_BL = score_BL.softmax(1)
-    else:
-        inside_BL = inside_Bhw.flatten(1)
-        # The lowest finite number instead of -inf: a row that is all outside must not become NaN.
-        lowest = torch.finfo(score_BL.dtype).min
-        weight_BL = score_BL.masked_fill(~inside_BL, lowest).softmax(1) * inside_BL
-    share_BL = weight_BL if norm_BL is None else weight_BL / norm_BL
-    # Shares of 1 / L are lost in half precision: enlarged before the product, reduced after it.
-    enlarged = math.sqrt(feature_BDL.shape[2])
-    share_BL1 = (share_BL * enlarged)[:, :, None].to(feature_BDL.dtype)
-    return torch.bmm(feature_BDL, share_BL1)[:, :, 0].float() / enlarged, weight_BL
+    query_BD = F.normalize(query_BD.float(), dim=1) if normalise else query_BD
+    inside_BL = None if inside_Bhw is None else inside_Bhw.flatten(1)
+    return attention(feature_BDhw.flatten(2), query_BD, inside_BL, normalise=normalise)
 
 
 def sdd(

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from stages.errors import UserError
 from stages.train.config import StudentConfig, TrainConfig
 from stages.train.networks import build_network
-from stages.train.objectives import feature_norm
+from stages.train.similarity import cosines
 
 FINEST_STRIDE = 4
 """Pixels between two feature positions, at least."""
@@ -104,11 +104,10 @@ def class_logits(
     batch, _, height, width = feature_BDhw.shape
     feature_BDL = feature_BDhw.flatten(2)
     text_BCD = text_CD.to(feature_BDL.dtype).expand(batch, -1, -1)
-    product_BCL = torch.bmm(text_BCD, feature_BDL)
     if product == "cosine":
-        logits_BCL = product_BCL * (scale / feature_norm(feature_BDL))[:, None]
+        logits_BCL = cosines(feature_BDL, text_BCD, scale=scale)
     else:
-        logits_BCL = product_BCL.float() * scale
+        logits_BCL = torch.bmm(text_BCD, feature_BDL).float() * scale
     return logits_BCL.view(batch, -1, height, width)
 
 
