@@ -156,11 +156,14 @@ def follow(average: nn.Module, student: nn.Module, *, decay: float, step: int) -
     steps change the student too much to be remembered.
     """
     decay = min(decay, (step + 1) / (step + 10))
-    for kept, now in zip(average.state_dict().values(), student.state_dict().values(), strict=True):
-        if kept.is_floating_point():
-            kept.lerp_(now, 1 - decay)
-        else:
-            kept.copy_(now)
+    kept, now = average.state_dict().values(), student.state_dict().values()
+    pairs = list(zip(kept, now, strict=True))
+    numbers = [pair for pair in pairs if pair[0].is_floating_point()]
+    counts = [pair for pair in pairs if not pair[0].is_floating_point()]
+    # All tensors in a few kernels, as the optimiser does it.
+    torch._foreach_lerp_([a for a, _ in numbers], [b for _, b in numbers], 1 - decay)
+    if counts:
+        torch._foreach_copy_([a for a, _ in counts], [b for _, b in counts])
 
 
 def is_finite(state: State) -> bool:
