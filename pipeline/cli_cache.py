@@ -9,7 +9,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from pipeline import console
-from pipeline.cli_cache_manage import Runs, export, import_, prune, rm
+from pipeline.cli_cache_gap import gap
+from pipeline.cli_cache_manage import Runs, export, import_, prune, rm, unlock
+from pipeline.options import FolderArgument, StoreArgument
+from stages.cache.place import StorePath, store_path
 from stages.errors import CacheError
 
 if TYPE_CHECKING:
@@ -18,16 +21,15 @@ if TYPE_CHECKING:
 app = typer.Typer(
     no_args_is_help=True, help="Stores: list, describe, verify, compare, delete, pack."
 )
-for command in (rm, prune, export):
+for command in (rm, prune, export, unlock):
     app.command()(command)
 app.command("import")(import_)
-
-Store = Annotated[Path, typer.Argument(help="A store, or a folder that holds only one.")]
+app.command()(gap)
 
 
 @app.command()
 def ls(
-    folder: Annotated[Path, typer.Argument(help="Folder of stores.")] = Path("data_cache"),
+    folder: FolderArgument = Path("data_cache"),
     runs: Runs = Path("runs"),
     as_json: Annotated[
         bool, typer.Option("--json", help="Print each store as a line of JSON.")
@@ -55,7 +57,7 @@ def ls(
 
 
 @app.command()
-def info(path: Store) -> None:
+def info(path: StoreArgument) -> None:
     """Show what a store was made from and what it holds, as JSON."""
     from stages.cache.catalogue import choose_store
     from stages.cache.dense_loss import recorded_loss
@@ -77,7 +79,7 @@ def info(path: Store) -> None:
 
 @app.command()
 def verify(
-    path: Store,
+    path: StoreArgument,
     read_data: Annotated[
         bool, typer.Option("--read-data", help="Also compare every byte with its checksum.")
     ] = False,
@@ -106,8 +108,11 @@ def verify(
 
 @app.command()
 def diff(
-    a: Annotated[Path, typer.Argument(metavar="A", help="A store, as for `info`.")],
-    b: Annotated[Path, typer.Argument(metavar="B", help="Another one.")],
+    a: Annotated[
+        StorePath,
+        typer.Argument(parser=store_path, metavar="A", help="A store, as for `info`."),
+    ],
+    b: Annotated[StorePath, typer.Argument(parser=store_path, metavar="B", help="Another one.")],
 ) -> None:
     """Say in which settings two stores differ, and in how many shards of each artifact."""
     from stages.cache.catalogue import choose_store

@@ -102,7 +102,7 @@ def test_view_0_is_the_whole_image_as_it_always_was(size: tuple[int, int], tiny_
     (view_6,) = image_views(image_HW3, ViewConfig())
     np.testing.assert_array_equal(view_6, [0, 0, 1, 1, 0, 1])
     np.testing.assert_array_equal(
-        seen_by_teacher(teacher, image_HW3, view_6), teacher.fitted(image_HW3, teacher.native_size)
+        seen_by_teacher(teacher, image_HW3, view_6, (32, 32)), teacher.fitted(image_HW3, (32, 32))
     )
 
 
@@ -266,5 +266,6 @@ def test_a_store_keeps_the_same_crops_whatever_its_shards(tmp_path: Path, tiny_c
     for row in (0, 2, 3, 4):
         with Image.open(world.parent / one.index[row]["image"]) as image:
             image_HW3 = np.array(image)
-        shown = [seen_by_teacher(teacher, image_HW3, view) for view in one.read("views", row)]
+        view_V6 = one.read("views", row)
+        shown = [seen_by_teacher(teacher, image_HW3, view_6, (32, 32)) for view_6 in view_V6]
         np.testing.assert_allclose(one.read("cls", row), teacher.cls(shown), atol=2e-3)

@@ -46,7 +46,8 @@ def cls_arrays(
     def look(i: int) -> list[NDArray[np.uint8]]:
         image_HW3 = pictures[i].image_HW3
         view_NV6[i] = image_views(image_HW3, config)
-        return [seen_by_teacher(teacher, image_HW3, view_6) for view_6 in view_NV6[i]]
+        size = teacher.native_size
+        return [seen_by_teacher(teacher, image_HW3, view_6, size) for view_6 in view_NV6[i]]
 
     for part in _parts(len(pictures), batch):
         made = in_threads(look, range(part.start, part.stop))

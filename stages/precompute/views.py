@@ -32,9 +32,12 @@ def image_views(image_HW3: NDArray[np.uint8], config: ViewConfig) -> NDArray[np.
 
 
 def seen_by_teacher(
-    teacher: Teacher, image_HW3: NDArray[np.uint8], view_6: NDArray[np.float32]
+    teacher: Teacher,
+    image_HW3: NDArray[np.uint8],
+    view_6: NDArray[np.float32],
+    size: tuple[int, int],
 ) -> NDArray[np.uint8]:
-    """(R, C, 3) a view as the teacher's CLS token sees it: at its native size, flip included.
+    """(R, C, 3) a view as the teacher sees it at `size` (R, C), flip included.
 
     Of the six numbers as they are stored, so that whoever reads them can cut the same pixels. Of
     view 0 these are the pixels of `Teacher.fitted`.
@@ -42,7 +45,7 @@ def seen_by_teacher(
     return crop_image(
         image_HW3,
         View.from_row(view_6),
-        teacher.native_size,
+        size,
         teacher.mean_colour,
         interpolation=teacher.interpolation,
     )
