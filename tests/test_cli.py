@@ -2,6 +2,7 @@
 
 import json
 import logging
+import re
 import shutil
 import sys
 from collections.abc import Iterator
@@ -265,3 +266,34 @@ def test_a_wrong_label_is_named_by_dataset_verify(
     assert str(label) in shown.out
     assert "77" in shown.out
     assert "1 problems" in shown.err
+
+
+def test_the_command_finds_the_gap_and_views_close_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    world = draw_world(tmp_path / "world", images=5)
+    clip = write_clip(tmp_path / "clip")
+    base = ("precompute", "--dataset", world, "--root", world.parent, "--teacher", clip)
+    make_store = (*base, "--cache", tmp_path / "cache", "--set", "dense.size=[64, 64]", "-q")
+    assert zsseg(*make_store) == 0
+    capsys.readouterr()
+    assert zsseg("cache", "gap", tmp_path / "cache", "--images", 3, "-q") == 0
+    shown = capsys.readouterr().out
+    assert "12 crops of 3 images" in shown
+    assert len(re.findall(r"^ *(?:dense|CLS) .* -?\d\.\d{3} ", shown, re.MULTILINE)) == 4
+    # As the command advises. Of the store nothing else is made again.
+    assert zsseg(*make_store, "--update", "--views", 2) == 0
+    assert "written: cls 5\n" in capsys.readouterr().out
+    assert zsseg("cache", "gap", tmp_path / "cache", "--images", 3, "-q") == 0
+    assert "6 crops of 3 images" in capsys.readouterr().out
+    values = EXPERIMENT | {"objectives": {"sdd": 1.0}}
+    (tmp_path / "mine.yaml").write_text(yaml.safe_dump(values))
+    train = ("train", "--cache", tmp_path / "cache", "--config", tmp_path / "mine.yaml")
+    recorded = ("--set", "augmentation.views=recorded", "--out", tmp_path / "run", "-q")
+    assert zsseg(*train, *recorded) == 0
+    other = write_clip(tmp_path / "other", seed=1)
+    assert zsseg("cache", "gap", tmp_path / "cache", "--teacher", other, "-q") == 5
+    assert "was made with another teacher" in " ".join(capsys.readouterr().err.split())
+    # Without crops once more, training on them is refused.
+    assert zsseg(*make_store, "--update") == 0
+    assert zsseg(*train, "--set", "augmentation.views=recorded", "--out", tmp_path / "b", "-q") == 5
