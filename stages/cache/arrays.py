@@ -17,6 +17,7 @@ from stages.cache import remote
 from stages.cache.files import hash_bytes, hash_file, sync, write_durably
 from stages.cache.manifest import ArraySpec, Artifact, Manifest, shard_file
 from stages.cache.place import StorePath
+from stages.cache.rows import damaged
 from stages.errors import CacheError
 
 ZarrArray: TypeAlias = zarr.Array[Any]
@@ -147,7 +148,4 @@ def read(array: ZarrArray, place: slice | int, *, where: str) -> np.ndarray[Any,
     try:
         return np.asarray(array[place])
     except (ValueError, TypeError, KeyError, IndexError, RuntimeError, OSError) as error:
-        raise CacheError(
-            f"{where}: damaged ({error}). Delete the file and run the same `zsseg precompute` "
-            "command again: it recomputes what is missing. `zsseg cache verify` finds all damage"
-        ) from error
+        raise CacheError(damaged(where, error)) from error

@@ -12,6 +12,7 @@ from stages.cache.codec import DENSE, NOT_KEPT, decode, stored_format
 from stages.cache.files import file_size, folder_bytes, newest, read_ahead, read_json_lines
 from stages.cache.manifest import HISTORY, INDEX, Manifest, read_manifest, shard_file
 from stages.cache.place import StorePath
+from stages.cache.rows import RowLayout, lost, read_row, row_layout
 from stages.cache.verify import verify_store
 from stages.errors import CacheError
 
@@ -31,6 +32,7 @@ class Store:
         self.fingerprint = fingerprint
         self._index: list[dict[str, Any]] | None = None
         self._arrays: dict[str, ZarrArray] = {}
+        self._layouts: dict[str, RowLayout | None] = {}
         self._units: dict[str, np.ndarray[Any, Any]] = {}
         self._found: set[StorePath] = set()
         self._process = os.getpid()
@@ -146,8 +148,12 @@ class Store:
             if array not in self._units:
                 self._units[array] = self._stored_whole(array)
             return self._units[array]
-        where = self._file(array, row // self.shard_rows)
-        return read(self._open(array), row, where=where)
+        opened = self._open(array)
+        shard, place = divmod(row, self.shard_rows)
+        if isinstance(self.path, Path) and (layout := self._layouts[array]) is not None:
+            artifact, spec = self.manifest.arrays[array]
+            return read_row(self.path / shard_file(spec, artifact, shard), layout, place)
+        return read(opened, row, where=self._file(array, shard))
 
     def _stored_whole(self, array: str) -> np.ndarray[Any, Any]:
         artifact, _ = self.manifest.arrays[array]
@@ -160,6 +166,8 @@ class Store:
             self._arrays, self._process = {}, os.getpid()
         if array not in self._arrays:
             self._arrays[array] = open_array(self.path, self.manifest, array)
+            if isinstance(self.path, Path):
+                self._layouts[array] = row_layout((self.path / array / "zarr.json").read_bytes())
         return self._arrays[array]
 
     def _file(self, array: str, shard: int) -> str:
@@ -169,10 +177,7 @@ class Store:
         if file in self._found:
             return str(file)
         if not file_size(file):
-            raise CacheError(
-                f"{file}: missing or empty; run the same `zsseg precompute` command again: it "
-                "recomputes what is missing"
-            )
+            raise CacheError(lost(file))
         if not isinstance(file, Path):  # asking again for each row would double the round trips
             self._found.add(file)
         return str(file)
