@@ -1,5 +1,6 @@
 """`zsseg precompute` and `zsseg train`: the two stages."""
 
+import logging
 from pathlib import Path
 from typing import Annotated
 
@@ -8,6 +9,7 @@ import typer
 from pipeline import console
 from pipeline.config import apply_settings, build, read_experiment, read_values
 from pipeline.options import CacheFolder, Exit, Quiet, Settings
+from stages.cache.place import StorePath
 
 DEFAULT_TEACHER = "ViT-B-16-quickgelu/openai"
 DEFAULT_EXPERIMENT = "sdd_rst"
@@ -91,14 +93,47 @@ def train(
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on from the last checkpoint.")
     ] = False,
+    replay: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE", help="Do a step again whose loss was not finite, as a run kept it."
+        ),
+    ] = None,
     quiet: Quiet = False,
 ) -> None:
-    """Stage two: train a student against a store. CLIP is not loaded."""
+    """Stage two: train a student against a store. CLIP is not loaded.
+
+    For several GPUs or machines, start it with `torchrun --no-python --nproc-per-node N zsseg train
+    ...` or `accelerate launch`: batch, sample order and losses stay what they are.
+    """
+    from stages.train.processes import joined_processes, launched
+
+    if launched()[0] > 0:  # the first process speaks for all
+        quiet = True
+        logging.disable(logging.WARNING)
     console.configure_logging(quiet=quiet)
+    if replay is not None:
+        _replay(replay, settings or [])
+        return
+    with joined_processes():
+        _train(cache, config, root=root, out=out, settings=settings, resume=resume, quiet=quiet)
+
+
+def _train(
+    cache: StorePath,
+    config: str,
+    *,
+    root: Path | None,
+    out: Path | None,
+    settings: list[str] | None,
+    resume: bool,
+    quiet: bool,
+) -> None:
     from pipeline.stores import dataset_root, stored_spec, training_store
     from stages.cache.reader import Store
     from stages.train.config import RunConfig
     from stages.train.loop import train as run
+    from stages.train.processes import processes
 
     name = Path(config).stem
     checked = build(
@@ -119,6 +154,8 @@ def train(
             experiment=name,
             progress=lambda now: advance(now.step, now.steps, _words(now.metrics)),
         )
+    if processes()[0] > 0:
+        return
     console.out.print(f"{result.steps} steps, student in {result.checkpoint}", soft_wrap=True)
     console.out.print(
         f"next: zsseg evaluate --run {folder} --split val  or  zsseg predict --run {folder} "
@@ -127,12 +164,34 @@ def train(
     )
 
 
+def _replay(file: Path, settings: list[str]) -> None:
+    """Print every loss of a captured step; NonFiniteError when one is not finite again."""
+    from stages.errors import NonFiniteError
+    from stages.train.capture import read_capture
+    from stages.train.capture import replay as run
+    from stages.train.config import RunConfig
+
+    written, _ = read_capture(file)
+    values = apply_settings(written.config.model_dump(mode="json"), settings)
+    done = run(file, build(RunConfig, values, where=str(file)))
+    console.out.print(f"step {done.step}, images {', '.join(done.images)}", soft_wrap=True)
+    for name, value in done.losses.items():
+        console.out.print(f"{name} {value:.6g}  (then {written.losses.get(name, '-')})")
+    if done.bad:
+        raise NonFiniteError(
+            f"step {done.step}: {', '.join(done.bad)} again, with the images "
+            f"{', '.join(done.images)}. Try other settings with --set, such as train.precision=fp32"
+        )
+    console.out.print("finite: with these settings the step can be made")
+
+
 def _words(metrics: dict[str, float]) -> str:
     """The last log line, short: what a person watches."""
     shown = {
         "loss": "loss {:.3f}",
         "pseudo_label_share": "pseudo labels {:.0%}",
         "images_per_second": "{:.1f} images/s",
+        "cache_mb_per_second": "cache {:.1f} MB/s",
         "data_wait": "waiting for data {:.0%}",
     }
     return ", ".join(text.format(metrics[key]) for key, text in shown.items() if key in metrics)

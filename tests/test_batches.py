@@ -23,8 +23,9 @@ from stages.data.geometry import pool_tokens
 from stages.data.spec import VOID, DatasetSpec, load_spec
 from stages.errors import CacheError, DatasetError, ResourceError, UserError
 from stages.train import batches
-from stages.train.batches import Batch, CropDataset, make_loader
+from stages.train.batches import Batch, CropDataset
 from stages.train.config import RunConfig
+from stages.train.loader import make_loader
 from stages.train.resources import explained
 from stages.train.store_fit import check_store
 from stages.train.views import random_view, view_rng

@@ -206,7 +206,7 @@ def test_an_interrupt_says_how_to_go_on(
     def interrupted(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("stages.train.loop.batch_losses", interrupted)
+    monkeypatch.setattr("stages.train.step.batch_losses", interrupted)
     options = ("--config", place / "mine.yaml", "--out", tmp_path / "run", "-q")
     assert zsseg("train", "--cache", place / "cache", *options) == 130
     assert "--resume" in capsys.readouterr().err

@@ -87,7 +87,10 @@ def losses_of(
     feature_BDhw: Tensor, batch: Batch, config: RunConfig, made: nn.Module
 ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     classes = make_classes(SPEC, TEXT_CD, torch.device("cpu"), protocol=config.protocol)
-    return batch_losses(feature_BDhw, batch, classes, config, source=None, decoder=made)
+    losses, diagnostics, _ = batch_losses(
+        feature_BDhw, batch, classes, config, source=None, decoder=made
+    )
+    return losses, diagnostics
 
 
 def slow_scores(

@@ -100,7 +100,7 @@ def mean_cross_entropy(
 def test_cross_entropy_before_self_training(unseen_logits: str, taking_part: list[int]) -> None:
     feature, batch = inputs()
     config = config_of(objectives={"unseen_logits": unseen_logits})
-    losses, diagnostics = batch_losses(feature, batch, classes(), config, source=None)
+    losses, diagnostics, _ = batch_losses(feature, batch, classes(), config, source=None)
     score = upsampled_scores(feature, classes().text_CD)
     expected = mean_cross_entropy(score, batch.label_BHW.numpy(), taking_part)
     assert losses.keys() == {"cross_entropy"}
@@ -114,7 +114,7 @@ def test_suppressed_classes_learn_nothing_and_push_nothing() -> None:
     made.text_CD.requires_grad_()
     for unseen_logits, pushed in (("suppressed", False), ("competing", True)):
         config = config_of(objectives={"focal": 1.0, "unseen_logits": unseen_logits})
-        losses, _ = batch_losses(feature, batch, made, config, source=None)
+        losses, *_ = batch_losses(feature, batch, made, config, source=None)
         (gradient_CD,) = torch.autograd.grad(sum(losses.values(), torch.zeros(())), made.text_CD)
         assert (gradient_CD[SEEN] != 0).any(1).all()
         assert bool((gradient_CD[UNSEEN] != 0).any()) == pushed
@@ -161,7 +161,7 @@ def test_self_training_fills_unlabelled_pixels_only(method: str) -> None:
     free = (batch.label_BHW == VOID) & batch.inside_BHW
     assert float(share) == pytest.approx(float((full[free] != VOID).float().mean()))
     assert 0.1 < float(share) < 0.9
-    losses, diagnostics = batch_losses(feature, batch, classes(), config, source="student")
+    losses, diagnostics, _ = batch_losses(feature, batch, classes(), config, source="student")
     assert float(diagnostics["pseudo_label_share"]) == float(share)
     reference = mean_cross_entropy(
         upsampled_scores(feature, classes().text_CD), expected, [0, 1, 2, 3, 4]
@@ -172,16 +172,16 @@ def test_self_training_fills_unlabelled_pixels_only(method: str) -> None:
 def test_st_needs_no_regions() -> None:
     feature, batch = inputs()
     config = config_of(self_training={"method": "st"})
-    with_regions, _ = batch_losses(feature, batch, classes(), config, source="student")
+    with_regions, *_ = batch_losses(feature, batch, classes(), config, source="student")
     batch = replace(batch, region_BHW=None)
-    without, _ = batch_losses(feature, batch, classes(), config, source="student")
+    without, *_ = batch_losses(feature, batch, classes(), config, source="student")
     assert torch.equal(with_regions["cross_entropy"], without["cross_entropy"])
 
 
 def test_sdd_sees_what_is_inside_the_image() -> None:
     feature, batch = inputs()
     config = config_of(objectives={"cross_entropy": 0.0, "sdd": 1.0})
-    losses, _ = batch_losses(feature, batch, classes(), config, source=None)
+    losses, *_ = batch_losses(feature, batch, classes(), config, source=None)
     assert losses.keys() == {"sdd"}
     (gradient,) = torch.autograd.grad(losses["sdd"], feature)
     # Row 2 of the grid has its centre at pixel 10, where the second image has ended.
@@ -224,7 +224,7 @@ def test_both_label_losses_share_one_softmax_over_the_pixels() -> None:
     feature, batch = inputs()
     config = config_of(objectives={"focal": 1.0})
     with Count():  # type: ignore[no-untyped-call]
-        losses, _ = batch_losses(feature, batch, classes(), config, source=None)
+        losses, *_ = batch_losses(feature, batch, classes(), config, source=None)
     assert losses.keys() == {"cross_entropy", "focal"}
     assert exponentials == batch.label_BHW.numel() * len(SEEN)
 
@@ -261,7 +261,7 @@ def test_another_names_the_pixels_and_the_student_learns_the_names(
         objectives={"dense_stride": 4},
     )
     other.requires_grad_()
-    losses, diagnostics = batch_losses(
+    losses, diagnostics, _ = batch_losses(
         feature,
         batch,
         classes(),
@@ -307,7 +307,7 @@ def test_inductive_losses_are_over_the_seen_classes() -> None:
     )
     text_CD = classes().text_CD
     known = make_classes(SPEC, text_CD, torch.device("cpu"), protocol="inductive")
-    losses, _ = batch_losses(feature, batch, known, config, source=None)
+    losses, *_ = batch_losses(feature, batch, known, config, source=None)
     score = upsampled_scores(feature, text_CD)
     label = batch.label_BHW.numpy()
     expected = mean_cross_entropy(score, label, SEEN)
@@ -338,7 +338,7 @@ def test_dense_distillation_looks_at_these_pixels(pixels: str) -> None:
     dense = torch.from_numpy(rng.normal(size=(2, WIDTH, 2, 5)).astype(np.float32))
     config = config_of(objectives={"cross_entropy": 0.0, "dense": 1.0, "dense_pixels": pixels})
     batch = replace(batch, dense_BDyx=dense)
-    losses, _ = batch_losses(feature, batch, classes(), config, source=None)
+    losses, *_ = batch_losses(feature, batch, classes(), config, source=None)
     total = weights = 0.0
     for b, y, x in np.ndindex(2, 2, 5):  # cells of 8 x 4 pixels, 2 x 1 positions
         cell = np.s_[b, 8 * y : 8 * y + 8, 4 * x : 4 * x + 4]
@@ -360,7 +360,7 @@ def test_unlabelled_pixels_may_be_none() -> None:
     objectives = {"cross_entropy": 0.0, "dense": 1.0, "dense_pixels": "unlabelled"}
     labelled = torch.zeros_like(batch.label_BHW)
     batch = replace(batch, label_BHW=labelled, dense_BDyx=torch.ones(2, WIDTH, 2, 5))
-    losses, _ = batch_losses(
+    losses, *_ = batch_losses(
         feature, batch, classes(), config_of(objectives=objectives), source=None
     )
     (gradient,) = torch.autograd.grad(losses["dense"], feature)

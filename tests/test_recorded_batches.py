@@ -15,8 +15,9 @@ from stages.cache.reader import Store
 from stages.data.geometry import View, crop_tokens, pool_tokens
 from stages.data.spec import VOID, DatasetSpec, load_spec
 from stages.errors import CacheError
-from stages.train.batches import CropDataset, make_loader
+from stages.train.batches import CropDataset
 from stages.train.config import AugmentationConfig, RunConfig
+from stages.train.loader import make_loader
 from stages.train.store_fit import check_store, recorded_views
 from stages.train.views import recorded_view, view_rng
 

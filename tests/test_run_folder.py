@@ -45,7 +45,7 @@ def record_of(**sections: dict[str, Any]) -> RunRecord:
         root=Path("/data"),
         teacher="ViT-B-16-quickgelu/openai",
         templates="single",
-        store=Path("/stores/two"),
+        store="/stores/two",
         store_fingerprint="ab",
         versions=package_versions(),
         revision=git_revision(),
@@ -191,14 +191,22 @@ def test_a_resumed_log_drops_what_is_done_again(
 def test_throughput_counts_since_the_last_report(monkeypatch: pytest.MonkeyPatch) -> None:
     times = iter([0.0, 1.0, 2.0, 4.0, 5.0, 5.0, 6.0])
     monkeypatch.setattr("stages.train.metrics_log.time.perf_counter", lambda: next(times))
-    throughput = Throughput()  # at 0
+    throughput = Throughput(3_000_000)  # at 0
     with throughput.waiting(8):  # 1 to 2
         pass
     # reported at 4, and the next window starts at 4
-    assert throughput.report() == {"images_per_second": 2.0, "data_wait": 0.25}
+    assert throughput.report() == {
+        "images_per_second": 2.0,
+        "data_wait": 0.25,
+        "cache_mb_per_second": 6.0,
+    }
     with throughput.waiting(2):  # 5 to 5
         pass
-    assert throughput.report() == {"images_per_second": 1.0, "data_wait": 0.0}
+    assert throughput.report() == {
+        "images_per_second": 1.0,
+        "data_wait": 0.0,
+        "cache_mb_per_second": 3.0,
+    }
 
 
 @pytest.mark.parametrize(

@@ -27,10 +27,11 @@ from stages.data.spec import DatasetSpec, load_spec
 from stages.errors import NonFiniteError, ResourceError, UserError
 from stages.train import checkpoint
 from stages.train.config import RunConfig
-from stages.train.loop import TrainProgress, TrainResult, label_source, train
+from stages.train.loop import TrainProgress, TrainResult, train
 from stages.train.losses import batch_losses
 from stages.train.run_folder import read_record
 from stages.train.state import State, load_state, new_state, save_state, update
+from stages.train.step import label_source
 
 World = tuple[Store, DatasetSpec, Path]
 
@@ -55,7 +56,7 @@ SMALL: dict[str, dict[str, Any]] = {
         "learning_rate": 1e-3,
     },
 }
-FROM_THE_CLOCK = {"images_per_second", "data_wait"}
+FROM_THE_CLOCK = {"images_per_second", "data_wait", "cache_mb_per_second"}
 
 
 def config_of(**sections: dict[str, Any]) -> RunConfig:
@@ -220,11 +221,11 @@ def test_half_precision(
     kinds = []
 
     def watched(feature_BDhw: Tensor, *rest: Any, **options: Any) -> Any:
-        losses, diagnostics = batch_losses(feature_BDhw, *rest, **options)
+        losses, diagnostics, targets = batch_losses(feature_BDhw, *rest, **options)
         kinds.append((feature_BDhw.dtype, {loss.dtype for loss in losses.values()}))
-        return losses, diagnostics
+        return losses, diagnostics, targets
 
-    monkeypatch.setattr("stages.train.loop.batch_losses", watched)
+    monkeypatch.setattr("stages.train.step.batch_losses", watched)
     with pytest.raises(ConnectionError):
         run(world, tmp_path / "run", config_of(train={"precision": precision}), stop_at=2)
     half = {"bf16": torch.bfloat16, "fp16": torch.float16}[precision]
@@ -302,7 +303,7 @@ def test_a_batch_of_one_value_is_explained(world: World, tmp_path: Path) -> None
         run(world, tmp_path / "run", config)
 
 
-@pytest.mark.parametrize("at", ["loop.batch_losses", "state.build_student"])
+@pytest.mark.parametrize("at", ["step.batch_losses", "state.build_student"])
 @pytest.mark.parametrize("kind", ["gpu", "cpu"])
 def test_out_of_memory_names_what_to_lower(
     world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at: str, kind: str
@@ -390,13 +391,13 @@ def test_nan_stops_before_the_step(
     calls: list[list[int]] = []
 
     def broken(*args: Any, **options: Any) -> Any:
-        losses, diagnostics = batch_losses(*args, **options)
+        losses, diagnostics, targets = batch_losses(*args, **options)
         calls.append(args[1].row_B.tolist())
         if len(calls) == 4:
             losses["focal"] = losses["focal"] * float("nan")
-        return losses, diagnostics
+        return losses, diagnostics, targets
 
-    monkeypatch.setattr("stages.train.loop.batch_losses", broken)
+    monkeypatch.setattr("stages.train.step.batch_losses", broken)
     with pytest.raises(NonFiniteError, match=r"step 3: focal nan, gradient norm nan") as caught:
         run(world, out, config_of(train={"checkpoint_every": 3}))
     store = world[0]

@@ -6,9 +6,9 @@ Legend: B batch, H W pixels of the crop, h w token grid of the image, y x token 
 masks that the store keeps per image, D CLIP width.
 """
 
-import signal
-from collections.abc import Callable, Generator, Sequence
-from dataclasses import dataclass, fields, replace
+import math
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Self
 
@@ -16,17 +16,18 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
+from stages.cache.codec import DENSE
 from stages.cache.reader import Store
 from stages.data.geometry import View, crop_image, crop_map, crop_tokens, inside, pool_tokens
 from stages.data.images import read_image
 from stages.data.spec import VOID, DatasetSpec
 from stages.data.visible import read_visible_label
-from stages.errors import DatasetError, UserError
+from stages.errors import DatasetError
 from stages.train.config import RunConfig
 from stages.train.imagenet import normalise
-from stages.train.photometric import Jitter, one_opencv_thread
+from stages.train.photometric import Jitter
 from stages.train.store_fit import stored_samples
 from stages.train.views import epoch_order, jitter_rng, random_view, recorded_view, view_rng
 
@@ -55,18 +56,23 @@ class Batch:
     dense_BDyx: Tensor | None = None
     """float32: unit dense tokens, one per `dense_stride` pixels each way, 0 outside the image."""
 
-    def _each(self, change: Callable[[Any], Any]) -> Self:
+    def each(self, change: Callable[[Any], Any]) -> Self:
+        """The batch with each of its tensors changed."""
         tensors: list[Any] = [getattr(self, field.name) for field in fields(self)]
         changed: list[Any] = [None if each is None else change(each) for each in tensors]
         return type(self)(*changed)
 
     def pin_memory(self) -> Self:
         """The batch in page-locked memory; torch's loader asks for it by this name."""
-        return self._each(Tensor.pin_memory)
+        return self.each(Tensor.pin_memory)
+
+    def between(self, start: int, stop: int) -> Self:
+        """The batch of images `start` to `stop` - 1 of this one."""
+        return self.each(lambda each: each[start:stop])
 
     def to(self, device: torch.device) -> Self:
         """The batch on a device."""
-        return self._each(lambda each: each.to(device, non_blocking=True))
+        return self.each(lambda each: each.to(device, non_blocking=True))
 
 
 def join(batches: Sequence[Batch]) -> Batch:
@@ -74,20 +80,6 @@ def join(batches: Sequence[Batch]) -> Batch:
     columns = [[getattr(batch, field.name) for batch in batches] for field in fields(Batch)]
     joined: list[Any] = [None if column[0] is None else torch.cat(column) for column in columns]
     return Batch(*joined)
-
-
-def less_empty_slots(batch: Batch) -> Batch:
-    """The batch less the last slots that no image of it has a mask in; one slot is kept.
-
-    A store keeps room for the image with most masks; every slot costs a score per pixel.
-    """
-    if batch.local_id_BK is None or batch.local_BKD is None:
-        return batch
-    used_K = (batch.local_id_BK >= 0).any(0)
-    slots = max(int(used_K.nonzero().max()) + 1 if used_K.any() else 0, 1)
-    return replace(
-        batch, local_BKD=batch.local_BKD[:, :slots], local_id_BK=batch.local_id_BK[:, :slots]
-    )
 
 
 class CropDataset(Dataset[Batch]):
@@ -104,6 +96,7 @@ class CropDataset(Dataset[Batch]):
         if not self._row_N.size:
             raise DatasetError(f"{store.path}: no image of it could be read by precompute")
         self._epoch, self._order_N = -1, np.empty(0, dtype=np.intp)
+        self._slots_N = _used_slots(store.read_all("local_ids")) if config.uses_local else None
         self._jitter = Jitter() if config.augmentation.photometric else None
 
     def _row(self, position: int) -> int:
@@ -112,6 +105,15 @@ class CropDataset(Dataset[Batch]):
             self._epoch = epoch
             self._order_N = epoch_order(self._config.train.seed, epoch, self._row_N.size)
         return int(self._row_N[self._order_N[place]])
+
+    def slots(self, positions: Iterable[int]) -> int:
+        """Slots for masks that the images at some positions need; 1 at least.
+
+        A store keeps room for the image with most masks; every slot costs a score per pixel.
+        """
+        if self._slots_N is None:
+            return 1
+        return max(1, *(int(self._slots_N[self._row(position)]) for position in positions))
 
     def __getitem__(self, position: int) -> Batch:
         """The crop at a position.
@@ -193,67 +195,35 @@ class CropDataset(Dataset[Batch]):
         return crop_tokens(dense_Dhw, view, (rows, columns))
 
 
+def cache_bytes(store: Store, config: RunConfig) -> int:
+    """Bytes of the store that one crop is made from, before compression."""
+    total = 0
+    for name in (name for name, used in _arrays(config).items() if used):
+        artifact, spec = store.manifest.arrays[name]
+        # Dense tokens may lie in several arrays, such as numbers and their scales.
+        for each in artifact.arrays if name == DENSE else (spec,):
+            total += math.prod(each.shape) * np.dtype(each.dtype).itemsize
+    return total
+
+
+def _arrays(config: RunConfig) -> dict[str, bool]:
+    """Which arrays of a store are read for every crop."""
+    pooled = config.objectives.token == "pooled"
+    return {
+        DENSE: config.uses_dense or (config.uses_token and pooled),
+        "regions": config.uses_regions,
+        "cls": config.uses_token and not pooled,
+        "views": config.augmentation.views == "recorded",
+        "local": config.uses_local,
+        "local_ids": config.uses_local,
+    }
+
+
+def _used_slots(id_NK: NDArray[np.int16]) -> NDArray[np.intp]:
+    """(N,) slots up to the last one that has a mask."""
+    used_NK = id_NK >= 0
+    return np.where(used_NK.any(1), used_NK.shape[1] - used_NK[:, ::-1].argmax(1), 0)
+
+
 def _tensor(values: NDArray[Any] | None) -> Tensor | None:
     return None if values is None else torch.from_numpy(values)[None]
-
-
-class _Steps(Dataset[Batch | UserError]):
-    """The batches of a run by step.
-
-    An error is an item: torch would raise it again with the worker's traceback as its message.
-    """
-
-    def __init__(self, crops: CropDataset, batch: int) -> None:
-        self._crops, self._batch = crops, batch
-
-    def __getitem__(self, step: int) -> Batch | UserError:
-        positions = range(step * self._batch, (step + 1) * self._batch)
-        try:
-            return less_empty_slots(join([self._crops[position] for position in positions]))
-        except UserError as error:
-            return error
-
-
-def _start_worker(_: int) -> None:
-    # Ctrl-C, and SIGTERM of a job scheduler, reach the whole process group; the training process
-    # decides when the workers end. (torch already limits itself to one thread in a worker.)
-    for kind in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(kind, signal.SIG_IGN)
-    one_opencv_thread()
-
-
-def make_loader(
-    store: Store, spec: DatasetSpec, root: Path, config: RunConfig, *, start_step: int = 0
-) -> Generator[Batch, None, None]:
-    """The batches of steps `start_step` .. steps - 1, the same whatever the number of workers.
-
-    Raises DatasetError at once when the data set is not the store's, and while iterating when a
-    file can no longer be read. A killed worker is torch's RuntimeError (`resources.explained`).
-    """
-    return _batches(CropDataset(store, spec, root, config), config, start_step)
-
-
-def _batches(
-    crops: CropDataset, config: RunConfig, start_step: int
-) -> Generator[Batch, None, None]:
-    loader: DataLoader[Batch | UserError] = DataLoader(
-        _Steps(crops, config.train.batch),
-        batch_size=None,
-        sampler=range(start_step, config.train.steps),
-        num_workers=config.train.workers,
-        worker_init_fn=_start_worker,
-        pin_memory=torch.cuda.is_available() and config.train.device != "cpu",
-        # Its own generator: the loader's draw must not shift the student's dropout on a resume.
-        generator=torch.Generator(),
-    )
-    items: Any = iter(loader)
-    try:
-        for item in items:
-            if isinstance(item, UserError):
-                raise item
-            yield item
-    finally:
-        # torch ends its workers when the iterator is freed, and an error's traceback keeps it. They
-        # ignore SIGTERM, so Python would wait for them at its end for ever.
-        if config.train.workers:
-            items._shutdown_workers()

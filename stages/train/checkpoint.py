@@ -42,7 +42,7 @@ def save(run: Path, step: int, *, student: nn.Module, training: dict[str, Any]) 
     `training` holds tensors and plain values only: what a resume needs besides the weights.
     Raises ResourceError when it cannot be written; the ones before are kept then.
     """
-    final = run / "checkpoints" / f"step-{step:06d}"
+    final = place(run, step)
     partial = final.with_name(final.name + PARTIAL)
     try:
         _write(partial, step, student=student, training=training)
@@ -90,6 +90,11 @@ def latest(run: Path) -> Path | None:
         else:
             return folder
     return None
+
+
+def place(run: Path, step: int) -> Path:
+    """Where the checkpoint after `step` steps is, or would be."""
+    return run / "checkpoints" / f"step-{step:06d}"
 
 
 def step_of(checkpoint: Path) -> int:

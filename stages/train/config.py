@@ -86,7 +86,13 @@ class TrainConfig(BaseModel):
     steps: int = Field(default=80_000, ge=1)
     """Optimiser steps (paper 1: 40k for PASCAL Context, 80k for COCO-Stuff)."""
     batch: int = Field(default=16, ge=1)
-    """Crops per step (paper 1: 16)."""
+    """Crops per step, of all processes together (paper 1: 16)."""
+    accumulate: int = Field(default=1, ge=1)
+    """Parts that each process cuts its share of a step into, to save memory. Losses and gradients
+    stay those of the whole batch; batch normalisation sees one part at a time."""
+    sync_batch_norm: bool = False
+    """Several processes on GPUs: batch normalisation over all of them (mmsegmentation), not over
+    each process's crops as torch does by itself."""
     learning_rate: float = Field(default=6e-5, gt=0)
     """AdamW learning rate of the encoder."""
     head_multiplier: float = Field(default=10.0, gt=0)
@@ -101,6 +107,11 @@ class TrainConfig(BaseModel):
     """Gradients are scaled down to this norm; null: never."""
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     """Autocast; auto: bf16 on a GPU that has it, else fp16 there; fp32 on a CPU."""
+    channels_last: bool = True
+    """Convolution weights with the channels innermost in memory: mostly faster."""
+    compile: bool = False
+    """Compile the student with torch.compile: minutes at the start, then faster steps on a GPU;
+    needs a C++ compiler. Results agree up to rounding."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where the student runs; `cuda` without a usable GPU is an error."""
     workers: int = Field(default=2, ge=0)

@@ -29,6 +29,22 @@ class Bank:
     """float32."""
     row_M: Tensor
     """int64: the images they are of."""
+    step: int = 0
+    """How many tokens the current step brought, those of all processes."""
+
+
+@dataclass(frozen=True)
+class Pool:
+    """The masks of all crops of a step, of all processes: whose tokens are negatives of whose."""
+
+    token_MD: Tensor
+    """float32."""
+    id_M: Tensor
+    """int64: as `Masks.id_BK`."""
+    row_M: Tensor
+    """int64: the images they are of."""
+    visible_M: Tensor
+    """bool."""
 
 
 def empty_bank(width: int, device: torch.device) -> Bank:
@@ -46,7 +62,19 @@ def enqueue(bank: Bank, token_BD: Tensor, row_B: Tensor, *, size: int) -> Bank:
     kept = max(size - len(row_M), 0)
     first = max(len(bank.row_M) - kept, 0)
     return Bank(
-        torch.cat([bank.token_MD[first:], token_MD]), torch.cat([bank.row_M[first:], row_M])
+        torch.cat([bank.token_MD[first:], token_MD]),
+        torch.cat([bank.row_M[first:], row_M]),
+        step=len(row_M),
+    )
+
+
+def pool_of(id_BK: Tensor, visible_BK: Tensor, local_BKD: Tensor, row_B: Tensor) -> Pool:
+    """The pool of a step from the whole batch of each process; all have equally many slots K."""
+    return Pool(
+        token_MD=gathered(local_BKD).flatten(0, 1),
+        id_M=gathered(id_BK).flatten(),
+        row_M=gathered(row_B.repeat_interleave(id_BK.shape[1])),
+        visible_M=gathered(visible_BK).flatten(),
     )
 
 
@@ -83,20 +111,22 @@ def global_distillation(
     tau: float,
     normalise: bool,
     inside_Bhw: Tensor | None = None,
+    first: int | None = None,
 ) -> Tensor:
     """L_g (paper 2, Eq. 2): the attention-pooled feature finds the image's token in the bank.
 
     `bank` is what `enqueue` gave for this step. Another token of the same image (an earlier crop,
     or an earlier epoch) is no negative. `normalise` and `inside_Bhw` as in `attention_pool`; an
-    image without a position inside does not count.
+    image without a position inside does not count. `first`: the place of the first image among
+    those of the step, counted over all processes; None: these are the whole batch of this process.
     """
     pooled_BD, _ = attention_pool(
         feature_BDhw, token_BD, inside_Bhw=inside_Bhw, normalise=normalise
     )
     # The last tokens are the step's: those of process 0 first, and so on.
-    number, count = processes()
-    first = len(bank.row_M) - (count - number) * len(row_B)
-    positive_B = torch.arange(len(row_B), device=row_B.device) + first
+    first = processes()[0] * len(row_B) if first is None else first
+    first += len(bank.row_M) - bank.step
+    positive_B = torch.arange(first, first + len(row_B), device=row_B.device)
     counts_B = torch.ones_like(row_B, dtype=torch.bool)
     if inside_Bhw is not None:
         counts_B = inside_Bhw.flatten(1).any(1)
@@ -117,28 +147,37 @@ def local_distillation(
     *,
     tau: float,
     negatives: Literal["image", "batch"],
+    pool: Pool | None = None,
+    first: int | None = None,
 ) -> Tensor:
     """L_l (paper 2, Eq. 4): the prototype of each visible mask finds the local token of its mask.
 
     `negatives`: the tokens of the other visible masks of the same crop, or those of all crops of
-    this process; tokens of the same class, or of the same region in another crop of one image, are
-    no negatives then.
+    the step; tokens of the same class, or of the same region in another crop of one image, are no
+    negatives then. `pool`: the masks of the step; None: those given here are all. `first` as in
+    `global_distillation`.
     """
     slots = masks.id_BK.shape[1]
     id_P, visible_P = masks.id_BK.flatten(), masks.visible_BK.flatten()
-    differ_PP = id_P[:, None] != id_P[None]
+    # Regions are numbered image by image: between images equal numbers mean nothing.
+    row_P = row_B.repeat_interleave(slots)
+    if negatives == "image" or pool is None:
+        pool, first = Pool(local_BKD.flatten(0, 1), id_P, row_P, visible_P), 0
+    elif first is None:
+        first = processes()[0] * len(row_B)
+    positive_P = torch.arange(first * slots, first * slots + len(id_P), device=id_P.device)
+    candidate_PM = id_P[:, None] != pool.id_M[None]
     if negatives == "image":
         crop_P = torch.arange(len(id_P), device=id_P.device) // slots
-        candidate_PP = differ_PP & (crop_P[:, None] == crop_P[None])
+        candidate_PM = candidate_PM & (crop_P[:, None] == crop_P[None])
     else:
-        # Regions are numbered image by image: between images equal numbers mean nothing.
-        row_P = row_B.repeat_interleave(slots)
-        candidate_PP = differ_PP | ((row_P[:, None] != row_P[None]) & (id_P >= FIRST_REGION))
+        other_PM = row_P[:, None] != pool.row_M[None]
+        candidate_PM = candidate_PM | (other_PM & (id_P >= FIRST_REGION)[:, None])
     return info_nce(
         masks.prototype_BKD.flatten(0, 1),
-        local_BKD.flatten(0, 1),
-        positive_P=torch.arange(len(id_P), device=id_P.device),
-        candidate_PM=candidate_PP & visible_P[None],
+        pool.token_MD,
+        positive_P=positive_P,
+        candidate_PM=candidate_PM & pool.visible_M[None],
         counts_P=visible_P,
         tau=tau,
     )

@@ -7,6 +7,8 @@ Legend: B batch, C known classes, S seen classes, D CLIP width, K masks per imag
 H W pixels of the crop, h w feature grid, y x token grid of the crop, L = h * w.
 """
 
+from dataclasses import dataclass
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -15,7 +17,7 @@ from stages.data.spec import VOID
 from stages.train.batches import Batch
 from stages.train.classes import Classes
 from stages.train.config import RunConfig
-from stages.train.contrast import Bank, global_distillation, local_distillation
+from stages.train.contrast import Bank, Pool, global_distillation, local_distillation
 from stages.train.latent import LEFT_OUT, latent_embeddings, text_tie, with_latent_classes
 from stages.train.likelihood import negative_log_likelihood
 from stages.train.masks import Masks, mask_codes, masks_of
@@ -32,6 +34,15 @@ from stages.train.self_training import pseudo_labels
 from stages.train.student import class_logits
 
 
+@dataclass(frozen=True)
+class Targets:
+    """What the losses of a batch compared its features with."""
+
+    label_BHW: Tensor | None
+    """int64: places among the scores, pseudo labels and latent classes included; VOID: none."""
+    masks: Masks | None
+
+
 def batch_losses(
     feature_BDhw: Tensor,
     batch: Batch,
@@ -42,14 +53,17 @@ def batch_losses(
     average_BDhw: Tensor | None = None,
     decoder: nn.Module | None = None,
     bank: Bank | None = None,
-) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """Unweighted scalar losses under their names in the configuration, and diagnostics for the log.
+    pool: Pool | None = None,
+    first: int | None = None,
+) -> tuple[dict[str, Tensor], dict[str, Tensor], Targets]:
+    """Unweighted scalar losses under their names in the configuration, diagnostics, and targets.
 
     With a `source`, unlabelled pixels get its pseudo labels of unseen classes and all classes take
     part; before, unseen classes are left out of the scores unless they are `competing`, and latent
     regions are classes of their own where `latent.enabled`. Source `ema` needs the averaged
     student's feature, latent classes need the decoder, global distillation needs the bank with this
-    step's tokens. The crop is a whole number of feature cells (`student.check_crop`).
+    step's tokens. `pool` and `first` as in `contrast`, where the batch is a part of a step. The
+    crop is a whole number of feature cells (`student.check_crop`).
     """
     grid = (feature_BDhw.shape[2], feature_BDhw.shape[3])
     assert all(
@@ -63,6 +77,7 @@ def batch_losses(
         masks = masks_of(feature_BDhw, nearest(code_BHW, grid), batch.local_id_BK)
     losses: dict[str, Tensor] = {}
     diagnostics: dict[str, Tensor] = {}
+    label_BHW: Tensor | None = None
     if config.learns_labels and source is not None:
         scores_of = {"student": feature_BDhw, "ema": average_BDhw, "teacher": batch.dense_BDyx}
         scores_from_BDhw = scores_of[source]
@@ -91,8 +106,10 @@ def batch_losses(
             logits_BChw = torch.cat([logits_BChw, latent_BKhw], dim=1)
             diagnostics["latent_classes"] = masks.latent_BK.sum(1).float().mean()
         losses |= label_losses(logits_BChw, label_BHW, config)
-    losses |= distillation_losses(feature_BDhw, batch, classes, config, masks=masks, bank=bank)
-    return losses, diagnostics
+    losses |= distillation_losses(
+        feature_BDhw, batch, classes, config, masks=masks, bank=bank, pool=pool, first=first
+    )
+    return losses, diagnostics, Targets(label_BHW, masks)
 
 
 def label_losses(logits_BChw: Tensor, label_BHW: Tensor, config: RunConfig) -> dict[str, Tensor]:
@@ -124,6 +141,8 @@ def distillation_losses(
     *,
     masks: Masks | None,
     bank: Bank | None,
+    pool: Pool | None,
+    first: int | None,
 ) -> dict[str, Tensor]:
     """The losses that look at CLIP's tokens."""
     objectives = config.objectives
@@ -151,6 +170,7 @@ def distillation_losses(
             tau=objectives.global_tau,
             normalise=objectives.pool_normalise,
             inside_Bhw=inside_Bhw,
+            first=first,
         )
     if objectives.local_distillation:
         assert masks is not None
@@ -161,17 +181,24 @@ def distillation_losses(
             batch.row_B,
             tau=objectives.local_tau,
             negatives=objectives.local_negatives,
+            pool=pool,
+            first=first,
         )
     if objectives.dense:
         assert batch.dense_BDyx is not None
-        looked_at_BHW = batch.inside_BHW
-        if objectives.dense_pixels == "unlabelled":
-            looked_at_BHW = looked_at_BHW & (batch.label_BHW == VOID)
-        weight_B1yx = F.adaptive_avg_pool2d(
-            looked_at_BHW[:, None].float(), (batch.dense_BDyx.shape[2], batch.dense_BDyx.shape[3])
-        )
-        losses["dense"] = dense_distillation(feature_BDhw, batch.dense_BDyx, weight_B1yx[:, 0])
+        weight_Byx = dense_weight(batch, config)
+        losses["dense"] = dense_distillation(feature_BDhw, batch.dense_BDyx, weight_Byx)
     return losses
+
+
+def dense_weight(batch: Batch, config: RunConfig) -> Tensor:
+    """(B, y, x) float32: share of each token's cell that dense distillation looks at."""
+    assert batch.dense_BDyx is not None
+    looked_at_BHW = batch.inside_BHW
+    if config.objectives.dense_pixels == "unlabelled":
+        looked_at_BHW = looked_at_BHW & (batch.label_BHW == VOID)
+    grid = (batch.dense_BDyx.shape[2], batch.dense_BDyx.shape[3])
+    return F.adaptive_avg_pool2d(looked_at_BHW[:, None].float(), grid)[:, 0]
 
 
 def _latent(

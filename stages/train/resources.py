@@ -12,6 +12,13 @@ _NO_MEMORY = ("DefaultCPUAllocator", "CUDA error: out of memory", "STATUS_ALLOC_
 """In messages of torch that mean the same as its OutOfMemoryError."""
 
 
+def is_out_of_memory(error: RuntimeError) -> bool:
+    """Does torch say that memory is not enough?"""
+    return isinstance(error, torch.OutOfMemoryError) or any(
+        sign in str(error) for sign in _NO_MEMORY
+    )
+
+
 @contextmanager
 def explained(config: RunConfig) -> Iterator[None]:
     """Turn torch's errors about memory, loader processes and batches of one into our own.
@@ -24,7 +31,7 @@ def explained(config: RunConfig) -> Iterator[None]:
         yield
     except RuntimeError as error:
         text = str(error).strip()
-        if isinstance(error, torch.OutOfMemoryError) or any(sign in text for sign in _NO_MEMORY):
+        if is_out_of_memory(error):
             raise ResourceError(
                 f"out of memory: {text.splitlines()[0]} Use a smaller train.batch (now {batch}), "
                 f"a smaller augmentation.crop (now {height} x {width}) or a smaller student; if "

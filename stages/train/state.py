@@ -1,30 +1,35 @@
-"""What a training step changes: networks, bank, optimiser, loss scaler, random generators."""
+"""What a training step changes: networks, bank, optimiser, loss scaler."""
 
 import copy
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils import clip_grads_with_norm_, get_total_norm
+from torch.nn.utils import clip_grads_with_norm_
 
+from stages.errors import UserError
 from stages.train import checkpoint
 from stages.train.config import RunConfig
 from stages.train.contrast import Bank, empty_bank
 from stages.train.latent import LatentDecoder
+from stages.train.processes import processes
 from stages.train.schedule import learning_rate
-from stages.train.student import Student, build_student, parameter_groups
+from stages.train.student import Student, build_student, feature_stride, parameter_groups
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass
 class State:
-    """The moving parts of one run; torch's global generators, which dropout uses, belong to it."""
+    """The moving parts of one run. Random numbers are none: each step draws from its own seed."""
 
     student: Student
+    forward: Callable[[Tensor], Tensor]
+    """The student, compiled if that is asked for."""
     decoder: LatentDecoder | None
     """Makes latent embeddings; no part of the student that is exported."""
     average: Student | None
@@ -38,6 +43,11 @@ class State:
     device: torch.device
     precision: torch.dtype
     """Of the student's layers."""
+    stride: int
+    """Pixels between two positions of the student's feature."""
+    parts: int
+    """Into how many parts a process cuts its share of a step; more than asked for once memory was
+    short."""
 
     def autocast(self) -> torch.autocast:
         """The context in which a student runs."""
@@ -55,12 +65,17 @@ def new_state(
 ) -> State:
     """The state before step 0, from the seed; `weights` False leaves out the encoder's weights."""
     torch.manual_seed(config.train.seed)
-    # Channels last: convolutions run faster so, on CPUs and GPUs alike.
-    student = (
-        build_student(config.student, width, pretrained=weights)
-        .to(memory_format=torch.channels_last)
-        .to(device)
-    )
+    student = build_student(config.student, width, pretrained=weights)
+    if config.train.channels_last:
+        student = student.to(memory_format=torch.channels_last)
+    if config.train.sync_batch_norm and processes()[1] > 1:
+        if device.type == "cpu":
+            raise UserError(
+                "train.sync_batch_norm: torch synchronises batch normalisation on GPUs only. Use "
+                "--set train.sync_batch_norm=false, or a student without batch normalisation"
+            )
+        student = nn.SyncBatchNorm.convert_sync_batchnorm(student)
+    student = student.to(device)
     # After the student, whose initial weights must not depend on what else is trained.
     decoder = LatentDecoder(width, config.latent).to(device) if config.latent.enabled else None
     trains = config.self_training
@@ -70,6 +85,7 @@ def new_state(
     groups = parameter_groups(student, decoder, config.train)
     return State(
         student=student,
+        forward=torch.compile(student) if config.train.compile else student,
         decoder=decoder,
         average=average,
         bank=empty_bank(width, device),
@@ -78,19 +94,17 @@ def new_state(
         base_rates=tuple(group["lr"] for group in groups),
         device=device,
         precision=precision,
+        stride=feature_stride(student),
+        parts=config.train.accumulate,
     )
 
 
 def save_state(run: Path, step: int, state: State) -> Path:
     """Write the checkpoint after `step` steps and return its folder."""
-    random = {"cpu": torch.get_rng_state()}
-    if state.device.type == "cuda":
-        random["cuda"] = torch.cuda.get_rng_state(state.device)
     training: dict[str, Any] = {
         "optimiser": state.optimiser.state_dict(),
         "scaler": state.scaler.state_dict(),
         "precision": str(state.precision),
-        "random": random,
         "bank": {"token": state.bank.token_MD, "row": state.bank.row_M},
     }
     if state.decoder is not None:
@@ -101,7 +115,7 @@ def save_state(run: Path, step: int, state: State) -> Path:
 
 
 def load_state(folder: Path, state: State) -> None:
-    """Bring a state to where a checkpoint left it; a GPU's generator only if it was on one.
+    """Bring a state to where a checkpoint left it.
 
     Warns when the run went on in another precision until then: `auto` follows the device.
     """
@@ -123,17 +137,6 @@ def load_state(folder: Path, state: State) -> None:
     for module, name in ((state.decoder, "decoder"), (state.average, "average")):
         if module is not None:
             module.load_state_dict(training[name])
-    torch.set_rng_state(training["random"]["cpu"])
-    if state.device.type == "cuda" and "cuda" in training["random"]:
-        torch.cuda.set_rng_state(training["random"]["cuda"], state.device)
-
-
-def backward(state: State, total: Tensor) -> Tensor:
-    """Put the gradients of the total loss in place; returns their norm, before any clipping."""
-    state.optimiser.zero_grad()
-    torch.autograd.backward(state.scaler.scale(total))
-    state.scaler.unscale_(state.optimiser)
-    return get_total_norm([each.grad for each in state.parameters() if each.grad is not None])
 
 
 def update(state: State, step: int, norm: Tensor, config: RunConfig) -> None:

@@ -1,0 +1,186 @@
+"""A step whose loss or gradient is not finite, kept on disk so that it can be done again.
+
+non_finite/step-000200.safetensors  the step's batch, of all processes: tensors by field of `Batch`
+non_finite/step-000200.json         step, images, losses, checkpoint with the weights, and the
+                                    configuration; random numbers follow from its seed and the step
+"""
+
+import json
+from dataclasses import dataclass, fields
+from math import isfinite
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save
+
+from stages.cache.files import write_durably
+from stages.cache.reader import Store
+from stages.errors import NonFiniteError, ResourceError, UserError
+from stages.train import checkpoint
+from stages.train.batches import Batch
+from stages.train.classes import make_classes
+from stages.train.config import RunConfig
+from stages.train.device import autocast_type, choose_device
+from stages.train.processes import gathered, processes
+from stages.train.run_folder import is_run, read_record, read_text
+from stages.train.state import State, is_finite, load_state, new_state, save_state
+from stages.train.step import Outcome, gradients, restore
+
+_FOLDER = "non_finite"
+
+
+class Capture(BaseModel):
+    """What the JSON file says."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+    format: int = 1
+    step: int
+    images: tuple[str, ...]
+    """Ids of the batch's images, in its order."""
+    losses: dict[str, str]
+    """Losses, total and gradient norm in words: JSON knows no NaN."""
+    checkpoint: str
+    """Name of the folder with the weights before the step."""
+    parts: int
+    """Into how many parts all processes together cut the batch."""
+    config: RunConfig
+
+
+@dataclass(frozen=True)
+class Replay:
+    """A captured step, done again."""
+
+    step: int
+    images: tuple[str, ...]
+    losses: dict[str, float]
+    """Unweighted losses, `total` and `gradient norm`."""
+
+    @property
+    def bad(self) -> list[str]:
+        """What is not finite, by name and value; nothing when the step could be made."""
+        return _bad(self.losses)
+
+
+def finite(outcome: Outcome, state: State) -> bool:
+    """May the step be made? An infinite gradient of fp16 may: its scaler leaves that step out."""
+    fits = outcome.norm.isfinite() | state.scaler.is_enabled()
+    # The one number of a step that the host waits for: a step once made cannot be taken back.
+    return bool(outcome.total.isfinite() & fits)
+
+
+def capture(
+    out: Path,
+    step: int,
+    batch: Batch,
+    outcome: Outcome,
+    state: State,
+    config: RunConfig,
+    *,
+    store: Store,
+) -> NonFiniteError:
+    """Save the weights and the batch of a step that must not be made; returns the error to raise.
+
+    Every process calls it, and process 0 writes. Weights that are not finite are not saved.
+    """
+    batch = batch.each(gathered)
+    restore(state, outcome.buffers)
+    values = _values(outcome)
+    images = tuple(str(store.index[row]["id"]) for row in batch.row_B.tolist())
+    bad = ", ".join(_bad(values))
+    what = f"step {step}: {bad}, with the images {', '.join(images)}. The weights before this step"
+    lower = (
+        "Start a new run with a lower train.learning_rate, with train.clip_norm=1 or with "
+        "train.precision=fp32"
+    )
+    if not is_finite(state):
+        return NonFiniteError(f"{what} are not finite either: use the checkpoint before. {lower}")
+    number, count = processes()
+    place = out / _FOLDER / f"step-{step:06d}.json"
+    if number == 0:
+        saved = save_state(out, step, state)
+        tensors = {
+            name: tensor.cpu().contiguous()
+            for name in (field.name for field in fields(Batch))
+            if (tensor := getattr(batch, name)) is not None
+        }
+        written = Capture(
+            step=step,
+            images=images,
+            losses={name: str(value) for name, value in values.items()},
+            checkpoint=saved.name,
+            parts=state.parts * count,
+            config=config,
+        )
+        try:
+            write_durably(place.with_suffix(".safetensors"), save(tensors))
+            write_durably(place, (written.model_dump_json(indent=2) + "\n").encode())
+        except OSError as error:
+            raise ResourceError(
+                f"{what} are saved in {saved}, but its batch is not ({error})"
+            ) from error
+    return NonFiniteError(
+        f"{what} are saved in {checkpoint.place(out, step)}, its batch beside {place}: "
+        f"`zsseg train --replay {place}` does it again, with --set to try other settings. {lower}"
+    )
+
+
+def read_capture(path: Path) -> tuple[Capture, Batch]:
+    """A capture and its batch, on the CPU. Raises UserError when it is missing or damaged."""
+    try:
+        written = Capture.model_validate_json(path.read_bytes())
+        tensors = load_file(path.with_suffix(".safetensors"))
+        batch = Batch(**{field.name: tensors.get(field.name) for field in fields(Batch)})  # type: ignore[arg-type]
+    except (OSError, SafetensorError, ValidationError, json.JSONDecodeError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(
+            f"{path}: no capture of a step, or a damaged one ({reason}). Give the .json file that "
+            f"a run wrote into its folder {_FOLDER}, with the .safetensors file beside it"
+        ) from error
+    return written, batch
+
+
+def replay(path: Path, config: RunConfig) -> Replay:
+    """Do a captured step again, with the weights from before it; `config` may be another.
+
+    Raises UserError when the capture, its run or its checkpoint is gone, or the student another.
+    """
+    written, batch = read_capture(path)
+    run = path.resolve().parents[1]
+    folder = run / "checkpoints" / written.checkpoint
+    if not is_run(run) or not folder.is_dir():
+        raise UserError(
+            f"{path}: needs its run's record and {folder}, and not both are there. Leave a capture "
+            "in the folder of its run"
+        )
+    record, text_CD = read_record(run), read_text(run)
+    if config.student != record.config.student or config.latent != record.config.latent:
+        raise UserError(
+            f"{path}: its weights are of another student: student.* and latent.* cannot be changed"
+        )
+    device = choose_device(config.train.device)
+    state = new_state(
+        config,
+        width=text_CD.shape[1],
+        device=device,
+        precision=autocast_type(config.train.precision, device),
+        weights=False,
+    )
+    load_state(folder, state)
+    state.parts = max(state.parts, written.parts)
+    classes = make_classes(record.dataset, text_CD, device, protocol=config.protocol)
+    outcome = gradients(state, batch.to(device), classes, config, number=written.step, logs=False)
+    return Replay(written.step, written.images, _values(outcome))
+
+
+def _bad(values: dict[str, float]) -> list[str]:
+    bad = {name: value for name, value in values.items() if not isfinite(value)}
+    if len(bad) > 1:
+        bad.pop("total", None)  # says nothing that its parts do not
+    return [f"{name} {value}" for name, value in bad.items()]
+
+
+def _values(outcome: Outcome) -> dict[str, float]:
+    scalars = {**outcome.losses, "total": outcome.total, "gradient norm": outcome.norm}
+    return {name: float(value) for name, value in scalars.items()}

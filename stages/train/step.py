@@ -1,0 +1,278 @@
+"""The gradients of one step: those of the whole batch, however many processes and parts share it.
+
+Legend: B batch, D CLIP width, h w feature grid, K masks per image, M masks of the step.
+"""
+
+import logging
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.utils import get_total_norm
+
+from stages.train.batches import Batch
+from stages.train.classes import Classes
+from stages.train.config import RunConfig
+from stages.train.contrast import Bank, Pool, enqueue, pool_of
+from stages.train.counts import counts_of, share
+from stages.train.losses import Targets, attention_entropy, batch_losses, nearest
+from stages.train.masks import mask_codes
+from stages.train.method import Source
+from stages.train.processes import (
+    NoMemoryElsewhere,
+    Status,
+    agree,
+    processes,
+    sum_in_place,
+    summed,
+    take_from_first,
+)
+from stages.train.resources import is_out_of_memory
+from stages.train.state import State
+
+_DROPOUT = 3
+"""Purpose of a seed, beside those of `views.py`."""
+
+_TOTAL = "total"
+"""Stands for the weighted sum among names of losses."""
+
+logger = logging.getLogger(__name__)
+
+Scalars = dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Step:
+    """What a step is done with, besides the state: the same for all of its parts."""
+
+    number: int
+    classes: Classes
+    config: RunConfig
+    source: Source | None
+    bank: Bank
+    pool: Pool | None
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """The losses of a step, whose gradients are in place; scalars over the whole batch."""
+
+    total: Tensor
+    losses: Scalars
+    """Unweighted."""
+    diagnostics: Scalars
+    norm: Tensor
+    """Of the gradients, before any clipping."""
+    bank: Bank
+    """With this step's tokens."""
+    buffers: Sequence[Tensor]
+    """The student's, as they were before: its batch normalisation has counted the step already."""
+
+    def numbers(self) -> dict[str, float]:
+        """What the log shows."""
+        scalars = {"loss": self.total, **self.losses, **self.diagnostics, "grad_norm": self.norm}
+        return {name: float(value) for name, value in scalars.items()}
+
+
+def gradients(
+    state: State, batch: Batch, classes: Classes, config: RunConfig, *, number: int, logs: bool
+) -> Outcome:
+    """Put the gradients of step `number` in place; `batch` is this process's share of it.
+
+    Every loss is the mean over the batches of all processes, and so is its gradient. What does not
+    fit into memory is done again in twice as many parts. `logs` asks for what only a log wants.
+    """
+    buffers = [each.clone() for each in state.student.buffers()]
+    bank, pool = state.bank, None
+    if config.objectives.global_distillation:
+        assert batch.token_BD is not None
+        bank = enqueue(bank, batch.token_BD, batch.row_B, size=config.objectives.bank)
+    if config.objectives.local_distillation and config.objectives.local_negatives == "batch":
+        pool = _pool(batch, config, stride=state.stride)
+    step = Step(number, classes, config, label_source(config, number), bank, pool)
+    images = len(batch.row_B)
+    while True:
+        try:
+            return _in_parts(state, batch, step, buffers, logs=logs)
+        except NoMemoryElsewhere:
+            reason = "another process"
+        except RuntimeError as error:
+            if not is_out_of_memory(error) or state.parts >= images:
+                raise
+            agree(Status.NO_MEMORY)
+            reason = str(error).strip().splitlines()[0]
+        # Outside the handlers: an error keeps what the attempt had allocated.
+        before, state.parts = state.parts, min(2 * state.parts, images)
+        restore(state, buffers)
+        state.optimiser.zero_grad()
+        torch.cuda.empty_cache()
+        logger.warning(
+            "step %d: out of memory (%s); from now on in %d parts of %d images at most, not %d: "
+            "the batch stays the same. train.accumulate=%d begins so",
+            number,
+            reason,
+            state.parts,
+            -(-images // state.parts),
+            before,
+            state.parts,
+        )
+
+
+def restore(state: State, buffers: Sequence[Tensor]) -> None:
+    """Give the student back the buffers that it had before a step."""
+    for each, before in zip(state.student.buffers(), buffers, strict=True):
+        each.copy_(before)
+
+
+def label_source(config: RunConfig, step: int) -> Source | None:
+    """Who names unlabelled pixels at this step: no one before share `start` of the steps."""
+    settings, steps = config.self_training, config.train.steps
+    if settings.method == "none" or step < settings.start * steps:
+        return None
+    return "teacher" if step < settings.teacher_until * steps else settings.source
+
+
+def weighted_sum(losses: Scalars, config: RunConfig) -> Tensor:
+    """The total loss: each loss times the weight of its name."""
+    weights = config.objectives.model_dump() | {"tie": config.latent.tie}
+    return torch.stack([weights[name] * loss for name, loss in losses.items()]).sum()
+
+
+def _in_parts(
+    state: State, batch: Batch, step: Step, buffers: Sequence[Tensor], *, logs: bool
+) -> Outcome:
+    objectives = step.config.objectives
+    state.optimiser.zero_grad()
+    several = state.parts > 1 or processes()[1] > 1
+    whole: Scalars = {}
+    if state.parts > 1:
+        whole = _counts_before(state, batch, step)
+        restore(state, buffers)
+    # As DDP: batch normalisation goes on from the statistics of process 0.
+    take_from_first(list(state.student.buffers()))
+    _seed(step)
+    sums: Scalars = {}
+    for first, part in _cut(batch, state.parts):
+        with state.autocast():
+            feature_BDhw = state.forward(part.image_B3HW)
+        losses, diagnostics, targets = _losses(feature_BDhw, part, step, state, first=first)
+        if logs and (objectives.sdd or objectives.global_distillation):
+            diagnostics["attention_entropy"] = attention_entropy(
+                feature_BDhw, part, normalise=objectives.pool_normalise
+            )
+        if several:
+            own = _counts(feature_BDhw, part, targets, step)
+            whole = whole or _over_processes(own)
+            losses, diagnostics = (
+                {name: value * share(name, own[name], whole[name]) for name, value in each.items()}
+                for each in (losses, diagnostics)
+            )
+        total = weighted_sum(losses, step.config)
+        torch.autograd.backward(state.scaler.scale(total))
+        _add(sums, {_TOTAL: total, **losses, **diagnostics})
+    found = [each.grad for each in state.parameters() if each.grad is not None]
+    sum_in_place(found)
+    state.scaler.unscale_(state.optimiser)
+    sums = _over_processes(sums)
+    return Outcome(
+        total=sums[_TOTAL],
+        losses={name: sums[name] for name in losses},
+        diagnostics={name: sums[name] for name in diagnostics},
+        norm=get_total_norm(found),
+        bank=step.bank,
+        buffers=buffers,
+    )
+
+
+def _cut(batch: Batch, parts: int) -> Iterator[tuple[int, Batch]]:
+    """The parts of this process's share, each with the place of its first image in the step."""
+    images = len(batch.row_B)
+    ends = [images * part // parts for part in range(parts + 1)]
+    for start, stop in pairwise(ends):
+        part = batch if stop - start == images else batch.between(start, stop)
+        yield processes()[0] * images + start, part
+
+
+def _losses(
+    feature_BDhw: Tensor, part: Batch, step: Step, state: State, *, first: int
+) -> tuple[Scalars, Scalars, Targets]:
+    average_BDhw = None
+    if step.source == "ema":
+        assert state.average is not None
+        with torch.no_grad(), state.autocast():
+            average_BDhw = state.average(part.image_B3HW)
+    return batch_losses(
+        feature_BDhw,
+        part,
+        step.classes,
+        step.config,
+        source=step.source,
+        average_BDhw=average_BDhw,
+        decoder=state.decoder,
+        bank=step.bank,
+        pool=step.pool,
+        first=first,
+    )
+
+
+def _counts(feature_BDhw: Tensor, part: Batch, targets: Targets, step: Step) -> Scalars:
+    grid = (feature_BDhw.shape[2], feature_BDhw.shape[3])
+    return counts_of(part, targets, step.classes, step.config, grid=grid)
+
+
+@torch.no_grad()
+def _counts_before(state: State, batch: Batch, step: Step) -> Scalars:
+    """The counts of the whole step, known before the gradients of its first part are made.
+
+    They follow from labels and masks, so that a feature of zeros serves; only where the student
+    itself names pixels they depend on its feature, which is made once more for that.
+    """
+    _seed(step)
+    rows, columns = (side // state.stride for side in batch.label_BHW.shape[1:])
+    counts: Scalars = {}
+    for first, part in _cut(batch, state.parts):
+        if step.source == "student":
+            with state.autocast():
+                feature_BDhw = state.forward(part.image_B3HW)
+        else:
+            shape = (len(part.row_B), step.classes.text_CD.shape[1], rows, columns)
+            feature_BDhw = torch.zeros(shape, device=state.device)
+        *_, targets = _losses(feature_BDhw, part, step, state, first=first)
+        _add(counts, _counts(feature_BDhw, part, targets, step))
+    return _over_processes(counts)
+
+
+def _pool(batch: Batch, config: RunConfig, *, stride: int) -> Pool:
+    """The masks that the crops of the step show on the feature grid."""
+    assert batch.region_BHW is not None
+    assert batch.local_id_BK is not None
+    assert batch.local_BKD is not None
+    rows, columns = (side // stride for side in config.augmentation.crop)
+    code_BHW = mask_codes(batch.label_BHW, batch.region_BHW)
+    code_BL = nearest(code_BHW, (rows, columns)).flatten(1)
+    visible_BK = (code_BL[:, None] == batch.local_id_BK[:, :, None]).any(2)
+    return pool_of(batch.local_id_BK, visible_BK, batch.local_BKD, batch.row_B)
+
+
+def _seed(step: Step) -> None:
+    """Dropout's draws follow from seed, step and process alone: nothing to save for a resume."""
+    purpose = (step.config.train.seed, _DROPOUT, step.number, processes()[0])
+    seed = np.random.SeedSequence(purpose).generate_state(1, np.uint64)
+    torch.manual_seed(int(seed[0]))
+
+
+def _add(sums: Scalars, values: Scalars) -> None:
+    for name, value in values.items():
+        value = value.detach()
+        sums[name] = sums[name] + value if name in sums else value
+
+
+def _over_processes(values: Scalars) -> Scalars:
+    """The sum of each value over all processes."""
+    if processes()[1] == 1:
+        return values
+    total = summed(torch.stack([value.double() for value in values.values()]))
+    return dict(zip(values, total, strict=True))

@@ -1,0 +1,89 @@
+"""A run of a few steps on the drawn world of conftest, with the store of tiny_store."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from conftest import draw_world
+from tiny_store import write_store
+from torch import Tensor
+
+from stages.cache.reader import Store
+from stages.data.spec import DatasetSpec, load_spec
+from stages.train import checkpoint
+from stages.train.config import RunConfig
+from stages.train.loop import TrainProgress, TrainResult, train
+
+World = tuple[Store, DatasetSpec, Path]
+Sections = dict[str, Any]
+
+FROM_THE_CLOCK = {"images_per_second", "data_wait", "cache_mb_per_second"}
+"""What a log line says that another run of the same need not."""
+
+
+def make_world(folder: Path, *, images: int = 6) -> World:
+    """A data set and its store in `folder`."""
+    description = draw_world(folder / "world", images=images)
+    store = write_store(folder / "store", description)
+    return store, load_spec(str(description)), description.parent
+
+
+def with_changes(base: Sections, *changes: Sections) -> RunConfig:
+    """A configuration: `base` with the sections of `changes` laid over it."""
+    values = dict(base)
+    for change in changes:
+        for name, section in change.items():
+            old = values.get(name, {})
+            values[name] = old | section if isinstance(section, dict) else section
+    return RunConfig.model_validate(values)
+
+
+def run(
+    world: World,
+    out: Path,
+    config: RunConfig,
+    *,
+    resume: bool = False,
+    stop_at: int | None = None,
+    after_step: Callable[[int], None] = lambda step: None,
+) -> TrainResult:
+    """Train into `out`; an error comes in the way after `stop_at` steps."""
+
+    def progress(now: TrainProgress) -> None:
+        after_step(now.step)
+        if now.step == stop_at:
+            raise ConnectionError("killed")
+
+    store, spec, root = world
+    return train(
+        config,
+        store=store,
+        spec=spec,
+        root=root,
+        out=out,
+        resume=resume,
+        experiment="tiny",
+        progress=progress,
+    )
+
+
+def metrics_of(out: Path) -> list[dict[str, float]]:
+    """The log of a run, less what the clock says."""
+    lines = (out / "metrics.jsonl").read_text().splitlines()
+    return [
+        {name: value for name, value in json.loads(line).items() if name not in FROM_THE_CLOCK}
+        for line in lines
+    ]
+
+
+def weights_of(out: Path) -> dict[str, Tensor]:
+    """The student's weights in a run's newest checkpoint."""
+    return checkpoint.load_student(out)[0].state_dict()
+
+
+def what_was_learnt(out: Path) -> dict[str, bytes]:
+    """Every byte of the newest checkpoint: weights, decoder, bank, average, optimiser."""
+    folder = checkpoint.latest(out)
+    assert folder is not None
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
