@@ -61,7 +61,7 @@ def test_cache_and_data_load_no_torch() -> None:
         ("cuml", {"stages/precompute/kmeans.py"}),
         ("dask", {"stages/precompute/threads.py"}),
         ("segmentation_models_pytorch", {"stages/train/networks.py"}),
-        ("sklearn", {"stages/precompute/kmeans.py"}),
+        ("sklearn", {"stages/precompute/kmeans.py", "stages/precompute/agreement.py"}),  # and score
         ("timm", {"stages/train/mscan.py", "stages/train/setr.py"}),
         ("zarr", {"stages/cache/arrays.py"}),
         (
