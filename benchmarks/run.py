@@ -14,11 +14,14 @@ import numpy as np
 import open_clip
 import torch
 import torch.nn.functional as F
+from threadpoolctl import threadpool_limits
 from torch import Tensor
 
-from stages.precompute.config import DenseConfig, RegionConfig
+from stages.data.spec import VOID
+from stages.precompute.config import DenseConfig, LocalConfig, RegionConfig
+from stages.precompute.crops import class_crops
 from stages.precompute.dense import dense_tokens
-from stages.precompute.regions import mine_regions
+from stages.precompute.regions import mine_regions, unlabelled_tokens
 from stages.train.batches import Batch
 from stages.train.classes import Classes
 from stages.train.config import RunConfig, StudentConfig
@@ -58,22 +61,43 @@ def timed_in_turn(name: str, first: Callable[[], object], second: Callable[[], o
 
 
 def mining_over_teacher() -> Ratio:
-    """Region mining of one image's 32 x 32 x 512 tokens / the ViT-B/16 forward that makes them."""
+    """All that one image's latent regions cost besides the teacher / the forward of its tokens.
+
+    Unlabelled tokens, window seeds, k-means and merging of 32 x 32 x 512 tokens, and the boxes of
+    the class crops at 512 x 512 pixels. One token in eight or so has a visible label, so the work
+    is nearly all there can be. It has one thread, as in stage one; the teacher has all of them.
+    """
     visual = open_clip.create_model("ViT-B-16-quickgelu").visual.eval()
     image_13HW = torch.rand(1, 3, 512, 512)
-    config = DenseConfig()
+    dense, regions, local = DenseConfig(), RegionConfig(), LocalConfig()
     with torch.inference_mode():
-        dense_Dhw = dense_tokens(visual, image_13HW, config)[0].numpy()
-    unlabelled_hw = np.random.default_rng(0).random((32, 32)) < 0.5
+        dense_Dhw = dense_tokens(visual, image_13HW, dense)[0].numpy()
+    rng = np.random.default_rng(0)
+    class_hw = rng.integers(0, 20, (8, 8), dtype=np.uint8)
+    class_hw[rng.random((8, 8)) > 1 / 8] = VOID
+    visible_HW = np.repeat(np.repeat(class_hw, 64, axis=0), 64, axis=1)
+    image_HW3 = np.zeros((512, 512, 3), np.uint8)
 
     def teacher() -> Tensor:
         with torch.inference_mode():
-            return dense_tokens(visual, image_13HW, config)
+            return dense_tokens(visual, image_13HW, dense)
 
     def mining() -> object:
-        return mine_regions(dense_Dhw, unlabelled_hw, RegionConfig(), backend="sklearn")
+        with threadpool_limits(limits=1):
+            unlabelled_hw = unlabelled_tokens(visible_HW, (32, 32), regions.unlabelled_share)
+            region_hw = mine_regions(dense_Dhw, unlabelled_hw, regions, backend="sklearn")
+            return class_crops(  # measured here, cut when they are asked for
+                image_HW3,
+                visible_HW,
+                region_hw,
+                margin=local.margin,
+                max_masks=local.max_masks,
+                fill=(0, 0, 0),
+            )
 
-    return timed_in_turn("region mining / ViT-B/16 dense forward, 512 x 512", mining, teacher)
+    return timed_in_turn(
+        "region mining and boxes of crops / ViT-B/16 dense forward, 512 x 512", mining, teacher
+    )
 
 
 def distilled_over_supervised() -> Ratio:
@@ -108,7 +132,7 @@ def distilled_over_supervised() -> Ratio:
     )
 
     def step(config: RunConfig, *, source: Source | None) -> None:
-        losses, _ = batch_losses(student(batch.image_B3HW), batch, known, config, source=source)
+        losses, *_ = batch_losses(student(batch.image_B3HW), batch, known, config, source=source)
         student.zero_grad()
         torch.stack(list(losses.values())).sum().backward()
 
