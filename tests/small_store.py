@@ -2,10 +2,11 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
+from stages.cache.place import StorePath
 from stages.cache.store import ArraySpec, Artifact, Writer
 
 ROWS, SHARD_ROWS = 7, 3
@@ -16,6 +17,7 @@ INDEX = [
     for n in range(ROWS)
 ]
 Arrays = dict[str, np.ndarray[Any, Any]]
+Place = TypeVar("Place", bound=StorePath)
 
 
 def artifacts(*, dense: int = 96, threshold: float = 0.9) -> tuple[Artifact, ...]:
@@ -58,7 +60,7 @@ def values(artifact: str, rows: range) -> Arrays:
     return {"status": np.array([row == 4 for row in rows], np.uint8)}
 
 
-def open_writer(path: Path, **changes: Any) -> Writer:
+def open_writer(path: StorePath, **changes: Any) -> Writer:
     """Open the store with some of its settings changed."""
     settings: dict[str, Any] = {
         "identity": IDENTITY,
@@ -80,7 +82,7 @@ def fill(writer: Writer) -> dict[str, list[int]]:
     return {artifact: shards for artifact, shards in missing.items() if shards}
 
 
-def make_store(path: Path) -> Path:
+def make_store(path: Place) -> Place:
     """A finished store."""
     with open_writer(path) as writer:
         fill(writer)

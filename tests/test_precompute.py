@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from pydantic import ValidationError
 
+from stages.cache.place import StorePath
 from stages.cache.reader import Store
 from stages.cache.store import Writer
 from stages.data.images import read_image
@@ -58,7 +59,7 @@ NOT_CONTENT = {"history.jsonl", "sources.jsonl", ".lock", ".writer.json", ".used
 def run(
     world: Path,
     clip: str,
-    cache: Path,
+    cache: StorePath,
     *,
     config: PrecomputeConfig = CONFIG,
     spec: DatasetSpec | None = None,

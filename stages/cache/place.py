@@ -21,7 +21,7 @@ BUCKETS = frozenset({"s3", "s3a", "gs", "gcs", "az", "abfs", "abfss"})
 """Protocols whose URLs begin with a bucket, which somebody has to make first."""
 
 _LOCAL = ("file", "local")
-_EXTRAS = {"s3": "zsseg[s3]", "s3a": "zsseg[s3]"}
+_S3 = ("s3", "s3a")
 _ADVICE = (
     "Credentials and endpoint come from the environment or the configuration files of the object "
     "store's own tools (for s3:// AWS_PROFILE, AWS_ACCESS_KEY_ID, AWS_ENDPOINT_URL, ~/.aws)"
@@ -57,12 +57,15 @@ def store_path(text: str | Path) -> StorePath:
     except ValueError as error:
         raise UserError(f"{url}: no such protocol; those of fsspec work") from error
     except ImportError as error:
-        package = f'pip install "{_EXTRAS[protocol]}"' if protocol in _EXTRAS else str(error)
+        package = 'pip install "zsseg[s3]"' if protocol in _S3 else str(error)
         raise ResourceError(
             f"{url}: the package that speaks {protocol}:// is missing: {package}"
         ) from error
-    # Other processes write too: a listing that was kept would hide what they did.
-    options: dict[str, Any] = {"use_listings_cache": False} if protocol in BUCKETS else {}
+    options: dict[str, Any] = {}
+    if protocol in BUCKETS:  # other processes write too: a kept listing would hide what they did
+        options["use_listings_cache"] = False
+    if protocol in _S3:  # else s3fs asks for the size of every file that it reads
+        options["max_concurrency"] = 1
     return UPath(url.rstrip("/"), protocol=protocol, **options)
 
 

@@ -168,9 +168,12 @@ def read_ahead(folder: "UPath") -> Iterator[None]:
     found = _listed(folder)
     names = [name for name in found if name.endswith(_AHEAD_SUFFIX)]
     files = _files(folder)
-    # One that is deleted meanwhile is asked for again, and not found, by whoever needs it.
-    content = _told(folder, files.cat, names, on_error="omit") if names else {}
-    token = _AHEAD.set(_Ahead(f"{folder.path.rstrip('/')}/", found, dict(content)))
+    read: list[bytes | Exception] = _told(
+        folder, files.cat_ranges, names, [None] * len(names), [None] * len(names)
+    )
+    # What could not be read is asked for again, and told, by whoever needs it.
+    content = {name: one for name, one in zip(names, read, strict=True) if isinstance(one, bytes)}
+    token = _AHEAD.set(_Ahead(f"{folder.path.rstrip('/')}/", found, content))
     try:
         yield
     finally:
@@ -226,6 +229,7 @@ def _told(path: "UPath", call: Callable[P, Any], /, *arguments: P.args, **option
     except FileNotFoundError as error:
         raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path)) from error
     except OSError as error:
-        raise type(error)(error.errno, f"{path}: {error.strerror or error}") from error
+        text = f"{path}: {error.strerror or error}"
+        raise (type(error)(error.errno, text) if error.errno else type(error)(text)) from error
     except Exception as error:  # of botocore, aiohttp and their like: no network, no credentials
         raise ConnectionError(f"{path}: {type(error).__name__}: {error}") from error
