@@ -49,7 +49,8 @@ class RunRecord(BaseModel):
     """CLIP's name or folder, for embedding other class names later."""
     templates: str
     """Name of the prompt templates of the text embeddings."""
-    store: Path
+    store: str
+    """Path or URL."""
     store_fingerprint: str
     versions: dict[str, str]
     revision: str | None
