@@ -11,9 +11,9 @@ import typer
 from pipeline import console
 from pipeline.cli_cache_gap import gap
 from pipeline.cli_cache_manage import Runs, export, import_, prune, rm, unlock
+from pipeline.cli_cache_verify import verify
 from pipeline.options import FolderArgument, StoreArgument
 from stages.cache.place import StorePath, store_path
-from stages.errors import CacheError
 
 if TYPE_CHECKING:
     from stages.cache.differences import ArtifactDifference
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 app = typer.Typer(
     no_args_is_help=True, help="Stores: list, describe, verify, compare, delete, pack."
 )
-for command in (rm, prune, export, unlock):
+for command in (verify, rm, prune, export, unlock):
     app.command()(command)
 app.command("import")(import_)
 app.command()(gap)
@@ -75,35 +75,6 @@ def info(path: StoreArgument) -> None:
         "info": manifest.info,
     }
     sys.stdout.write(json.dumps(shown, indent=2, ensure_ascii=False) + "\n")
-
-
-@app.command()
-def verify(
-    path: StoreArgument,
-    read_data: Annotated[
-        bool, typer.Option("--read-data", help="Also compare every byte with its checksum.")
-    ] = False,
-) -> None:
-    """Check that a store is complete and intact; name each damaged file and its images."""
-    from stages.cache.catalogue import choose_store
-    from stages.cache.verify import verify_store
-
-    store = choose_store(path)
-    problems = verify_store(store, read_data=read_data)
-    for problem in problems:
-        images = f" ({len(problem.images)} images: {', '.join(problem.images[:3])}, ...)"
-        console.out.print(
-            f"{store / problem.file}: {problem.reason}{images if problem.images else ''}",
-            markup=False,
-            soft_wrap=True,
-        )
-    if problems:
-        raise CacheError(
-            f"{store}: {len(problems)} damaged or missing files. Delete those files and run the "
-            "store's `zsseg precompute` command again: it recomputes what is missing"
-        )
-    how = "every byte compared" if read_data else "sizes compared; --read-data compares the bytes"
-    console.out.print(f"{store}: complete and intact ({how})", soft_wrap=True)
 
 
 @app.command()

@@ -8,54 +8,12 @@ from pathlib import Path
 from random import Random
 
 import pytest
+from harm import HARMS, flip, kind, swap
 from small_store import INDEX, ROWS, SHARD_ROWS, artifacts, content, make_store
 
 from stages.cache.files import hash_file
 from stages.cache.manifest import HISTORY, LEDGER, SEAL
 from stages.cache.verify import Inspection, Problem, Share, inspect_store, verify_store
-
-Harm = Callable[[Path, Path, Random], None]
-"""Damages one file; the second is another one of the store, the random numbers say how."""
-
-
-def flip(file: Path, _: Path, rng: Random) -> None:
-    data = bytearray(file.read_bytes())
-    data[rng.randrange(len(data))] ^= 1 << rng.randrange(8)
-    file.write_bytes(data)
-
-
-def truncate(file: Path, _: Path, rng: Random) -> None:
-    os.truncate(file, rng.randrange(1, file.stat().st_size))
-
-
-def empty(file: Path, _: Path, __: Random) -> None:
-    file.write_bytes(b"")
-
-
-def delete(file: Path, _: Path, __: Random) -> None:
-    file.unlink()
-
-
-def swap(file: Path, other: Path, _: Random) -> None:
-    one, two = file.read_bytes(), other.read_bytes()
-    file.write_bytes(two)
-    other.write_bytes(one)
-
-
-def link(file: Path, _: Path, __: Random) -> None:
-    """The content is the same, but what is there is no file."""
-    elsewhere = file.with_name(f"{file.name}.elsewhere")
-    file.rename(elsewhere)
-    file.symlink_to(elsewhere)
-
-
-def folder(file: Path, _: Path, __: Random) -> None:
-    file.unlink()
-    file.mkdir()
-    (file / "stranger").write_bytes(b"in the way")
-
-
-HARMS: tuple[Harm, ...] = (flip, truncate, empty, delete, swap, link, folder)
 
 
 def held(name: str, *, ids: bool) -> tuple[str | None, str | None, tuple[str, ...]]:
@@ -101,15 +59,6 @@ def test_200_of_200_random_cases_are_named_with_array_and_images(
         kinds |= {(harm, kind(file)) for file in expected}
         shutil.rmtree(path)
     assert len(kinds) >= 30  # of the 6 kinds of files x 7 harms
-
-
-def kind(name: str) -> str:
-    """What sort of file it is: data, an array's description, a receipt, or one of the three."""
-    if name.startswith(LEDGER):
-        return LEDGER
-    if "/" in name:
-        return "zarr.json of an array" if name.endswith("zarr.json") else "data"
-    return name
 
 
 PLACES = ("zarr.json", SEAL, "index.jsonl", "ledger/dense/000001.json", "ledger/text/000000.json")

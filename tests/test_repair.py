@@ -1,6 +1,5 @@
 """`zsseg cache verify --repair`: the store of before, and no more work than the damage asks for."""
 
-import functools
 import json
 import shutil
 from collections import Counter
@@ -10,50 +9,17 @@ from random import Random
 from typing import Any
 
 import pytest
+from clip_store import CONFIG, content, load_once, make
 from conftest import draw_world, write_clip
-from test_damage import HARMS, Harm, delete, empty, flip, folder, kind, link, truncate
+from harm import HARMS, Harm, delete, empty, flip, folder, kind, link, truncate
 
 from stages.cache.lock import locked
 from stages.cache.manifest import GROUP, HISTORY, INDEX, SEAL
 from stages.cache.verify import EVERYTHING, verify_store
-from stages.data.spec import load_spec
 from stages.errors import CacheError, CacheLocked
-from stages.precompute.config import (
-    DenseConfig,
-    LocalConfig,
-    PrecomputeConfig,
-    RegionConfig,
-    TextConfig,
-)
+from stages.precompute.config import DenseConfig
 from stages.precompute.repair import Repair, repair_store
-from stages.precompute.run import precompute
-from stages.precompute.teacher import Teacher, load_teacher
-from stages.precompute.teacher_files import TeacherFiles
-
-CONFIG = PrecomputeConfig(
-    text=TextConfig(templates="single"),
-    dense=DenseConfig(size=(64, 96)),
-    regions=RegionConfig(windows=(2, 4), minimum_tokens=2, backend="sklearn"),
-    local=LocalConfig(max_masks=5),
-    shard_images=4,
-    batch=3,
-    device="cpu",
-)
-NOT_CONTENT = {HISTORY, "sources.jsonl", ".lock", ".writer.json", ".used"}
-
-
-def make(world: Path, clip: str, cache: Path, config: PrecomputeConfig = CONFIG) -> Path:
-    return precompute(
-        load_spec(str(world)),
-        root=world.parent,
-        split="train",
-        teacher=clip,
-        cache=cache,
-        config=config,
-        limit=None,
-        update=False,
-        progress=lambda _: None,
-    ).path
+from stages.precompute.teacher import Teacher
 
 
 def repair(path: Path, **changes: Any) -> Repair | None:
@@ -68,23 +34,9 @@ def repair(path: Path, **changes: Any) -> Repair | None:
     return repair_store(path, **(settings | changes))
 
 
-def content(store: Path) -> dict[str, bytes]:
-    """The files that equal runs make equal."""
-    return {
-        file.relative_to(store).as_posix(): file.read_bytes()
-        for file in sorted(store.rglob("*"))
-        if file.is_file() and file.name not in NOT_CONTENT
-    }
-
-
 def covered(store: Path) -> list[str]:
     """What a damage can be found in: all content but the card."""
     return [name for name in content(store) if name != "README.md"]
-
-
-@functools.cache
-def load_once(files: TeacherFiles, **settings: Any) -> Teacher:
-    return load_teacher(files, **settings)
 
 
 @pytest.fixture(autouse=True)

@@ -58,7 +58,7 @@ def open_array(
     """Open one array; CacheError when its zarr.json is damaged or is not what the manifest says."""
     artifact, spec = manifest.arrays[name]
     folder = store / name
-    advice = "delete this file and run the same `zsseg precompute` command again"
+    advice = f"`zsseg cache verify {store} --repair` puts it back"
     try:
         array = zarr.open_array(
             _zarr_store(folder, read_only=not writable),
@@ -148,4 +148,11 @@ def read(array: ZarrArray, place: slice | int, *, where: str) -> np.ndarray[Any,
     try:
         return np.asarray(array[place])
     except (ValueError, TypeError, KeyError, IndexError, RuntimeError, OSError) as error:
+<<<<<<< HEAD
         raise CacheError(damaged(where, error)) from error
+=======
+        raise CacheError(
+            f"{where}: damaged ({error}). `zsseg cache verify STORE --repair` finds all damage and "
+            "computes it once more"
+        ) from error
+>>>>>>> be2fc60 (wip)

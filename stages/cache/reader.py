@@ -51,8 +51,8 @@ class Store:
             named = "\n".join(f"{path / p.file}: {p.reason}" for p in problems[:_SHOWN])
             raise CacheError(
                 f"{path}: {len(problems)} files of the store are damaged:\n{named}\n"
-                "Delete these files and run the same `zsseg precompute` command again: it "
-                "recomputes what is missing"
+                f"`zsseg cache verify {path} --repair` computes what is damaged once more, and "
+                "nothing else"
             )
         return cls(path, manifest, str(seal["root"]))
 
@@ -177,7 +177,14 @@ class Store:
         if file in self._found:
             return str(file)
         if not file_size(file):
+<<<<<<< HEAD
             raise CacheError(lost(file))
+=======
+            raise CacheError(
+                f"{file}: missing or empty; `zsseg cache verify {self.path} --repair` computes "
+                "what is damaged once more"
+            )
+>>>>>>> be2fc60 (wip)
         if not isinstance(file, Path):  # asking again for each row would double the round trips
             self._found.add(file)
         return str(file)

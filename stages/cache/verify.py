@@ -107,7 +107,7 @@ def inspect_store(
     if wrong:
         problems.append(Problem(GROUP, None, None, (), wrong))
     shards = list_shards(path, manifest, sealed)
-    damaged = dict(_damaged_metadata(path, manifest, sealed))
+    damaged = dict(_damaged_metadata(path, manifest, sealed, shards))
     for shard in shards:
         if isinstance(shard.receipt, CacheError):
             damaged.setdefault(shard.file, str(shard.receipt))
@@ -158,11 +158,15 @@ def _problem(file: str, reason: str, shards: Sequence[Shard], ids: Sequence[str]
 
 
 def _damaged_metadata(
-    path: StorePath, manifest: Manifest | None, sealed: Mapping[str, str] | None
+    path: StorePath,
+    manifest: Manifest | None,
+    sealed: Mapping[str, str] | None,
+    shards: Sequence[Shard],
 ) -> Iterator[tuple[str, str]]:
     """Path and reason of what the seal covers, but for the group.
 
-    Without a seal, index and arrays by what they say, receipts by their own checksums (not here).
+    Without a seal, index and arrays by what they say, receipts by their own checksums (not here);
+    an array of which nothing is committed need not have been begun.
     """
     if sealed is not None:
         for file in ledger.sealed_files(manifest) if manifest else sealed:
@@ -173,10 +177,12 @@ def _damaged_metadata(
         yield INDEX, wrong
     if manifest is None:
         return
+    committed = {shard.artifact for shard in shards if shard.receipt is not None}
     for name, (artifact, spec) in manifest.arrays.items():
         file = f"{name}/zarr.json"
         wanted = json.loads(array_json(manifest, artifact, spec))
-        if wrong := not_plain(path / file) or _wrong_json(path / file, wanted):
+        wrong = not_plain(path / file) or _wrong_json(path / file, wanted)
+        if wrong and (wrong != MISSING or artifact.name in committed):
             yield file, wrong
 
 

@@ -16,7 +16,7 @@ import xxhash
 
 from stages.cache.catalogue import place_store
 from stages.cache.evidence import list_shards, read_seal
-from stages.cache.files import json_lines, sync, write_durably
+from stages.cache.files import json_lines, remove_durably, sync, write_durably
 from stages.cache.lock import locked
 from stages.cache.manifest import (
     GROUP,
@@ -26,6 +26,7 @@ from stages.cache.manifest import (
     fingerprints,
     group_json,
 )
+from stages.cache.place import StorePath
 from stages.cache.recipe import plain
 from stages.cache.verify import Inspection, Problem, Share, inspect_store
 from stages.data.samples import list_samples
@@ -69,7 +70,7 @@ class _Plan:
 
 
 def repair_store(
-    path: Path,
+    path: StorePath,
     *,
     share: Share,
     root: Path | None,
@@ -85,7 +86,7 @@ def repair_store(
     and `progress` what is being made. Raises CacheLocked when the store is being written, and
     CacheError when it is not known, or not there any more, what the store was made from.
     """
-    if path.name in ("", ".."):  # its folder has a name, which counts
+    if isinstance(path, Path) and path.name in ("", ".."):  # its folder has a name, which counts
         path = path.resolve()
     with locked(path):
         found = inspect_store(path, share=share, progress=look)
@@ -120,7 +121,7 @@ def repair_store(
 
 
 def _plan(
-    path: Path, manifest: Manifest | None, *, root: Path | None, teacher: str | None
+    path: StorePath, manifest: Manifest | None, *, root: Path | None, teacher: str | None
 ) -> _Plan:
     settings = recall_settings(path, manifest)
     folder, files = find_origin(path, settings, manifest, root=root, teacher=teacher)
@@ -137,7 +138,7 @@ def _plan(
     return _Plan(settings, folder, files, wanted, json_lines(entries))
 
 
-def _put_back(path: Path, found: Inspection, plan: _Plan) -> None:
+def _put_back(path: StorePath, found: Inspection, plan: _Plan) -> None:
     """Write the description and the index again, where they are damaged and can be proved."""
     damaged = {problem.file for problem in found.problems}
     made = {GROUP: group_json(plan.manifest), INDEX: plan.index}
@@ -157,7 +158,7 @@ def _put_back(path: Path, found: Inspection, plan: _Plan) -> None:
 
 
 def _unproved(
-    path: Path, found: Inspection, manifest: Manifest, wanted: Mapping[str, bytes]
+    path: StorePath, found: Inspection, manifest: Manifest, wanted: Mapping[str, bytes]
 ) -> list[str]:
     """What speaks against these contents being those that were lost."""
     if found.root is not None:
@@ -183,7 +184,7 @@ def _unproved(
     ][:1]
 
 
-def _check_place(path: Path, plan: _Plan) -> None:
+def _check_place(path: StorePath, plan: _Plan) -> None:
     """CacheError when stage one would not find the store where it is."""
     identity, files = plan.manifest.identity, plan.files
     dataset, split = plan.settings.spec.name, plan.settings.split
@@ -195,8 +196,11 @@ def _check_place(path: Path, plan: _Plan) -> None:
         )
 
 
-def _remove(path: Path, name: str) -> None:
+def _remove(path: StorePath, name: str) -> None:
     """Delete what is in a file's place, be it a link or a folder, or a file where a folder was."""
+    if not isinstance(path, Path):
+        remove_durably(path / name)
+        return
     for above in reversed([path / folder for folder in Path(name).parents][:-1]):
         if not above.is_dir() and (above.is_symlink() or above.exists()):
             above.unlink()

@@ -14,8 +14,9 @@ from typing import Any
 from pydantic import ValidationError
 
 from stages.cache.codec import stored_format
-from stages.cache.files import newest
+from stages.cache.files import newest, read_bytes
 from stages.cache.manifest import GROUP, HISTORY, Manifest
+from stages.cache.place import StorePath
 from stages.cache.recipe import difference
 from stages.data.spec import DatasetSpec
 from stages.errors import CacheError
@@ -81,7 +82,7 @@ def stored_config(manifest: Manifest) -> PrecomputeConfig:
         ) from error
 
 
-def recall_settings(path: Path, manifest: Manifest | None) -> Settings:
+def recall_settings(path: StorePath, manifest: Manifest | None) -> Settings:
     """The settings that a store was made with; of its history alone where there is no manifest.
 
     Raises CacheError, with what to do, when neither tells.
@@ -117,10 +118,12 @@ def recall_settings(path: Path, manifest: Manifest | None) -> Settings:
         ) from error
 
 
-def sound_history(path: Path) -> list[dict[str, Any]]:
+def sound_history(path: StorePath) -> list[dict[str, Any]]:
     """The lines of a history that can be read; the last ones of a run that was killed may not."""
-    file = path / HISTORY
-    lines = file.read_bytes().splitlines() if file.is_file() else []
+    try:
+        lines = read_bytes(path / HISTORY).splitlines()
+    except (FileNotFoundError, IsADirectoryError):
+        lines = []
     values = []
     for line in lines:
         try:
@@ -132,7 +135,7 @@ def sound_history(path: Path) -> list[dict[str, Any]]:
     return values
 
 
-def _noted(path: Path) -> Settings | None:
+def _noted(path: StorePath) -> Settings | None:
     """What the newest run said, or None."""
     said = newest(sound_history(path), _KEY)
     try:
@@ -148,7 +151,7 @@ def _noted(path: Path) -> Settings | None:
 
 
 def find_origin(
-    path: Path,
+    path: StorePath,
     settings: Settings,
     manifest: Manifest | None,
     *,
