@@ -21,11 +21,13 @@ from stages.cache.store import ArraySpec, Artifact, Writer
 from stages.data.spec import FolderPatterns, load_spec
 from stages.errors import CacheError, DatasetError, UserError
 from stages.evaluate.evaluate import evaluate_run, evaluate_teacher
-from stages.evaluate.inference import predict_scores, upsampled_argmax
+from stages.evaluate.inference import predict_scores, prepared
+from stages.evaluate.labelling import upsampled_argmax
 from stages.evaluate.metrics import confusion
 from stages.evaluate.predict import predict_files
 from stages.evaluate.result import save_result, to_json
 from stages.evaluate.run import load_run
+from stages.evaluate.scorer import class_scorer
 from stages.evaluate.vocabulary import renamed
 from stages.train import checkpoint
 from stages.train.config import EvaluateConfig, RunConfig, StudentConfig
@@ -47,9 +49,9 @@ def test_run_against_scikit_learn(tiny_world: Path, tmp_path: Path) -> None:
 
     predictions, labels = [], []
     for path in sorted((root / "images" / "val").iterdir()):
-        image_HW3 = np.asarray(Image.open(path))
+        image_3HW = prepared(np.asarray(Image.open(path)), config=run.evaluate, stride=4)
         score_Chw = predict_scores(
-            run.student, run.text_CD, image_HW3, config=run.evaluate, stride=4
+            class_scorer(run.student, run.text_CD), image_3HW, config=run.evaluate, stride=4
         )
         label_HW = np.asarray(Image.open(root / "labels" / "val" / path.name))
         predictions.append(upsampled_argmax(score_Chw, (48, 64))[label_HW != 255])

@@ -1,4 +1,4 @@
-"""Class scores of whole images and of sliding windows, and their upsampling."""
+"""Class scores of whole images and of sliding windows."""
 
 import numpy as np
 import pytest
@@ -10,10 +10,11 @@ from stages.evaluate import inference
 from stages.evaluate.inference import (
     calibrated,
     predict_scores,
-    upsampled_argmax,
+    prepared,
     window_starts,
     working_size,
 )
+from stages.evaluate.scorer import class_scorer
 from stages.train.config import EvaluateConfig
 from stages.train.imagenet import normalise
 from stages.train.student import Student, class_logits
@@ -42,7 +43,8 @@ def image_HW3() -> NDArray[np.uint8]:
 def predicted(
     student: Student, text_CD: Tensor, image_HW3: NDArray[np.uint8], config: EvaluateConfig
 ) -> Tensor:
-    return predict_scores(student, text_CD, image_HW3, config=config, stride=4)
+    image_3HW = prepared(image_HW3, config=config, stride=4)
+    return predict_scores(class_scorer(student, text_CD), image_3HW, config=config, stride=4)
 
 
 def test_whole_image_by_hand(
@@ -74,12 +76,23 @@ def test_one_window_equals_the_whole_image(
     )
 
 
+@pytest.mark.parametrize(("pixels", "batches"), [(1, [1] * 12), (5 * 32**2, [5, 5, 2])])
 def test_windows_are_averaged(
-    student: Student, text_CD: Tensor, image_HW3: NDArray[np.uint8]
+    pixels: int,
+    batches: list[int],
+    student: Student,
+    text_CD: Tensor,
+    image_HW3: NDArray[np.uint8],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(inference, "_CPU_PIXELS", pixels)
+    seen: list[int] = []
+    handle = student.register_forward_pre_hook(lambda _, given: seen.append(len(given[0])))
     # 33 and 26 are no multiples of the stride 4: 8 and 6 cells.
     config = EvaluateConfig(short_side=None, mode="slide", window=33, stride=26)
     score_Chw = predicted(student, text_CD, image_HW3, config)
+    handle.remove()
+    assert seen == batches
 
     image_13HW = torch.from_numpy(normalise(image_HW3))[None]
     values: dict[tuple[int, int], list[Tensor]] = {}
@@ -135,37 +148,3 @@ def test_working_size(
     size: tuple[int, int], short_side: int | None, expected: tuple[int, int]
 ) -> None:
     assert working_size(size, short_side=short_side, stride=4) == expected
-
-
-@pytest.mark.parametrize("size", [(29, 41), (10, 12), (5, 7)])
-@pytest.mark.parametrize("chunk", [1, 4000, 2**24])
-def test_upsampled_argmax(
-    size: tuple[int, int], chunk: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(inference, "_CHUNK_VALUES", chunk)
-    score_Chw = np.random.default_rng(3).normal(size=(9, 10, 12))
-    label_YX = upsampled_argmax(torch.from_numpy(score_Chw).float(), size)
-
-    expected = np.empty(size, dtype=np.uint8)
-    for y in range(size[0]):
-        for x in range(size[1]):
-            row = min(max((y + 0.5) * 10 / size[0] - 0.5, 0), 9)
-            column = min(max((x + 0.5) * 12 / size[1] - 0.5, 0), 11)
-            top, left = int(row), int(column)
-            bottom, right = min(top + 1, 9), min(left + 1, 11)
-            upper = score_Chw[:, top, left] + (column - left) * (
-                score_Chw[:, top, right] - score_Chw[:, top, left]
-            )
-            lower = score_Chw[:, bottom, left] + (column - left) * (
-                score_Chw[:, bottom, right] - score_Chw[:, bottom, left]
-            )
-            expected[y, x] = np.argmax(upper + (row - top) * (lower - upper))
-    assert label_YX.dtype == np.uint8
-    np.testing.assert_array_equal(label_YX, expected)
-
-
-@pytest.mark.parametrize("chunk", [1, 2**24])
-def test_ties_go_to_the_lowest_id(chunk: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(inference, "_CHUNK_VALUES", chunk)
-    score_Chw = torch.tensor([-2.0, -1.0, -1.0])[:, None, None].expand(3, 2, 2)
-    assert (upsampled_argmax(score_Chw, (4, 4)) == 1).all()

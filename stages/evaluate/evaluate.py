@@ -10,7 +10,7 @@ Legend: C classes, D CLIP width, G gammas, H W pixels, h w positions of the scor
 import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeVar
 
 import numpy as np
 import torch
@@ -24,14 +24,19 @@ from stages.data.labels import read_label
 from stages.data.samples import Sample, list_samples
 from stages.data.spec import DatasetSpec
 from stages.errors import CacheError, DatasetError, UserError
-from stages.evaluate.inference import calibrated, predict_scores, upsampled_argmax
+from stages.evaluate.inference import calibrated, predict_scores, prepared
+from stages.evaluate.labelling import upsampled_argmax
 from stages.evaluate.metrics import confusion, scores
+from stages.evaluate.read_ahead import read_ahead
 from stages.evaluate.result import EvaluationResult, variant
 from stages.evaluate.run import Run
 from stages.train.device import choose_device
 from stages.train.student import class_logits
 
 logger = logging.getLogger(__name__)
+
+Input = TypeVar("Input")
+"""What scores are made from."""
 
 Progress = Callable[[int, int], None]
 """Called with the number of images done and of all."""
@@ -71,20 +76,24 @@ def evaluate_run(
             + "\nGive the run their embeddings first (stages.evaluate.vocabulary.renamed)"
         )
 
-    def score(sample: Sample, size: tuple[int, ...]) -> Tensor:
-        image_HW3 = read_image(sample.image)
-        if image_HW3.shape[:2] != size:
+    def read(sample: Sample) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
+        label_HW, image_HW3 = read_label(spec, sample), read_image(sample.image)
+        if image_HW3.shape[:2] != label_HW.shape:
             height, width = image_HW3.shape[:2]
             raise DatasetError(
                 f"{sample.image}: {width} x {height} pixels, but its label {sample.label} has "
-                f"{size[1]} x {size[0]}. `zsseg dataset verify` lists all such pairs"
+                f"{label_HW.shape[1]} x {label_HW.shape[0]}. `zsseg dataset verify` lists all such "
+                "pairs"
             )
-        return _student_scores(run, image_HW3)
+        return label_HW, prepared(image_HW3, config=run.evaluate, stride=run.stride)
+
+    def score(image_3HW: NDArray[np.float32]) -> Tensor:
+        return predict_scores(run.scorer, image_3HW, config=run.evaluate, stride=run.stride)
 
     listed = list_samples(spec, root, split)[:limit]
     samples = labelled(listed, root, split)
     gammas = gammas_of(run.evaluate.calibration)
-    confusion_GCC = _confusions(spec, samples, score, gammas, progress)
+    confusion_GCC = _confusions(spec, samples, read, score, gammas, progress)
     results = []
     for gamma, confusion_CC in zip(gammas, confusion_GCC, strict=True):
         settings = run.evaluate.model_dump() | {"calibration": gamma}
@@ -141,8 +150,11 @@ def evaluate_teacher(
     place = choose_device(device)
     text_CD = torch.from_numpy(store.read_all("text")).to(place)
 
-    def score(sample: Sample, size: tuple[int, ...]) -> Tensor:
-        return _teacher_scores(store.read("dense", row_of[sample.id]), text_CD)
+    def read(sample: Sample) -> tuple[NDArray[np.uint8], NDArray[np.floating]]:
+        return read_label(spec, sample), store.read("dense", row_of[sample.id])
+
+    def score(dense_Dhw: NDArray[np.floating]) -> Tensor:
+        return _teacher_scores(dense_Dhw, text_CD)
 
     failed = store.read_all("status") != 0
     listed = [sample for sample in list_samples(spec, root, split) if sample.id in row_of]
@@ -154,7 +166,7 @@ def evaluate_teacher(
     cached = [sample for sample in listed if not failed[row_of[sample.id]]]
     samples = labelled(cached, root, split)
     gammas = gammas_of(calibration)
-    confusion_GCC = _confusions(spec, samples, score, gammas, progress)
+    confusion_GCC = _confusions(spec, samples, read, score, gammas, progress)
     return tuple(
         EvaluationResult(
             subject="teacher",
@@ -181,7 +193,8 @@ def evaluate_teacher(
 
 def student_label(run: Run, image_HW3: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """(H, W) class ids that a run gives an image, its gamma taken off the seen classes."""
-    score_Chw = _student_scores(run, image_HW3)
+    image_3HW = prepared(image_HW3, config=run.evaluate, stride=run.stride)
+    score_Chw = predict_scores(run.scorer, image_3HW, config=run.evaluate, stride=run.stride)
     lowered_Chw = calibrated(score_Chw, run.evaluate.calibration, seen_ids=run.spec.seen_ids)
     return upsampled_argmax(lowered_Chw, image_HW3.shape[:2])
 
@@ -191,12 +204,6 @@ def teacher_label(
 ) -> NDArray[np.uint8]:
     """(H, W) class ids that an image's dense tokens give at `size`, without gamma."""
     return upsampled_argmax(_teacher_scores(dense_Dhw, text_CD), size)
-
-
-def _student_scores(run: Run, image_HW3: NDArray[np.uint8]) -> Tensor:
-    return predict_scores(
-        run.student, run.text_CD, image_HW3, config=run.evaluate, stride=run.stride
-    )
 
 
 def _teacher_scores(dense_Dhw: NDArray[np.floating], text_CD: Tensor) -> Tensor:
@@ -229,19 +236,20 @@ def labelled(samples: Sequence[Sample], root: Path, split: str) -> list[Sample]:
 def _confusions(
     spec: DatasetSpec,
     samples: Sequence[Sample],
-    score: Callable[[Sample, tuple[int, ...]], Tensor],
+    read: Callable[[Sample], tuple[NDArray[np.uint8], Input]],
+    score: Callable[[Input], Tensor],
     gammas: Sequence[float],
     progress: Progress,
 ) -> NDArray[np.int64]:
     """(G, C, C) pixel counts over all samples, one matrix per gamma.
 
-    `score` maps a sample and its label's size to scores (C, h, w) without gamma, once per sample.
+    `read` gives a sample's label and what `score` makes scores (C, h, w) without gamma from, the
+    next sample's while one is scored.
     """
     classes = len(spec.classes)
     total_GCC = np.zeros((len(gammas), classes, classes), dtype=np.int64)
-    for done, sample in enumerate(samples, start=1):
-        label_HW = read_label(spec, sample)
-        score_Chw = score(sample, label_HW.shape)
+    for done, (label_HW, given) in enumerate(read_ahead(read, samples), start=1):
+        score_Chw = score(given)
         for total_CC, gamma in zip(total_GCC, gammas, strict=True):
             lowered_Chw = calibrated(score_Chw, gamma, seen_ids=spec.seen_ids)
             total_CC += confusion(upsampled_argmax(lowered_Chw, label_HW.shape), label_HW, classes)

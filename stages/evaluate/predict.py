@@ -16,9 +16,12 @@ from torch import Tensor
 from stages.data.images import read_image, write_png
 from stages.data.spec import VOID, FolderPatterns
 from stages.errors import DatasetError, UserError
-from stages.evaluate.inference import calibrated, predict_scores, upsampled_argmax
+from stages.evaluate.inference import calibrated, predict_scores, prepared
+from stages.evaluate.labelling import upsampled_argmax
 from stages.evaluate.overlay import overlay, palette, with_legend
+from stages.evaluate.read_ahead import read_ahead
 from stages.evaluate.run import Run
+from stages.evaluate.scorer import class_scorer
 from stages.evaluate.vocabulary import checked_names
 
 logger = logging.getLogger(__name__)
@@ -72,21 +75,18 @@ def predict_files(
     own_names = (run.spec.classes, run.spec.prompt_names)
     seen = {own[i] for own in own_names for i in run.spec.seen_ids}
     seen_ids = tuple(i for i, name in enumerate(everything) if name in seen)
+    scorer = class_scorer(run.student, text_CD)
     written, failures = [], []
-    for done, (source, stem) in enumerate(targets.items(), start=1):
-        try:
-            image_HW3 = read_image(source)
-        except DatasetError as error:
-            failures.append(Failure(source, str(error)))
-            logger.warning("%s", error)
+    images = read_ahead(_read, targets)
+    for done, (image_HW3, (source, stem)) in enumerate(
+        zip(images, targets.items(), strict=True), start=1
+    ):
+        if isinstance(image_HW3, DatasetError):
+            failures.append(Failure(source, str(image_HW3)))
+            logger.warning("%s", image_HW3)
         else:
-            score_Chw = predict_scores(
-                run.student,
-                text_CD,
-                image_HW3,
-                config=run.evaluate,
-                stride=run.stride,
-            )
+            image_3HW = prepared(image_HW3, config=run.evaluate, stride=run.stride)
+            score_Chw = predict_scores(scorer, image_3HW, config=run.evaluate, stride=run.stride)
             lowered_Chw = calibrated(score_Chw, run.evaluate.calibration, seen_ids=seen_ids)
             label_HW = upsampled_argmax(lowered_Chw, image_HW3.shape[:2])
             label_HW[label_HW >= len(names)] = VOID
@@ -97,6 +97,14 @@ def predict_files(
             written.append(label_path)
         progress(done, len(targets))
     return Predictions(tuple(written), tuple(failures))
+
+
+def _read(source: Path) -> NDArray[np.uint8] | DatasetError:
+    """An image, or why it cannot be read: the others are wanted all the same."""
+    try:
+        return read_image(source)
+    except DatasetError as error:
+        return error
 
 
 def _png(stem: Path) -> Path:

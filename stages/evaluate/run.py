@@ -4,12 +4,15 @@ Legend: C classes, D CLIP width.
 """
 
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
+import torch
 from torch import Tensor
 
 from stages.data.spec import DatasetSpec
+from stages.evaluate.scorer import Scorer, class_scorer
 from stages.train.checkpoint import load_student
 from stages.train.config import EvaluateConfig
 from stages.train.device import choose_device
@@ -39,6 +42,11 @@ class Run:
         """The data set that the run was trained on, as described then."""
         return self.record.dataset
 
+    @cached_property
+    def scorer(self) -> Scorer:
+        """Class scores for `names`; made when first asked for, from the weights of then."""
+        return class_scorer(self.student, self.text_CD)
+
 
 def load_run(
     path: Path,
@@ -54,7 +62,8 @@ def load_run(
     record = read_record(path)
     place = choose_device(device)
     student, step = load_student(path)
-    student = student.to(place)
+    # Channels last: convolutions run faster so, as in training.
+    student = student.to(memory_format=torch.channels_last).to(place)
     return Run(
         path=path,
         record=record,

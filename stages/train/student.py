@@ -43,16 +43,19 @@ class Student(nn.Module):
         and so w, where stride is the decoder's own but at least FINEST_STRIDE. Sides that the
         encoder cannot divide are padded with the mean colour (0), and the padding is cut off.
         """
+        feature_BDhw: Tensor = self.projection(self.decoded(image_B3HW))
+        return feature_BDhw
+
+    def decoded(self, image_B3HW: Tensor) -> Tensor:
+        """(B, channels, h, w) what `forward` projects."""
         height, width = image_B3HW.shape[2:]
         padding = (0, -width % self.multiple, 0, -height % self.multiple)
-        decoded = self.network(F.pad(image_B3HW, padding))
+        decoded: Tensor = self.network(F.pad(image_B3HW, padding))
         stride = (height + padding[3]) // decoded.shape[2]
         if stride < FINEST_STRIDE:
             decoded = F.avg_pool2d(decoded, FINEST_STRIDE // stride)
             stride = FINEST_STRIDE
-        decoded = decoded[:, :, : math.ceil(height / stride), : math.ceil(width / stride)]
-        feature_BDhw: Tensor = self.projection(decoded)
-        return feature_BDhw
+        return decoded[:, :, : math.ceil(height / stride), : math.ceil(width / stride)]
 
 
 def build_student(config: StudentConfig, width: int, *, pretrained: bool = True) -> Student:
