@@ -148,11 +148,4 @@ def read(array: ZarrArray, place: slice | int, *, where: str) -> np.ndarray[Any,
     try:
         return np.asarray(array[place])
     except (ValueError, TypeError, KeyError, IndexError, RuntimeError, OSError) as error:
-<<<<<<< HEAD
         raise CacheError(damaged(where, error)) from error
-=======
-        raise CacheError(
-            f"{where}: damaged ({error}). `zsseg cache verify STORE --repair` finds all damage and "
-            "computes it once more"
-        ) from error
->>>>>>> be2fc60 (wip)

@@ -177,14 +177,7 @@ class Store:
         if file in self._found:
             return str(file)
         if not file_size(file):
-<<<<<<< HEAD
             raise CacheError(lost(file))
-=======
-            raise CacheError(
-                f"{file}: missing or empty; `zsseg cache verify {self.path} --repair` computes "
-                "what is damaged once more"
-            )
->>>>>>> be2fc60 (wip)
         if not isinstance(file, Path):  # asking again for each row would double the round trips
             self._found.add(file)
         return str(file)

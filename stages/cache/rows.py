@@ -101,16 +101,16 @@ def read_row(shard: Path, layout: RowLayout, place: int) -> NDArray[Any]:
 def lost(shard: object) -> str:
     """What to say of a shard that is gone: zarr reads a lost or empty one as zeros."""
     return (
-        f"{shard}: missing or empty; run the same `zsseg precompute` command again: it recomputes "
-        "what is missing"
+        f"{shard}: missing or empty; `zsseg cache verify STORE --repair` computes what is damaged "
+        "once more, and nothing else"
     )
 
 
 def damaged(where: str, error: object) -> str:
     """What to say of a shard whose content is not what was written."""
     return (
-        f"{where}: damaged ({error}). Delete the file and run the same `zsseg precompute` command "
-        "again: it recomputes what is missing. `zsseg cache verify` finds all damage"
+        f"{where}: damaged ({error}). `zsseg cache verify STORE --repair` finds all damage and "
+        "computes it once more"
     )
 
 
