@@ -277,3 +277,14 @@ def test_an_interrupted_repair_goes_on(
     repaired = repair(path)
     assert repaired is not None
     assert content(path) == content(made)
+
+
+def test_what_this_version_would_make_otherwise_is_refused_and_nothing_is_touched(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flip(path / "dense/c.1.0.0.0", path, Random(0))
+    before = content(path)
+    monkeypatch.setattr("stages.precompute.recipes.load_templates", lambda name: ("a {}",))
+    with pytest.raises(CacheError, match=r"text\.recipe\.prompts.*--update, then repair it"):
+        repair(path)
+    assert content(path) == before

@@ -23,11 +23,12 @@ from stages.cache.manifest import (
     HISTORY,
     INDEX,
     Manifest,
+    description,
     fingerprints,
     group_json,
 )
 from stages.cache.place import StorePath
-from stages.cache.recipe import plain
+from stages.cache.recipe import difference, plain
 from stages.cache.verify import Inspection, Problem, Share, inspect_store
 from stages.data.samples import list_samples
 from stages.errors import CacheError
@@ -134,8 +135,20 @@ def _plan(
         rows=len(samples),
         shard_rows=config.shard_images,
     )
+    if manifest is not None and (other := _other_settings(manifest, wanted)):
+        raise CacheError(
+            f"{path}: this version of zsseg would make other artifacts: {'; '.join(other)}. Run "
+            "the store's `zsseg precompute` command with --update, then repair it"
+        )
     entries = ({"row": row} | each for row, each in enumerate(store_index(samples, folder)))
     return _Plan(settings, folder, files, wanted, json_lines(entries))
+
+
+def _other_settings(stored: Manifest, wanted: Manifest) -> list[str]:
+    """In what the recipes that this version writes for a store's settings are not its own."""
+    made, asked = fingerprints(stored.artifacts), fingerprints(wanted.artifacts)
+    recipes = ({a.name: description(a) for a in each.artifacts} for each in (stored, wanted))
+    return [] if made == asked else difference(*recipes)
 
 
 def _put_back(path: StorePath, found: Inspection, plan: _Plan) -> None:
