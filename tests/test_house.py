@@ -33,7 +33,7 @@ def test_help_loads_no_torch() -> None:
     )
     loaded = modules_after(code)
     assert "typer" in loaded
-    assert not {"torch", "open_clip", "zarr", "segmentation_models_pytorch"} & loaded
+    assert not {"torch", "open_clip", "zarr", "fsspec", "segmentation_models_pytorch"} & loaded
 
 
 def test_import_zsseg_loads_no_torch() -> None:
@@ -56,6 +56,7 @@ def test_cache_and_data_load_no_torch() -> None:
     ("package", "doors"),
     [
         ("PIL", {"stages/data/images.py", "stages/demo/canvas.py"}),  # files, and drawing
+        ("fsspec", {"stages/cache/place.py", "stages/cache/remote.py"}),
         ("jinja2", {"pipeline/report.py"}),
         ("albumentations", {"stages/train/photometric.py"}),
         ("cuml", {"stages/precompute/kmeans.py"}),
@@ -63,6 +64,7 @@ def test_cache_and_data_load_no_torch() -> None:
         ("segmentation_models_pytorch", {"stages/train/networks.py"}),
         ("sklearn", {"stages/precompute/kmeans.py", "stages/precompute/agreement.py"}),  # and score
         ("timm", {"stages/train/mscan.py", "stages/train/setr.py"}),
+        ("upath", {"stages/cache/place.py"}),
         ("zarr", {"stages/cache/arrays.py"}),
         (
             "open_clip",  # the teacher: found, loaded, its last block taken apart; and the demo's

@@ -28,9 +28,8 @@ from stages.cache.manage import prune, remove_store
 from stages.cache.manifest import CARD, GROUP, HISTORY, SEAL, SOURCES, USED
 from stages.cache.place import StorePath, check_reachable, store_path
 from stages.cache.reader import Store
-from stages.cache.store import Writer
 from stages.cache.unpack import import_store
-from stages.cache.uses import last_used, note_use
+from stages.cache.uses import find_runs, last_used, note_use, runs_of
 from stages.cache.verify import verify_store
 from stages.errors import CacheError, CacheLocked, ResourceError, UserError
 
@@ -528,6 +527,10 @@ def test_stage_two_trains_from_the_store_that_stage_one_wrote(
     assert len(expected) == 2
     assert metrics(there, 0) == expected
     assert metrics(there, 2) == expected
+    runs = find_runs(tmp_path)
+    assert len(runs) == 3
+    assert sum(use.store == str(there) for use in runs) == 2
+    assert len(runs_of(there, runs)) == 3  # the same content
 
 
 def _without_times(out: Path, times: Sequence[str] | set[str]) -> list[dict[str, Any]]:
@@ -544,10 +547,3 @@ def test_a_store_crosses_processes(bucket: "UPath") -> None:
         with multiprocessing.get_context(method).Pool(2) as pool:
             found = pool.starmap(store.read, [("dense", row) for row in range(store.rows)])
         np.testing.assert_array_equal(found, expected)
-
-
-def test_a_writer_is_open_for_stores_elsewhere_only_once(folder: "UPath") -> None:
-    with open_writer(folder) as writer:
-        assert isinstance(writer, Writer)
-        assert holder_of(folder) is not None
-    assert holder_of(folder) is None

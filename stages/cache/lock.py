@@ -28,7 +28,7 @@ from stages.cache.recipe import canonical_json
 from stages.errors import CacheError, CacheLocked
 
 if TYPE_CHECKING:
-    from upath import UPath
+    from stages.cache.place import UPath
 
 LOCK = ".lock"
 HOLDER = ".writer.json"

@@ -24,7 +24,7 @@ from stages.cache.place import StorePath, check_reachable
 from stages.errors import CacheError
 
 if TYPE_CHECKING:
-    from upath import UPath
+    from stages.cache.place import UPath
 
 _SHOWN = 3  # files named in one message
 

@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 from stages.errors import ResourceError, UserError
 
 if TYPE_CHECKING:
-    from upath import UPath
+    from upath import UPath as UPath  # from here, for the modules that know both
 
     StorePath: TypeAlias = Path | UPath
 else:

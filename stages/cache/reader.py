@@ -9,7 +9,14 @@ import numpy as np
 from stages.cache import ledger
 from stages.cache.arrays import ZarrArray, open_array, read
 from stages.cache.codec import DENSE, NOT_KEPT, decode, stored_format
-from stages.cache.files import file_size, folder_bytes, newest, read_ahead, read_json_lines
+from stages.cache.files import (
+    each,
+    file_size,
+    folder_bytes,
+    newest,
+    read_ahead,
+    read_json_lines,
+)
 from stages.cache.manifest import HISTORY, INDEX, Manifest, read_manifest, shard_file
 from stages.cache.place import StorePath
 from stages.cache.rows import RowLayout, lost, read_row, row_layout
@@ -157,8 +164,8 @@ class Store:
 
     def _stored_whole(self, array: str) -> np.ndarray[Any, Any]:
         artifact, _ = self.manifest.arrays[array]
-        for shard in self.manifest.shards(artifact):
-            self._file(array, shard)
+        shards = self.manifest.shards(artifact)
+        each(lambda shard: self._file(array, shard), shards, where=self.path)
         return read(self._open(array), slice(None), where=str(self.path / array))
 
     def _open(self, array: str) -> ZarrArray:

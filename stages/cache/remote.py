@@ -16,7 +16,7 @@ from functools import cache
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 if TYPE_CHECKING:
-    from upath import UPath
+    from stages.cache.place import UPath
 
 _BLOCK = 1 << 23  # bytes of one request of a file that is read in pieces
 _THREADS = 32  # requests at a time; the time goes into waiting
