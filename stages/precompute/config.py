@@ -91,7 +91,8 @@ class RegionConfig(BaseModel):
     unlabelled_share: float = Field(default=0.5, gt=0, le=1)
     """A token is unlabelled when at least this share of its pixels has no visible label. [ours]"""
     backend: Literal["auto", "cuml", "sklearn"] = "auto"
-    """k-means on the GPU (cuML) or the CPU (scikit-learn); auto: cuML where GPU and package are."""
+    """k-means on the GPU (cuML) or the CPU (scikit-learn); auto: what an existing store was begun
+    with, else cuML where GPU and package are."""
 
 
 class LocalConfig(BaseModel):
