@@ -66,10 +66,11 @@ def stores(
 ) -> dict[str, Path]:
     """A store of it in each format, for tests that change none."""
     folder = tmp_path_factory.mktemp("stores")
-    return {
+    made = {
         form: run(world, tiny_clip, folder / form.replace(":", ""), config=config_of(form)).path
         for form in ("fp16", *SMALLER, "none")
     }
+    return {form: store for form, store in made.items() if isinstance(store, Path)}
 
 
 def small_config(sections: dict[str, Any]) -> RunConfig:

@@ -80,13 +80,14 @@ def run(
     )
 
 
-def files(store: Path) -> dict[str, bytes]:
-    """All files of a store."""
+def files(store: StorePath) -> dict[str, bytes]:
+    """All files of a store on the disk."""
+    assert isinstance(store, Path)
     found = (path for path in store.rglob("*") if path.is_file())
     return {path.relative_to(store).as_posix(): path.read_bytes() for path in found}
 
 
-def content(store: Path) -> dict[str, bytes]:
+def content(store: StorePath) -> dict[str, bytes]:
     """The files that equal runs make equal."""
     return {name: value for name, value in files(store).items() if name not in NOT_CONTENT}
 
@@ -122,7 +123,9 @@ def made(tmp_path_factory: pytest.TempPathFactory, tiny_clip: str) -> tuple[Path
     """A world and the store of it, for tests that change neither."""
     folder = tmp_path_factory.mktemp("made")
     world = draw_world(folder / "world", images=6)
-    return world, run(world, tiny_clip, folder / "cache").path
+    store = run(world, tiny_clip, folder / "cache").path
+    assert isinstance(store, Path)
+    return world, store
 
 
 @pytest.fixture
