@@ -17,7 +17,7 @@ from stages.cache.lock import locked
 from stages.cache.manifest import GROUP, HISTORY, INDEX, SEAL
 from stages.cache.verify import EVERYTHING, verify_store
 from stages.errors import CacheError, CacheLocked
-from stages.precompute.config import DenseConfig
+from stages.precompute.config import DenseConfig, LocalConfig
 from stages.precompute.repair import Repair, repair_store
 from stages.precompute.teacher import Teacher
 
@@ -116,6 +116,10 @@ def test_every_kind_of_file_is_restored(made: Path, path: Path, harm: Harm) -> N
         (INDEX, {}),
         (GROUP, {}),
         (SEAL, {}),
+        ("ledger/index/000001.json", {}),
+        ("ledger/dense/000002.json", {}),
+        ("ledger/local/000001.json", {}),
+        ("ledger/text/000000.json", {}),
     ],
 )
 def test_only_what_is_damaged_goes_through_the_teacher(
@@ -128,6 +132,40 @@ def test_only_what_is_damaged_goes_through_the_teacher(
     assert content(path) == content(made)
     assert repaired.before in (None, repaired.after)
     assert (repaired.before is None) == (name == SEAL)
+
+
+def test_a_receipt_whose_shard_is_damaged_too_proves_nothing(
+    made: Path, path: Path, passes: Counter[str]
+) -> None:
+    for name in ("ledger/dense/000001.json", "dense/c.1.0.0.0"):
+        flip(path / name, path, Random(0))
+    assert repair(path) is not None
+    assert dict(passes) == {"dense": 4}
+    assert content(path) == content(made)
+
+
+def test_a_receipt_is_not_proved_by_other_images(path: Path, tmp_path: Path) -> None:
+    world = tmp_path / "world"
+    draw_world(world, images=10, seed=9)
+    (path / "ledger/index/000001.json").unlink()
+    with pytest.raises(CacheError, match="images or their labels have changed"):
+        repair(path, root=world)
+    assert not (path / "ledger/index/000001.json").exists()
+
+
+def test_masks_left_out_are_in_a_receipt_that_is_written_again(
+    tiny_clip: str, tmp_path: Path, passes: Counter[str]
+) -> None:
+    config = CONFIG.model_copy(update={"local": LocalConfig(max_masks=1)})
+    path = make(draw_world(tmp_path / "world", images=4), tiny_clip, tmp_path / "cache", config)
+    receipt = path / "ledger/local/000000.json"
+    whole = receipt.read_bytes()
+    assert set(json.loads(whole)["left_out"]) == {"0", "1", "2", "3"}
+    receipt.unlink()
+    passes.clear()
+    assert repair(path) is not None
+    assert receipt.read_bytes() == whole
+    assert not passes
 
 
 def test_several_damaged_shards_and_no_other(made: Path, path: Path, passes: Counter[str]) -> None:

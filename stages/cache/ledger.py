@@ -40,6 +40,20 @@ def publish(
 
     `files`: bytes and hash of each, as `shards.put` gives them; they are on the disk (fsync).
     """
+    content = make_receipt(manifest, artifact, shard, made_from=made_from, files=files, notes=notes)
+    write_durably(store / receipt_file(artifact, shard), content)
+
+
+def make_receipt(
+    manifest: Manifest,
+    artifact: Artifact,
+    shard: int,
+    *,
+    made_from: str,
+    files: Mapping[str, Mapping[str, Any]],
+    notes: Mapping[str, Any],
+) -> bytes:
+    """Content of the receipt that `publish` writes."""
     rows = manifest.rows_of(shard) if artifact.per_row else None
     receipt = {
         "artifact": artifact.name,
@@ -50,8 +64,7 @@ def publish(
     }
     assert not receipt.keys() & notes.keys(), "a note named like a field of the receipt"
     receipt |= notes
-    content = canonical_json(receipt | {"check": fingerprint(receipt)}) + "\n"
-    write_durably(store / receipt_file(artifact, shard), content.encode("ascii"))
+    return f"{canonical_json(receipt | {'check': fingerprint(receipt)})}\n".encode("ascii")
 
 
 def read_receipt(store: StorePath, artifact: Artifact, shard: int) -> dict[str, Any] | None:

@@ -30,9 +30,10 @@ from stages.cache.manifest import (
 from stages.cache.place import StorePath
 from stages.cache.recipe import difference, plain
 from stages.cache.verify import Inspection, Problem, Share, inspect_store
-from stages.data.samples import list_samples
+from stages.data.samples import Sample, list_samples
 from stages.errors import CacheError
 from stages.precompute.progress import Progress
+from stages.precompute.receipts import proved_receipts
 from stages.precompute.recipes import store_artifacts, store_identity, store_index, store_info
 from stages.precompute.run import PrecomputeResult, precompute
 from stages.precompute.settings import (
@@ -66,6 +67,7 @@ class _Plan:
     settings: Settings
     root: Path
     files: TeacherFiles
+    samples: list[Sample]
     manifest: Manifest
     index: bytes
 
@@ -96,9 +98,12 @@ def repair_store(
         plan = _plan(path, found.manifest, root=root, teacher=teacher)
         _put_back(path, found, plan)
         _check_place(path, plan)
+        proved = _proved_receipts(path, found, plan)
         for problem in found.problems:
             if problem.file not in (GROUP, INDEX, HISTORY):
                 _remove(path, problem.file)
+        for file, content in proved.items():
+            write_durably(path / file, content)
         write_durably(path / HISTORY, json_lines(sound_history(path)))
     config = plan.settings.config
     result = precompute(
@@ -141,7 +146,7 @@ def _plan(
             "the store's `zsseg precompute` command with --update, then repair it"
         )
     entries = ({"row": row} | each for row, each in enumerate(store_index(samples, folder)))
-    return _Plan(settings, folder, files, wanted, json_lines(entries))
+    return _Plan(settings, folder, files, samples, wanted, json_lines(entries))
 
 
 def _other_settings(stored: Manifest, wanted: Manifest) -> list[str]:
@@ -195,6 +200,22 @@ def _unproved(
         for file, (rows, there, asked) in receipts.items()
         if file not in expected or expected[file] != rows or there != asked
     ][:1]
+
+
+def _proved_receipts(path: StorePath, found: Inspection, plan: _Plan) -> dict[str, bytes]:
+    """The damaged receipts that need no new shard: without a seal there is no proof of any."""
+    if found.root is None:
+        return {}
+    return proved_receipts(
+        path,
+        plan.manifest,
+        {problem.file for problem in found.problems},
+        sealed=read_seal(path)["files"],
+        spec=plan.settings.spec,
+        root=plan.root,
+        samples=plan.samples,
+        config=plan.settings.config.local,
+    )
 
 
 def _check_place(path: StorePath, plan: _Plan) -> None:
