@@ -9,20 +9,24 @@ from random import Random
 from typing import Any
 
 import pytest
-from clip_store import CONFIG, content, load_once, make
+from clip_store import CONFIG, NOT_CONTENT, content, load_once, make
 from conftest import draw_world, write_clip
 from harm import HARMS, Harm, delete, empty, flip, folder, kind, link, truncate
 
+from stages.cache.files import list_files, read_bytes, write_durably
 from stages.cache.lock import locked
 from stages.cache.manifest import GROUP, HISTORY, INDEX, SEAL
+from stages.cache.place import StorePath, store_path
 from stages.cache.verify import EVERYTHING, verify_store
+from stages.data.spec import load_spec
 from stages.errors import CacheError, CacheLocked
 from stages.precompute.config import DenseConfig, LocalConfig
 from stages.precompute.repair import Repair, repair_store
+from stages.precompute.run import precompute
 from stages.precompute.teacher import Teacher
 
 
-def repair(path: Path, **changes: Any) -> Repair | None:
+def repair(path: StorePath, **changes: Any) -> Repair | None:
     settings: dict[str, Any] = {
         "share": EVERYTHING,
         "root": None,
@@ -326,3 +330,28 @@ def test_what_this_version_would_make_otherwise_is_refused_and_nothing_is_touche
     with pytest.raises(CacheError, match=r"text\.recipe\.prompts.*--update, then repair it"):
         repair(path)
     assert content(path) == before
+
+
+def test_a_store_at_a_url_is_restored(tiny_clip: str, tmp_path: Path) -> None:
+    cache = store_path(f"memory://{tmp_path.name}/cache")
+    world = draw_world(tmp_path / "world", images=6)
+    path = precompute(
+        load_spec(str(world)),
+        root=world.parent,
+        split="train",
+        teacher=tiny_clip,
+        cache=cache,
+        config=CONFIG,
+        limit=None,
+        update=False,
+        progress=lambda _: None,
+    ).path
+    whole = {file: read_bytes(path / file) for file in list_files(path)}
+    for names in (("dense/c.1.0.0.0", "ledger/index/000000.json"), (GROUP, SEAL), (INDEX,)):
+        for name in names:
+            write_durably(path / name, whole[name][:-7])
+        assert repair(path) is not None
+        now = {file: read_bytes(path / file) for file in list_files(path)}
+        assert {name: now[name] for name in whole if name not in NOT_CONTENT} == {
+            name: whole[name] for name in whole if name not in NOT_CONTENT
+        }

@@ -201,7 +201,7 @@ def test_lost_data_is_an_error_and_never_zeros(path: Path, file: str, harm: str)
     _harm(path / file, harm)
     with pytest.raises(CacheError, match=file):
         Store.open(path)
-    with pytest.raises(CacheError, match="`zsseg cache verify .*--repair` "):
+    with pytest.raises(CacheError, match=r"`zsseg cache verify .*--repair` "):
         store.read_all(file.split("/")[0])
 
 

@@ -29,14 +29,14 @@ from stages.precompute.text import embed_classes
 if TYPE_CHECKING:
     from stages.precompute.teacher import Teacher
 
-LEAST_COSINE: dict[Precision, float] = {"fp32": 0.9999, "fp16": 0.999, "bf16": 0.999}
+LEAST_COSINE: dict[Precision, float] = {"fp32": 0.9999, "fp16": 0.995, "bf16": 0.9}
 """Least cosine of a stored token and a fresh one, by the precision that the store was made in.
 
 Rounding to half precision moves a number by 2^-11 of itself at most, both of two equal ones the
 same way; where the last digits of fp32 differ (another processor, number of threads or batch) they
 may part by twice that, which leaves a cosine above 1 - (2 * 2^-11)^2 / 2 = 1 - 5e-7. A lower
-precision rounds after every layer, differently on another device. What is wrong is far off:
-docs/performance.md has both sides measured."""
+precision rounds in every layer, differently on another device: as far as it is from fp32, two
+devices may be from each other. data_cache/README.md has both sides measured."""
 
 LEAST_RAND_INDEX = 0.9
 """Least mean adjusted Rand index of stored and fresh regions. Mined of the same tokens they are

@@ -66,7 +66,7 @@ def proved_receipts(
                         shard,
                         spec,
                         root,
-                        samples[rows.start : rows.stop],
+                        its_samples,
                         config,
                     ),
                 )
