@@ -88,6 +88,15 @@ def test_damaged_data_is_found_without_the_description(
     assert found == {file: held(file, ids=True) for file in damaged}
 
 
+@pytest.mark.parametrize("name", PLACES)
+def test_a_lost_end_of_line_is_damage(made: Path, tmp_path: Path, name: str) -> None:
+    """What is left still says the same."""
+    path = Path(shutil.copytree(made, tmp_path / "store"))
+    os.truncate(path / name, (path / name).stat().st_size - 1)
+    found = dict(map(named, verify_store(path, read_data=False)))
+    assert found == {name: held(name, ids=name != "index.jsonl")}
+
+
 def test_files_of_equal_size_that_changed_places_are_named(made: Path, tmp_path: Path) -> None:
     path = Path(shutil.copytree(made, tmp_path / "store"))
     swap(path / "dense/c.0.0.0.0", path / "dense/c.1.0.0.0", Random(0))
