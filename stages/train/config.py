@@ -40,6 +40,9 @@ class StudentConfig(BaseModel):
     logit_product: Literal["cosine", "dot"] = "cosine"
     """F.A as the cosine (papers 1 and 2 leave the length of F open), or as printed, with a feature
     of any length. Which class wins at a pixel does not depend on it. [ours: cosine]"""
+    checkpointing: bool = False
+    """Keep only the input of each of the encoder's blocks for the backward pass, and compute the
+    rest again: less memory for another forward pass of the encoder. Gradients are equal."""
 
 
 class AugmentationConfig(BaseModel):

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from stages.errors import UserError
 from stages.train.config import StudentConfig, TrainConfig
 from stages.train.networks import build_network
+from stages.train.recompute import recompute_blocks
 from stages.train.similarity import cosines
 
 FINEST_STRIDE = 4
@@ -63,9 +64,15 @@ def build_student(config: StudentConfig, width: int, *, pretrained: bool = True)
 
     `pretrained` False leaves out the encoder's weights: a checkpoint's will take their place.
     Raises UserError for an architecture or encoder that does not exist, or a pair of them that
-    does not fit, and ResourceError when the encoder's weights cannot be had.
+    does not fit, for an encoder without blocks to checkpoint, and ResourceError when the encoder's
+    weights cannot be had.
     """
     network = build_network(config, pretrained=pretrained)
+    if config.checkpointing and not recompute_blocks(network.module.get_submodule("encoder")):
+        raise UserError(
+            f"student.checkpointing: encoder '{config.encoder}' has no blocks that repeat, which "
+            "could be computed again. Use student.checkpointing=false, or another encoder"
+        )
     return Student(
         network.module, channels=network.channels, width=width, multiple=network.multiple
     )
