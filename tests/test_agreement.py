@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
+from tiny_store import write_store
 
 from benchmarks import kmeans_backends
 from stages.data.spec import load_spec
@@ -14,7 +15,6 @@ from stages.precompute import agreement, kmeans
 from stages.precompute.agreement import backend_agreement
 from stages.precompute.config import RegionConfig
 from stages.precompute.kmeans import Backend
-from tests.tiny_store import write_store
 
 CONFIG = RegionConfig(windows=(2,), minimum_tokens=1, merge_threshold=0.99)
 
