@@ -188,8 +188,9 @@ class CropDataset(Dataset[Batch]):
     def _dense(self, row: int, view: View) -> NDArray[np.float32] | None:
         if not self._config.uses_dense:
             return None
-        dense_Dhw = self._store.read("dense", row).astype(np.float32)
-        dense_Dhw /= np.maximum(np.linalg.norm(dense_Dhw, axis=0, keepdims=True), 1e-12)
+        # torch turns half precision into single five times as fast as numpy does.
+        dense_Dhw = torch.from_numpy(self._store.read("dense", row)).float().numpy()
+        dense_Dhw /= np.maximum(np.sqrt(np.einsum("dhw,dhw->hw", dense_Dhw, dense_Dhw)), 1e-12)
         stride = self._config.objectives.dense_stride
         rows, columns = (side // stride for side in self._config.augmentation.crop)
         return crop_tokens(dense_Dhw, view, (rows, columns))

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from threadpoolctl import threadpool_limits
 from torch.utils.data import DataLoader, Dataset
 
 from stages.cache.reader import Store
@@ -56,10 +57,13 @@ def less_empty_slots(batch: Batch, slots: int) -> Batch:
 
 def _start_worker(_: int) -> None:
     # Ctrl-C, and SIGTERM of a job scheduler, reach the whole process group; the training process
-    # decides when the workers end. (torch already limits itself to one thread in a worker.)
+    # decides when the workers end.
     for kind in (signal.SIGINT, signal.SIGTERM):
         signal.signal(kind, signal.SIG_IGN)
+    # torch limits itself to one thread in a worker; others do not, and BLAS's threads spin while
+    # they wait: dense tokens cost twice the processor time.
     one_opencv_thread()
+    threadpool_limits(1)
 
 
 def make_loader(
