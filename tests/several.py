@@ -6,6 +6,8 @@ import socket
 import sys
 from collections.abc import Callable
 from contextlib import redirect_stderr
+from functools import partial
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import torch
@@ -18,13 +20,32 @@ def free_port() -> int:
         return int(listener.getsockname()[1])
 
 
-def together(
-    count: int, work: Callable[[int], None], folder: Path, *, seconds: float = 200
-) -> list[tuple[int, str]]:
-    """Run `work(number)` in `count` forked processes; exit code and stderr of each.
+def child(work: Callable[[], None], said: Path) -> BaseProcess:
+    """A started process that does `work`; its stderr, and the error that ends it, go to `said`.
 
-    Forked, so that they have what the test has patched.
+    Forked, so that it has what the test has patched. Exit code 9 stands for an error.
     """
+
+    def start() -> None:
+        torch.set_num_threads(1)  # the parent's threads are not here
+        with said.open("w") as file, redirect_stderr(file):
+            try:
+                work()
+            except SystemExit as stop:
+                sys.exit(stop.code)
+            except BaseException as error:
+                print(f"{type(error).__name__}: {error}", file=file)
+                sys.exit(9)
+
+    made = multiprocessing.get_context("fork").Process(target=start)
+    made.start()
+    return made
+
+
+def together(
+    count: int, work: Callable[[int], None], folder: Path, *, seconds: float = 250
+) -> list[tuple[int, str]]:
+    """Run `work(number)` in `count` processes of one training; exit code and words of each."""
     port = free_port()
     folder.mkdir(parents=True, exist_ok=True)
 
@@ -37,28 +58,17 @@ def together(
             "MASTER_PORT": str(port),
             "GLOO_SOCKET_IFNAME": "lo",
         }
-        torch.set_num_threads(1)  # the parent's threads are not here
-        with (folder / f"{number}.err").open("w") as file, redirect_stderr(file):
-            try:
-                work(number)
-            except SystemExit as stop:
-                sys.exit(stop.code)
-            except BaseException as error:
-                print(f"{type(error).__name__}: {error}", file=file)
-                sys.exit(9)
+        work(number)
 
-    context = multiprocessing.get_context("fork")
-    children = [context.Process(target=start, args=(number,)) for number in range(count)]
-    for child in children:
-        child.start()
-    for child in children:
-        child.join(seconds)
-    stuck = [child for child in children if child.is_alive()]
-    for child in stuck:
-        child.kill()
-        child.join()
+    said = [folder / f"{number}.err" for number in range(count)]
+    children = [child(partial(start, number), said[number]) for number in range(count)]
+    for each in children:
+        each.join(seconds)
+    stuck = [each for each in children if each.is_alive()]
+    for each in stuck:
+        each.kill()
+        each.join()
     assert not stuck, "a process waits for ever"
     return [
-        (child.exitcode or 0, (folder / f"{number}.err").read_text())
-        for number, child in enumerate(children)
+        (each.exitcode or 0, file.read_text()) for each, file in zip(children, said, strict=True)
     ]

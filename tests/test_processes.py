@@ -1,47 +1,38 @@
-"""One training by several processes, or in parts, learns what one process learns in one go."""
+"""One training by several processes learns what one process learns, and they end together."""
 
+import os
+import signal
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from several import together
-from tiny_run import Sections, World, make_world, metrics_of, run, with_changes
+from tiny_run import (
+    EVERYTHING,
+    World,
+    make_world,
+    metrics_of,
+    run,
+    sure_student,
+    tiny_student,
+    what_was_learnt,
+    with_changes,
+)
 from torch import nn
 
+from stages.data.images import read_image
+from stages.errors import DatasetError
+from stages.train import checkpoint
+from stages.train.capture import replay
 from stages.train.config import RunConfig
+from stages.train.losses import batch_losses
 from stages.train.student import Student, build_student
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
 
-# Neither of mit_b0 and fpn has a batch normalisation, which would see other crops.
-EVERYTHING: Sections = {
-    "student": {"architecture": "fpn", "encoder": "mit_b0", "weights": "none"},
-    "objectives": {
-        "focal": 0.5,
-        "nel": 0.1,
-        "sdd": 1.0,
-        "global_distillation": 1.0,
-        "bank": 10,
-        "local_distillation": 1.0,
-        "local_negatives": "batch",
-        "dense": 1.0,
-        "dense_stride": 8,
-    },
-    "latent": {"enabled": True, "heads": 2, "layers": 1, "tie": 1.0},
-    "self_training": {"method": "rst", "start": 0.5},
-    "augmentation": {"short_side": 48, "crop": (32, 32)},
-    "train": {
-        "steps": 20,
-        "batch": 4,
-        "workers": 0,
-        "warmup_steps": 0,
-        "log_every": 1,
-        "checkpoint_every": 100,
-        "device": "cpu",
-        "learning_rate": 2e-5,
-        "head_multiplier": 1.0,
-    },
-}
+BUILD = "stages.train.state.build_student"
 
 
 def config_of(**train: Any) -> RunConfig:
@@ -54,7 +45,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> World:
 
 
 def without_dropout(*given: Any, **options: Any) -> Student:
-    """Each process draws its own dropout; without it there is nothing that may differ."""
+    """mit_b0 with fpn: neither has a batch normalisation, which would see other crops."""
     student = build_student(*given, **options)
     for each in student.modules():
         assert not isinstance(each, nn.modules.batchnorm._BatchNorm)
@@ -65,10 +56,10 @@ def without_dropout(*given: Any, **options: Any) -> Student:
     return student
 
 
-def close(out: Path, whole: Path, *, steps: int) -> None:
-    """Has a run the losses of another to 1e-5, in all of its first steps?"""
-    found, expected = metrics_of(out), metrics_of(whole)[:steps]
-    assert [line["step"] for line in found] == list(range(1, steps + 1))
+def close(out: Path, whole: Path) -> None:
+    """Has a run the losses of another to 1e-5, in all of its steps?"""
+    found, expected = metrics_of(out), metrics_of(whole)
+    assert [line["step"] for line in found] == [line["step"] for line in expected]
     for one, other in zip(found, expected, strict=True):
         assert one.keys() == other.keys()
         for name, value in one.items():
@@ -77,24 +68,187 @@ def close(out: Path, whole: Path, *, steps: int) -> None:
             assert value == pytest.approx(other[name], rel=rel, abs=1e-6), (name, other["step"])
 
 
-def test_two_processes_or_three_parts_have_the_losses_of_one(
+def test_two_processes_have_the_losses_of_one(
     world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Every objective, first with latent classes and then with pseudo labels."""
-    monkeypatch.setattr("stages.train.state.build_student", without_dropout)
+    """Every objective, twenty steps: latent classes in the first ten, then pseudo labels."""
+    monkeypatch.setattr(BUILD, without_dropout)
     whole, out = tmp_path / "whole", tmp_path / "two"
     run(world, whole, config_of())
     lines = metrics_of(whole)
     assert sum(line["latent_classes"] for line in lines[:10]) > 1
     assert 0 < lines[-1]["pseudo_label_share"] <= 1
-    assert len(lines[0]) + len(lines[-1]) > 20
+    assert {"tie", "nel", "dense", "sdd", "global_distillation", "local_distillation"} < set(
+        lines[0]
+    )
 
     def work(_: int) -> None:
         run(world, out, config_of())
 
     assert together(2, work, tmp_path / "said") == [(0, ""), (0, "")]
-    close(out, whole, steps=20)
-    out = tmp_path / "parts"
-    with pytest.raises(ConnectionError):
-        run(world, out, config_of(accumulate=3), stop_at=13)
-    close(out, whole, steps=13)
+    close(out, whole)
+
+
+def test_two_processes_in_parts_resume_as_they_were(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With dropout, and three crops each in two parts: bit for bit the uninterrupted run."""
+    monkeypatch.setattr(BUILD, tiny_student)
+    config = config_of(batch=6, accumulate=2, checkpoint_every=4, steps=12)
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+
+    def both(out: Path, **how: Any) -> list[tuple[int, str]]:
+        return together(2, lambda _: void(run(world, out, config, **how)), tmp_path / "said")
+
+    assert both(whole) == [(0, ""), (0, "")]
+    assert both(broken, stop_at=9) == [(9, "ConnectionError: killed\n"), (1, "")]
+    assert both(broken, resume=True) == [(0, ""), (0, "")]
+    assert metrics_of(broken) == metrics_of(whole)
+    assert (broken / "resumed.jsonl").read_text().count("\n") == 1
+    assert what_was_learnt(broken) == what_was_learnt(whole)
+
+
+def void(_: object) -> None:
+    """Nothing."""
+
+
+def ended(
+    world: World,
+    tmp_path: Path,
+    *,
+    prepare: Callable[[int], None] = void,
+    after_step: Callable[[int, int], None] = lambda number, step: None,
+    **train: Any,
+) -> list[tuple[int, str]]:
+    """How two processes end, of which each prepares, and does something after each step."""
+
+    def work(number: int) -> None:
+        prepare(number)
+        run(
+            world,
+            tmp_path / "run",
+            config_of(**train),
+            after_step=lambda step: after_step(number, step),
+        )
+
+    return together(2, work, tmp_path / "said")
+
+
+@pytest.fixture
+def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(BUILD, sure_student)
+
+
+@pytest.mark.usefixtures("tiny")
+def test_a_file_that_one_cannot_read_ends_both_with_one_message(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def prepare(number: int) -> None:
+        calls = []
+
+        def failing(path: Path) -> Any:
+            calls.append(path)
+            if number == 1 and len(calls) == 6:
+                raise DatasetError(f"{path}: gone")
+            return read_image(path)
+
+        monkeypatch.setattr("stages.train.batches.read_image", failing)
+
+    (first, said), (second, why) = ended(world, tmp_path, prepare=prepare)
+    assert (first, said, second) == (1, "", 9)
+    assert why.startswith("DatasetError")
+    assert why.count("\n") == 1
+
+
+@pytest.mark.usefixtures("tiny")
+@pytest.mark.parametrize("number", [0, 1])
+def test_a_signal_to_one_stops_both_after_the_same_step(
+    world: World, tmp_path: Path, number: int
+) -> None:
+    def after_step(own: int, step: int) -> None:
+        if step == 3 and own == number:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    codes = [code for code, _ in ended(world, tmp_path, after_step=after_step)]
+    assert all(codes)
+    newest = checkpoint.latest(tmp_path / "run")
+    assert newest is not None
+    assert checkpoint.step_of(newest) == 4
+    assert len(metrics_of(tmp_path / "run")) == 4
+
+
+@pytest.mark.usefixtures("tiny")
+@pytest.mark.parametrize("number", [0, 1])
+def test_a_killed_process_is_missed(world: World, tmp_path: Path, number: int) -> None:
+    def after_step(own: int, step: int) -> None:
+        if step == 3 and own == number:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    found = ended(world, tmp_path, after_step=after_step)
+    assert found[number] == (-signal.SIGKILL, "")
+    code, said = found[1 - number]
+    assert code != 0
+    if number == 1:  # else the first process, which speaks for all, is the one that is gone
+        assert said.startswith("ResourceError: another process of this training is gone")
+
+
+@pytest.mark.usefixtures("tiny")
+def test_a_batch_that_does_not_divide_is_said_once(world: World, tmp_path: Path) -> None:
+    (first, said), second = ended(world, tmp_path, batch=5)
+    assert first == 9
+    assert said == (
+        "UserError: train.batch: 5 crops do not divide among 2 processes. Use a multiple of 2, "
+        "such as 6, or another number of processes\n"
+    )
+    assert second == (1, "")
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.usefixtures("tiny")
+def test_too_little_memory_in_one_makes_smaller_parts_of_both(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run(world, tmp_path / "whole", config_of(steps=4))
+
+    def prepare(number: int) -> None:
+        def greedy(feature_BDhw: torch.Tensor, *given: Any, **options: Any) -> Any:
+            if number == 1 and len(feature_BDhw) > 1:
+                raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+            return batch_losses(feature_BDhw, *given, **options)
+
+        monkeypatch.setattr("stages.train.step.batch_losses", greedy)
+
+    (first, said), (second, why) = ended(world, tmp_path, prepare=prepare, steps=4)
+    assert (first, second) == (0, 0), said + why
+    close(tmp_path / "run", tmp_path / "whole")
+
+
+@pytest.mark.usefixtures("tiny")
+def test_nan_in_one_is_caught_by_all_and_replayed_by_one(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def prepare(number: int) -> None:
+        calls = []
+
+        def broken(*given: Any, **options: Any) -> Any:
+            losses, diagnostics, targets = batch_losses(*given, **options)
+            calls.append(number)
+            if number == 1 and len(calls) == 3:
+                losses["sdd"] = losses["sdd"] * float("nan")
+            return losses, diagnostics, targets
+
+        monkeypatch.setattr("stages.train.step.batch_losses", broken)
+
+    (first, said), second = ended(world, tmp_path, prepare=prepare)
+    assert first == 9
+    assert said.startswith("NonFiniteError: step 2: sdd nan, gradient norm nan, with the images")
+    assert second == (1, "")
+    config = config_of()
+    done = replay(tmp_path / "run" / "non_finite" / "step-000002.json", config)
+    assert len(done.images) == config.train.batch
+    assert done.bad == []  # the loss was spoilt by hand
+    run(world, tmp_path / "whole", config_of(steps=20), stop_at=None)
+    expected = metrics_of(tmp_path / "whole")[2]
+    for name, value in done.losses.items():
+        name = {"total": "loss", "gradient norm": "grad_norm"}.get(name, name)
+        assert value == pytest.approx(expected[name], rel=1e-4), name

@@ -1,29 +1,24 @@
 """What each protocol may know, and that everything that training moves survives a resumption."""
 
-import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from conftest import draw_world
 from PIL import Image
 from pydantic import ValidationError
+from tiny_run import Sections, World, make_world, metrics_of, what_was_learnt, with_changes
+from tiny_run import run as train_tiny
 from tiny_store import WIDTH, write_store
 from torch import nn
 
 from stages.cache.reader import Store
-from stages.data.spec import DatasetSpec, load_spec
 from stages.errors import CacheError, UserError
 from stages.train import checkpoint
 from stages.train.config import RunConfig
-from stages.train.loop import TrainProgress, train
 from stages.train.state import follow
 from stages.train.store_fit import check_store
-
-World = tuple[Store, DatasetSpec, Path]
-Sections = dict[str, Any]
 
 C2S: Sections = {
     "protocol": "inductive",
@@ -56,18 +51,7 @@ TRANSDUCTIVE: Sections = {
 
 
 def config_of(*changes: Sections) -> RunConfig:
-    values = dict(C2S)
-    for change in changes:
-        for name, section in change.items():
-            old = values.get(name, {})
-            values[name] = old | section if isinstance(section, dict) else section
-    return RunConfig.model_validate(values)
-
-
-def make_world(folder: Path) -> World:
-    description = draw_world(folder / "world", images=6)
-    store = write_store(folder / "store", description)
-    return store, load_spec(str(description)), description.parent
+    return with_changes(C2S, *changes)
 
 
 @pytest.fixture(scope="module")
@@ -75,40 +59,9 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> World:
     return make_world(tmp_path_factory.mktemp("world"))
 
 
-def run(
-    world: World, out: Path, config: RunConfig, *, resume: bool = False, stop_at: int | None = None
-) -> Path:
-    def progress(now: TrainProgress) -> None:
-        if now.step == stop_at:
-            raise ConnectionError("killed")
-
-    store, spec, root = world
-    train(
-        config,
-        store=store,
-        spec=spec,
-        root=root,
-        out=out,
-        resume=resume,
-        experiment="tiny",
-        progress=progress,
-    )
+def run(world: World, out: Path, config: RunConfig, **how: Any) -> Path:
+    train_tiny(world, out, config, **how)
     return out
-
-
-def what_was_learnt(out: Path) -> dict[str, bytes]:
-    """Every byte of the last checkpoint: weights, decoder, bank, average, optimiser, generators."""
-    folder = checkpoint.latest(out)
-    assert folder is not None
-    return {path.name: path.read_bytes() for path in folder.iterdir()}
-
-
-def losses_of(out: Path) -> list[dict[str, float]]:
-    lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
-    return [
-        {k: v for k, v in line.items() if k not in {"images_per_second", "data_wait"}}
-        for line in lines
-    ]
 
 
 class RenamedStore(Store):
@@ -133,7 +86,7 @@ def test_inductive_training_sees_nothing_of_unseen_names(world: World, tmp_path:
     one = run(world, tmp_path / "one", config)
     other = run(renamed(world), tmp_path / "other", config)
     assert what_was_learnt(one) == what_was_learnt(other)
-    assert losses_of(one) == losses_of(other)
+    assert metrics_of(one) == metrics_of(other)
     assert (one / "text.safetensors").read_bytes() != (other / "text.safetensors").read_bytes()
 
 
@@ -142,7 +95,7 @@ def test_transductive_training_does(world: World, tmp_path: Path) -> None:
     config = config_of({"protocol": "transductive", "objectives": {"sdd": 1.0}})
     one = run(world, tmp_path / "one", config)
     other = run(renamed(world), tmp_path / "other", config)
-    assert losses_of(one)[0]["sdd"] != losses_of(other)[0]["sdd"]
+    assert metrics_of(one)[0]["sdd"] != metrics_of(other)[0]["sdd"]
 
 
 @pytest.mark.parametrize("changes", [{}, TRANSDUCTIVE], ids=["inductive", "transductive"])
@@ -160,7 +113,7 @@ def test_unseen_labels_do_not_reach_any_loss(
     config = config_of(changes)
     one, other = run(world, tmp_path / "one", config), run(noisy, tmp_path / "other", config)
     assert what_was_learnt(one) == what_was_learnt(other)
-    assert losses_of(one) == losses_of(other)
+    assert metrics_of(one) == metrics_of(other)
 
 
 @pytest.mark.parametrize("changes", [{}, TRANSDUCTIVE], ids=["inductive", "transductive"])
@@ -175,22 +128,22 @@ def test_resumed_is_uninterrupted_bit_for_bit(
     torch.rand(3)  # whatever the process did meanwhile
     cut = run(world, tmp_path / "cut", config, resume=True)
     assert what_was_learnt(cut) == what_was_learnt(whole)
-    assert losses_of(cut) == losses_of(whole)
+    assert metrics_of(cut) == metrics_of(whole)
 
 
 def test_every_part_is_logged_and_weighed(world: World, tmp_path: Path) -> None:
     changes = {"objectives": {"cross_entropy": 2.0, "nel": 0.5}, "latent": {"tie": 0.25}}
-    for line in losses_of(run(world, tmp_path / "run", config_of(changes))):
+    for line in metrics_of(run(world, tmp_path / "run", config_of(changes))):
         weights = {"cross_entropy": 2.0, "nel": 0.5, "tie": 0.25, "dense": 1.0}
         weights |= {"global_distillation": 1.0, "local_distillation": 1.0}
         total = sum(weight * line[name] for name, weight in weights.items())
         assert line["loss"] == pytest.approx(total, rel=1e-5)
-    assert any(line["latent_classes"] > 0 for line in losses_of(tmp_path / "run"))
+    assert any(line["latent_classes"] > 0 for line in metrics_of(tmp_path / "run"))
 
 
 def test_latent_classes_end_where_self_training_begins(world: World, tmp_path: Path) -> None:
     config = config_of({"protocol": "transductive", "self_training": {"method": "st"}})
-    lines = losses_of(run(world, tmp_path / "run", config))
+    lines = metrics_of(run(world, tmp_path / "run", config))
     assert ["tie" in line for line in lines] == [True, True, False, False]
     assert ["pseudo_label_share" in line for line in lines] == [False, False, True, True]
 
@@ -249,8 +202,8 @@ def test_the_ema_names_pixels(world: World, tmp_path: Path) -> None:
     ema = config_of(changes, {"self_training": {"source": "ema"}})
     one = run(world, tmp_path / "one", ema)
     other = run(world, tmp_path / "other", config_of(changes))
-    assert losses_of(one)[:2] == losses_of(other)[:2]
-    assert losses_of(one)[2] != losses_of(other)[2]
+    assert metrics_of(one)[:2] == metrics_of(other)[:2]
+    assert metrics_of(one)[2] != metrics_of(other)[2]
 
 
 @pytest.mark.parametrize(

@@ -8,32 +8,27 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from conftest import draw_world
 from PIL import Image
-from tiny_store import WIDTH, write_store
+from tiny_run import World, make_world, metrics_of, run, weights_of, with_changes
+from tiny_store import WIDTH
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from stages.cache.reader import Store
-from stages.data.spec import DatasetSpec, load_spec
 from stages.errors import NonFiniteError, ResourceError, UserError
 from stages.train import checkpoint
 from stages.train.config import RunConfig
-from stages.train.loop import TrainProgress, TrainResult, train
+from stages.train.loop import TrainProgress, train
 from stages.train.losses import batch_losses
 from stages.train.run_folder import read_record
 from stages.train.state import State, load_state, new_state, save_state, update
 from stages.train.step import label_source
-
-World = tuple[Store, DatasetSpec, Path]
 
 # fpn has dropout: a resumed run must draw on where the first one stopped.
 SMALL: dict[str, dict[str, Any]] = {
@@ -56,20 +51,10 @@ SMALL: dict[str, dict[str, Any]] = {
         "learning_rate": 1e-3,
     },
 }
-FROM_THE_CLOCK = {"images_per_second", "data_wait", "cache_mb_per_second"}
 
 
 def config_of(**sections: dict[str, Any]) -> RunConfig:
-    names = SMALL.keys() | sections.keys()
-    return RunConfig.model_validate(
-        {name: SMALL.get(name, {}) | sections.get(name, {}) for name in names}
-    )
-
-
-def make_world(folder: Path) -> World:
-    description = draw_world(folder / "world", images=6)
-    store = write_store(folder / "store", description)
-    return store, load_spec(str(description)), description.parent
+    return with_changes(SMALL, sections)
 
 
 @pytest.fixture(scope="module")
@@ -83,45 +68,6 @@ def whole(world: World, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("runs") / "whole"
     run(world, out, config_of())
     return out
-
-
-def run(
-    world: World,
-    out: Path,
-    config: RunConfig,
-    *,
-    resume: bool = False,
-    stop_at: int | None = None,
-    after_step: Callable[[int], None] = lambda step: None,
-) -> TrainResult:
-    def progress(state: TrainProgress) -> None:
-        after_step(state.step)
-        if state.step == stop_at:
-            raise ConnectionError("killed")
-
-    store, spec, root = world
-    return train(
-        config,
-        store=store,
-        spec=spec,
-        root=root,
-        out=out,
-        resume=resume,
-        experiment="tiny",
-        progress=progress,
-    )
-
-
-def metrics_of(out: Path) -> list[dict[str, float]]:
-    lines = (out / "metrics.jsonl").read_text().splitlines()
-    return [
-        {name: value for name, value in json.loads(line).items() if name not in FROM_THE_CLOCK}
-        for line in lines
-    ]
-
-
-def weights_of(out: Path) -> dict[str, Tensor]:
-    return checkpoint.load_student(out)[0].state_dict()
 
 
 def bytes_of(out: Path) -> dict[Path, bytes]:

@@ -7,13 +7,44 @@ from typing import Any
 
 from conftest import draw_world
 from tiny_store import write_store
-from torch import Tensor
+from torch import Tensor, nn
 
 from stages.cache.reader import Store
 from stages.data.spec import DatasetSpec, load_spec
 from stages.train import checkpoint
-from stages.train.config import RunConfig
+from stages.train.config import RunConfig, StudentConfig
 from stages.train.loop import TrainProgress, TrainResult, train
+from stages.train.student import Student
+
+# Every objective, first with latent classes and then with pseudo labels.
+EVERYTHING: dict[str, Any] = {
+    "student": {"architecture": "fpn", "encoder": "mit_b0", "weights": "none"},
+    "objectives": {
+        "focal": 0.5,
+        "nel": 0.1,
+        "sdd": 1.0,
+        "global_distillation": 1.0,
+        "bank": 10,
+        "local_distillation": 1.0,
+        "local_negatives": "batch",
+        "dense": 1.0,
+        "dense_stride": 8,
+    },
+    "latent": {"enabled": True, "heads": 2, "layers": 1, "tie": 1.0},
+    "self_training": {"method": "rst", "start": 0.5},
+    "augmentation": {"short_side": 48, "crop": (32, 32)},
+    "train": {
+        "steps": 20,
+        "batch": 4,
+        "workers": 0,
+        "warmup_steps": 0,
+        "log_every": 1,
+        "checkpoint_every": 100,
+        "device": "cpu",
+        "learning_rate": 2e-5,
+        "head_multiplier": 1.0,
+    },
+}
 
 World = tuple[Store, DatasetSpec, Path]
 Sections = dict[str, Any]
@@ -37,6 +68,22 @@ def with_changes(base: Sections, *changes: Sections) -> RunConfig:
             old = values.get(name, {})
             values[name] = old | section if isinstance(section, dict) else section
     return RunConfig.model_validate(values)
+
+
+def tiny_student(_: StudentConfig, width: int, *, pretrained: bool = True) -> Student:
+    """A student of one layer with dropout, for tests of everything around it.
+
+    Put it in the place of `stages.train.state.build_student`.
+    """
+    network = nn.Sequential(nn.Conv2d(3, 8, 4, stride=4), nn.ReLU(), nn.Dropout2d(0.2))
+    return Student(network, channels=8, width=width, multiple=32)
+
+
+def sure_student(config: StudentConfig, width: int, *, pretrained: bool = True) -> Student:
+    """The same without dropout, of which every process draws its own."""
+    student = tiny_student(config, width, pretrained=pretrained)
+    student.network[2] = nn.Identity()  # type: ignore[operator]
+    return student
 
 
 def run(

@@ -87,6 +87,12 @@ def read_row(shard: Path, layout: RowLayout, place: int) -> NDArray[Any]:
         decoded = _ZSTD.decode(content) if layout.compressed else content
         values = np.frombuffer(decoded, layout.dtype).reshape(rows, *layout.shape)
     except FileNotFoundError as error:
+        store = shard.parents[1]
+        if not store.exists():
+            raise CacheError(
+                f"{store}: the store is gone: deleted, moved, or its disk is away. Put it back, or "
+                "make it again with `zsseg precompute`, and go on (`zsseg train` with --resume)"
+            ) from error
         raise CacheError(lost(shard)) from error
     except (ValueError, RuntimeError, OSError) as error:
         if isinstance(error, CacheError):

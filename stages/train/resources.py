@@ -37,6 +37,11 @@ def explained(config: RunConfig) -> Iterator[None]:
                 f"a smaller augmentation.crop (now {height} x {width}) or a smaller student; if "
                 "another program holds the memory, wait for it and go on with --resume"
             ) from error
+        if "compiler" in text and config.train.compile:
+            raise ResourceError(
+                f"train.compile: torch cannot compile the student here ({text.splitlines()[0]}). "
+                "Install a C++ compiler (g++), or use --set train.compile=false"
+            ) from error
         # With "(pid", or it would be any error that a loader process met and passed on.
         if "DataLoader worker (pid" not in text and "shared memory" not in text:
             raise

@@ -1,0 +1,145 @@
+"""A step that is not finite is kept on disk, and done again by `zsseg train --replay`."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from test_cli import logging_as_before, zsseg
+from tiny_run import (
+    EVERYTHING,
+    World,
+    make_world,
+    metrics_of,
+    run,
+    tiny_student,
+    weights_of,
+    with_changes,
+)
+
+from stages.errors import NonFiniteError, ResourceError, UserError
+from stages.train import checkpoint
+from stages.train.capture import read_capture, replay
+from stages.train.config import RunConfig
+from stages.train.losses import batch_losses
+
+__all__ = ["logging_as_before"]  # a fixture that is used by itself
+
+BAD_ROW = 4
+
+
+def config_of(**train: Any) -> RunConfig:
+    return with_changes(EVERYTHING, {"train": {"batch": 2, "steps": 8} | train})
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> World:
+    return make_world(tmp_path_factory.mktemp("world"))
+
+
+@pytest.fixture(autouse=True)
+def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
+    for place in ("state", "checkpoint"):
+        monkeypatch.setattr(f"stages.train.{place}.build_student", tiny_student)
+
+
+def poisoned(*given: Any, **options: Any) -> Any:
+    """`batch_losses` for which one image is too much."""
+    losses, diagnostics, targets = batch_losses(*given, **options)
+    if BAD_ROW in given[1].row_B.tolist():
+        losses["dense"] = losses["dense"] / 0
+    return losses, diagnostics, targets
+
+
+@pytest.fixture
+def captured(world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The capture of a run that met the image."""
+    monkeypatch.setattr("stages.train.step.batch_losses", poisoned)
+    with pytest.raises(NonFiniteError, match=r"dense inf.*zsseg train --replay") as caught:
+        run(world, tmp_path / "run", config_of())
+    (file,) = (tmp_path / "run" / "non_finite").glob("*.json")
+    assert str(file) in str(caught.value)
+    return file
+
+
+def test_a_replay_gives_the_numbers_of_the_step(
+    world: World, captured: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The poisoned loss too; with the loss as it should be, those of a run without the poison."""
+    written, batch = read_capture(captured)
+    done = replay(captured, written.config)
+    assert {name: str(value) for name, value in done.losses.items()} == written.losses
+    assert [each.split()[0] for each in done.bad] == ["dense", "gradient"]
+    assert len(done.images) == 2
+    assert world[0].index[BAD_ROW]["id"] in done.images
+    assert BAD_ROW in batch.row_B.tolist()
+    monkeypatch.setattr("stages.train.step.batch_losses", batch_losses)
+    done = replay(captured, written.config)
+    assert done.bad == []
+    run(world, tmp_path / "well", config_of())
+    line = metrics_of(tmp_path / "well")[written.step]
+    assert done.losses["total"] == line["loss"]
+    assert done.losses["dense"] == line["dense"]
+    assert done.losses["gradient norm"] == line["grad_norm"]
+
+
+def test_the_checkpoint_is_from_before_the_step(
+    world: World, captured: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The run can go on from it, once what was wrong is mended, as if nothing had been."""
+    written, _ = read_capture(captured)
+    newest = checkpoint.latest(tmp_path / "run")
+    assert newest is not None
+    assert newest.name == written.checkpoint
+    assert checkpoint.step_of(newest) == written.step
+    monkeypatch.setattr("stages.train.step.batch_losses", batch_losses)
+    run(world, tmp_path / "run", config_of(), resume=True)
+    run(world, tmp_path / "well", config_of())
+    assert metrics_of(tmp_path / "run") == metrics_of(tmp_path / "well")
+    left, right = weights_of(tmp_path / "run"), weights_of(tmp_path / "well")
+    assert all(bool((left[name] == right[name]).all()) for name in right)
+
+
+def test_the_command_says_what_is_wrong_again(
+    captured: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert zsseg("train", "--replay", captured) == NonFiniteError.exit_code
+    said = capsys.readouterr()
+    for name in ("cross_entropy", "nel", "sdd", "total", "gradient norm"):
+        assert f"\n{name} " in said.out
+    assert "dense inf" in said.err
+    assert "scene_00" in said.err
+    monkeypatch.setattr("stages.train.step.batch_losses", batch_losses)
+    assert zsseg("train", "--replay", captured, "--set", "train.learning_rate=1e-6") == 0
+    assert "can be made" in capsys.readouterr().out
+
+
+def test_what_cannot_be_replayed_is_said(captured: Path, tmp_path: Path) -> None:
+    written, _ = read_capture(captured)
+    other = with_changes(EVERYTHING, {"student": {"encoder": "mit_b1"}})
+    with pytest.raises(UserError, match="another student"):
+        replay(captured, other)
+    with pytest.raises(UserError, match=r"nowhere\.json: no capture of a step"):
+        read_capture(tmp_path / "nowhere.json")
+    moved = tmp_path / "elsewhere" / captured.name
+    moved.parent.mkdir()
+    for file in captured.parent.iterdir():
+        (moved.parent / file.name).write_bytes(file.read_bytes())
+    with pytest.raises(UserError, match="needs its run's record"):
+        replay(moved, written.config)
+    captured.write_text(json.dumps({"step": 3}))
+    with pytest.raises(UserError, match="damaged"):
+        read_capture(captured)
+
+
+def test_a_full_disk_leaves_the_checkpoint(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("stages.train.step.batch_losses", poisoned)
+    monkeypatch.setattr("stages.train.capture.write_durably", full)
+    with pytest.raises(ResourceError, match=r"dense inf.*saved in .*its batch is not.*No space"):
+        run(world, tmp_path / "run", config_of())
+    assert checkpoint.latest(tmp_path / "run") is not None
