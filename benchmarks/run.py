@@ -92,7 +92,6 @@ def mining_over_teacher() -> Ratio:
                 region_hw,
                 margin=local.margin,
                 max_masks=local.max_masks,
-                fill=(0, 0, 0),
             )
 
     return timed_in_turn(

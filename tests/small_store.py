@@ -90,8 +90,9 @@ def make_store(path: Place) -> Place:
     return path
 
 
-def content(path: Path) -> dict[str, bytes]:
-    """Every file of a store that counts as content."""
+def content(path: StorePath) -> dict[str, bytes]:
+    """Every file of a store on the disk that counts as content."""
+    assert isinstance(path, Path)
     besides = {"README.md", "history.jsonl", "sources.jsonl", ".lock", ".writer.json", ".used"}
     return {
         file.relative_to(path).as_posix(): file.read_bytes()

@@ -15,6 +15,7 @@ from stages.cache.catalogue import (
     place_store,
     store_name,
 )
+from stages.cache.place import StorePath
 from stages.cache.reader import Store
 from stages.cache.recipe import fingerprint
 from stages.errors import CacheError
@@ -86,7 +87,7 @@ def test_sizes_are_only_taken_when_asked_and_survive_a_running_writer(
 
 
 def test_a_store_is_placed_where_its_identity_lies(tmp_path: Path) -> None:
-    def place(identity: Mapping[str, object], teacher: str) -> Path:
+    def place(identity: Mapping[str, object], teacher: str) -> StorePath:
         return place_store(tmp_path, identity, dataset="tiny", split="train", teacher=teacher)
 
     assert place(IDENTITY, "clip").parent == tmp_path
@@ -97,6 +98,7 @@ def test_a_store_is_placed_where_its_identity_lies(tmp_path: Path) -> None:
     assert place(other, "clip").name.startswith("tiny-train-clip-")
     assert place(other, "clip") != made
     # A name that only looks like it, and a store that cannot be read, are left alone.
+    assert isinstance(made, Path)
     impostor = tmp_path / f"x-{fingerprint(other)[:8]}"
     shutil.copytree(made, impostor)
     assert place(other, "clip") != impostor

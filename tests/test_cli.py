@@ -283,7 +283,7 @@ def test_the_command_finds_the_gap_and_views_close_it(
     assert len(re.findall(r"^ *(?:dense|CLS) .* -?\d\.\d{3} ", shown, re.MULTILINE)) == 4
     # As the command advises. Of the store nothing else is made again.
     assert zsseg(*make_store, "--update", "--views", 2) == 0
-    assert "written: cls 5\n" in capsys.readouterr().out
+    assert "computed: cls 5\n" in capsys.readouterr().out
     assert zsseg("cache", "gap", tmp_path / "cache", "--images", 3, "-q") == 0
     assert "6 crops of 3 images" in capsys.readouterr().out
     values = EXPERIMENT | {"objectives": {"sdd": 1.0}}

@@ -22,9 +22,9 @@ def class_crops(
 ) -> Crops:
     """All crops at once."""
     crops, ids, left_out = module.class_crops(
-        image_HW3, visible_HW, region_hw, margin=margin, max_masks=max_masks, fill=fill
+        image_HW3, visible_HW, region_hw, margin=margin, max_masks=max_masks
     )
-    return list(crops), ids, left_out
+    return [crop.masked(fill) for crop in crops], ids, left_out
 
 
 def numbered_image(rows: int, columns: int) -> NDArray[np.uint8]:
@@ -197,8 +197,42 @@ def test_crops_are_cut_when_they_are_asked_for() -> None:
     visible_HW[2:] = 1
     image_HW3 = numbered_image(4, 4)
     crops, _, _ = module.class_crops(
-        image_HW3, visible_HW, np.zeros((1, 1), np.uint8), margin=0, max_masks=2, fill=GREY
+        image_HW3, visible_HW, np.zeros((1, 1), np.uint8), margin=0, max_masks=2
     )
-    next(crops)
+    first, kept = next(crops), next(crops).masked(GREY)
     image_HW3[:] = 7
-    assert (next(crops) == 7).all()
+    assert (first.masked(GREY) == 7).all()  # a view of the image until it is asked for
+    assert not (kept == 7).any()
+
+
+def test_digest_is_of_what_a_teacher_sees_and_of_the_salt() -> None:
+    def digests(
+        image_HW3: NDArray[np.uint8], visible_HW: NDArray[np.uint8], salt: str = "a"
+    ) -> list[str]:
+        crops, _, _ = module.class_crops(
+            image_HW3, visible_HW, np.zeros((1, 1), np.uint8), margin=0.2, max_masks=3
+        )
+        return [crop.digest(salt) for crop in crops]
+
+    image_HW3 = numbered_image(6, 8)
+    visible_HW = np.full((6, 8), 255, np.uint8)
+    visible_HW[1:5, 1:7] = 1
+    visible_HW[2:4, 2:4] = 2
+    before = digests(image_HW3, visible_HW)
+    assert len(set(before)) == 2
+    assert digests(image_HW3, visible_HW) == before
+    assert not set(digests(image_HW3, visible_HW, salt="b")) & set(before)
+    # A pixel of mask 2: outside mask 1, so nothing of 1 is seen to change.
+    image_HW3[2, 2] += 1
+    changed = digests(image_HW3, visible_HW)
+    assert changed[0] == before[0]
+    assert changed[1] != before[1]
+    # The mask alone: its pixel turns unlabelled in a corner, the box stays.
+    image_HW3[2, 2] -= 1
+    visible_HW[1, 1] = 255
+    assert digests(image_HW3, visible_HW)[0] != before[0]
+    # A black pixel within the mask is not one outside of it.
+    image_HW3[1, 1] = 0
+    black = digests(image_HW3, visible_HW)[0]
+    visible_HW[1, 1] = 1
+    assert digests(image_HW3, visible_HW)[0] != black

@@ -52,6 +52,7 @@ CONFIG = PrecomputeConfig(
     batch=3,
     device="cpu",
 )
+IN_ORDER = CONFIG.model_copy(update={"shards_at_once": 1})
 BALL = 3  # the unseen class of the tiny world
 NOT_CONTENT = {"history.jsonl", "sources.jsonl", ".lock", ".writer.json", ".used"}
 
@@ -66,6 +67,8 @@ def run(
     limit: int | None = None,
     update: bool = False,
     seen: list[Progress] | None = None,
+    retry_failed: bool = False,
+    max_failures: int | None = None,
 ) -> PrecomputeResult:
     return precompute(
         spec or load_spec(str(world)),
@@ -77,11 +80,13 @@ def run(
         limit=limit,
         update=update,
         progress=(seen if seen is not None else []).append,
+        retry_failed=retry_failed,
+        max_failures=max_failures,
     )
 
 
 def files(store: StorePath) -> dict[str, bytes]:
-    """All files of a store on the disk."""
+    """All files of a store."""
     assert isinstance(store, Path)
     found = (path for path in store.rglob("*") if path.is_file())
     return {path.relative_to(store).as_posix(): path.read_bytes() for path in found}
@@ -103,6 +108,21 @@ def image_of(world: Path, number: int) -> Path:
 def pixels(path: Path) -> NDArray[np.uint8]:
     with Image.open(path) as image:
         return np.array(image)
+
+
+def spoil_tokens(patch: pytest.MonkeyPatch, image: Path, value: float) -> None:
+    """Let the teacher say `value` somewhere in the dense tokens of one image, whenever asked."""
+    dense, image_HW3 = Teacher.dense, read_image(image)
+
+    def spoiled(self: Teacher, images: Any, config: DenseConfig) -> NDArray[np.float32]:
+        tokens = dense(self, images, config)
+        fitted_HW3 = self.fitted(image_HW3, config.size)
+        for i, each in enumerate(images):
+            if np.array_equal(self.fitted(each, config.size), fitted_HW3):
+                tokens[i, 3, 4, 5] = value
+        return tokens
+
+    patch.setattr(Teacher, "dense", spoiled)
 
 
 @functools.cache
@@ -172,13 +192,15 @@ def test_a_store_holds_what_the_teacher_says(made: tuple[Path, Path], tiny_clip:
         share_hw = np.kron(visible_HW == 255, np.ones((1, 3))).reshape(8, 6, 12, 16).mean((1, 3))
         region_hw = mine_regions(dense_Dhw, share_hw >= 0.5, CONFIG.regions, backend="sklearn")
         np.testing.assert_array_equal(store.read("regions", row), region_hw)
-        crops, ids, _ = class_crops(
-            image_HW3, visible_HW, region_hw, margin=0.1, max_masks=5, fill=teacher.mean_colour
-        )
+        crops, ids, _ = class_crops(image_HW3, visible_HW, region_hw, margin=0.1, max_masks=5)
         padded = [*ids, *[-1] * (5 - len(ids))]
         assert store.read("local_ids", row).tolist() == padded
         local_KD = store.read("local", row)
-        np.testing.assert_allclose(local_KD[: len(ids)], teacher.cls(list(crops)), atol=2e-3)
+        np.testing.assert_allclose(
+            local_KD[: len(ids)],
+            teacher.cls([crop.masked(teacher.mean_colour) for crop in crops]),
+            atol=2e-3,
+        )
         assert not local_KD[len(ids) :].any()
     assert spec.unseen_ids == (BALL,)
     assert (store.read_all("regions") > 0).any()
@@ -233,21 +255,21 @@ def test_an_interrupted_run_continues_to_the_same_bytes(
 ) -> None:
     """One store, interrupted after every one of its eleven commits but the last."""
     world, path = made
-    write, calls = Writer.write, [0]
+    commit, calls = Writer.commit, [0]
 
     def failing(self: Writer, *args: Any, **kwargs: Any) -> None:
         if calls[0] == 1:
             raise KeyboardInterrupt
         calls[0] += 1
-        write(self, *args, **kwargs)
+        commit(self, *args, **kwargs)
 
     committed = []
     with monkeypatch.context() as patch:
-        patch.setattr(Writer, "write", failing)
+        patch.setattr(Writer, "commit", failing)
         for _ in range(10):
             calls[0] = 0
             with pytest.raises(KeyboardInterrupt):
-                run(world, tiny_clip, tmp_path)
+                run(world, tiny_clip, tmp_path, config=IN_ORDER)
             (store,) = tmp_path.iterdir()
             committed.append(len(list((store / "ledger").rglob("*.json"))))
             with pytest.raises(CacheError, match="not finished"):
@@ -339,7 +361,7 @@ def test_images_that_failed_are_tried_again(
     before = files(result.path)
     assert run(world, tiny_clip, cache).written == {}
     assert files(result.path) == before
-    # One can be read now; the other fails in another way, which changes nothing.
+    # One can be read now; the other fails in another way, which its row says then.
     away.rename(tmp_path / "not mounted.png")
     image_of(world, 1).write_bytes(truncated[:300])
     again = run(world, tiny_clip, cache)
@@ -425,7 +447,7 @@ def test_a_changed_image_is_refused_and_updated(
         run(world, tiny_clip, path.parent)
     assert content(path) == before
     result = run(world, tiny_clip, path.parent, update=True)
-    assert result.written == dict.fromkeys(("index", "cls", "dense", "regions", "local"), 2)
+    assert result.written == dict.fromkeys(("index", "cls", "dense", "regions", "local"), 1)
     assert content(path) == content(run(world, tiny_clip, tmp_path / "anew").path)
     assert content(path) != before
     assert run(world, tiny_clip, path.parent).written == {}
@@ -447,7 +469,7 @@ def test_a_changed_visible_label_keeps_what_is_made_of_the_image(
     Image.fromarray(np.where(label_HW == 1, 0, label_HW).astype(np.uint8)).save(label_of(world, 0))
     kept = (path / "dense" / "c.0.0.0.0").stat().st_mtime_ns
     result = run(world, tiny_clip, path.parent, update=True)
-    assert result.written == {"index": 4, "regions": 4, "local": 4}
+    assert result.written == {"index": 1, "regions": 1, "local": 1}
     assert (path / "dense" / "c.0.0.0.0").stat().st_mtime_ns == kept
     assert run(world, tiny_clip, path.parent).written == {}
     assert content(path) == content(run(world, tiny_clip, tmp_path / "anew").path)
@@ -455,7 +477,7 @@ def test_a_changed_visible_label_keeps_what_is_made_of_the_image(
     label_HW[5, 7] = 77
     Image.fromarray(label_HW).save(label_of(world, 0))
     result = run(world, tiny_clip, path.parent, update=True)
-    assert result.written == dict.fromkeys(("index", "cls", "dense", "regions", "local"), 4)
+    assert result.written == dict.fromkeys(("index", "cls", "dense", "regions", "local"), 1)
 
 
 def test_an_interrupted_update_of_labels_continues_to_the_same_bytes(
@@ -465,22 +487,23 @@ def test_an_interrupted_update_of_labels_continues_to_the_same_bytes(
     for number in (0, 5):
         label_HW = pixels(label_of(world, number))
         Image.fromarray(np.where(label_HW == 1, 0, label_HW)).save(label_of(world, number))
-    write, done = Writer.write, list[str]()
+    commit, done = Writer.commit, list[str]()
 
     def failing(self: Writer, artifact: str, *args: Any, **kwargs: Any) -> None:
         if len(done) % 2:
             done.append("interrupted")
             raise KeyboardInterrupt
         done.append(artifact)
-        write(self, artifact, *args, **kwargs)
+        commit(self, artifact, *args, **kwargs)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Writer, "write", failing)
+        patch.setattr(Writer, "commit", failing)
         for _ in range(5):
             with pytest.raises(KeyboardInterrupt):
-                run(world, tiny_clip, path.parent, update=True)
+                run(world, tiny_clip, path.parent, update=True, config=IN_ORDER)
     run(world, tiny_clip, path.parent, update=True)
-    assert done[::2] == ["index", "regions", "local", "index", "regions"]
+    # The second shard was at work when the first was cut off, so nothing is known of it any more.
+    assert done[::2] == ["index", "regions", "local", "index", "cls"]
     assert content(path) == content(run(world, tiny_clip, tmp_path / "anew").path)
 
 
@@ -502,7 +525,7 @@ def test_labels_that_moved_or_came_are_followed(
     # One goes: its image is unlabelled now; and comes back.
     before = content(path)
     away = (world.parent / "labels/train/scene_001_ids.png").rename(tmp_path / "away.png")
-    written = {"index": 4, "regions": 4, "local": 4}
+    written = {"index": 1, "regions": 1, "local": 1}
     assert run(world, tiny_clip, path.parent, spec=moved, update=True).written == written
     assert Store.open(path).index[1]["label"] is None
     away.rename(world.parent / "labels/train/scene_001_ids.png")
@@ -569,8 +592,9 @@ def test_an_interrupted_check_of_files_goes_on_where_it_was(
     assert set(looked) >= {f"scene_00{n}" for n in range(5)}
     seen: list[Progress] = []
     assert run(world, tiny_clip, path.parent, seen=seen).written == {}
-    assert [(step.done, step.total) for step in seen] == [(0, 2), (2, 2)]
-    assert {step.phase for step in seen} == {"read"}
+    assert [(step.done, step.total) for step in seen] == [(2, 2)]
+    assert seen[0].seconds.keys() == {"read"}
+    assert (seen[0].images_per_second, seen[0].bytes, seen[0].failures) == (None, 0, 0)
     assert content(path) == before
     seen.clear()
     run(world, tiny_clip, path.parent, seen=seen)
@@ -698,15 +722,8 @@ def test_masks_beyond_the_limit_are_counted(
 def test_tokens_beyond_half_precision_name_their_image(
     tiny_world: Path, tiny_clip: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    dense = Teacher.dense
-
-    def loud(self: Teacher, images: Any, config: DenseConfig) -> NDArray[np.float32]:
-        tokens = dense(self, images, config)
-        tokens[-1, 0, 0, 0] = 70000
-        return tokens
-
-    monkeypatch.setattr(Teacher, "dense", loud)
-    with pytest.raises(NonFiniteError, match="scene_002"):
+    spoil_tokens(monkeypatch, image_of(tiny_world, 2), 70000)
+    with pytest.raises(NonFiniteError, match=r"dense, 1 rows: scene_002\. .*65504"):
         run(tiny_world, tiny_clip, tmp_path / "cache")
 
 
@@ -745,8 +762,16 @@ def test_progress_reaches_its_total_and_seconds_are_told(
     assert done == sorted(done)
     assert {step.total for step in seen} == {5 * 6 + 4}
     assert done[-1] == 5 * 6 + 4
-    assert {step.phase for step in seen} == {"read", "teacher", "regions", "crops", "write"}
-    assert result.seconds.keys() == {"read", "teacher", "regions", "crops", "write"}
+    phases = {"read", "preprocess", "teacher", "regions", "crops", "write"}
+    assert seen[-1].seconds.keys() == result.seconds.keys() == phases
+    assert seen[-1].seconds["teacher"] > seen[0].seconds.get("teacher", 0)
+    assert all(step.images_per_second is None or step.images_per_second > 0 for step in seen)
+    assert seen[-1].images_per_second is not None
+    # Of the shards; `text` is no shard.
+    ledger = (result.path / "ledger").glob("*/*.json")
+    receipts = [json.loads(file.read_text()) for file in ledger if file.parent.name != "text"]
+    sizes = [entry["bytes"] for receipt in receipts for entry in receipt["files"].values()]
+    assert seen[-1].bytes == sum(sizes)
     entry, places = Store.open(result.path).history
     assert places.keys() == {"root", "teacher", "settings"}
     assert entry["kmeans"] == "sklearn"

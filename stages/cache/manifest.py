@@ -11,13 +11,13 @@ history.jsonl, sources.jsonl, .lock, .writer.json, .used   not content: differ b
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 
-from stages.cache.files import file_size, read_json
+from stages.cache.files import file_size, json_lines, read_json
 from stages.cache.place import StorePath
 from stages.cache.recipe import fingerprint, plain
 from stages.errors import CacheError
@@ -160,6 +160,11 @@ def group_json(manifest: Manifest) -> bytes:
     }
     group = {"zarr_format": 3, "node_type": "group", "attributes": attributes}
     return (json.dumps(group, indent=1, sort_keys=True, allow_nan=False) + "\n").encode("ascii")
+
+
+def index_lines(entries: Iterable[Mapping[str, Any]]) -> bytes:
+    """Content of index.jsonl: the entries with their row."""
+    return json_lines({"row": row} | dict(entry) for row, entry in enumerate(entries))
 
 
 def read_manifest(store: StorePath) -> Manifest:

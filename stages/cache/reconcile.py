@@ -2,13 +2,15 @@
 
 import json
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import xxhash
 
 from stages.cache import ledger
 from stages.cache.arrays import array_json
+from stages.cache.aside import PREVIOUS, finish, set_aside
 from stages.cache.files import (
     exists,
     list_files,
@@ -21,6 +23,7 @@ from stages.cache.files import (
 from stages.cache.lock import HOLDER, LOCK
 from stages.cache.manifest import (
     GROUP,
+    HISTORY,
     INDEX,
     LEDGER,
     SEAL,
@@ -44,12 +47,13 @@ def prepare(path: StorePath, wanted: Manifest, index: bytes, *, update: bool) ->
     """Bring index, manifest and array metadata in a folder to what is wanted.
 
     `index` is the content of index.jsonl. Raises CacheError, with every differing field, when the
-    store there is another one; `update` drops the artifacts that differ instead.
+    store there is another one; `update` makes way for what differs instead.
     """
     arrays = {
         f"{name}/zarr.json": array_json(wanted, artifact, spec)
         for name, (artifact, spec) in wanted.arrays.items()
     }
+    finish(path)
     _restore(path, {GROUP: group_json(wanted), INDEX: index} | arrays)
     if exists(path / GROUP):
         _reconcile(path, wanted, index, update=update)
@@ -75,7 +79,8 @@ def _restore(path: StorePath, wanted: Mapping[str, bytes]) -> None:
 
 
 def _create(path: StorePath, wanted: Manifest, index: bytes) -> None:
-    strangers = {file.split("/")[0] for file in list_files(path)} - {LOCK, HOLDER, INDEX}
+    ours = {LOCK, HOLDER, INDEX, HISTORY, PREVIOUS}
+    strangers = {file.split("/")[0] for file in list_files(path)} - ours
     if strangers:
         raise CacheError(
             f"{path}: neither empty nor a store ({GROUP} is missing beside "
@@ -85,36 +90,70 @@ def _create(path: StorePath, wanted: Manifest, index: bytes) -> None:
     write_durably(path / GROUP, group_json(wanted))
 
 
-def _reconcile(path: StorePath, wanted: Manifest, index: bytes, *, update: bool) -> None:
+@dataclass(frozen=True)
+class Differences:
+    """In what a store is not what is asked; all empty when it is."""
+
+    fixed: tuple[str, ...] = ()
+    """Makes it another store."""
+    images: tuple[str, ...] = ()
+    """Images that came, went or moved: the rows move with them."""
+    other: tuple[str, ...] = ()
+    """Label files and the description."""
+    artifacts: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """Of each artifact that differs, the fields."""
+
+    @property
+    def lines(self) -> list[str]:
+        """All of them."""
+        settings = [line for lines in self.artifacts.values() for line in lines]
+        return [*self.fixed, *self.images, *self.other, *settings]
+
+
+def differences(path: StorePath, wanted: Manifest, index: bytes) -> Differences:
+    """Compare the store in a folder with what is asked. Reads only."""
     stored = read_manifest(path)
     fixed = difference(stored.identity, wanted.identity)
     fixed += difference(stored.shard_rows, wanted.shard_rows, prefix="shard_rows")
-    other_images, relabelled = _index_difference(path / INDEX, index)
-    fixed += other_images
-    settings = relabelled + difference(_described(stored), _described(wanted), prefix="info")
+    images, labels = _index_difference(path / INDEX, index)
+    other = labels + difference(_described(stored), _described(wanted), prefix="info")
     old = {artifact.name: artifact for artifact in stored.artifacts}
     new = {artifact.name: artifact for artifact in wanted.artifacts}
     made, asked = fingerprints(stored.artifacts), fingerprints(wanted.artifacts)
-    changed = [name for name in {**new, **old} if made.get(name) != asked.get(name)]
-    for name in changed:
-        settings += _artifact_difference(name, old.get(name), new.get(name))
-    if fixed:
+    artifacts = {
+        name: tuple(_artifact_difference(name, old.get(name), new.get(name)))
+        for name in {**new, **old}
+        if made.get(name) != asked.get(name)
+    }
+    return Differences(tuple(fixed), tuple(images), tuple(other), artifacts)
+
+
+def _reconcile(path: StorePath, wanted: Manifest, index: bytes, *, update: bool) -> None:
+    found = differences(path, wanted, index)
+    if found.fixed:
         raise CacheError(
             f"{path}: the store was made from other data or for other settings:\n"
-            + _listed(fixed + settings)
+            + _listed(found.lines)
             + "\nThis cannot be updated in place: give another --cache folder, or delete this store"
         )
-    if not settings:
+    if not found.lines:
         return
     if not update:
-        redone = [*changed, *(["what changed labels decide"] if relabelled else [])]
+        redone = [*found.artifacts, *(["what changed labels decide"] if found.other else [])]
+        todo = "compute the new images' rows" if found.images else "recompute "
+        todo += "" if found.images else ", ".join(redone) or "only the description"
         raise CacheError(
-            f"{path}: the store was made with other settings:\n"
-            + _listed(settings)
-            + f"\nAdd --update to recompute {', '.join(redone) or 'only the description'} in "
-            "place, or give another --cache folder"
+            f"{path}: the store was made with other settings or images:\n"
+            + _listed(found.lines)
+            + f"\nAdd --update to {todo} in place (--dry-run says what it costs), or give another "
+            "--cache folder"
         )
-    _drop(path, [old[name] for name in changed if name in old])
+    if found.images:
+        set_aside(path)
+        _create(path, wanted, index)
+        return
+    stored = read_manifest(path)
+    _drop(path, stored, wanted, found.artifacts)
     write_durably(path / INDEX, index)
     write_durably(path / GROUP, group_json(wanted))
 
@@ -139,28 +178,32 @@ def _artifact_difference(name: str, old: Artifact | None, new: Artifact | None) 
 
 
 def _index_difference(path: StorePath, wanted: bytes) -> tuple[list[str], list[str]]:
-    """What makes it the index of other images, and which images have another label file.
+    """Which images came, went or lie elsewhere, and which have another label file.
 
-    A label that came, went or moved leaves the store what it is: the index follows, and the hashes
-    of visible labels in the receipts say what has to be made again.
+    A label that came, went or moved leaves the rows where they are: the index follows, and the
+    hashes of visible labels in the receipts say what has to be made again.
     """
     if exists(path) and read_bytes(path) == wanted:
         return [], []
     old = {str(entry.get("id")): entry for entry in read_json_lines(path)}
     new = {str(entry["id"]): entry for entry in map(json.loads, wanted.splitlines())}
-    both = [image for image in new if image in old]
-    moved = [i for i in both if any(old[i].get(key) != new[i][key] for key in ("row", "image"))]
-    fixed = _counted(
+    images = _counted(
         {
-            "stored, not asked": [image for image in old if image not in new],
-            "asked, not stored": [image for image in new if image not in old],
-            "at another row or path": moved,
+            "no longer there": [image for image in old if image not in new],
+            "new": [image for image in new if image not in old],
+            "at another path": [
+                image
+                for image in new
+                if image in old and old[image]["image"] != new[image]["image"]
+            ],
         }
     )
+    both = [image for image in new if image in old]
     relabelled = [i for i in both if old[i].get("label") != new[i].get("label")]
-    if not fixed and not relabelled:
-        fixed = [f"index: {path} is damaged"]
-    return fixed, _counted({"with another label file": relabelled})
+    if not images and not relabelled:
+        moved = list(old) != list(new)
+        images = ["index: the images in another order" if moved else f"index: {path} is damaged"]
+    return images, _counted({"with another label file": relabelled})
 
 
 def _counted(images: Mapping[str, Sequence[str]]) -> list[str]:
@@ -172,10 +215,20 @@ def _counted(images: Mapping[str, Sequence[str]]) -> list[str]:
     ]
 
 
-def _drop(path: StorePath, artifacts: Sequence[Artifact]) -> None:
-    """Delete artifacts: first the seal, then the receipts that make their data count, then data."""
+def _drop(path: StorePath, stored: Manifest, wanted: Manifest, changed: Collection[str]) -> None:
+    """Make way for changed artifacts: first the seal, then receipts, then data.
+
+    Of artifacts whose arrays stay what they are nothing is deleted: their receipts tell of another
+    recipe, and crops that have not changed keep their tokens.
+    """
     remove_durably(path / SEAL)
-    folders = [path / LEDGER / artifact.name for artifact in artifacts]
-    folders += [path / spec.name for artifact in artifacts for spec in artifact.arrays]
+    asked = {artifact.name: artifact.arrays for artifact in wanted.artifacts}
+    dropped = [
+        artifact
+        for artifact in stored.artifacts
+        if artifact.name in changed and asked.get(artifact.name) != artifact.arrays
+    ]
+    folders = [path / LEDGER / artifact.name for artifact in dropped]
+    folders += [path / spec.name for artifact in dropped for spec in artifact.arrays]
     for folder in folders:
         remove_folder(folder)

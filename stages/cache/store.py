@@ -7,17 +7,16 @@ continues and ends with the same bytes.
 
 import json
 import logging
-from collections.abc import Collection, Iterable, Mapping, Sequence
-from graphlib import TopologicalSorter
+from collections.abc import Iterable, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Self
 
 import numpy as np
 
 from stages.cache import ledger, shards
+from stages.cache.aside import discard
 from stages.cache.card import make_card
 from stages.cache.files import (
-    append_durably,
     exists,
     json_lines,
     make_folder,
@@ -35,11 +34,11 @@ from stages.cache.manifest import (
     HISTORY,
     INDEX,
     SEAL,
-    SOURCES,
     ArraySpec,
     Artifact,
     Manifest,
     fingerprints,
+    index_lines,
     receipt_file,
 )
 from stages.cache.place import StorePath
@@ -69,7 +68,7 @@ class Writer:
         *,
         identity: Mapping[str, Any],
         artifacts: Sequence[Artifact],
-        index: Sequence[Mapping[str, Any]],
+        index: Iterable[Mapping[str, Any]],
         shard_rows: int,
         info: Mapping[str, Any],
         update: bool = False,
@@ -80,20 +79,19 @@ class Writer:
         root). `identity` holds `dataset` and `split`, `info` holds `teacher`: the catalogue shows
         them; a `teacher` of another name is no difference. Raises CacheLocked when another process
         writes the store, and CacheError with every differing field when it was made with other
-        settings; with `update` the artifacts that differ are dropped, to be computed again, and
-        the index gets the labels' new paths.
+        settings; with `update` what differs is to be computed again, and a store of other images
+        is set aside to copy from (`aside`).
         """
+        lines = index_lines(index)
         manifest = Manifest(
             identity=plain(dict(identity)),
             info=plain(dict(info)),
             artifacts=tuple(artifacts),
-            rows=len(index),
+            rows=lines.count(b"\n"),
             shard_rows=shard_rows,
         )
         assert manifest.rows > 0, "a store of no images"
         assert sum(len(a.arrays) for a in artifacts) == len(manifest.arrays), "an array named twice"
-        assert all(entry.get("row", row) == row for row, entry in enumerate(index))
-        lines = json_lines({"row": row} | dict(entry) for row, entry in enumerate(index))
         try:
             make_folder(path)
         except OSError as error:
@@ -204,20 +202,6 @@ class Writer:
                 notes=notes or {},
             )
 
-    def forget(self, numbers: Iterable[int], *, only: Collection[str] | None = None) -> None:
-        """Withdraw the receipts of these shards: they become missing.
-
-        In all per-row artifacts, or in those of `only`. Dependents go first, so that what a killed
-        call leaves still shows the reason for it.
-        """
-        remove_durably(self.path / SEAL)
-        depends = {artifact.name: artifact.depends for artifact in self.manifest.artifacts}
-        order = [self._artifacts[name] for name in TopologicalSorter(depends).static_order()]
-        for shard in numbers:
-            for artifact in reversed(order):
-                if artifact.per_row and (only is None or artifact.name in only):
-                    remove_durably(self.path / receipt_file(artifact, shard))
-
     def seal(self, *, command: str | None = None) -> None:
         """Declare the store complete, and write its card; what is unchanged is not written again.
 
@@ -232,6 +216,7 @@ class Writer:
             for path, content in ((self.path / CARD, card), (self.path / SEAL, seal)):
                 if not exists(path) or read_bytes(path) != content:
                     write_durably(path, content)
+        discard(self.path)
 
     def log(self, entry: Mapping[str, Any]) -> None:
         """Append what a run says about itself (time, seconds, versions) to history.jsonl."""
@@ -242,22 +227,6 @@ class Writer:
     def last(self, key: str) -> Any:
         """The newest value of a key in the history; None when never said."""
         return newest(read_json_lines(self.path / HISTORY), key)
-
-    def sources(self) -> list[dict[str, Any]]:
-        """The stat cache of the data set's files as last saved; empty when it cannot be read."""
-        try:
-            return read_json_lines(self.path / SOURCES)
-        except CacheError as error:  # its last line cut short by a crash, at worst
-            _log.info("%s; the data set's files are hashed again", error)
-            return []
-
-    def save_sources(self, entries: Iterable[Mapping[str, Any]]) -> None:
-        """Replace the stat cache (sources.jsonl)."""
-        write_durably(self.path / SOURCES, json_lines(entries))
-
-    def add_sources(self, entries: Iterable[Mapping[str, Any]]) -> None:
-        """Append to the stat cache; the last entry of an id is the one that counts."""
-        append_durably(self.path / SOURCES, json_lines(entries))
 
     def _why(self, artifact: Artifact, shard: int) -> str | None:
         made_from = self._fingerprints[artifact.name]

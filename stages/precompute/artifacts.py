@@ -6,8 +6,8 @@ where it is written.
 Legend: N pictures of a shard, V views, H W pixels, h w token grid, D CLIP width, K masks.
 """
 
-import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from stages.cache.codec import DENSE, dense_specs, encode, half
 from stages.precompute.config import DenseConfig, LocalConfig, RegionConfig, ViewConfig
 from stages.precompute.crops import class_crops
-from stages.precompute.kmeans import EMPTIED, Backend
+from stages.precompute.kmeans import Backend
 from stages.precompute.regions import mine_regions, unlabelled_tokens
 from stages.precompute.rows import Picture
 from stages.precompute.teacher import Teacher
@@ -110,19 +110,23 @@ def region_arrays(
         return mine_regions(dense_NDhw[i], unlabelled_hw, config, backend=backend)
 
     region_Nhw = np.empty((len(pictures), height, width), np.uint8)
-    # Set here, around the threads: filters belong to the whole process. `mine_regions` looks at the
-    # labels, in which an empty cluster does not appear.
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", EMPTIED)
-        if backend == "cuml":  # one GPU, one job at a time
-            for i in range(len(pictures)):
-                region_Nhw[i] = mine(i)
-                advance(1)
-        else:
-            for part in _parts(len(pictures), _MINED):
-                region_Nhw[part] = in_threads(mine, range(part.start, part.stop))
-                advance(part.stop - part.start)
+    if backend == "cuml":  # one GPU, one job at a time
+        for i in range(len(pictures)):
+            region_Nhw[i] = mine(i)
+            advance(1)
+    else:
+        for part in _parts(len(pictures), _MINED):
+            region_Nhw[part] = in_threads(mine, range(part.start, part.stop))
+            advance(part.stop - part.start)
     return {"regions": region_Nhw}
+
+
+@dataclass(frozen=True)
+class Crops:
+    """The masks of one picture: the hash of each one's crop, and how many had no room."""
+
+    hashes: tuple[str, ...]
+    left_out: int
 
 
 def local_arrays(
@@ -131,39 +135,50 @@ def local_arrays(
     region_Nhw: NDArray[np.uint8],
     config: LocalConfig,
     *,
+    salt: str,
+    known: Mapping[str, NDArray[np.float16]],
     batch: int,
     advance: Advance,
-) -> tuple[Arrays, list[int]]:
-    """One CLS token per mask of each picture, mask ids (-1: none), and masks left out (N,)."""
+) -> tuple[Arrays, list[Crops]]:
+    """One CLS token per mask of each picture, mask ids (-1: none), and the crops (N,).
+
+    `known`: tokens (D,) by hash of their crop, of before. What has not changed in the pixels that
+    the teacher would see is taken from there. `salt`: see `crop_salt`.
+    """
     local_NKD = np.zeros((len(pictures), config.max_masks, teacher.width), np.float16)
     id_NK = np.full((len(pictures), config.max_masks), -1, np.int16)
-    left_out: list[int] = []
+    done: list[Crops] = []
 
-    def crop(i: int) -> tuple[list[NDArray[np.uint8]], list[int], int]:
-        crops, ids, out = class_crops(
+    def cut(i: int) -> tuple[dict[str, NDArray[np.uint8]], list[int], Crops]:
+        crops, ids, left_out = class_crops(
             pictures[i].image_HW3,
             pictures[i].visible_HW,
             region_Nhw[i],
             margin=config.margin,
             max_masks=config.max_masks,
-            fill=teacher.mean_colour,
         )
-        return [teacher.fitted(each, teacher.native_size) for each in crops], ids, out
+        images, hashes = {}, []
+        for each in crops:
+            hashes.append(each.digest(salt))
+            if hashes[-1] not in known:
+                filled_HW3 = each.masked(teacher.mean_colour)
+                images[hashes[-1]] = teacher.fitted(filled_HW3, teacher.native_size)
+        return images, ids, Crops(tuple(hashes), left_out)
 
     for part in _parts(len(pictures), batch):
-        made = in_threads(crop, range(part.start, part.stop))
-        crops = [image for images, _, _ in made for image in images]
-        token_MD = np.empty((len(crops), teacher.width), np.float16)
-        for few in _parts(len(crops), batch):
-            token_MD[few] = half(teacher.cls(crops[few]))
-        first = 0
-        for i, (images, ids, out) in enumerate(made, start=part.start):
-            local_NKD[i, : len(ids)] = token_MD[first : first + len(images)]
+        made = in_threads(cut, range(part.start, part.stop))
+        images = {name: image for each, _, _ in made for name, image in each.items()}
+        names, tokens = list(images), dict(known)
+        for few in _parts(len(names), batch):
+            encoded_MD = half(teacher.cls([images[name] for name in names[few]]))
+            tokens |= zip(names[few], encoded_MD, strict=True)
+        for i, (_, ids, crops) in enumerate(made, start=part.start):
+            for slot, name in enumerate(crops.hashes):
+                local_NKD[i, slot] = tokens[name]
             id_NK[i, : len(ids)] = ids
-            first += len(images)
-            left_out.append(out)
+            done.append(crops)
         advance(part.stop - part.start)
-    return {"local": local_NKD, "local_ids": id_NK}, left_out
+    return {"local": local_NKD, "local_ids": id_NK}, done
 
 
 def _fitted(

@@ -16,7 +16,6 @@ from stages.data.spec import DatasetSpec
 from stages.errors import DatasetError, NonFiniteError
 from stages.precompute.config import DenseConfig
 from stages.precompute.measure import spread
-from stages.precompute.progress import Meter
 from stages.precompute.recipes import BASIS_IMAGES
 from stages.precompute.rows import read_row
 from stages.precompute.teacher import Teacher
@@ -52,7 +51,6 @@ def sampled_tokens(
     *,
     teacher: Teacher,
     config: DenseConfig,
-    meter: Meter,
 ) -> Iterator[NDArray[np.float32]]:
     """The dense tokens (D, h, w) of at most BASIS_IMAGES images, evenly spread over the data set.
 
@@ -61,11 +59,9 @@ def sampled_tokens(
     """
     read, used = partial(read_row, spec, root), False
     for place in spread(np.arange(len(samples)), BASIS_IMAGES):
-        with meter.phase("read"):
-            picture = read(samples[place]).picture
+        picture = read(samples[place]).picture
         if picture is not None:
-            with meter.phase("teacher"):
-                (dense_Dhw,) = teacher.dense([picture.image_HW3], config)
+            (dense_Dhw,) = teacher.dense([picture.image_HW3], config)
             if not np.isfinite(dense_Dhw).all():
                 raise NonFiniteError(
                     f"{samples[place].image}: NaN or infinity in its dense tokens "
@@ -73,7 +69,6 @@ def sampled_tokens(
                 )
             used = True
             yield dense_Dhw
-        meter.advance(1)
     if not used:
         raise DatasetError(
             f"{root}: none of the images that the basis of dense.format={config.format} is fitted "

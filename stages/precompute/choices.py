@@ -4,6 +4,8 @@ One store has one precision and one k-means library, on whatever machines it is 
 loaded for a new store only: one that is finished is recognised without it.
 """
 
+from collections.abc import Callable
+
 from stages.cache.manifest import read_manifest
 from stages.cache.place import StorePath
 from stages.errors import CacheError
@@ -11,13 +13,20 @@ from stages.precompute.config import PrecomputeConfig
 from stages.precompute.recipes import recipe_precision
 
 
-def settle(config: PrecomputeConfig, path: StorePath) -> PrecomputeConfig:
+def settle(
+    config: PrecomputeConfig,
+    path: StorePath,
+    *,
+    look: Callable[[PrecomputeConfig], dict[str, str]] | None = None,
+) -> PrecomputeConfig:
     """The settings of the store at `path`, with no `auto` in what changes its bytes.
+
+    `look` says what there is where a new store is computed; None: on this machine.
 
     What is asked for stays, even where the store has another: opening it then says what differs.
     Raises ResourceError for a new store when a GPU or cuML is asked for and not there.
     """
-    settled = _stored(path) or _found_here(config)
+    settled = _stored(path) or (look or found_here)(config)
     if config.precision != "auto":
         settled = settled | {"precision": config.precision}
     if config.regions.backend != "auto":
@@ -43,8 +52,8 @@ def _stored(path: StorePath) -> dict[str, str] | None:
         return None
 
 
-def _found_here(config: PrecomputeConfig) -> dict[str, str]:
-    """What this machine has for the settings."""
+def found_here(config: PrecomputeConfig) -> dict[str, str]:
+    """The precision and the k-means library that this machine has for the settings."""
     from stages.precompute.device import choose_device, choose_precision
     from stages.precompute.kmeans import choose_backend
 

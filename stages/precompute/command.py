@@ -7,7 +7,7 @@ from typing import Any
 from stages.data.spec import DatasetSpec
 from stages.precompute.config import PrecomputeConfig
 
-_NO_CONTENT = ("batch", "device")  # how fast it is made, not what
+_NO_CONTENT = ("batch", "device", "shards_at_once")  # how fast it is made, not what
 
 
 def store_command(

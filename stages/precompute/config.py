@@ -100,6 +100,9 @@ class LocalConfig(BaseModel):
 
     model_config = _STRICT
 
+    enabled: bool = True
+    """Without them a store serves every method but local distillation and latent classes (`c2s`,
+    `best`), and the teacher has about half the work."""
     margin: float = Field(default=0.1, ge=0)
     """Share of the bounding box's sides added on each side, clipped at the image. [ours]"""
     max_masks: int = Field(default=32, ge=1, le=255)
@@ -120,6 +123,8 @@ class PrecomputeConfig(BaseModel):
     """Images per shard: the unit of writing, of loss in a crash, and of one file per array."""
     batch: int = Field(default=16, ge=1)
     """Images (or crops) per forward pass of the teacher."""
+    shards_at_once: int = Field(default=3, ge=1, le=64)
+    """Shards at work at once in each process: one at the teacher, others read, mined or written."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where the teacher runs; `cuda` without a usable GPU is an error."""
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"

@@ -6,14 +6,40 @@ box nor fill; both follow zsseg, Xu et al. 2022).
 Legend: H W pixels, h w token grid, M masks by code, R runs.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+import xxhash
 from numpy.typing import NDArray
 
+from stages.cache.recipe import fingerprint
 from stages.data.geometry import WHOLE, crop_map
 from stages.data.spec import FIRST_REGION, VOID
+
+
+@dataclass(frozen=True)
+class Crop:
+    """A mask's bounding box: the image there, and which pixels are not the mask's."""
+
+    box_HW3: NDArray[np.uint8]
+    outside_HW: NDArray[np.bool_]
+
+    def masked(self, fill: tuple[int, int, int]) -> NDArray[np.uint8]:
+        """(H, W, 3) the box with everything outside the mask of one colour."""
+        crop_HW3 = self.box_HW3.copy()
+        for channel, value in enumerate(fill):  # ten times as fast as all three at once
+            crop_HW3[..., channel][self.outside_HW] = value
+        return crop_HW3
+
+    def digest(self, salt: str) -> str:
+        """Hash of all that a teacher sees of it, whatever colour it fills with; and of `salt`."""
+        height, width = self.outside_HW.shape
+        seen = xxhash.xxh3_128(f"{salt} {height} {width} ".encode())
+        seen.update(np.packbits(self.outside_HW).tobytes())
+        seen.update(self.masked((0, 0, 0)).tobytes())
+        return seen.hexdigest()
 
 
 def class_crops(
@@ -23,8 +49,7 @@ def class_crops(
     *,
     margin: float,
     max_masks: int,
-    fill: tuple[int, int, int],
-) -> tuple[Iterator[NDArray[np.uint8]], list[int], int]:
+) -> tuple[Iterator[Crop], list[int], int]:
     """The crops of an image's masks, their mask ids (ascending), and how many masks were left out.
 
     A region's mask is the region of the token grid enlarged to pixels, less all pixels that carry
@@ -44,9 +69,14 @@ def class_crops(
     found = found[found != VOID]
     largest_first = np.lexsort((found, -masks.area_M[found]))
     kept = sorted(int(code) for code in found[largest_first[:max_masks]])
-    crops = (_masked_box(image_HW3, code_HW, masks, code, margin, fill) for code in kept)
+    crops = (_cut(image_HW3, code_HW, masks, code, margin) for code in kept)
     ids = [code if code < VOID else FIRST_REGION + code - VOID for code in kept]
     return crops, ids, len(found) - len(kept)
+
+
+def crop_salt(recipe: Mapping[str, Any]) -> str:
+    """What besides its pixels decides a crop's token, from the recipe of `local`."""
+    return fingerprint({key: recipe.get(key) for key in ("teacher", "size", "precision")})
 
 
 @dataclass(frozen=True)
@@ -81,21 +111,16 @@ def _measure(code_HW: NDArray[np.int16]) -> _Measures:
     return _Measures(area_M, top_M, bottom_M, left_M, right_M)
 
 
-def _masked_box(
+def _cut(
     image_HW3: NDArray[np.uint8],
     code_HW: NDArray[np.int16],
     masks: _Measures,
     code: int,
     margin: float,
-    fill: tuple[int, int, int],
-) -> NDArray[np.uint8]:
+) -> Crop:
     rows = _widened(masks.top_M[code], masks.bottom_M[code], margin)
     columns = _widened(masks.left_M[code], masks.right_M[code], margin)
-    crop_HW3 = image_HW3[rows, columns].copy()
-    outside_HW = code_HW[rows, columns] != code
-    for channel, value in enumerate(fill):  # ten times as fast as all three at once
-        crop_HW3[..., channel][outside_HW] = value
-    return crop_HW3
+    return Crop(image_HW3[rows, columns], code_HW[rows, columns] != code)
 
 
 def _widened(first: np.int64, end: np.int64, margin: float) -> slice:

@@ -1,215 +1,280 @@
-"""The visible loop of stage one: every missing shard of every artifact, computed and committed.
+"""The visible loop of stage one: one shard, every artifact that it misses, read to written.
 
 Each artifact is made from what is stored, never from what is still in memory, so an interrupted
 run that was continued ends with the same bytes as one that was not interrupted. Dense tokens that
 the store does not keep are made where regions need them, the same ones each time.
+
+Legend: N images of the shard.
 """
 
-import logging
 from collections.abc import Mapping, Sequence
-from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from stages.cache.codec import BASIS, DENSE, components
-from stages.cache.shards import check_finite
-from stages.cache.store import Writer
-from stages.data.samples import Sample
-from stages.data.spec import DatasetSpec
+from stages.cache.arrays import open_array
+from stages.cache.arrays import read as read_rows
+from stages.cache.codec import DENSE
+from stages.cache.manifest import Manifest, shard_file
+from stages.cache.shards import Files, check_finite, get, put
 from stages.errors import CacheError
 from stages.precompute.artifacts import (
+    Crops,
     cls_arrays,
     dense_arrays,
     local_arrays,
     region_arrays,
     unkept_tokens,
 )
-from stages.precompute.basis import fit_basis, sampled_tokens
-from stages.precompute.config import PrecomputeConfig
+from stages.precompute.crops import crop_salt
+from stages.precompute.jobs import Commission, Job, OldRow, Outcome
 from stages.precompute.kmeans import Backend
-from stages.precompute.progress import Meter
-from stages.precompute.rows import Row, index_arrays, read_row
+from stages.precompute.progress import Clock
+from stages.precompute.rows import Hashes, Row, file_hash, index_arrays, read_row
 from stages.precompute.teacher import Teacher
-from stages.precompute.text import embed_classes
 from stages.precompute.threads import in_threads
 
-_ORDER = ("index", "cls", "dense", "regions", "local")  # each from what stands before it
-_EMPTY = {"local_ids": -1}  # rows of failed images, where they are not 0
+ORDER = ("index", "cls", "dense", "regions", "local")
+"""The per-row artifacts, each after those that it is made from."""
 
-logger = logging.getLogger(__name__)
+_EMPTY = {"local_ids": -1}  # rows of failed images, where they are not 0
 
 
 def fill(
-    writer: Writer,
-    missing: Mapping[str, Sequence[int]],
-    *,
-    spec: DatasetSpec,
-    root: Path,
-    samples: Sequence[Sample],
-    teacher: Teacher,
-    backend: Backend,
-    config: PrecomputeConfig,
-    meter: Meter,
-) -> None:
-    """Write the shards that are missing, by artifact. An interrupt loses at most the one at work.
+    job: Job, commission: Commission, *, teacher: Teacher, backend: Backend, clock: Clock
+) -> Outcome:
+    """Compute and write one shard. Nothing of it counts until its outcome is committed.
 
-    Raises CacheError when a file changes under the run, NonFiniteError for tokens that do not fit
-    into half precision.
+    Raises CacheError when a file changed since the run began, NonFiniteError for tokens that do not
+    fit into half precision, ResourceError when the disk refuses.
     """
-    if not _keeps_dense(writer) and (shards := missing.get("regions")):
-        logger.info(
-            "%s keeps no dense tokens: they are made in memory for the regions of %d shards",
-            writer.path,
-            len(shards),
+    with clock.phase("read"):
+        rows = _read(job, commission)
+    _check_unchanged(job, commission, rows)
+    artifacts = {each.name: each for each in commission.manifest.artifacts}
+    files: dict[str, Files] = {}
+    notes: dict[str, Mapping[str, Any]] = {}
+    kept: dict[str, int] = {}
+    forwards: dict[str, int] = {}
+    ids = [sample.id for sample in job.samples]
+    for name in job.todo:
+        passed = clock.passed
+        # A row of the index is made of an image that failed, too.
+        fresh = [
+            i
+            for i, row in enumerate(rows)
+            if (row.picture or name == "index") and not job.copies(i, name)
+        ]
+        made, notes[name], kept[name] = _make(
+            name, job, commission, rows, fresh, teacher=teacher, backend=backend, clock=clock
         )
-    if "text" in missing:
-        with meter.phase("teacher"):
-            text_CD = embed_classes(teacher, spec.prompt_names, config.text.templates)
-            meter.advance(len(text_CD))
-        writer.write("text", 0, {"text": text_CD})
-    if BASIS in missing:
-        number = components(config.dense.format)
-        assert number is not None
-        tokens = sampled_tokens(
-            spec, root, samples, teacher=teacher, config=config.dense, meter=meter
-        )
-        basis_dD, mean_D = fit_basis(tokens, number)
-        writer.write(BASIS, 0, {"pca_basis": basis_dD, "pca_mean": mean_D})
-    for shard in sorted({shard for name in _ORDER for shard in missing.get(name, ())}):
-        numbers = writer.rows_of(shard)
-        with meter.phase("read"):
-            rows = in_threads(partial(read_row, spec, root), samples[numbers.start : numbers.stop])
-        todo = [name for name in _ORDER if shard in missing.get(name, ())]
-        _check_unchanged(writer, shard, rows, labels="index" not in todo)
-        for name in todo:
-            arrays, notes = _make(
-                name,
-                writer,
-                shard=shard,
-                rows=rows,
-                samples=samples[numbers.start : numbers.stop],
-                teacher=teacher,
-                backend=backend,
-                config=config,
-                meter=meter,
+        forwards[name] = clock.passed - passed
+        with clock.phase("write"):
+            arrays = _all_rows(name, job, commission.manifest, made, fresh)
+            files[name] = put(
+                commission.path, commission.manifest, artifacts[name], job.shard, arrays, ids=ids
             )
-            with meter.phase("write"):
-                writer.write(name, shard, arrays, notes=notes)
+        clock.advance(len(rows) - len(fresh))
+    first = commission.manifest.rows_of(job.shard).start
+    return Outcome(
+        job=job,
+        files=files,
+        notes=notes,
+        failures={first + i: row.failure for i, row in enumerate(rows) if row.failure},
+        seconds=dict(clock.seconds),
+        forwards={name: count for name, count in forwards.items() if count},
+        kept={name: count for name, count in kept.items() if count},
+    )
+
+
+def _read(job: Job, commission: Commission) -> list[Row]:
+    """The rows of the shard: read, or as the store knows them."""
+
+    def row(place: int) -> Row:
+        if reason := job.left_out.get(place):
+            return Row(Hashes(file_hash(job.samples[place].image), None), None, reason)
+        if job.reads(place):
+            return read_row(commission.spec, commission.root, job.samples[place])
+        old = _old(job, place)
+        assert old is not None
+        return Row(old.hashes, None, old.failure)
+
+    return in_threads(row, range(len(job.samples)))
+
+
+def _check_unchanged(job: Job, commission: Commission, rows: Sequence[Row]) -> None:
+    """Are the files that were read those that the values beside them are made from?
+
+    An image whose own tokens are not made now has to be what it was; its visible label too where
+    the row is known to be the same. Where nothing is known, nothing is made from it. A good one
+    that cannot be read just now has not failed for good: its row must not become zeros.
+    """
+    for place, row in enumerate(rows):
+        old = _old(job, place)
+        if old is None or place in job.left_out or not job.reads(place):
+            continue
+        if not (old.same or old.relabelled):
+            continue
+        if old.failure is not None and old.same:
+            same = row.picture is None  # whatever its bytes are: it has zeros in every array
+        else:
+            same = row.picture is not None and row.hashes.image == old.hashes.image
+            same &= not old.same or row.hashes.label == old.hashes.label
+        if not same:
+            raise CacheError(
+                f"{commission.path}: files of shard {job.shard} changed while the run was going "
+                f"on, the first is {job.samples[place].image}. What is committed is safe: run the "
+                "same command again"
+            )
 
 
 def _make(
     name: str,
-    writer: Writer,
-    *,
-    shard: int,
+    job: Job,
+    commission: Commission,
     rows: Sequence[Row],
-    samples: Sequence[Sample],
+    fresh: Sequence[int],
+    *,
     teacher: Teacher,
     backend: Backend,
-    config: PrecomputeConfig,
-    meter: Meter,
-) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
-    """Arrays and notes of one shard of a per-row artifact."""
-    first = writer.rows_of(shard).start
-    if name == "index":
-        for row, failure in enumerate((row.failure for row in rows), start=first):
-            if failure:
-                logger.warning("row %d cannot be used: %s", row, failure)
-        meter.advance(len(rows))
-        return index_arrays(rows, first)
-    good = [i for i, row in enumerate(rows) if row.picture]
-    pictures = [row.picture for row in rows if row.picture]
+    clock: Clock,
+) -> tuple[Mapping[str, NDArray[Any]], dict[str, Any], int]:
+    """Arrays of the fresh rows, notes on all, and how many values need not be computed."""
+    path, manifest, config = commission.path, commission.manifest, commission.config
+    first = manifest.rows_of(job.shard).start
+    pictures = [picture for i in fresh if (picture := rows[i].picture)]
+    copied = [old for i in range(len(rows)) if (old := job.copies(i, name))]
+    keeps_dense = DENSE in manifest.arrays
     notes: dict[str, Any] = {}
     match name:
+        case "index":
+            arrays, notes = index_arrays(rows, first)
+            clock.advance(len(fresh))
+            return {key: values[list(fresh)] for key, values in arrays.items()}, notes, len(copied)
         case "cls":
-            with meter.phase("teacher"):
+            with clock.phase("preprocess"):
                 arrays = cls_arrays(
-                    teacher, pictures, config.views, batch=config.batch, advance=meter.advance
+                    teacher, pictures, config.views, batch=config.batch, advance=clock.advance
                 )
-        case "dense" if not _keeps_dense(writer):
-            return {}, {}
+        case "dense" if not keeps_dense:
+            clock.advance(len(fresh))
+            arrays = {}
         case "dense":
-            with meter.phase("teacher"):
+            with clock.phase("preprocess"):
                 arrays = dense_arrays(
                     teacher,
                     pictures,
                     config.dense,
-                    basis=_basis(writer),
+                    basis=_basis(commission),
                     batch=config.batch,
-                    advance=meter.advance,
+                    advance=clock.advance,
                 )
         case "regions":
-            if _keeps_dense(writer):
-                dense_NDhw = writer.read(DENSE, shard)[good]
+            if keeps_dense:
+                with clock.phase("read"):
+                    dense_NDhw = get(path, manifest, DENSE, job.shard)[list(fresh)]
             else:
-                with meter.phase("teacher"):
+                with clock.phase("preprocess"):
                     dense_NDhw = unkept_tokens(teacher, pictures, config.dense, batch=config.batch)
-                ids = [sample.id for sample in samples]
-                check_finite(
-                    writer.path, DENSE, _spread(dense_NDhw, good, len(rows), DENSE), ids=ids
-                )
-            with meter.phase("regions"):
+                check_finite(path, DENSE, dense_NDhw, ids=[job.samples[i].id for i in fresh])
+            with clock.alone("regions") if backend == "cuml" else clock.phase("regions"):
                 arrays = region_arrays(
-                    dense_NDhw, pictures, config.regions, backend=backend, advance=meter.advance
+                    dense_NDhw, pictures, config.regions, backend=backend, advance=clock.advance
                 )
         case _:
-            region_Nhw = writer.read("regions", shard)[good]
-            with meter.phase("crops"):
-                arrays, left_out = local_arrays(
+            recipe = manifest.arrays["local"][0].recipe
+            known = _known_tokens(job, recipe)
+            with clock.phase("crops"):
+                arrays, crops = local_arrays(
                     teacher,
                     pictures,
-                    region_Nhw,
+                    get(path, manifest, "regions", job.shard)[list(fresh)],
                     config.local,
+                    salt=crop_salt(recipe),
+                    known=known,
                     batch=config.batch,
-                    advance=meter.advance,
+                    advance=clock.advance,
                 )
-            counts = zip(good, left_out, strict=True)
-            notes = {"left_out": {str(first + i): count for i, count in counts if count}}
-    meter.advance(len(rows) - len(good))
-    return {key: _spread(values, good, len(rows), key) for key, values in arrays.items()}, notes
+            by_place = dict(zip(fresh, crops, strict=True)) | {
+                i: Crops(old.crops, old.left_out)
+                for i in range(len(rows))
+                if (old := job.copies(i, name))
+            }
+            notes = {
+                "crops": [
+                    list(by_place[i].hashes) if i in by_place else [] for i in range(len(rows))
+                ],
+                "left_out": {
+                    str(first + i): c.left_out for i, c in sorted(by_place.items()) if c.left_out
+                },
+            }
+            reused = sum(each in known for one in crops for each in one.hashes)
+            return arrays, notes, reused + sum(len(old.crops) for old in copied)
+    return arrays, notes, len(copied)
 
 
-def _basis(writer: Writer) -> dict[str, NDArray[np.float32]]:
-    """The basis as it is stored; empty where the format of the dense tokens needs none."""
-    names = [name for name in ("pca_basis", "pca_mean") if name in writer.manifest.arrays]
-    return {name: writer.read(name, 0) for name in names}
+def _all_rows(
+    name: str,
+    job: Job,
+    manifest: Manifest,
+    made: Mapping[str, NDArray[Any]],
+    fresh: Sequence[int],
+) -> Mapping[str, NDArray[Any]]:
+    """The fresh rows' values among all rows: others are copied, or empty where an image failed."""
+    count = len(job.samples)
+    if len(fresh) == count:
+        return made
+    whole = {}
+    for array, values in made.items():
+        rows = np.full((count, *values.shape[1:]), _EMPTY.get(array, 0), values.dtype)
+        rows[list(fresh)] = values
+        whole[array] = rows
+    for place in range(count):
+        if old := job.copies(place, name):
+            for array, values in whole.items():
+                values[place] = _old_values(job, array, old.row)
+    return whole
 
 
-def _keeps_dense(writer: Writer) -> bool:
-    return DENSE in writer.manifest.arrays
+def _old(job: Job, place: int) -> OldRow | None:
+    return job.old.rows.get(place) if job.old is not None else None
 
 
-def _spread(values: NDArray[Any], good: Sequence[int], rows: int, array: str) -> NDArray[Any]:
-    """The values of the good rows among all rows."""
-    if len(good) == rows:
-        return values
-    spread = np.full((rows, *values.shape[1:]), _EMPTY.get(array, 0), values.dtype)
-    spread[good] = values
-    return spread
-
-
-def _check_unchanged(writer: Writer, shard: int, rows: Sequence[Row], *, labels: bool) -> None:
-    """Are the files those that the store's other artifacts of this shard are made from?
-
-    Without `labels` the images alone: an `index` that is there and to be written again has other
-    labels only. Where there is none, nothing is made from it.
-    """
-    if (receipt := writer.receipt("index", shard)) is None:
-        return
-    for number, row, *recorded in zip(
-        writer.rows_of(shard), rows, receipt["images"], receipt["labels"], strict=True
-    ):
-        if str(number) in receipt["failures"]:
-            same = row.picture is None  # whatever its bytes are: it has zeros in every array
-        else:
-            found = [row.hashes.image, row.hashes.label]
-            same = row.picture is not None and found[: 1 + labels] == recorded[: 1 + labels]
-        if same:
-            continue
+def _old_values(job: Job, array: str, row: int) -> NDArray[Any]:
+    assert job.old is not None
+    manifest = job.old.manifest
+    artifact, spec = manifest.arrays[array]
+    file = job.old.path / shard_file(spec, artifact, row // manifest.shard_rows)
+    if not file.is_file():  # zarr would read zeros
+        raise CacheError(f"{file}: missing. Run the same `zsseg precompute` command again")
+    try:
+        return read_rows(open_array(job.old.path, manifest, array), row, where=str(file))
+    except CacheError as error:
         raise CacheError(
-            f"{writer.path}: files of shard {shard} changed while the run was going on. What is "
-            "committed is safe: run the same command again"
-        )
+            f"{file}: damaged ({error.__cause__ or error}), and rows that have not changed are "
+            "copied from there. Delete the file and run the same `zsseg precompute` command again: "
+            "it computes what the file held"
+        ) from error
+
+
+def _known_tokens(job: Job, recipe: Mapping[str, Any]) -> dict[str, NDArray[np.float16]]:
+    """Tokens of crops that were encoded before, by hash; fewer where their data is damaged."""
+    if job.old is None or not any(old.crops for old in job.old.rows.values()):
+        return {}
+    known: dict[str, NDArray[np.float16]] = {}
+    for old in job.old.rows.values():
+        if old.crops:
+            try:
+                local_KD = _old_values(job, "local", old.row)
+            except CacheError:  # the row's receipt was sound, its data is not: encoded again
+                continue
+            known |= zip(old.crops, local_KD, strict=False)
+    return known
+
+
+def _basis(commission: Commission) -> dict[str, NDArray[np.float32]]:
+    """The basis as it is stored; empty where the format of the dense tokens needs none."""
+    arrays = commission.manifest.arrays
+    names = [name for name in ("pca_basis", "pca_mean") if name in arrays]
+    return {name: get(commission.path, commission.manifest, name, 0) for name in names}

@@ -19,7 +19,6 @@ from stages.cache.reader import Store
 from stages.data.samples import Sample
 from stages.data.spec import DatasetSpec
 from stages.precompute.config import DenseConfig
-from stages.precompute.progress import Meter
 from stages.precompute.rows import read_row
 
 if TYPE_CHECKING:
@@ -37,7 +36,6 @@ def measure_dense(
     samples: Sequence[Sample],
     teacher: "Teacher",
     config: DenseConfig,
-    meter: Meter,
 ) -> DenseLoss | None:
     """Compare a sealed store's dense tokens with the teacher's.
 
@@ -48,12 +46,10 @@ def measure_dense(
     cosines: list[NDArray[np.float64]] = []
     same, elements = 0, 0
     for row in spread(np.flatnonzero(store.read_all("status") == 0), MEASURED_IMAGES):
-        with meter.phase("read"):
-            picture = read_row(spec, root, samples[row]).picture
+        picture = read_row(spec, root, samples[row]).picture
         if picture is None:
             continue
-        with meter.phase("teacher"):
-            (original_Dhw,) = teacher.dense([picture.image_HW3], config)
+        (original_Dhw,) = teacher.dense([picture.image_HW3], config)
         cosine_T, agreed = compare(store.read(DENSE, row), original_Dhw, text_CD)
         cosines.append(cosine_T)
         same += agreed

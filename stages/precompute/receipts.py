@@ -19,7 +19,7 @@ from stages.data.samples import Sample
 from stages.data.spec import DatasetSpec
 from stages.errors import CacheError
 from stages.precompute.config import LocalConfig
-from stages.precompute.crops import class_crops
+from stages.precompute.crops import class_crops, crop_salt
 from stages.precompute.rows import index_arrays, read_row
 from stages.precompute.threads import in_threads
 
@@ -95,18 +95,19 @@ def _notes(
     if artifact.name == "index":
         return index_arrays(rows, first)[1]
     region_Nhw = shards.get(path, manifest, "regions", shard)
+    salt = crop_salt(artifact.recipe)
+    hashes: list[list[str]] = [[] for _ in rows]
     left_out = {}
     for place, row in enumerate(rows):
         if row.picture:
-            # The crops themselves are cut only when they are asked for.
-            _, _, count = class_crops(
+            crops, _, count = class_crops(
                 row.picture.image_HW3,
                 row.picture.visible_HW,
                 region_Nhw[place],
                 margin=config.margin,
                 max_masks=config.max_masks,
-                fill=(0, 0, 0),
             )
+            hashes[place] = [crop.digest(salt) for crop in crops]
             if count:
                 left_out[str(first + place)] = count
-    return {"left_out": left_out}
+    return {"crops": hashes, "left_out": left_out}

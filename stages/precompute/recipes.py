@@ -4,7 +4,7 @@ Nothing here loads torch, so a run that finds everything done costs no model.
 Legend: C classes, D CLIP width, K masks of an image, h w token grid.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -76,16 +76,12 @@ def store_info(spec: DatasetSpec, files: TeacherFiles, traits: Traits) -> dict[s
     }
 
 
-def store_index(samples: Sequence[Sample], root: Path) -> list[dict[str, Any]]:
+def store_index(samples: Sequence[Sample], root: Path) -> Iterator[dict[str, Any]]:
     """One entry per row: id, image and label, as paths relative to the data set's root."""
-    return [
-        {
-            "id": sample.id,
-            "image": sample.image.relative_to(root).as_posix(),
-            "label": sample.label.relative_to(root).as_posix() if sample.label else None,
-        }
-        for sample in samples
-    ]
+    for sample in samples:
+        label = sample.label.relative_to(root).as_posix() if sample.label else None
+        image = sample.image.relative_to(root).as_posix()
+        yield {"id": sample.id, "image": image, "label": label}
 
 
 def store_artifacts(
@@ -126,6 +122,17 @@ def store_artifacts(
         )
         for count in ([] if number is None else [number])
     ]
+    local = Artifact(
+        "local",
+        {
+            "teacher": teacher,
+            "size": traits.native_size,
+            **config.local.model_dump(exclude={"enabled"}),
+            **sight,
+        },
+        (ArraySpec("local", (masks, width), "float16"), ArraySpec("local_ids", (masks,), "int16")),
+        depends=("index", "regions"),
+    )
     return (
         Artifact(
             "text",
@@ -165,13 +172,5 @@ def store_artifacts(
             (ArraySpec("regions", (height, columns), "uint8", compressed=True),),
             depends=("dense", "index"),
         ),
-        Artifact(
-            "local",
-            {"teacher": teacher, "size": traits.native_size, **config.local.model_dump(), **sight},
-            (
-                ArraySpec("local", (masks, width), "float16"),
-                ArraySpec("local_ids", (masks,), "int16"),
-            ),
-            depends=("index", "regions"),
-        ),
+        *([local] if config.local.enabled else []),
     )

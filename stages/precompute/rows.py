@@ -55,7 +55,7 @@ def read_row(spec: DatasetSpec, root: Path, sample: Sample) -> Row:
     The reason of a failure names files relative to `root`, so that it is the same everywhere.
     """
     visible_HW, label_failure = _read_visible(spec, sample)
-    hashes = Hashes(_file_hash(sample.image), _label_hash(visible_HW))
+    hashes = Hashes(file_hash(sample.image), _label_hash(visible_HW))
     try:
         image_HW3 = read_image(sample.image)
     except DatasetError as error:
@@ -74,7 +74,7 @@ def read_row(spec: DatasetSpec, root: Path, sample: Sample) -> Row:
 
 def content_hashes(spec: DatasetSpec, sample: Sample) -> Hashes:
     """The hashes of `read_row` without decoding the image."""
-    return Hashes(_file_hash(sample.image), _label_hash(_read_visible(spec, sample)[0]))
+    return Hashes(file_hash(sample.image), _label_hash(_read_visible(spec, sample)[0]))
 
 
 def _read_visible(spec: DatasetSpec, sample: Sample) -> tuple[NDArray[np.uint8] | None, str]:
@@ -85,7 +85,8 @@ def _read_visible(spec: DatasetSpec, sample: Sample) -> tuple[NDArray[np.uint8] 
         return None, str(error)
 
 
-def _file_hash(path: Path) -> str | None:
+def file_hash(path: Path) -> str | None:
+    """xxh3_128 of a file's bytes; None where it cannot be read."""
     try:
         return xxhash.xxh3_128_hexdigest(path.read_bytes())
     except OSError:

@@ -5,44 +5,30 @@ The list of what is missing is made first, and torch is loaded only when there i
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from importlib.metadata import PackageNotFoundError, version
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-import numpy as np
-
-from stages.cache.catalogue import place_store
-from stages.cache.codec import BASIS, DENSE
 from stages.cache.dense_loss import DenseLoss, loss_entry, recorded_loss
 from stages.cache.files import free_bytes, read_ahead
 from stages.cache.place import StorePath
 from stages.cache.store import Writer
-from stages.data.samples import Sample, list_samples
+from stages.data.samples import Sample
 from stages.data.spec import DatasetSpec
-from stages.errors import DatasetError, ResourceError, UserError
-from stages.precompute.choices import require_gpu, settle
+from stages.errors import DatasetError, ResourceError
+from stages.precompute.choices import require_gpu
+from stages.precompute.cluster import open_engine
 from stages.precompute.command import store_command
 from stages.precompute.config import PrecomputeConfig
-from stages.precompute.measure import measure_dense
+from stages.precompute.engine import Engine
+from stages.precompute.forecast import Forecast, forecast
+from stages.precompute.plan import Plan, Planner, planned_bytes
 from stages.precompute.progress import Meter, Phase, Progress
-from stages.precompute.recipes import (
-    BASIS_IMAGES,
-    Traits,
-    store_artifacts,
-    store_identity,
-    store_index,
-    store_info,
-    stored_traits,
-)
-from stages.precompute.settings import Settings, settings_entry
-from stages.precompute.sources import withdraw_changed
+from stages.precompute.recipes import Traits
+from stages.precompute.settings import settings_entry
+from stages.precompute.sources import refuse_changed, refuse_failures
 from stages.precompute.teacher_files import TeacherFiles, resolve_teacher
-
-if TYPE_CHECKING:
-    from stages.precompute.teacher import Teacher
-
-_PACKAGES = ("zsseg", "numpy", "open_clip_torch", "pillow", "scikit-learn", "torch", "zarr")
+from stages.precompute.wanted import Wanted, wanted_store
 
 
 @dataclass(frozen=True)
@@ -52,7 +38,7 @@ class PrecomputeResult:
     path: StorePath
     images: int
     written: dict[str, int]
-    """Rows that this run wrote, by artifact; empty when everything was there."""
+    """Rows that this run computed, by artifact; empty when everything was there."""
     seconds: dict[Phase, float]
     """Where this run's time went."""
     failed: dict[str, str]
@@ -72,215 +58,156 @@ def precompute(
     limit: int | None,
     update: bool,
     progress: Callable[[Progress], None],
+    retry_failed: bool = False,
+    max_failures: int | None = None,
+    workers: int | None = None,
+    scheduler: str | None = None,
 ) -> PrecomputeResult:
     """Make, continue or check the store of a split in the folder `cache`; sealed on return.
 
-    `limit` takes the first images only. `update` recomputes in place what was made with other
-    settings or from files that have changed since; without it both raise CacheError. An image
-    that cannot be used is a row of status 1, and tried again by the next run; if all are,
-    DatasetError.
+    `limit` takes the first images only. `update` computes anew what was made with other settings,
+    from files that have changed since, or for images that came; without it each raises CacheError.
+    An image that cannot be used is a row of status 1, and stays it until its file changes or
+    `retry_failed` is asked for; more than `max_failures` of them raise DatasetError, as it does
+    when all are. `workers` and `scheduler`: see `cluster.open_engine`.
     """
-    samples, limit = _first_samples(list_samples(spec, root, split), limit)
-    if config.device == "cuda":
-        require_gpu()
-    files = resolve_teacher(teacher)
-    identity = store_identity(spec, split, limit, files, config)
-    path = place_store(cache, identity, dataset=spec.name, split=split, teacher=files.slug)
-    config = settle(config, path)
-    loaded, traits = None, stored_traits(path)
-    meter = Meter(progress)
-    if traits is None:
-        loaded = _load(files, config)
-        traits = _traits(loaded, config)
-    with Writer.open(
-        path,
-        identity=identity,
-        artifacts=store_artifacts(spec, files, config, traits),
-        index=store_index(samples, root),
-        shard_rows=config.shard_images,
-        info=store_info(spec, files, traits),
-        update=update,
-    ) as writer:
-        missing = _missing(writer, spec, root, samples, update=update, meter=meter)
-        written = _rows(writer, missing)
-        meter.expect(sum(written.values()))
-        if missing:
-            _check_space(writer, written)
-            loaded = loaded or _load(files, config)
-            _compute(
-                writer,
-                missing,
-                spec=spec,
-                root=root,
-                samples=samples,
-                teacher=loaded,
-                config=config,
-                meter=meter,
-            )
-        failed = _failures(writer, samples)
-        if len(failed) == len(samples):
-            raise DatasetError(
-                f"{root}: none of the {len(samples)} images of split '{split}' can be used. "
-                f"The first: {next(iter(failed.values()))}"
-            )
-        writer.seal(command=store_command(spec, split, limit, config))
-        loss = recorded_loss(path, writer.manifest)
-        if loss is None and config.dense.format not in ("fp16", "none"):
-            loss = measure_dense(
-                path,
-                spec=spec,
-                root=root,
-                samples=samples,
-                teacher=loaded or _load(files, config),
-                config=config.dense,
-                meter=meter,
-            )
-            if loss is not None:
-                writer.log(loss_entry(path, writer.manifest, loss))
-        settings = Settings(spec, split, limit, config, traits)
-        _remember(
-            writer,
-            {"root": str(root.resolve()), "teacher": files.located} | settings_entry(settings),
+    files, meter = _found(teacher, config, scheduler), Meter(progress)
+    with open_engine(files, config, workers=workers, scheduler=scheduler) as engine:
+        wanted = wanted_store(
+            spec,
+            root=root,
+            split=split,
+            files=files,
+            cache=cache,
+            config=config,
+            limit=limit,
+            look=partial(_look, engine),
+            ask_traits=partial(_ask_traits, engine),
         )
-    return PrecomputeResult(path, len(samples), written, meter.seconds, failed, loss)
+        with open_writer(wanted, update=update) as writer:
+            planner = Planner(wanted, retry_failed=retry_failed, keeps=True, meter=meter)
+            plan = planner.plan()
+            if not update:
+                refuse_changed(wanted.path, wanted.samples, plan.states)
+            planner.remember(plan)
+            if plan.todo:
+                from stages.precompute.compute import compute
+
+                _check_space(wanted, plan)
+                compute(writer, planner, plan, wanted, engine, meter, max_failures=max_failures)
+            planner.remember(None)
+            failed = _failures(writer, wanted.samples)
+            if len(failed) == len(wanted.samples):
+                raise DatasetError(
+                    f"{root}: none of the {len(failed)} images of split '{split}' can be used. "
+                    f"The first: {next(iter(failed.values()))}"
+                )
+            refuse_failures(root, failed.values(), at_most=max_failures)
+            writer.seal(command=store_command(spec, split, wanted.limit, wanted.config))
+            loss = _loss(writer, wanted, engine, meter)
+            places = {"root": str(root.resolve()), "teacher": files.located}
+            _remember(writer, places | settings_entry(wanted.settings))
+    done = {name: count for name, count in plan.rows.items() if count}
+    return PrecomputeResult(wanted.path, wanted.manifest.rows, done, meter.seconds, failed, loss)
 
 
-def _first_samples(samples: list[Sample], limit: int | None) -> tuple[list[Sample], int | None]:
-    """The first `limit` samples, and the limit; None where it cuts nothing off."""
-    if limit is not None and limit < 1:
-        raise UserError(f"--limit {limit}: at least one image is needed")
-    if limit is None or limit >= len(samples):
-        return samples, None
-    return samples[:limit], limit
-
-
-def _load(files: TeacherFiles, config: PrecomputeConfig) -> "Teacher":
-    """Load the teacher, and with it torch and open_clip."""
-    from stages.precompute.teacher import load_teacher
-
-    assert config.precision != "auto", "settings are settled first"
-    return load_teacher(files, device=config.device, precision=config.precision)
-
-
-def _traits(teacher: "Teacher", config: PrecomputeConfig) -> Traits:
-    return Traits(
-        width=teacher.width,
-        native_size=list(teacher.native_size),
-        grid=list(teacher.grid(config.dense)),
-        dense_path=teacher.dense_path(config.dense),
-    )
-
-
-def _missing(
-    writer: Writer,
+def foretell(
     spec: DatasetSpec,
-    root: Path,
-    samples: Sequence[Sample],
     *,
-    update: bool,
-    meter: Meter,
-) -> dict[str, list[int]]:
-    """Shards to compute by artifact, those of changed files too; {} when there is nothing to do."""
-    shards = range(-(-len(samples) // writer.manifest.shard_rows))
-    with read_ahead(writer.path):
-        receipts = {shard: writer.receipt("index", shard) for shard in shards}
-        # Which files a shard was made from stands in the receipt of its index only: without it
-        # nothing tells whether they are the same ones still, so all of the shard is made again.
-        lost = [shard for shard in shards if receipts[shard] is None and _begun(writer, shard)]
-    if lost:
-        writer.forget(lost)
-    if writer.missing().get(BASIS):  # fitted again, it need not be the one of what is stored
-        writer.forget(shards, only=(DENSE, "regions", "local"))
-    relabelled = withdraw_changed(
-        writer,
-        spec,
-        root,
-        samples,
-        committed={shard: receipt for shard, receipt in receipts.items() if receipt is not None},
+    root: Path,
+    split: str,
+    teacher: str,
+    cache: StorePath,
+    config: PrecomputeConfig,
+    limit: int | None,
+    retry_failed: bool,
+    progress: Callable[[Progress], None],
+) -> Forecast:
+    """What `precompute` of the same arguments would do, why, and at what cost; nothing is written.
+
+    Files that the store does not know by size and time are hashed.
+    """
+    files, meter = _found(teacher, config, None), Meter(progress)
+    with open_engine(files, config, workers=None, scheduler=None) as engine:
+        wanted = wanted_store(
+            spec,
+            root=root,
+            split=split,
+            files=files,
+            cache=cache,
+            config=config,
+            limit=limit,
+            look=partial(_look, engine),
+            ask_traits=partial(_ask_traits, engine),
+        )
+        planner = Planner(wanted, retry_failed=retry_failed, keeps=False, meter=meter)
+        plan = planner.plan()
+        return forecast(wanted, planner, plan, engine)
+
+
+def _found(teacher: str, config: PrecomputeConfig, scheduler: str | None) -> TeacherFiles:
+    """The teacher's files; a GPU that is asked for and not there is told before any work."""
+    if config.device == "cuda" and scheduler is None:
+        require_gpu()
+    return resolve_teacher(teacher)
+
+
+def _look(engine: Engine, config: PrecomputeConfig) -> dict[str, str]:
+    from stages.precompute.questions import found_there
+
+    return engine.ask(partial(found_there, config=config))
+
+
+def _ask_traits(engine: Engine, config: PrecomputeConfig) -> Traits:
+    from stages.precompute.questions import teacher_traits
+
+    return engine.ask(partial(teacher_traits, config=config))
+
+
+def open_writer(wanted: Wanted, *, update: bool) -> Writer:
+    """The store that is wanted, under this process's lock."""
+    return Writer.open(
+        wanted.path,
+        identity=wanted.manifest.identity,
+        artifacts=wanted.manifest.artifacts,
+        index=wanted.index(),
+        shard_rows=wanted.manifest.shard_rows,
+        info=wanted.manifest.info,
         update=update,
-        meter=meter,
     )
-    missing = writer.missing()
-    missing["index"] = sorted({*missing["index"], *relabelled})
-    return {name: shards for name, shards in missing.items() if shards}
 
 
-def _begun(writer: Writer, shard: int) -> bool:
-    """Does any per-row artifact have this shard?"""
-    per_row = [artifact.name for artifact in writer.manifest.artifacts if artifact.per_row]
-    return any(writer.receipt(name, shard) is not None for name in per_row)
-
-
-def _rows(writer: Writer, missing: Mapping[str, Sequence[int]]) -> dict[str, int]:
-    """Rows to write by artifact that has any; those of `text` are classes, of a basis images."""
-    stored = {artifact.name for artifact in writer.manifest.artifacts if artifact.arrays}
-    rows = {
-        name: sum(len(writer.rows_of(shard)) for shard in shards)
-        for name, shards in missing.items()
-        if name in stored
-    }
-    if "text" in rows:
-        artifact, spec = writer.manifest.arrays["text"]
-        rows["text"], _ = writer.manifest.shape(artifact, spec)
-    if BASIS in rows:
-        rows[BASIS] = min(writer.manifest.rows, BASIS_IMAGES)
-    return rows
-
-
-def _check_space(writer: Writer, rows: Mapping[str, int]) -> None:
+def _check_space(wanted: Wanted, plan: Plan) -> None:
     """Raise ResourceError before the work when what it makes does not fit on the disk."""
-    needed = sum(
-        rows.get(artifact.name, 0) * int(np.prod(spec.shape)) * np.dtype(spec.dtype).itemsize
-        for artifact, spec in writer.manifest.arrays.values()
-        if artifact.per_row
-    )
-    free = free_bytes(writer.path)
+    needed, free = planned_bytes(plan, wanted.manifest), free_bytes(wanted.path)
     if free is not None and needed > free:
         raise ResourceError(
-            f"{writer.path}: {needed / 2**30:.1f} GiB are needed and {free / 2**30:.1f} GiB free. "
+            f"{wanted.path}: {needed / 2**30:.1f} GiB are needed and {free / 2**30:.1f} GiB free. "
             "Give a --cache folder on a larger disk, a smaller dense.size or another dense.format"
         )
 
 
-def _compute(
-    writer: Writer,
-    missing: Mapping[str, Sequence[int]],
-    *,
-    spec: DatasetSpec,
-    root: Path,
-    samples: Sequence[Sample],
-    teacher: "Teacher",
-    config: PrecomputeConfig,
-    meter: Meter,
-) -> None:
-    """Fill the store, and add what the run says about itself to its history."""
-    from stages.precompute.fill import fill
-    from stages.precompute.kmeans import choose_backend
+def _loss(writer: Writer, wanted: Wanted, engine: Engine, meter: Meter) -> DenseLoss | None:
+    """What storing dense tokens in fewer bytes costs, measured once and kept in the history."""
+    config = wanted.config
+    loss = recorded_loss(wanted.path, writer.manifest)
+    if loss is not None or config.dense.format in ("fp16", "none"):
+        return loss
+    from stages.precompute.questions import dense_loss
 
-    backend = choose_backend(config.regions.backend)
-    begin = datetime.now(UTC)
-    fill(
-        writer,
-        missing,
-        spec=spec,
-        root=root,
-        samples=samples,
-        teacher=teacher,
-        backend=backend,
+    question = partial(
+        dense_loss,
+        path=wanted.path,
+        spec=wanted.spec,
+        root=wanted.root,
+        samples=wanted.samples,
         config=config,
-        meter=meter,
     )
-    writer.log(
-        {
-            "begin": begin.isoformat(timespec="seconds"),
-            "end": datetime.now(UTC).isoformat(timespec="seconds"),
-            "seconds": {phase: round(value, 3) for phase, value in meter.seconds.items()},
-            "shards": {name: len(shards) for name, shards in missing.items()},
-            "device": str(teacher.device),
-            "kmeans": backend,
-            "versions": _versions(),
-        }
-    )
+    with meter.phase("teacher"):
+        loss = engine.ask(question)
+    if loss is not None:
+        writer.log(loss_entry(wanted.path, writer.manifest, loss))
+    return loss
 
 
 def _remember(writer: Writer, said: Mapping[str, Any]) -> None:
@@ -290,16 +217,6 @@ def _remember(writer: Writer, said: Mapping[str, Any]) -> None:
     """
     if any(writer.last(key) != value for key, value in said.items()):
         writer.log(said)
-
-
-def _versions() -> dict[str, str]:
-    found: dict[str, str] = {}
-    for package in _PACKAGES:
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:  # zsseg itself, run from a checkout
-            continue
-    return found
 
 
 def _failures(writer: Writer, samples: Sequence[Sample]) -> dict[str, str]:

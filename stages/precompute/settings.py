@@ -70,7 +70,7 @@ def stored_config(manifest: Manifest) -> PrecomputeConfig:
             },
             "regions": {name: regions[name] for name in RegionConfig.model_fields}
             | {"backend": library},
-            "local": {name: recipes["local"][name] for name in LocalConfig.model_fields},
+            "local": _local(recipes.get("local")),
             "shard_images": manifest.shard_rows,
             "precision": recipe_precision(recipes["cls"]),
         }
@@ -80,6 +80,12 @@ def stored_config(manifest: Manifest) -> PrecomputeConfig:
             f"its settings are none that this version of zsseg writes ({type(error).__name__}: "
             f"{error}); use the version that made the store"
         ) from error
+
+
+def _local(recipe: Mapping[str, Any] | None) -> dict[str, Any]:
+    if recipe is None:
+        return {"enabled": False}
+    return {name: recipe[name] for name in LocalConfig.model_fields if name != "enabled"}
 
 
 def recall_settings(path: StorePath, manifest: Manifest | None) -> Settings:

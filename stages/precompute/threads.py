@@ -1,32 +1,84 @@
-"""The same function on many items in threads: the only door to dask."""
+"""The same function on many items in threads."""
 
+import os
+import threading
 from collections.abc import Callable, Sequence
-from functools import partial
-from typing import TypeVar
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, TypeVar
 
-import dask
-from threadpoolctl import ThreadpoolController
+import threadpoolctl
+from threadpoolctl import ThreadpoolController, threadpool_limits
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
+class _OneBlasThread:
+    """BLAS has one thread while anybody is inside, from whatever thread he came.
+
+    Its number of threads belongs to the process: whoever put it back on leaving would put it back
+    under the others.
+    """
+
+    def __init__(self) -> None:
+        self._lock, self._inside = threading.Lock(), 0
+        self._limits: Any = None
+
+    def __enter__(self) -> None:
+        with self._lock:
+            if not self._inside:
+                _let_anyone_set_blas_threads()
+                self._limits = threadpool_limits(limits=1, user_api="blas")
+            self._inside += 1
+
+    def __exit__(self, *_: object) -> None:
+        with self._lock:
+            self._inside -= 1
+            if not self._inside:
+                assert self._limits is not None
+                _let_anyone_set_blas_threads()
+                self._limits.restore_original_limits()
+                _let_anyone_set_blas_threads()
+
+
+def _let_anyone_set_blas_threads() -> None:
+    """Since threadpoolctl 3.8 the first thread that sets OpenBLAS' number of threads owns it.
+
+    Others' calls do nothing, without a word; those who come here first and last are any threads.
+    """
+    release = getattr(threadpoolctl.OpenBLASController, "clear_controlling_thread", None)
+    if release is not None:
+        release(force=True)
+
+
+_ONE_BLAS_THREAD = _OneBlasThread()
+
+
+def processors() -> int:
+    """How many this process may use: OMP_NUM_THREADS, as everywhere, or all there are."""
+    asked = os.environ.get("OMP_NUM_THREADS", "")
+    return int(asked) if asked.isdecimal() and int(asked) else os.cpu_count() or 1
+
+
 def in_threads(function: Callable[[Item], Result], items: Sequence[Item]) -> list[Result]:
-    """The function of every item, in order, in as many threads as there are processors.
+    """The function of every item, in order, in as many threads as `processors`.
 
     Pays where the work leaves the interpreter lock alone, as decoding does. Inside, BLAS and OpenMP
     have one thread each: sums must not depend on how many there are, and threads of threads are
-    slow. The first exception is raised.
+    slow. The first exception is raised. May be called from several threads at once, not from an
+    item.
     """
     pools = ThreadpoolController()
 
     def alone(item: Item) -> Result:
-        # OpenMP counts per calling thread, so the limit of the thread outside is not enough.
+        # OpenMP counts per calling thread, so a limit of the thread outside is not enough.
         with pools.limit(limits=1, user_api="openmp"):
             return function(item)
 
-    # Bound and untraversed: dask would search every item for collections of its own.
-    tasks = [dask.delayed(partial(alone, item), traverse=False, pure=False)() for item in items]
-    with pools.limit(limits=1):
-        results: list[Result] = list(dask.compute(*tasks, scheduler="threads", traverse=False))
-    return results
+    threads = max(1, min(len(items), processors()))
+    with _ONE_BLAS_THREAD, ThreadPoolExecutor(threads) as executor:
+        try:
+            return list(executor.map(alone, items))
+        except BaseException:
+            executor.shutdown(wait=False, cancel_futures=True)
+            raise

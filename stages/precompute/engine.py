@@ -1,0 +1,147 @@
+"""Who computes the shards: this process, in a few threads. (`cluster.py`: many processes.)
+
+Several shards are at work at once, so that one is decoded while another is at the teacher and a
+third is written; whose turn it is at the model says one lock. Each shard is made by the same code
+as if it were alone.
+"""
+
+import threading
+import warnings
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from contextlib import contextmanager
+from dataclasses import replace
+from functools import partial
+from heapq import heappop, heappush
+from itertools import islice
+from typing import TYPE_CHECKING, Protocol, Self, TypeVar
+
+from stages.precompute.config import PrecomputeConfig
+from stages.precompute.jobs import Commission, Job, Outcome
+from stages.precompute.progress import Clock, Stopped
+from stages.precompute.teacher_files import TeacherFiles
+
+if TYPE_CHECKING:
+    from stages.precompute.teacher import Teacher
+
+Answer = TypeVar("Answer")
+Tick = Callable[[int], None]
+"""Told of steps done."""
+
+
+class Turn:
+    """Who may use the device: one at a time, the lowest rank of those who wait.
+
+    So the oldest shard is finished first, and the others fill the gaps that it leaves.
+    """
+
+    def __init__(self) -> None:
+        self._change = threading.Condition()
+        self._waiting: list[int] = []
+        self._taken = False
+
+    @contextmanager
+    def of(self, rank: int) -> Iterator[None]:
+        """Wait for the turn of `rank`, and hold it."""
+        with self._change:
+            heappush(self._waiting, rank)
+            self._change.wait_for(lambda: not self._taken and self._waiting[0] == rank)
+            heappop(self._waiting)
+            self._taken = True
+        try:
+            yield
+        finally:
+            with self._change:
+                self._taken = False
+                self._change.notify_all()
+
+
+class Workshop:
+    """What one process computes with: the teacher, loaded when it is first needed."""
+
+    def __init__(self, files: TeacherFiles, *, shards_at_once: int) -> None:
+        self._files = files
+        self._turn = Turn()
+        self._loading = threading.Lock()
+        self._places = threading.BoundedSemaphore(shards_at_once)
+        self._teachers: dict[tuple[str, str], Teacher] = {}
+
+    def teacher(self, config: PrecomputeConfig) -> "Teacher":
+        """The teacher for settled settings; alone with it is who asks between the shards."""
+        from stages.precompute.teacher import load_teacher
+
+        assert config.precision != "auto", "settings are settled first"
+        kind = (config.device, config.precision)
+        with self._loading:
+            if kind not in self._teachers:
+                device, precision = config.device, config.precision
+                self._teachers[kind] = load_teacher(self._files, device=device, precision=precision)
+            return self._teachers[kind]
+
+    def work(self, job: Job, commission: Commission, tick: Tick) -> Outcome:
+        """Compute one shard, when there is a place free."""
+        from stages.precompute.fill import fill
+        from stages.precompute.kmeans import EMPTIED, choose_backend
+
+        with self._places:
+            # `mine_regions` looks at the labels, in which an empty cluster does not appear. For
+            # good: filters belong to the whole process, and the shards are mined side by side.
+            warnings.filterwarnings("ignore", EMPTIED)
+            asked = commission.config.regions.backend
+            backend = choose_backend(asked) if "regions" in job.todo else "sklearn"
+            clock = Clock(tick, partial(self._turn.of, job.shard))
+            teacher = replace(self.teacher(commission.config), turn=clock.forward)
+            return fill(job, commission, teacher=teacher, backend=backend, clock=clock)
+
+
+class Engine(Protocol):
+    """Where stage one is computed."""
+
+    def ask(self, question: Callable[[Workshop], Answer]) -> Answer:
+        """The answer of one workshop to a question that can be sent to it."""
+
+    def run(self, jobs: Iterable[Job], commission: Commission, tick: Tick) -> Iterator[Outcome]:
+        """The outcomes of jobs, in whatever order they are finished. Jobs are taken as needed."""
+
+
+class Here:
+    """This process. Use it in a `with`: leaving it gives up what is at work."""
+
+    def __init__(self, files: TeacherFiles, *, shards_at_once: int) -> None:
+        self._workshop = Workshop(files, shards_at_once=shards_at_once)
+        self._at_once = shards_at_once
+        self._executor = ThreadPoolExecutor(self._at_once, thread_name_prefix="shard")
+        self._stopped = threading.Event()
+        self._filters = warnings.catch_warnings()
+
+    def __enter__(self) -> Self:
+        self._filters.__enter__()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stopped.set()
+        self._executor.shutdown(wait=True, cancel_futures=True)
+        self._filters.__exit__(None, None, None)
+
+    def ask(self, question: Callable[[Workshop], Answer]) -> Answer:
+        """The answer of the one workshop there is."""
+        return question(self._workshop)
+
+    def run(self, jobs: Iterable[Job], commission: Commission, tick: Tick) -> Iterator[Outcome]:
+        """The outcomes of jobs; the first error ends it."""
+
+        def told(steps: int) -> None:
+            if self._stopped.is_set():
+                raise Stopped
+            tick(steps)
+
+        def begin(job: Job) -> Future[Outcome]:
+            return self._executor.submit(self._workshop.work, job, commission, told)
+
+        waiting = iter(jobs)
+        running = {begin(job) for job in islice(waiting, self._at_once)}
+        while running:
+            done, running = wait(running, return_when=FIRST_COMPLETED)
+            for outcome in [future.result() for future in done]:
+                running |= {begin(job) for job in islice(waiting, 1)}
+                yield outcome

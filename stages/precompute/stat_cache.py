@@ -1,0 +1,102 @@
+"""What is known of the data set's files without reading them: sources.jsonl of a store.
+
+One line per image: bytes and modification time of its files. Its head says what else decides a
+visible label: another description can change them all without touching a file.
+"""
+
+import json
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import xxhash
+
+from stages.cache.files import append_durably, json_lines, read_bytes, write_durably
+from stages.cache.manifest import SOURCES
+from stages.cache.place import StorePath
+from stages.cache.recipe import fingerprint
+from stages.data.samples import Sample
+from stages.data.spec import DatasetSpec
+
+
+class StatCache:
+    """The cache as it lies in a store. In memory hashes per image only, so that it stays small.
+
+    `seen`: what each file was when this run looked at it first. It grows here, and caches of one
+    run share it. A file that is edited while the run goes on, before or after it was read, gets no
+    entry: the next run hashes it.
+    """
+
+    def __init__(
+        self, store: StorePath, spec: DatasetSpec, root: Path, *, seen: dict[str, int]
+    ) -> None:
+        self._path, self._root, self._seen = store / SOURCES, root, seen
+        fields = {"layout", "classes", "unseen", "encoding", "ignore", "patterns"}
+        described = fingerprint(spec.model_dump(mode="json", include=fields))
+        self._head = json_lines([{"labels": described}])
+        self._marks: dict[str, int] = {}
+        self._saved = 0
+        """Hash of all of it; 0: nothing that can be used."""
+        try:
+            content = read_bytes(self._path)
+            head, *lines = content.splitlines(keepends=True)
+            if head == self._head:  # the last entry of an id is the one that counts
+                self._marks = {str(json.loads(line)["id"]): _hash(line) for line in lines}
+                self._saved = _hash(content)
+        except (OSError, ValueError, KeyError, TypeError):  # cut short by a crash, at worst
+            self._marks = {}
+
+    def knows(self, sample: Sample) -> bool:
+        """Are the sample's files those that the store was made from, by size and time?"""
+        mark = _hash(self._line(sample))
+        self._seen.setdefault(sample.id, mark)
+        return self._marks.get(sample.id) == mark
+
+    def add(self, samples: Iterable[Sample]) -> None:
+        """Append entries, so that an interrupted check goes on where it was."""
+        if not self._saved:
+            write_durably(self._path, self._head)
+        lines = {sample.id: line for sample in samples if (line := self._still(sample))}
+        append_durably(self._path, b"".join(lines.values()))
+        self._marks |= {name: _hash(line) for name, line in lines.items()}
+        self._saved = 1
+
+    def save(self, samples: Sequence[Sample], *, without: Callable[[int], bool]) -> None:
+        """Replace the cache by these samples less the rows `without`, if that is news."""
+        lines = [self._still(sample) for sample in samples]
+        content = self._head + b"".join(line for row, line in enumerate(lines) if not without(row))
+        if _hash(content) != self._saved:
+            write_durably(self._path, content)
+            self._saved = _hash(content)
+
+    def _still(self, sample: Sample) -> bytes:
+        """The sample's entry; nothing when its files are not what they were at first."""
+        line = self._line(sample)
+        return line if self._seen.setdefault(sample.id, _hash(line)) == _hash(line) else b""
+
+    def _line(self, sample: Sample) -> bytes:
+        """The label's path too: another file may have the same size and time."""
+        label = sample.label.relative_to(self._root).as_posix() if sample.label else None
+        return json_lines(
+            [
+                {
+                    "id": sample.id,
+                    "image": _stat(sample.image),
+                    "label": _stat(sample.label),
+                    "file": label,
+                }
+            ]
+        )
+
+
+def _hash(content: bytes) -> int:
+    return xxhash.xxh3_64_intdigest(content)
+
+
+def _stat(path: StorePath | None) -> list[Any] | None:
+    """Bytes and modification time in ns; None when there is no file."""
+    try:
+        stat = path.stat() if path else None
+    except OSError:
+        return None
+    return [stat.st_size, stat.st_mtime_ns] if stat else None
