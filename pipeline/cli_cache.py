@@ -12,6 +12,7 @@ from pipeline import console
 from pipeline.cli_cache_gap import gap
 from pipeline.cli_cache_manage import Runs, export, import_, prune, rm, unlock
 from pipeline.cli_cache_verify import verify
+from pipeline.cli_cache_why import why
 from pipeline.options import FolderArgument, StoreArgument
 from stages.cache.place import StorePath, store_path
 
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 app = typer.Typer(
     no_args_is_help=True, help="Stores: list, describe, verify, compare, delete, pack."
 )
-for command in (verify, rm, prune, export, unlock):
+for command in (verify, why, rm, prune, export, unlock):
     app.command()(command)
 app.command("import")(import_)
 app.command()(gap)

@@ -131,6 +131,7 @@ def _repair(
     *,
     quiet: bool,
 ) -> None:
+    from pipeline.tables import precompute_words
     from stages.precompute.repair import repair_store
 
     with _progress(quiet) as show:
@@ -141,7 +142,7 @@ def _repair(
             teacher=teacher,
             device=device,
             look=lambda done, total: show("verify", done, total, ""),
-            progress=lambda now: show("repair", now.done, now.total, now.phase),
+            progress=lambda now: show("repair", now.done, now.total, precompute_words(now)),
         )
     if done is None:
         text = _how(share)

@@ -35,21 +35,54 @@ def precompute(
         ),
     ] = None,
     update: Annotated[
-        bool, typer.Option("--update", help="Recompute in place what was made otherwise.")
+        bool, typer.Option("--update", help="Compute in place what was made otherwise.")
     ] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Say what would run, why, and what it would cost.")
+    ] = False,
+    workers: Annotated[
+        int | None,
+        typer.Option(min=1, help="Processes on this machine, one per GPU where there are any."),
+    ] = None,
+    scheduler: Annotated[
+        str | None, typer.Option(help="A running dask cluster to join: tcp://HOST:PORT.")
+    ] = None,
+    retry_failed: Annotated[
+        bool, typer.Option("--retry-failed", help="Try images again that could not be used.")
+    ] = False,
+    max_failures: Annotated[
+        int | None, typer.Option(min=0, help="Stop when more images cannot be used.")
+    ] = None,
     settings: Settings = None,
     quiet: Quiet = False,
 ) -> None:
     """Stage one: run CLIP once over a split and write the store. Run it again to resume."""
     console.configure_logging(quiet=quiet)
-    from pipeline.tables import loss_line
+    from pipeline.foretold import print_forecast
+    from pipeline.tables import loss_line, precompute_words, shares
     from stages.data.spec import load_spec
     from stages.precompute.config import PrecomputeConfig
+    from stages.precompute.run import foretell
     from stages.precompute.run import precompute as run
 
     number = [] if views is None else [f"views.number={views}"]
     values = apply_settings(read_values(config) if config else {}, [*(settings or []), *number])
     checked = build(PrecomputeConfig, values, where=str(config) if config else "precompute")
+    if dry_run:
+        with console.progress("precompute", quiet=quiet) as advance:
+            found = foretell(
+                load_spec(dataset),
+                root=root,
+                split=split,
+                teacher=teacher,
+                cache=cache,
+                config=checked,
+                limit=limit,
+                retry_failed=retry_failed,
+                progress=lambda now: advance(now.done, now.total, precompute_words(now)),
+            )
+        print_forecast(found)
+        return
     with console.progress("precompute", quiet=quiet) as advance:
         result = run(
             load_spec(dataset),
@@ -60,14 +93,17 @@ def precompute(
             config=checked,
             limit=limit,
             update=update,
-            progress=lambda now: advance(now.done, now.total, now.phase),
+            progress=lambda now: advance(now.done, now.total, precompute_words(now)),
+            retry_failed=retry_failed,
+            max_failures=max_failures,
+            workers=workers,
+            scheduler=scheduler,
         )
     for name, reason in result.failed.items():
         console.err.print(f"{name}: left out: {reason}", markup=False, soft_wrap=True)
     if result.written:
         rows = ", ".join(f"{name} {count}" for name, count in result.written.items())
-        seconds = " | ".join(f"{name} {spent:.1f} s" for name, spent in result.seconds.items())
-        console.out.print(f"written: {rows}\n{seconds}", soft_wrap=True)
+        console.out.print(f"computed: {rows}\ntime: {shares(result.seconds)}", soft_wrap=True)
     else:
         console.out.print("nothing to do: every artifact of every image is there")
     if result.loss is not None:

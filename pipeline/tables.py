@@ -1,8 +1,9 @@
 """Tables on the screen: data sets, stores, scores."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
+from typing import TYPE_CHECKING
 
 from rich.table import Table
 
@@ -12,6 +13,9 @@ from stages.cache.dense_loss import DenseLoss
 from stages.data.spec import DatasetSpec
 from stages.data.verify import VerifyReport
 from stages.evaluate.result import EvaluationResult, class_rows
+
+if TYPE_CHECKING:
+    from stages.precompute.progress import Phase, Progress
 
 
 def percent(value: float) -> str:
@@ -75,6 +79,22 @@ def store_table(
             str(runs),
         )
     return table
+
+
+def precompute_words(now: "Progress") -> str:
+    """How a run of stage one goes: its speed, what it wrote and lost, and where the time goes."""
+    words = [f"{now.images_per_second:.1f} images/s"] if now.images_per_second else []
+    words += [size_text(now.bytes)] if now.bytes else []
+    words += [f"{now.failures} failed"] if now.failures else []
+    return ", ".join([*words, *([shares(now.seconds)] if now.seconds else [])])
+
+
+def shares(seconds: "Mapping[Phase, float]") -> str:
+    """`read 4 % | preprocess 3 % | teacher 90 % | ...`: of the time that was worked."""
+    from stages.precompute.progress import PHASES
+
+    total = sum(seconds.values()) or 1.0
+    return " | ".join(f"{p} {seconds[p] / total:.0%}" for p in PHASES if p in seconds)
 
 
 def loss_line(loss: DenseLoss) -> str:

@@ -1,0 +1,89 @@
+"""What a run would do, why, and what it would cost: `--dry-run`, and `zsseg cache why`.
+
+Nothing is written to the store. The time is that of a few images of the data set, computed into a
+folder of their own.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from stages.cache.files import free_bytes
+from stages.cache.place import StorePath
+from stages.precompute.engine import Engine
+from stages.precompute.plan import ORDER, Plan, Planner, planned_bytes
+from stages.precompute.wanted import Wanted
+
+SAMPLED = 4
+"""Images that the time is measured on."""
+
+
+@dataclass(frozen=True)
+class Step:
+    """One artifact that would be computed."""
+
+    artifact: str
+    rows: int
+    """To compute; of `text` classes, of a basis images."""
+    copied: int
+    """Rows that are written again with the values that they have."""
+    why: Mapping[str, int]
+    """Reason -> rows."""
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """What a run would do."""
+
+    path: StorePath
+    images: int
+    refused: tuple[str, ...]
+    """Why it would not begin, whatever is added to the command: another store lies there."""
+    update: bool
+    """Does it need --update?"""
+    steps: tuple[Step, ...]
+    bytes: int
+    """To be written at least, uncompressed."""
+    free: int | None
+    """Bytes on the disk; None elsewhere."""
+    seconds: float | None
+    """Estimated; None where nothing is to be done."""
+
+
+def forecast(wanted: Wanted, planner: Planner, plan: Plan, engine: Engine) -> Forecast:
+    """The forecast of a plan. Loads the teacher to measure, when there is anything to compute."""
+    found = planner.differences
+    steps = tuple(
+        Step(name, plan.rows[name], plan.copied[name], dict(plan.why[name])) for name in plan.todo
+    )
+    changed = any(state in ("changed", "relabelled") for state in plan.states.values())
+    folder = wanted.path
+    while isinstance(folder, Path) and not folder.exists():
+        folder = folder.parent
+    return Forecast(
+        path=wanted.path,
+        images=wanted.manifest.rows,
+        refused=found.fixed if found else (),
+        update=changed or bool(found and found.lines),
+        steps=steps,
+        bytes=planned_bytes(plan, wanted.manifest),
+        free=free_bytes(folder),
+        seconds=_seconds(wanted, plan, engine) if plan.todo else None,
+    )
+
+
+def _seconds(wanted: Wanted, plan: Plan, engine: Engine) -> float:
+    """How long it would take one process, from a few images spread over the data set."""
+    from stages.precompute.timing import timed
+
+    places = np.linspace(0, len(wanted.samples) - 1, min(SAMPLED, len(wanted.samples)))
+    few = [wanted.samples[place] for place in sorted(set(places.astype(int)))]
+    needed = [name for name in ORDER if plan.rows[name]]
+    per_image = engine.ask(partial(timed, wanted=replace(wanted, samples=few), needed=needed))
+    seconds = sum(per_image[name] * plan.rows[name] for name in needed)
+    if plan.rows["text"]:
+        seconds += per_image["text"] * plan.rows["text"]
+    return seconds

@@ -1,0 +1,60 @@
+"""How long each artifact of a few images takes, for a forecast."""
+
+import tempfile
+from collections.abc import Sequence
+from contextlib import nullcontext
+from dataclasses import replace
+from pathlib import Path
+from time import perf_counter
+
+import numpy as np
+
+from stages.cache.arrays import array_json
+from stages.cache.files import write_durably
+from stages.precompute.engine import Workshop
+from stages.precompute.fill import fill
+from stages.precompute.jobs import Commission, Job
+from stages.precompute.kmeans import choose_backend
+from stages.precompute.plan import ORDER
+from stages.precompute.progress import Clock
+from stages.precompute.recipes import store_artifacts
+from stages.precompute.text import embed_classes
+from stages.precompute.wanted import Wanted
+
+
+def timed(workshop: Workshop, *, wanted: Wanted, needed: Sequence[str]) -> dict[str, float]:
+    """Seconds that each needed artifact takes per image of `wanted`, and `text` per class.
+
+    Each is made as in a run, in a store of these images only that is deleted again; those before it
+    are made too. Dense tokens in half precision, whatever the format: the teacher is what counts.
+    """
+    config = wanted.config
+    dense = config.dense.model_copy(update={"format": "fp16"})
+    config = config.model_copy(update={"dense": dense, "shard_images": len(wanted.samples)})
+    teacher = workshop.teacher(config)
+    backend = choose_backend(config.regions.backend) if "regions" in needed else "sklearn"
+    manifest = replace(
+        wanted.manifest,
+        artifacts=store_artifacts(wanted.spec, wanted.files, config, wanted.traits),
+        rows=len(wanted.samples),
+        shard_rows=len(wanted.samples),
+    )
+    seconds: dict[str, float] = {}
+    with tempfile.TemporaryDirectory(prefix="zsseg-") as folder:
+        here = Path(folder)
+        for name, (artifact, spec) in manifest.arrays.items():
+            write_durably(here / name / "zarr.json", array_json(manifest, artifact, spec))
+        commission = Commission(here, manifest, wanted.spec, wanted.root, config)
+        grey_HW3 = np.full((*teacher.native_size, 3), 127, np.uint8)
+        teacher.cls([grey_HW3])  # what is slow the first time only
+        start = perf_counter()
+        embed_classes(teacher, wanted.spec.prompt_names[:1], config.text.templates)
+        seconds["text"] = perf_counter() - start
+        made = ORDER[: 1 + max((ORDER.index(name) for name in needed), default=-1)]
+        for name in (each for each in made if each in {a.name for a in manifest.artifacts}):
+            job = Job(0, tuple(wanted.samples), (name,))
+            clock = Clock(lambda _: None, nullcontext)
+            start = perf_counter()
+            fill(job, commission, teacher=teacher, backend=backend, clock=clock)
+            seconds[name] = (perf_counter() - start) / len(wanted.samples)
+    return seconds
