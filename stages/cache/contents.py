@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from stages.cache.aside import PREVIOUS
 from stages.cache.files import PARTIAL, list_files
 from stages.cache.ledger import sealed_files
 from stages.cache.lock import HOLDER, LOCK
@@ -50,7 +51,7 @@ def sort_contents(path: StorePath, manifest: Manifest | None) -> Contents:
         place = path / file
         if isinstance(place, Path) and (place.is_symlink() or not place.is_file()):
             strangers.append(file)
-        elif file in _TOP or file in known:
+        elif file in _TOP or file in known or file.startswith(f"{PREVIOUS}/"):
             own.append(file)
         elif file.endswith(PARTIAL):
             partial.append(file)
