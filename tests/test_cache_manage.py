@@ -10,7 +10,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
-from small_store import IDENTITY, artifacts, content, fill, make_store, open_writer, values
+from small_store import IDENTITY, INDEX, artifacts, content, fill, make_store, open_writer, values
 from test_cli import zsseg
 
 from stages.cache import files, manage
@@ -96,6 +96,18 @@ def test_runs_are_those_of_the_folder_or_of_the_content(
     assert find_runs(tmp_path / "nothing") == []
     (store / "seal.json").unlink()
     assert runs_of(store, known) == [here]
+
+
+def test_what_is_set_aside_is_the_store_s_own(store: Path) -> None:
+    """Between two sets of images: tidying keeps what rows are copied from, removing takes it."""
+    with open_writer(store, index=INDEX[:5], update=True):
+        pass
+    assert (store / ".previous" / "zarr.json").exists()
+    before = {path for path in store.rglob("*") if path.is_file()}
+    assert prune(store.parent, unfinished=False, dry_run=False) == []
+    assert {path for path in store.rglob("*") if path.is_file()} == before
+    remove_store(store)
+    assert not store.exists()
 
 
 def test_ls_says_last_use_and_runs(

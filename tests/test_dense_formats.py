@@ -389,7 +389,7 @@ def test_the_loss_is_measured_recorded_and_shown(
     assert "dense_loss" not in json.loads(capsys.readouterr().out)
     monkeypatch.setattr("pipeline.console.configure_logging", lambda **_: None)
     settings = ["dense.size=[64,96]", "dense.format=int8", "shard_images=4", "device=cpu"]
-    for expected in ("written: ", "nothing to do"):
+    for expected in ("computed: text 4", "nothing to do"):
         command(
             str(world),
             world.parent,
