@@ -28,6 +28,7 @@ from stages.train import checkpoint
 from stages.train.capture import replay
 from stages.train.config import RunConfig
 from stages.train.losses import batch_losses
+from stages.train.processes import joined_processes
 from stages.train.student import Student, build_student
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
@@ -124,12 +125,13 @@ def ended(
 
     def work(number: int) -> None:
         prepare(number)
-        run(
-            world,
-            tmp_path / "run",
-            config_of(**train),
-            after_step=lambda step: after_step(number, step),
-        )
+        with joined_processes():  # as the command does before the training does
+            run(
+                world,
+                tmp_path / "run",
+                config_of(**train),
+                after_step=lambda step: after_step(number, step),
+            )
 
     return together(2, work, tmp_path / "said")
 

@@ -68,7 +68,7 @@ def joined_processes() -> Iterator[None]:
     a process is lost, and UserError when the launcher's environment is incomplete.
     """
     number, count = launched()
-    if count == 1:
+    if count == 1 or dist.is_initialized():  # alone, or they have met already
         yield
         return
     if torch.cuda.is_available():
