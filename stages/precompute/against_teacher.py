@@ -197,7 +197,11 @@ def _scores(
         )
         index = rand_index(region_hw[unlabelled_hw], mined["regions"][0][unlabelled_hw])
         yield "regions", (index, index)
-    fresh, _ = local_arrays(teacher, [picture], region_hw[None], config.local, **batch)
+    if not store.has("local"):
+        return
+    fresh, _ = local_arrays(
+        teacher, [picture], region_hw[None], config.local, salt="", known={}, **batch
+    )
     id_K = store.read("local_ids", row)
     if not np.array_equal(id_K, fresh["local_ids"][0]):
         yield "local", (0.0, 0.0)  # tokens of other masks

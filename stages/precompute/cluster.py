@@ -223,7 +223,7 @@ class Cluster:
                     memory_limit=0,
                     host="127.0.0.1",
                     dashboard_address="127.0.0.1:8787",
-                    silence_logs=False,
+                    silence_logs=logging.CRITICAL,
                 )
                 self._open.enter_context(cluster)
                 client = Client(cluster, set_as_default=False)
@@ -232,7 +232,7 @@ class Cluster:
         if not client.nthreads():
             client.wait_for_workers(1, timeout=60)
         plugin = worker.make_plugin(self._files, self._config.shards_at_once, self._devices())
-        client.registermake_plugin(plugin, self._name)
+        client.register_plugin(plugin, self._name)
         client.subscribe_topic(self._name, self._told)
         return client
 

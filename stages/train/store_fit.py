@@ -42,6 +42,12 @@ def check_store(store: Store, spec: DatasetSpec, config: RunConfig) -> None:
     if lacking := [name for name, needed in needs.items() if needed and not store.has(name)]:
         if lacking == [DENSE] and stored_format(store.recipes.get(DENSE, {})) == "none":
             raise CacheError(f"{store.path}: this experiment needs dense, and the store {NOT_KEPT}")
+        if lacking == ["local"]:
+            raise CacheError(
+                f"{store.path}: was made without local tokens, which this experiment needs. Add "
+                "them with --update and --set local.enabled=true to the `zsseg precompute` command "
+                "of this store (its README.md has it)"
+            )
         raise CacheError(
             f"{store.path}: holds no {', '.join(lacking)}, which this experiment needs. Make a "
             "complete store with `zsseg precompute`"
