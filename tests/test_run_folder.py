@@ -114,8 +114,8 @@ def test_resumptions_are_noted_one_by_one(tmp_path: Path) -> None:
         note_resumption(tmp_path, step, record)
     lines = [json.loads(line) for line in (tmp_path / "resumed.jsonl").read_text().splitlines()]
     assert lines == [
-        {"step": 5, "versions": {"torch": "3"}, "revision": "abc"},
-        {"step": 9, "versions": {"torch": "3"}, "revision": None},
+        {"step": 5, "versions": {"torch": "3"}, "revision": "abc", "processes": 1},
+        {"step": 9, "versions": {"torch": "3"}, "revision": None, "processes": 1},
     ]
     assert (tmp_path / "run.json").read_bytes() == before
 

@@ -172,6 +172,7 @@ def _record(
         store_fingerprint=store.fingerprint,
         versions=package_versions(),
         revision=git_revision(),
+        processes=processes()[1],
     )
 
 

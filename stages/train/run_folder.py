@@ -2,7 +2,7 @@
 
 run.json            RunRecord, as the run was started; never changed afterwards
 text.safetensors    text (C, D): the classes' text embeddings, so that nothing needs the store
-resumed.jsonl       one line per resumption: step, versions, revision
+resumed.jsonl       one line per resumption: step, versions, revision, processes
 metrics.jsonl, tensorboard/    see metrics_log
 checkpoints/        see checkpoint
 """
@@ -55,6 +55,8 @@ class RunRecord(BaseModel):
     versions: dict[str, str]
     revision: str | None
     """git revision of the code, `-dirty` with uncommitted changes; None outside a checkout."""
+    processes: int = 1
+    """How many processes shared each batch."""
 
 
 def package_versions() -> dict[str, str]:
@@ -122,7 +124,12 @@ def write_record(out: Path, record: RunRecord, text_CD: Tensor) -> None:
 
 def note_resumption(run: Path, step: int, record: RunRecord) -> None:
     """Add to the run's `resumed.jsonl` that it goes on after `step` steps, and with which code."""
-    entry = {"step": step, "versions": record.versions, "revision": record.revision}
+    entry = {
+        "step": step,
+        "versions": record.versions,
+        "revision": record.revision,
+        "processes": record.processes,
+    }
     with (run / _RESUMED).open("ab") as file:
         file.write(json_lines([entry]))
 
