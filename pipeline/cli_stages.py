@@ -103,7 +103,11 @@ def precompute(
         console.err.print(f"{name}: left out: {reason}", markup=False, soft_wrap=True)
     if result.written:
         rows = ", ".join(f"{name} {count}" for name, count in result.written.items())
-        console.out.print(f"computed: {rows}\ntime: {shares(result.seconds)}", soft_wrap=True)
+        console.out.print(f"computed: {rows}", soft_wrap=True)
+        if kept := result.kept.get("local"):
+            encoded = result.forwards.get("local", 0)
+            console.out.print(f"crops: {encoded} encoded, {kept} with the token that they had")
+        console.out.print(f"time: {shares(result.seconds)}", soft_wrap=True)
     else:
         console.out.print("nothing to do: every artifact of every image is there")
     if result.loss is not None:

@@ -43,6 +43,10 @@ class PrecomputeResult:
     """Where this run's time went."""
     failed: dict[str, str]
     """Id -> reason of every image that could not be used, in this run or before."""
+    forwards: dict[str, int]
+    """Images and crops that passed the teacher in this run, by artifact."""
+    kept: dict[str, int]
+    """What was written again with the values that it had: of `local` tokens of crops, else rows."""
     loss: DenseLoss | None
     """What storing dense tokens in fewer bytes costs; None in fp16, and where none are stored."""
 
@@ -90,11 +94,15 @@ def precompute(
             if not update:
                 refuse_changed(wanted.path, wanted.samples, plan.states)
             planner.remember(plan)
+            forwards: dict[str, int] = {}
+            kept: dict[str, int] = {}
             if plan.todo:
                 from stages.precompute.compute import compute
 
                 _check_space(wanted, plan)
-                compute(writer, planner, plan, wanted, engine, meter, max_failures=max_failures)
+                forwards, kept = compute(
+                    writer, planner, plan, wanted, engine, meter, max_failures=max_failures
+                )
             planner.remember(None)
             failed = _failures(writer, wanted.samples)
             if len(failed) == len(wanted.samples):
@@ -108,7 +116,16 @@ def precompute(
             places = {"root": str(root.resolve()), "teacher": files.located}
             _remember(writer, places | settings_entry(wanted.settings))
     done = {name: count for name, count in plan.rows.items() if count}
-    return PrecomputeResult(wanted.path, wanted.manifest.rows, done, meter.seconds, failed, loss)
+    return PrecomputeResult(
+        path=wanted.path,
+        images=wanted.manifest.rows,
+        written=done,
+        seconds=meter.seconds,
+        failed=failed,
+        forwards=forwards,
+        kept=kept,
+        loss=loss,
+    )
 
 
 def foretell(
