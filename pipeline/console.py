@@ -47,25 +47,32 @@ def progress(title: str, *, quiet: bool = False) -> Iterator[Advance]:
                 task, completed=done, total=total, words=words
             )
     else:
-        yield _plain_lines(title)
+        with _plain_lines(title) as advance:
+            yield advance
 
 
-def _plain_lines(title: str) -> Advance:
+@contextmanager
+def _plain_lines(title: str) -> Iterator[Advance]:
     started = last = time.monotonic()
+    state: tuple[int, int, str] | None = None
 
-    finished = False
-
-    def advance(done: int, total: int, words: str) -> None:
-        nonlocal last, finished
-        now = time.monotonic()
-        if finished or (done < total and now - last < _SECONDS_BETWEEN_LINES):
-            return
-        last, finished = now, done >= total
-        left = (now - started) / max(done, 1) * (total - done)
-        when = f"{left:.0f} s left" if done < total else f"{now - started:.0f} s"
+    def line(done: int, total: int, words: str) -> None:
+        spent = time.monotonic() - started
+        left = spent / max(done, 1) * (total - done)
+        when = f"{left:.0f} s left" if done < total else f"{spent:.0f} s"
         err.print(f"{title} {done}/{total}, {when}{'  ' + words if words else ''}", soft_wrap=True)
 
-    return advance
+    def advance(done: int, total: int, words: str) -> None:
+        nonlocal last, state
+        state = done, total, words
+        if done < total and time.monotonic() - last >= _SECONDS_BETWEEN_LINES:
+            last = time.monotonic()
+            line(*state)
+
+    yield advance
+    # The end is told at the end: what comes with the last step may still change the words.
+    if state is not None and state[0] >= state[1]:
+        line(*state)
 
 
 def print_whole(table: Table, *, widest: int = 1000) -> None:

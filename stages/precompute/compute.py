@@ -39,8 +39,9 @@ def compute(
     """Carry out a plan, and add what the run says about itself to the store's history.
 
     Returns, by artifact, the images and crops that passed the teacher and the values that were
-    there already: of `local` tokens of crops, else rows. An interrupt loses the shards at work. Raises what `fill` raises, and DatasetError for more than
-    `max_failures` images that cannot be used.
+    there already: of `local` tokens of crops, else rows. An interrupt loses the shards at work.
+    Raises what `fill` raises, and DatasetError for more than `max_failures` images that cannot be
+    used.
     """
     begin = datetime.now(UTC)
     if DENSE not in wanted.manifest.arrays and (shards := plan.todo.get("regions")):
