@@ -17,7 +17,6 @@ from tiny_run import (
     metrics_of,
     run,
     sure_student,
-    tiny_student,
     what_was_learnt,
     with_changes,
 )
@@ -27,10 +26,11 @@ from stages.data.images import read_image
 from stages.errors import DatasetError
 from stages.train import checkpoint
 from stages.train.capture import replay
-from stages.train.config import RunConfig
+from stages.train.config import RunConfig, StudentConfig
 from stages.train.losses import batch_losses
-from stages.train.processes import joined_processes
+from stages.train.processes import joined_processes, processes
 from stages.train.run_folder import read_record
+from stages.train.state import State, update
 from stages.train.student import Student, build_student
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
@@ -92,18 +92,58 @@ def test_two_processes_have_the_losses_of_one(
     close(out, whole)
 
 
+class Normalised(nn.Module):
+    """A student's network with batch normalisation and dropout."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(
+            nn.Conv2d(3, 8, 4, stride=4), nn.BatchNorm2d(8), nn.ReLU(), nn.Dropout2d(0.2)
+        )
+
+    def forward(self, image_B3HW: torch.Tensor) -> torch.Tensor:
+        decoded: torch.Tensor = self.layers(image_B3HW)
+        return decoded
+
+
+def normalised_student(_: StudentConfig, width: int, *, pretrained: bool = True) -> Student:
+    """Its first weights are other ones in every process, as on other machines."""
+    if processes()[0]:
+        torch.manual_seed(processes()[0])
+    return Student(Normalised(), channels=8, width=width, multiple=32)
+
+
 def test_two_processes_in_parts_resume_as_they_were(
     world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """With dropout, and three crops each in two parts: bit for bit the uninterrupted run."""
-    monkeypatch.setattr(BUILD, tiny_student)
-    config = config_of(batch=6, accumulate=2, checkpoint_every=4, steps=12)
+    """With dropout, batch normalisation, an average, and three crops each in two parts.
+
+    Bit for bit, in both processes: what the second one has at the end is what the first one saved.
+    """
+    monkeypatch.setattr(BUILD, normalised_student)
+    changes = {"batch": 6, "accumulate": 2, "checkpoint_every": 4, "steps": 12}
+    config = with_changes(
+        EVERYTHING, {"train": changes, "self_training": {"source": "ema", "start": 0.3}}
+    )
     whole, broken = tmp_path / "whole", tmp_path / "broken"
+
+    def noted(state: State, *given: Any) -> None:
+        update(state, *given)
+        tensors = {f"student.{name}": each for name, each in state.student.state_dict().items()}
+        assert state.average is not None
+        tensors |= {f"average.{name}": each for name, each in state.average.state_dict().items()}
+        torch.save(tensors, tmp_path / f"after-{processes()[0]}.pt")
+
+    monkeypatch.setattr("stages.train.loop.update", noted)
 
     def both(out: Path, **how: Any) -> list[tuple[int, str]]:
         return together(2, lambda _: void(run(world, out, config, **how)), tmp_path / "said")
 
     assert both(whole) == [(0, ""), (0, "")]
+    first, second = (torch.load(tmp_path / f"after-{number}.pt") for number in range(2))
+    assert first.keys() == second.keys()
+    for name, each in first.items():
+        assert torch.equal(each, second[name]), name
     assert both(broken, stop_at=9) == [(9, "ConnectionError: killed\n"), (1, "")]
     assert both(broken, resume=True) == [(0, ""), (0, "")]
     assert metrics_of(broken) == metrics_of(whole)

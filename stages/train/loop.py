@@ -21,7 +21,14 @@ from stages.train.device import autocast_type, choose_device
 from stages.train.interrupt import held_signals
 from stages.train.loader import make_loader
 from stages.train.metrics_log import MetricsLog, Throughput
-from stages.train.processes import Status, agree, joined_processes, processes, told_by_first
+from stages.train.processes import (
+    Status,
+    agree,
+    joined_processes,
+    processes,
+    take_from_first,
+    told_by_first,
+)
 from stages.train.resources import explained
 from stages.train.run_folder import (
     RunRecord,
@@ -200,4 +207,7 @@ def _prepare(
     if saved is not None:
         load_state(saved, state)
         logger.info("resuming from %s", saved)
+    # Equal seeds may give other weights on another machine.
+    averaged = [] if state.average is None else state.average.state_dict().values()
+    take_from_first([*state.parameters(), *averaged])
     return state

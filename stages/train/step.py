@@ -151,8 +151,6 @@ def _in_parts(
     if state.parts > 1:
         whole = _counts_before(state, batch, step)
         restore(state, buffers)
-    # As DDP: batch normalisation goes on from the statistics of process 0.
-    take_from_first(list(state.student.buffers()))
     _seed(step)
     sums: Scalars = {}
     for first, part in _cut(batch, state.parts):
@@ -175,6 +173,8 @@ def _in_parts(
         _add(sums, {_TOTAL: total, **losses, **diagnostics})
     found = [each.grad for each in state.parameters() if each.grad is not None]
     sum_in_place(found)
+    # As DDP: batch normalisation goes on from the statistics of process 0, in the average too.
+    take_from_first(list(state.student.buffers()))
     state.scaler.unscale_(state.optimiser)
     sums = _over_processes(sums)
     return Outcome(
