@@ -79,7 +79,11 @@ def crop_map(
     # Columns first, then whole rows: a quarter of the time of both at once.
     cropped_RC: NDArray[np.uint8] = map_HW.take(column_C, axis=1).take(row_R, axis=0)
     cropped_RC[(y_R < 0) | (y_R >= 1)] = fill
-    cropped_RC[:, (x_C < 0) | (x_C >= 1)] = fill
+    # What is outside lies at the ends, and filling a slice is ten times as fast as a mask.
+    shown_C = np.flatnonzero((x_C >= 0) & (x_C < 1))
+    first, last = (shown_C[0], shown_C[-1] + 1) if shown_C.size else (size[1], size[1])
+    cropped_RC[:, :first] = fill
+    cropped_RC[:, last:] = fill
     return cropped_RC
 
 
