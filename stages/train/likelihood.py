@@ -35,21 +35,21 @@ class _Likelihood(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, logits_BChw: Tensor, label_BHW: Tensor) -> Tensor:
-        nll, highest, whole = [], [], []
+        exact = torch.promote_types(logits_BChw.dtype, torch.float32)
+        # Made first: small tensors kept between the strips would break the heap into pieces.
+        nll_BHW = logits_BChw.new_empty(label_BHW.shape, dtype=exact)
+        highest_BHW, whole_BHW = torch.empty_like(nll_BHW), torch.empty_like(nll_BHW)
         for strip in strips(logits_BChw, label_BHW):
-            label_P1 = label_BHW[strip.image, strip.rows].flatten()[:, None]
-            labelled_P1 = label_P1 != VOID
+            here = strip.image, strip.rows
+            label_HW = label_BHW[here]
+            class_P1 = torch.where(label_HW == VOID, 0, label_HW).flatten()[:, None]
             score_PC = scores_of(logits_BChw, strip)
             highest_P1 = score_PC.amax(1, keepdim=True)
             score_PC = score_PC - highest_P1
-            score_P1 = score_PC.gather(1, torch.where(labelled_P1, label_P1, 0))
-            whole_P1 = score_PC.exp_().sum(1, keepdim=True)
-            nll.append(torch.where(labelled_P1, whole_P1.log() - score_P1, 0.0))
-            highest.append(highest_P1)
-            whole.append(whole_P1)
-        nll_BHW, highest_BHW, whole_BHW = (
-            torch.cat(parts).view(label_BHW.shape) for parts in (nll, highest, whole)
-        )
+            score_HW = score_PC.gather(1, class_P1).view(label_HW.shape)
+            highest_BHW[here] = highest_P1.view(label_HW.shape)
+            whole_BHW[here] = score_PC.exp_().sum(1).view(label_HW.shape)
+            nll_BHW[here] = torch.where(label_HW == VOID, 0.0, whole_BHW[here].log() - score_HW)
         ctx.save_for_backward(logits_BChw, label_BHW, highest_BHW, whole_BHW)
         return nll_BHW
 
