@@ -498,7 +498,8 @@ def test_stage_two_trains_from_the_store_that_stage_one_wrote(
     bucket: "UPath", tiny_world: Path, tiny_clip: str, tmp_path: Path
 ) -> None:
     from test_precompute import run
-    from test_train_loop import FROM_THE_CLOCK, config_of
+    from test_train_loop import config_of
+    from tiny_run import FROM_THE_CLOCK
 
     from stages.data.spec import load_spec
     from stages.train.loop import train

@@ -6,6 +6,7 @@ where it is written.
 Legend: N pictures of a shard, V views, H W pixels, h w token grid, D CLIP width, K masks.
 """
 
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -16,7 +17,7 @@ from numpy.typing import NDArray
 from stages.cache.codec import DENSE, dense_specs, encode, half
 from stages.precompute.config import DenseConfig, LocalConfig, RegionConfig, ViewConfig
 from stages.precompute.crops import class_crops
-from stages.precompute.kmeans import Backend
+from stages.precompute.kmeans import EMPTIED, Backend
 from stages.precompute.regions import mine_regions, unlabelled_tokens
 from stages.precompute.rows import Picture
 from stages.precompute.teacher import Teacher
@@ -109,6 +110,9 @@ def region_arrays(
         )
         return mine_regions(dense_NDhw[i], unlabelled_hw, config, backend=backend)
 
+    # For good: filters belong to the whole process, and other threads mine beside this one. Nothing
+    # is lost: `mine_regions` looks at the labels, in which an empty cluster does not appear.
+    warnings.filterwarnings("ignore", EMPTIED)
     region_Nhw = np.empty((len(pictures), height, width), np.uint8)
     if backend == "cuml":  # one GPU, one job at a time
         for i in range(len(pictures)):

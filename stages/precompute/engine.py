@@ -6,7 +6,6 @@ as if it were alone.
 """
 
 import threading
-import warnings
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
@@ -81,12 +80,9 @@ class Workshop:
     def work(self, job: Job, commission: Commission, tick: Tick) -> Outcome:
         """Compute one shard, when there is a place free."""
         from stages.precompute.fill import fill
-        from stages.precompute.kmeans import EMPTIED, choose_backend
+        from stages.precompute.kmeans import choose_backend
 
         with self._places:
-            # `mine_regions` looks at the labels, in which an empty cluster does not appear. For
-            # good: filters belong to the whole process, and the shards are mined side by side.
-            warnings.filterwarnings("ignore", EMPTIED)
             asked = commission.config.regions.backend
             backend = choose_backend(asked) if "regions" in job.todo else "sklearn"
             clock = Clock(tick, partial(self._turn.of, job.shard))
@@ -112,16 +108,13 @@ class Here:
         self._at_once = shards_at_once
         self._executor = ThreadPoolExecutor(self._at_once, thread_name_prefix="shard")
         self._stopped = threading.Event()
-        self._filters = warnings.catch_warnings()
 
     def __enter__(self) -> Self:
-        self._filters.__enter__()
         return self
 
     def __exit__(self, *_: object) -> None:
         self._stopped.set()
         self._executor.shutdown(wait=True, cancel_futures=True)
-        self._filters.__exit__(None, None, None)
 
     def ask(self, question: Callable[[Workshop], Answer]) -> Answer:
         """The answer of the one workshop there is."""
