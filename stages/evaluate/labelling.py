@@ -81,15 +81,21 @@ def _settle(
     row_N, column_N = square_N2.T
     corners = [(row_N + i, column_N + j) for i in (0, 1) for j in (0, 1)]
     score_4NC = torch.stack([score_hwC[corner] for corner in corners])
-    lost_NC = torch.zeros_like(score_4NC[0], dtype=torch.bool)
+    # Below one class's lowest corner with its own highest: a quick look at all classes, after
+    # which those that are best at a corner are held against the few that are left.
+    bound_N1 = score_4NC.amin(0).amax(1, keepdim=True)
+    square_P, class_P = (~(score_4NC.amax(0) < bound_N1)).nonzero(as_tuple=True)
+    score_4P = score_4NC[:, square_P, class_P]
+    lost_P = torch.zeros_like(square_P, dtype=torch.bool)
     for corner in corners:
-        best_4N1 = best_hw[corner][None, :, None].expand(4, -1, 1)
-        lost_NC |= (score_4NC < score_4NC.gather(2, best_4N1)).all(0)
-    square_P, class_P = (~lost_NC).nonzero(as_tuple=True)
+        best_4N = score_4NC.gather(2, best_hw[corner][None, :, None].expand(4, -1, 1))[:, :, 0]
+        lost_P |= (score_4P < best_4N[:, square_P]).all(0)
+    left_P = (~lost_P).nonzero()[:, 0]
+    square_P, class_P, score_4P = square_P[left_P], class_P[left_P], score_4P[:, left_P]
 
     share_Pu1 = down.share_Su[row_N[square_P]][:, :, None]
     share_P1v = right.share_Su[column_N[square_P]][:, None]
-    near_near, near_far, far_near, far_far = score_4NC[:, square_P, class_P][:, :, None, None]
+    near_near, near_far, far_near, far_far = score_4P[:, :, None, None]
     near_P1v = near_near * (1 - share_P1v) + near_far * share_P1v
     far_P1v = far_near * (1 - share_P1v) + far_far * share_P1v
     score_Puv = near_P1v * (1 - share_Pu1) + far_P1v * share_Pu1
@@ -99,7 +105,7 @@ def _settle(
     highest_Nuv = score_Puv.new_full(shape, -torch.inf)
     highest_Nuv.scatter_reduce_(0, square_Puv, score_Puv, "amax")
     # Of equal scores the lowest id.
-    classes = lost_NC.shape[1]
+    classes = score_4NC.shape[2]
     best_Puv = score_Puv == highest_Nuv[square_P]
     class_Puv = torch.where(best_Puv, class_P.int()[:, None, None], classes)
     label_Nuv = torch.full(shape, classes, dtype=torch.int32, device=class_P.device)
