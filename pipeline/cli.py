@@ -58,8 +58,8 @@ def main() -> None:
         )
         sys.exit(Exit.RESOURCES)
     except SystemExit as stop:
-        # typer turns Ctrl-C into this exit code and says nothing.
-        if stop.code == Exit.INTERRUPTED:
+        # typer turns Ctrl-C into the first of these exit codes and says nothing.
+        if stop.code in (Exit.INTERRUPTED, Exit.TERMINATED):
             console.err.print(
                 "interrupted; what was finished is kept. To go on, run `zsseg precompute` or "
                 "`zsseg ablate` again as it was, or `zsseg train` with --resume",

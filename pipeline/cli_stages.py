@@ -9,6 +9,7 @@ import typer
 from pipeline import console
 from pipeline.config import apply_settings, build, read_experiment, read_values
 from pipeline.options import CacheFolder, Exit, Quiet, Settings
+from pipeline.signals import ended_by_sigterm
 from stages.cache.place import StorePath
 
 DEFAULT_TEACHER = "ViT-B-16-quickgelu/openai"
@@ -83,7 +84,7 @@ def precompute(
             )
         print_forecast(found)
         return
-    with console.progress("precompute", quiet=quiet) as advance:
+    with ended_by_sigterm(), console.progress("precompute", quiet=quiet) as advance:
         result = run(
             load_spec(dataset),
             root=root,

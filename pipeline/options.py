@@ -43,3 +43,4 @@ class Exit(IntEnum):
     SKIPPED = 3
     RESOURCES = 7
     INTERRUPTED = 130
+    TERMINATED = 143

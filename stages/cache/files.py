@@ -18,7 +18,7 @@ import xxhash
 from stages.cache import remote
 from stages.cache.place import StorePath
 from stages.cache.recipe import canonical_json
-from stages.errors import CacheError
+from stages.errors import CacheError, ResourceError
 
 PARTIAL = ".partial"
 """Ending of files under way, here and in zarr; the next writer sweeps what a crash left."""
@@ -241,8 +241,23 @@ def free_bytes(path: StorePath) -> int | None:
 
 def free_text(path: StorePath) -> str:
     """' (123 MiB free)' for a message; empty where nobody tells."""
-    free = free_bytes(path)
+    try:
+        free = free_bytes(path)
+    except OSError:  # the disk that is told of is gone
+        return ""
     return "" if free is None else f" ({free / 2**20:.0f} MiB free)"
+
+
+@contextmanager
+def disk_errors(store: StorePath, what: str) -> Iterator[None]:
+    """Turn an OSError of writing `what` into a ResourceError: what is safe, and what to do."""
+    try:
+        yield
+    except OSError as error:
+        raise ResourceError(
+            f"{store}: cannot write {what}: {error}{free_text(store)}. What is committed is safe: "
+            "free space, or mend the disk, and run the same command again"
+        ) from error
 
 
 def append_durably(path: StorePath, content: bytes) -> None:

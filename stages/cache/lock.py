@@ -45,6 +45,8 @@ class Lock:
 
     inner: FileLock
     holder: bytes
+    died: str | None = None
+    """Who held it before and ended without giving it back, as a killed process does."""
 
 
 def acquire(path: StorePath) -> Lock:
@@ -63,8 +65,13 @@ def acquire(path: StorePath) -> Lock:
         "since": datetime.now(UTC).isoformat(timespec="seconds"),
     }
     if isinstance(path, Path):
-        lock = Lock(inner, canonical_json(holder).encode())
-        (path / HOLDER).write_bytes(lock.holder)
+        died = _named(path) if (path / HOLDER).exists() else None
+        lock = Lock(inner, canonical_json(holder).encode(), died)
+        try:
+            (path / HOLDER).write_bytes(lock.holder)
+        except BaseException:
+            release(path, lock)
+            raise
         return lock
     lock = Lock(inner, canonical_json(holder | {"token": uuid.uuid4().hex}).encode())
     try:

@@ -4,18 +4,17 @@ Whoever computes a shard owns it alone and needs no lock; that it counts is decl
 process that holds the store's lock, `Writer.commit`.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from stages.cache.arrays import open_array, place, read, write_shard
 from stages.cache.codec import DENSE, decode
-from stages.cache.files import free_text
+from stages.cache.files import disk_errors
 from stages.cache.manifest import ArraySpec, Artifact, Manifest, shard_file
 from stages.cache.place import StorePath
-from stages.errors import NonFiniteError, ResourceError
+from stages.errors import NonFiniteError
 
 Arrays = Mapping[str, np.ndarray[Any, Any]]
 Files = dict[str, dict[str, Any]]
@@ -41,7 +40,7 @@ def put(
     assert arrays.keys() == {spec.name for spec in artifact.arrays}, (artifact.name, list(arrays))
     for spec in artifact.arrays:
         _check(store, manifest, artifact, spec, shard, arrays[spec.name], ids=ids)
-    with disk_errors(store, artifact.name, shard):
+    with disk_errors(store, f"shard {shard} of {artifact.name}"):
         return write_shard(store, manifest, artifact, shard, arrays)
 
 
@@ -70,19 +69,6 @@ def check_finite(
             + ("float16 ends at 65504: " if values.dtype == np.float16 else "")
             + "look at these images and at the teacher's weights"
         )
-
-
-@contextmanager
-def disk_errors(store: StorePath, artifact: str, shard: int) -> Iterator[None]:
-    """Turn an OSError into a ResourceError that says what is safe and what to do."""
-    try:
-        yield
-    except OSError as error:
-        raise ResourceError(
-            f"{store}: cannot write shard {shard} of {artifact}: {error}{free_text(store)}. "
-            "What is committed is safe: free space, or mend the disk, and run the same command "
-            "again"
-        ) from error
 
 
 def _stored(store: StorePath, manifest: Manifest, array: str, shard: int) -> np.ndarray[Any, Any]:

@@ -17,6 +17,7 @@ from stages.cache import ledger, shards
 from stages.cache.aside import discard
 from stages.cache.card import make_card
 from stages.cache.files import (
+    disk_errors,
     exists,
     json_lines,
     make_folder,
@@ -28,7 +29,7 @@ from stages.cache.files import (
     sweep,
     write_durably,
 )
-from stages.cache.lock import Lock, acquire, check_held, release
+from stages.cache.lock import LOCK, Lock, acquire, check_held, release
 from stages.cache.manifest import (
     CARD,
     HISTORY,
@@ -96,10 +97,19 @@ class Writer:
             make_folder(path)
         except OSError as error:
             raise ResourceError(f"{path}: cannot make this folder: {error}") from error
-        lock = acquire(path)
+        with disk_errors(path, f"its {LOCK}"):
+            lock = acquire(path)
+        if lock.died:
+            _log.warning(
+                "%s: the last run, %s, ended without a word; this one goes on from what was "
+                "committed. If an image kills it again, --workers 1 finds which",
+                path,
+                lock.died,
+            )
         try:
-            sweep(path)
-            prepare(path, manifest, lines, update=update)
+            with disk_errors(path, "what describes the store"):
+                sweep(path)
+                prepare(path, manifest, lines, update=update)
         except BaseException:
             release(path, lock)
             raise
@@ -174,7 +184,7 @@ class Writer:
 
     def withdraw(self, artifact: str, shard: int) -> None:
         """Remove the receipt of a shard that is about to be written, by whatever process."""
-        with shards.disk_errors(self.path, artifact, shard):
+        with disk_errors(self.path, f"shard {shard} of {artifact}"):
             remove_durably(self.path / SEAL)
             remove_durably(self.path / receipt_file(self._artifacts[artifact], shard))
 
@@ -191,7 +201,7 @@ class Writer:
         `notes` (JSON) go into the receipt: per-row content hashes, failures. Raises ResourceError
         when the disk refuses.
         """
-        with shards.disk_errors(self.path, artifact, shard):
+        with disk_errors(self.path, f"shard {shard} of {artifact}"):
             ledger.publish(
                 self.path,
                 self.manifest,
@@ -210,19 +220,20 @@ class Writer:
         missing = {name: lost for name, lost in self.missing().items() if lost}
         assert not missing, f"{self.path}: not to be sealed, missing {missing}"
         check_held(self.path, self._lock)
-        with read_ahead(self.path):
+        with read_ahead(self.path), disk_errors(self.path, f"{SEAL} and {CARD}"):
             seal = ledger.make_seal(self.path, self.manifest)
             card = make_card(self.path, fingerprint=json.loads(seal)["root"], command=command)
             for path, content in ((self.path / CARD, card), (self.path / SEAL, seal)):
                 if not exists(path) or read_bytes(path) != content:
                     write_durably(path, content)
-        discard(self.path)
+            discard(self.path)
 
     def log(self, entry: Mapping[str, Any]) -> None:
         """Append what a run says about itself (time, seconds, versions) to history.jsonl."""
         path = self.path / HISTORY
-        before = read_bytes(path) if exists(path) else b""
-        write_durably(path, before + json_lines([entry]))
+        with disk_errors(self.path, HISTORY):
+            before = read_bytes(path) if exists(path) else b""
+            write_durably(path, before + json_lines([entry]))
 
     def last(self, key: str) -> Any:
         """The newest value of a key in the history; None when never said."""

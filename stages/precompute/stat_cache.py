@@ -11,7 +11,13 @@ from typing import Any
 
 import xxhash
 
-from stages.cache.files import append_durably, json_lines, read_bytes, write_durably
+from stages.cache.files import (
+    append_durably,
+    disk_errors,
+    json_lines,
+    read_bytes,
+    write_durably,
+)
 from stages.cache.manifest import SOURCES
 from stages.cache.place import StorePath
 from stages.cache.recipe import fingerprint
@@ -54,10 +60,11 @@ class StatCache:
 
     def add(self, samples: Iterable[Sample]) -> None:
         """Append entries, so that an interrupted check goes on where it was."""
-        if not self._saved:
-            write_durably(self._path, self._head)
         lines = {sample.id: line for sample in samples if (line := self._still(sample))}
-        append_durably(self._path, b"".join(lines.values()))
+        with disk_errors(self._path.parent, SOURCES):
+            if not self._saved:
+                write_durably(self._path, self._head)
+            append_durably(self._path, b"".join(lines.values()))
         self._marks |= {name: _hash(line) for name, line in lines.items()}
         self._saved = 1
 
@@ -66,7 +73,8 @@ class StatCache:
         lines = [self._still(sample) for sample in samples]
         content = self._head + b"".join(line for row, line in enumerate(lines) if not without(row))
         if _hash(content) != self._saved:
-            write_durably(self._path, content)
+            with disk_errors(self._path.parent, SOURCES):
+                write_durably(self._path, content)
             self._saved = _hash(content)
 
     def _still(self, sample: Sample) -> bytes:
