@@ -117,6 +117,17 @@ def test_an_error_that_is_not_the_disk_s_is_left_alone(
         write(tmp_path, 1)
 
 
+def test_damaged_ones_push_out_no_whole_one(tmp_path: Path) -> None:
+    """A run whose two checkpoints are damaged begins anew, and passes their steps only later."""
+    for step in (30, 40):
+        (write(tmp_path, step) / "training.pt").write_bytes(b"")
+    assert latest(tmp_path) is None
+    for step in (10, 20, 25):
+        assert write(tmp_path, step) == latest(tmp_path)
+    names = sorted(path.name for path in (tmp_path / "checkpoints").iterdir())
+    assert names == ["step-000020", "step-000025", "step-000030", "step-000040"]
+
+
 @pytest.mark.parametrize("file", ["student.safetensors", "training.pt", "meta.json"])
 @pytest.mark.parametrize("damage", ["flip", "truncate", "delete"])
 def test_a_damaged_one_is_passed_over(

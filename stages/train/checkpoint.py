@@ -37,7 +37,7 @@ logger = logging.getLogger(__name__)
 
 
 def save(run: Path, step: int, *, student: nn.Module, training: dict[str, Any]) -> Path:
-    """Write the checkpoint after `step` steps, then delete all but the last KEPT.
+    """Write the checkpoint after `step` steps, then delete all but the last KEPT until then.
 
     `training` holds tensors and plain values only: what a resume needs besides the weights.
     Raises ResourceError when it cannot be written; the ones before are kept then.
@@ -60,7 +60,8 @@ def save(run: Path, step: int, *, student: nn.Module, training: dict[str, Any]) 
             f"{final}: the checkpoint could not be written ({error}). Checkpoints that are kept: "
             f"{names}. Make room, or mend what the message names, and go on with --resume"
         ) from error
-    for old in _by_step(run)[:-KEPT]:
+    # Later ones are damaged, or the run would go on from there: they push out nothing.
+    for old in [each for each in _by_step(run) if step_of(each) <= step][:-KEPT]:
         shutil.rmtree(old)
     return final
 
