@@ -132,6 +132,34 @@ def test_what_cannot_be_replayed_is_said(captured: Path, tmp_path: Path) -> None
         read_capture(captured)
 
 
+def test_what_the_run_did_not_read_cannot_be_added(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Other settings of the step's own are taken, also more parts than it has crops."""
+    less = {name: EVERYTHING[name] for name in ("student", "augmentation", "train")}
+    bare = with_changes(less, {"train": {"batch": 2, "steps": 8}})
+
+    def endless(*given: Any, **options: Any) -> Any:
+        losses, diagnostics, targets = batch_losses(*given, **options)
+        return {name: loss / 0 for name, loss in losses.items()}, diagnostics, targets
+
+    with monkeypatch.context() as patched:
+        patched.setattr("stages.train.step.batch_losses", endless)
+        with pytest.raises(NonFiniteError):
+            run(world, tmp_path / "run", bare)
+    (file,) = (tmp_path / "run" / "non_finite").glob("*.json")
+    for change, what in (
+        ({"objectives": {"sdd": 1.0}}, "CLIP's tokens of the images"),
+        ({"objectives": {"local_distillation": 1.0}}, "latent regions, local tokens"),
+        ({"objectives": {"dense": 1.0, "dense_stride": 8}}, "dense tokens"),
+        ({"self_training": {"method": "st", "source": "ema"}}, "an averaged student"),
+    ):
+        with pytest.raises(UserError, match=f"made without {what}, so"):
+            replay(file, with_changes(bare.model_dump(), change))
+    more_parts = with_changes(bare.model_dump(), {"train": {"accumulate": 100}})
+    assert replay(file, more_parts).bad == []
+
+
 def test_a_full_disk_leaves_the_checkpoint(
     world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -353,6 +354,25 @@ def test_nan_stops_before_the_step(
     assert newest is not None
     assert checkpoint.step_of(newest) == 3
     assert all(value.isfinite().all() for value in weights_of(out).values())
+
+
+def test_a_scale_cannot_be_blamed_for_ever(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """fp16 leaves out a step whose gradient is too large for its scale, but not every step."""
+
+    def steep(*args: Any, **options: Any) -> Any:
+        losses, diagnostics, targets = batch_losses(*args, **options)
+        # The slope of a square root at 0.
+        losses["focal"] = losses["focal"] + (0 * args[0].float()).square().sum().sqrt()
+        return losses, diagnostics, targets
+
+    monkeypatch.setattr("stages.train.step.batch_losses", steep)
+    scaler = partial(torch.amp.GradScaler, init_scale=4.0)
+    monkeypatch.setattr("stages.train.state.torch.amp.GradScaler", scaler)
+    # The scale is 4, 2 and 1.
+    with pytest.raises(NonFiniteError, match="step 2: gradient norm nan"):
+        run(world, tmp_path / "run", config_of(train={"precision": "fp16"}))
 
 
 def test_non_finite_weights_are_not_saved(

@@ -10,6 +10,7 @@ from dataclasses import dataclass, fields
 from math import isfinite
 from pathlib import Path
 
+import torch
 from pydantic import BaseModel, ConfigDict, ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
@@ -64,8 +65,10 @@ class Replay:
 
 
 def finite(outcome: Outcome, state: State) -> bool:
-    """May the step be made? An infinite gradient of fp16 may: its scaler leaves that step out."""
-    fits = outcome.norm.isfinite() | state.scaler.is_enabled()
+    """May the step be made? With an infinite gradient of fp16 it may: its scaler leaves that step
+    out and halves its scale, until a scale of 1 shows that the gradient itself is not finite."""
+    scale = state.scaler.scale(torch.ones_like(outcome.total))
+    fits = outcome.norm.isfinite() | (scale > 1)
     # The one number of a step that the host waits for: a step once made cannot be taken back.
     return bool(outcome.total.isfinite() & fits)
 
@@ -144,7 +147,8 @@ def read_capture(path: Path) -> tuple[Capture, Batch]:
 def replay(path: Path, config: RunConfig) -> Replay:
     """Do a captured step again, with the weights from before it; `config` may be another.
 
-    Raises UserError when the capture, its run or its checkpoint is gone, or the student another.
+    Raises UserError when the capture, its run or its checkpoint is gone, when the student is
+    another, and when `config` needs what the run did not read.
     """
     written, batch = read_capture(path)
     run = path.resolve().parents[1]
@@ -159,6 +163,12 @@ def replay(path: Path, config: RunConfig) -> Replay:
         raise UserError(
             f"{path}: its weights are of another student: student.* and latent.* cannot be changed"
         )
+    if lacking := _lacking(written, batch, config):
+        raise UserError(
+            f"{path}: the step was made without {', '.join(lacking)}, so it cannot be done again "
+            "with settings that need them. Leave objectives.* and self_training.* out that the run "
+            "did not have"
+        )
     device = choose_device(config.train.device)
     state = new_state(
         config,
@@ -168,10 +178,22 @@ def replay(path: Path, config: RunConfig) -> Replay:
         weights=False,
     )
     load_state(folder, state)
-    state.parts = max(state.parts, written.parts)
+    state.parts = min(max(state.parts, written.parts), len(batch.row_B))
     classes = make_classes(record.dataset, text_CD, device, protocol=config.protocol)
     outcome = gradients(state, batch.to(device), classes, config, number=written.step, logs=False)
     return Replay(written.step, written.images, _values(outcome))
+
+
+def _lacking(written: Capture, batch: Batch, config: RunConfig) -> list[str]:
+    """What settings need that a captured step did not have."""
+    needs = {
+        "CLIP's tokens of the images": (config.uses_token, batch.token_BD is not None),
+        "latent regions": (config.uses_regions, batch.region_BHW is not None),
+        "local tokens": (config.uses_local, batch.local_BKD is not None),
+        "dense tokens": (config.uses_dense, batch.dense_BDyx is not None),
+        "an averaged student": (config.uses_average, written.config.uses_average),
+    }
+    return [what for what, (needed, there) in needs.items() if needed and not there]
 
 
 def _bad(values: dict[str, float]) -> list[str]:

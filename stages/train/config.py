@@ -196,6 +196,12 @@ class RunConfig(BaseModel):
         teaches = trains.source == "teacher" or trains.teacher_until > trains.start
         return self.objectives.dense > 0 or (trains.method != "none" and teaches)
 
+    @property
+    def uses_average(self) -> bool:
+        """Is a moving average of the student kept, to name pixels?"""
+        trains = self.self_training
+        return trains.method != "none" and trains.source == "ema"
+
     @model_validator(mode="after")
     def _something_to_learn(self) -> Self:
         weights = self.objectives

@@ -78,9 +78,8 @@ def new_state(
     student = student.to(device)
     # After the student, whose initial weights must not depend on what else is trained.
     decoder = LatentDecoder(width, config.latent).to(device) if config.latent.enabled else None
-    trains = config.self_training
     average = None
-    if trains.method != "none" and trains.source == "ema":
+    if config.uses_average:
         average = copy.deepcopy(student).requires_grad_(False).eval()
     groups = parameter_groups(student, decoder, config.train)
     return State(
