@@ -29,6 +29,7 @@ from stages.cache.manifest import fingerprints
 from stages.cache.reader import Store
 from stages.cache.recipe import fingerprint
 from stages.cache.store import ArraySpec, Artifact
+from stages.cache.uses import last_used, note_use
 from stages.cache.verify import verify_store
 from stages.errors import CacheError, CacheLocked, NonFiniteError, ResourceError
 
@@ -222,6 +223,31 @@ def test_other_images_are_refused_and_update_sets_the_store_aside(
     assert [entry["id"] for entry in Store.open(path).index] == [entry["id"] for entry in index]
     assert not (path / ".previous").exists()
     assert verify_store(path, read_data=True) == []
+
+
+def test_what_else_lies_in_a_store_does_not_hinder_an_update_of_its_images(tmp_path: Path) -> None:
+    path = make_store(tmp_path / "store")
+    note_use(path)
+    (path / "notes.txt").write_text("mine")
+    with open_writer(path, index=INDEX[:2], update=True) as writer:
+        assert (path / ".previous" / "zarr.json").exists()
+        fill(writer)
+        writer.seal()
+    assert last_used(path) is not None
+    assert (path / "notes.txt").read_text() == "mine"
+    assert len(Store.open(path).index) == 2
+
+
+def test_a_finished_store_is_set_aside_though_an_older_one_was_not_wholly_deleted(
+    tmp_path: Path,
+) -> None:
+    path = make_store(tmp_path / "store")
+    before = content(path)
+    (path / ".previous").mkdir()
+    shutil.copy(path / "zarr.json", path / ".previous" / "zarr.json")
+    with open_writer(path, index=INDEX[:2], update=True):
+        aside = content(path / ".previous")
+    assert aside == {name: data for name, data in before.items() if name != "seal.json"}
 
 
 def test_update_recomputes_what_differs_and_what_is_made_from_it(tmp_path: Path) -> None:

@@ -35,6 +35,8 @@ def set_aside(path: StorePath) -> None:
             "the store with `zsseg cache export` and `import`, update it here, and send it back; "
             "or give another --cache"
         )
+    if exists(path / SEAL):  # what lies aside still is left of a deletion that was killed
+        discard(path)
     remove_durably(path / SEAL)
     remove_durably(path / CARD)
     if exists(path / PREVIOUS / GROUP):  # the one in front was not finished: it is given up

@@ -27,6 +27,7 @@ from stages.cache.manifest import (
     INDEX,
     LEDGER,
     SEAL,
+    USED,
     Artifact,
     Manifest,
     description,
@@ -79,9 +80,10 @@ def _restore(path: StorePath, wanted: Mapping[str, bytes]) -> None:
 
 
 def _create(path: StorePath, wanted: Manifest, index: bytes) -> None:
-    ours = {LOCK, HOLDER, INDEX, HISTORY, PREVIOUS}
+    ours = {LOCK, HOLDER, INDEX, HISTORY, USED, PREVIOUS}
     strangers = {file.split("/")[0] for file in list_files(path)} - ours
-    if strangers:
+    # Beside a store that was set aside lies what lay in it; what is set aside must be gone on with.
+    if strangers and not exists(path / PREVIOUS / GROUP):
         raise CacheError(
             f"{path}: neither empty nor a store ({GROUP} is missing beside "
             f"{', '.join(sorted(strangers)[:3])}); delete the folder or give another --cache"
