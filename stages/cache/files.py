@@ -38,11 +38,15 @@ def write_durably(path: StorePath, content: bytes | memoryview) -> None:
         return
     make_folder(path.parent)
     temporary = path.with_name(path.name + PARTIAL)
-    with temporary.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
+    try:
+        with temporary.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except BaseException:  # Ctrl-C, or a full disk, which may need the room
+        temporary.unlink(missing_ok=True)
+        raise
     sync(path.parent)
 
 

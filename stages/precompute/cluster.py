@@ -7,13 +7,15 @@ worker twice is looked at alone, and halved until the image is found that no pro
 
 import logging
 import os
+import signal
 import uuid
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, ExitStack
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from functools import partial
 from itertools import islice
+from multiprocessing import resource_tracker
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from stages.errors import ResourceError, UserError
@@ -121,6 +123,7 @@ class Cluster:
                     job.shard,
                     "; it is done again elsewhere" if lost[job.shard] < _LOST else "",
                 )
+                job = job.again(commission.path)
                 if lost[job.shard] < _LOST:
                     again = begin(job)
                     running[again] = job
@@ -199,6 +202,8 @@ class Cluster:
 
         # What it has to say of lost workers is said here, in words of images and shards.
         logging.getLogger("distributed").setLevel(logging.CRITICAL)
+        # It keeps its last messages, by default a thousand: of each shard all that it was sent.
+        self._open.enter_context(config.set({"distributed.admin.low-level-log-length": 10}))
         if self._scheduler is not None:
             try:
                 client = Client(self._scheduler, timeout=20, set_as_default=False)
@@ -209,10 +214,15 @@ class Cluster:
                 ) from error
         else:
             assert self._workers is not None
-            threads = str(max(1, (os.cpu_count() or 1) // self._workers))
             names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
-            environment = {f"distributed.nanny.pre-spawn-environ.{name}": threads for name in names}
+            # Who set OMP_NUM_THREADS means each process; without it they share the machine.
+            threads = os.environ.get(names[0]) or max(1, (os.cpu_count() or 1) // self._workers)
+            environment = {
+                f"distributed.nanny.pre-spawn-environ.{name}": os.environ.get(name) or str(threads)
+                for name in names
+            }
             with (
+                _away_from_the_terminal(),
                 config.set({"distributed.scheduler.allowed-failures": 0, **environment}),
                 warnings.catch_warnings(),
             ):
@@ -252,6 +262,24 @@ class Cluster:
     def _told(self, event: tuple[float, Any]) -> None:
         _, steps = event
         self._tick(steps)
+
+
+@contextmanager
+def _away_from_the_terminal() -> Iterator[None]:
+    """Threads and processes that are started within do not get the Ctrl-C of a terminal.
+
+    It is sent to all that run there. This process ends its workers itself, and they would answer
+    with tracebacks. Within, it waits for the end of this block.
+    """
+    if os.name == "nt":
+        yield
+        return
+    resource_tracker.ensure_running()  # who starts it with a process lets Ctrl-C through again
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def bisect(places: Sequence[int], dies: Callable[[Sequence[int]], bool]) -> int | None:
