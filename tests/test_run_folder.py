@@ -114,8 +114,8 @@ def test_resumptions_are_noted_one_by_one(tmp_path: Path) -> None:
         note_resumption(tmp_path, step, record)
     lines = [json.loads(line) for line in (tmp_path / "resumed.jsonl").read_text().splitlines()]
     assert lines == [
-        {"step": 5, "versions": {"torch": "3"}, "revision": "abc", "processes": 1},
-        {"step": 9, "versions": {"torch": "3"}, "revision": None, "processes": 1},
+        {"step": 5, "versions": {"torch": "3"}, "revision": "abc", "processes": 1, "changed": []},
+        {"step": 9, "versions": {"torch": "3"}, "revision": None, "processes": 1, "changed": []},
     ]
     assert (tmp_path / "run.json").read_bytes() == before
 
@@ -141,10 +141,18 @@ def test_resuming_with_other_settings_names_them(tmp_path: Path) -> None:
         check_folder(tmp_path, other_store, resume=True)
 
 
-def test_settings_that_no_result_depends_on_may_change(tmp_path: Path) -> None:
+def test_settings_that_follow_from_the_machine_may_change(tmp_path: Path) -> None:
     start(tmp_path, record_of())
     free = {"workers": 7, "log_every": 3, "checkpoint_every": 5, "device": "cpu"}
-    assert check_folder(tmp_path, record_of(train=free, evaluate={"mode": "whole"}), resume=True)
+    lean = {"accumulate": 4, "compile": True, "channels_last": False}
+    changed = record_of(
+        train=free | lean, student={"checkpointing": True}, evaluate={"mode": "whole"}
+    )
+    assert check_folder(tmp_path, changed, resume=True)
+    note_resumption(tmp_path, 100, changed)
+    noted = json.loads((tmp_path / "resumed.jsonl").read_text())["changed"]
+    assert len(noted) == 9
+    assert noted[-1] == "train.workers: started with 2, now 7"
 
 
 def test_a_missing_or_damaged_record_is_named(tmp_path: Path) -> None:

@@ -261,7 +261,7 @@ def test_out_of_memory_names_what_to_lower(
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
 
     monkeypatch.setattr(f"stages.train.{at}", greedy)
-    with pytest.raises(ResourceError, match=r"memory.*train\.batch \(now 2\).*\.crop \(now 32"):
+    with pytest.raises(ResourceError, match=r"memory.*--resume --set student\..*\.crop \(now 32"):
         run(world, tmp_path / "run", config_of())
 
 

@@ -159,7 +159,7 @@ def replay(path: Path, config: RunConfig) -> Replay:
             "in the folder of its run"
         )
     record, text_CD = read_record(run), read_text(run)
-    if config.student != record.config.student or config.latent != record.config.latent:
+    if config.student != written.config.student or config.latent != written.config.latent:
         raise UserError(
             f"{path}: its weights are of another student: student.* and latent.* cannot be changed"
         )

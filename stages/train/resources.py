@@ -33,9 +33,11 @@ def explained(config: RunConfig) -> Iterator[None]:
         text = str(error).strip()
         if is_out_of_memory(error):
             raise ResourceError(
-                f"out of memory: {text.splitlines()[0]} Use a smaller train.batch (now {batch}), "
-                f"a smaller augmentation.crop (now {height} x {width}) or a smaller student; if "
-                "another program holds the memory, wait for it and go on with --resume"
+                f"out of memory: {text.splitlines()[0]} Not even a single crop fits, so a smaller "
+                "train.batch would not help. If another program holds the memory, wait for it and "
+                "go on with --resume. Else use --resume --set student.checkpointing=true, or start "
+                f"again with a smaller augmentation.crop (now {height} x {width}), a smaller "
+                "student or train.precision=bf16"
             ) from error
         if "compiler" in text and config.train.compile:
             raise ResourceError(

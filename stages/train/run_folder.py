@@ -2,7 +2,8 @@
 
 run.json            RunRecord, as the run was started; never changed afterwards
 text.safetensors    text (C, D): the classes' text embeddings, so that nothing needs the store
-resumed.jsonl       one line per resumption: step, versions, revision, processes
+resumed.jsonl       one line per resumption: step, versions, revision, processes, and
+                    the settings that were changed
 metrics.jsonl, tensorboard/    see metrics_log
 checkpoints/        see checkpoint
 """
@@ -82,8 +83,9 @@ def check_folder(out: Path, record: RunRecord, *, resume: bool) -> bool:
     """Is there a run to go on with? False: `write_record` may make one here.
 
     A run that failed before its first checkpoint is as good as none. Raises UserError for a run
-    without `resume`, for one that was started with other settings (but for those that no result
-    depends on), and for a folder that holds anything else.
+    without `resume`, for one that was started with other settings (but for those that follow from
+    the machine, and change results by rounding or how batch normalisation sees a batch), and for
+    a folder that holds anything else.
     """
     if not (out / _RECORD).exists():
         if out.exists() and not (out.is_dir() and _names(out) <= _FIRST_FILES):
@@ -123,12 +125,19 @@ def write_record(out: Path, record: RunRecord, text_CD: Tensor) -> None:
 
 
 def note_resumption(run: Path, step: int, record: RunRecord) -> None:
-    """Add to the run's `resumed.jsonl` that it goes on after `step` steps, and with which code."""
+    """Add to the run's `resumed.jsonl` that it goes on after `step` steps, with which code, and
+    which settings are not those that it was started with."""
+    changed = difference(
+        read_record(run).config.model_dump(),
+        record.config.model_dump(),
+        sides=("started with", "now"),
+    )
     entry = {
         "step": step,
         "versions": record.versions,
         "revision": record.revision,
         "processes": record.processes,
+        "changed": changed,
     }
     with (run / _RESUMED).open("ab") as file:
         file.write(json_lines([entry]))
@@ -174,7 +183,16 @@ def _comparable(record: RunRecord) -> dict[str, object]:
         exclude={
             "config": {
                 "evaluate": True,
-                "train": {"workers", "device", "log_every", "checkpoint_every"},
+                "student": {"checkpointing"},
+                "train": {
+                    "workers",
+                    "device",
+                    "accumulate",
+                    "channels_last",
+                    "compile",
+                    "log_every",
+                    "checkpoint_every",
+                },
             }
         },
     )
