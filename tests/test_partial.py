@@ -3,6 +3,7 @@
 Every store that came about by changes is compared with one made anew of the same files.
 """
 
+import os
 import shutil
 from collections import Counter
 from collections.abc import Callable, Mapping
@@ -28,8 +29,11 @@ from stages.data.spec import DatasetSpec, load_spec
 from stages.data.visible import read_visible_label
 from stages.errors import CacheError, DatasetError
 from stages.precompute import fill, rows, sources
-from stages.precompute.config import PrecomputeConfig
+from stages.precompute.config import DenseConfig, PrecomputeConfig
 from stages.precompute.crops import class_crops
+from stages.precompute.engine import Tick, Workshop
+from stages.precompute.jobs import KILLED, Commission, Job, Outcome
+from stages.precompute.plan import Planner
 from stages.precompute.run import PrecomputeResult
 from stages.precompute.teacher import Teacher
 from stages.precompute.teacher_files import resolve_teacher
@@ -484,6 +488,54 @@ def test_damage_in_what_was_set_aside_is_named_and_its_file_may_be_deleted(
     equal_to_anew(path, world, tiny_clip)
 
 
+@pytest.mark.parametrize("left_out", [(), (0, 2, 3)], ids=["whole", "halved"])
+def test_a_shard_whose_process_was_lost_copies_nothing_that_it_left(
+    fresh: tuple[Path, Path],
+    tiny_clip: str,
+    monkeypatch: pytest.MonkeyPatch,
+    left_out: tuple[int, ...],
+) -> None:
+    """It may have replaced the old values, or have been sent to find the image that kills it."""
+    work = Workshop.work
+
+    def lost_once(self: Workshop, job: Job, commission: Commission, tick: Tick) -> Outcome:
+        work(self, job.without(dict.fromkeys(left_out, "not looked at")), commission, tick)
+        return work(self, job, commission, tick)
+
+    world, path = fresh
+    relabel(world, 0)
+    edit(world, 1)
+    monkeypatch.setattr(Workshop, "work", lost_once)
+    result = run(world, tiny_clip, path.parent, update=True)
+    monkeypatch.undo()
+    monkeypatch.setattr("stages.precompute.teacher.load_teacher", load_once)
+    assert not result.failed
+    equal_to_anew(path, world, tiny_clip)
+
+
+def test_an_image_that_killed_its_process_is_not_read_for_another_setting_or_date(
+    fresh: tuple[Path, Path],
+    tiny_clip: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    looked_at: list[str],
+) -> None:
+    world, cache = fresh[0], tmp_path / "killed"
+    reason, job = f"{KILLED}: images/train/scene_001.png", Planner.job
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Planner, "job", lambda *args: job(*args).without({1: reason}))
+        run(world, tiny_clip, cache, limit=3)
+    looked_at.clear()
+    monkeypatch.setattr(sources, "read_row", lambda *_: pytest.fail("it is read"))
+    again = run(world, tiny_clip, cache, limit=3, config=MERGED, update=True)
+    assert sorted(looked_at) == ["scene_000", "scene_002"]
+    assert again.failed == {"scene_001": reason}
+    os.utime(image_of(world, 1))
+    assert run(world, tiny_clip, cache, limit=3, config=MERGED).written == {}
+    retried = run(world, tiny_clip, cache, limit=3, config=MERGED, retry_failed=True)
+    assert (retried.written["dense"], retried.failed) == (1, {})
+
+
 # (d) Killed at any point
 
 
@@ -543,6 +595,26 @@ def test_killed_before_any_commit_a_change_is_made_all_the_same(
                     Store.open(path)
         run(world, tiny_clip, path.parent, update=True, **more)
         equal(path, anew)
+
+
+@pytest.mark.parametrize("change", [edited, came_and_went])
+def test_killed_after_a_lost_basis_is_fitted_again_nothing_of_the_old_one_is_kept(
+    fresh: tuple[Path, Path], tmp_path: Path, tiny_clip: str, change: Change
+) -> None:
+    """Here, and in the store that was set aside: other images, another basis."""
+    world, _ = fresh
+    config = IN_ORDER.model_copy(update={"dense": DenseConfig(size=(64, 96), format="pca:4")})
+    path = run(world, tiny_clip, tmp_path / "pca", config=few(config)).path
+    assert isinstance(path, Path)
+    (path / "pca_mean" / "c.0").unlink()
+    change(world)
+    with pytest.MonkeyPatch.context() as patch:
+        kill_commit(patch, 3)  # the basis at least is there
+        with pytest.raises(KeyboardInterrupt):
+            run(world, tiny_clip, path.parent, config=few(config), update=True)
+    assert (path / "pca_mean" / "c.0").exists()
+    run(world, tiny_clip, path.parent, config=few(config), update=True)
+    equal_to_anew(path, world, tiny_clip, config=few(config))
 
 
 def test_killed_while_the_store_is_set_aside_nothing_is_lost(

@@ -14,7 +14,7 @@ from typing import Any, Self
 import numpy as np
 
 from stages.cache import ledger, shards
-from stages.cache.aside import discard
+from stages.cache.aside import discard, previous
 from stages.cache.card import make_card
 from stages.cache.files import (
     disk_errors,
@@ -187,6 +187,23 @@ class Writer:
         with disk_errors(self.path, f"shard {shard} of {artifact}"):
             remove_durably(self.path / SEAL)
             remove_durably(self.path / receipt_file(self._artifacts[artifact], shard))
+
+    def withdraw_all(self, artifacts: Iterable[str]) -> None:
+        """Remove every receipt of artifacts that counts, here and in what is set aside.
+
+        For those that are made from what is about to be another one, though of the same recipe:
+        whoever goes on after a kill must not take the old for the new.
+        """
+        aside = previous(self.path)
+        places = [(self.path, self.manifest), *([aside] if aside is not None else [])]
+        for artifact in map(self._artifacts.__getitem__, artifacts):
+            made_from = self._fingerprints[artifact.name]
+            with disk_errors(self.path, f"the receipts of {artifact.name}"):
+                remove_durably(self.path / SEAL)
+                for place, manifest in places:
+                    for shard in manifest.shards(artifact):
+                        if ledger.lost(place, artifact, shard, made_from=made_from) is None:
+                            remove_durably(place / receipt_file(artifact, shard))
 
     def commit(
         self,

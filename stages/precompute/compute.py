@@ -57,6 +57,7 @@ def compute(
         stored = read_manifest(source)
         arrays = {spec.name: get(source, stored, spec.name, 0) for spec in artifact.arrays}
         writer.write(name, 0, arrays)
+    writer.withdraw_all(planner.forced(plan))
     with meter.phase("teacher"):
         _compute_units(writer, plan, wanted, engine, meter)
     commission = Commission(wanted.path, wanted.manifest, wanted.spec, wanted.root, wanted.config)

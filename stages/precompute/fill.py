@@ -8,6 +8,7 @@ Legend: N images of the shard.
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ from numpy.typing import NDArray
 from stages.cache.arrays import open_array
 from stages.cache.arrays import read as read_rows
 from stages.cache.codec import DENSE
+from stages.cache.ledger import damage
 from stages.cache.manifest import Manifest, shard_file
 from stages.cache.shards import Files, check_finite, get, put
 from stages.errors import CacheError
@@ -50,6 +52,7 @@ def fill(
     fit into half precision, ResourceError when the disk refuses.
     """
     with clock.phase("read"):
+        job = _untouched(job)
         rows = _read(job, commission)
     _check_unchanged(job, commission, rows)
     artifacts = {each.name: each for each in commission.manifest.artifacts}
@@ -86,6 +89,22 @@ def fill(
         forwards={name: count for name, count in forwards.items() if count},
         kept={name: count for name, count in kept.items() if count},
     )
+
+
+def _untouched(job: Job) -> Job:
+    """The job without old values that are not what they were.
+
+    A process that was lost at this shard may have replaced them: then their rows, and the crops
+    that their tokens belong to, are other ones.
+    """
+    if job.old is None:
+        return job
+    touched = [
+        name
+        for name, files in job.old.files.items()
+        if any(damage(job.old.path, file, entry, read_data=True) for file, entry in files.items())
+    ]
+    return replace(job, old=job.old.without(touched)) if touched else job
 
 
 def _read(job: Job, commission: Commission) -> list[Row]:

@@ -4,7 +4,7 @@ Everything here can be sent to another machine: plain values, and paths that mus
 there.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Self
@@ -63,6 +63,15 @@ class Old:
     """Artifacts of the same recipe: their values are copied for rows that are the same."""
     rows: Mapping[int, OldRow]
     """By place in the shard."""
+    files: Mapping[str, Files] = field(default_factory=dict)
+    """Of each artifact that the job replaces where its old values lie, what they were."""
+
+    def without(self, artifacts: Collection[str]) -> Self:
+        """What is known when the old values of these artifacts are not to be had."""
+        if "local" not in artifacts:
+            return replace(self, valid=self.valid.difference(artifacts))
+        rows = {place: replace(row, crops=()) for place, row in self.rows.items()}
+        return replace(self, valid=self.valid.difference(artifacts), rows=rows)
 
 
 @dataclass(frozen=True)

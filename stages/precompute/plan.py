@@ -7,7 +7,7 @@ added or removed touches its own row, and the others of its shard are copied.
 
 import logging
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
@@ -15,13 +15,11 @@ import numpy as np
 
 from stages.cache import ledger
 from stages.cache.codec import BASIS, DENSE
-from stages.cache.manifest import (
-    Artifact,
-    Manifest,
-    fingerprints,
-)
+from stages.cache.manifest import Artifact, Manifest, fingerprints
 from stages.cache.place import StorePath
-from stages.precompute.jobs import FROM_LABELS, Job, Old, OldRow
+from stages.cache.shards import Files
+from stages.errors import CacheError
+from stages.precompute.jobs import FROM_LABELS, KILLED, Job, Old, OldRow
 from stages.precompute.known import Known, known_receipts, known_stores
 from stages.precompute.progress import Meter
 from stages.precompute.recipes import BASIS_IMAGES
@@ -124,16 +122,30 @@ class Planner:
         states = {} if plan is None else plan.states
         self._cache(self._wanted.path).save(self._wanted.samples, without=lambda row: row in states)
 
+    def forced(self, plan: Plan) -> tuple[str, ...]:
+        """Artifacts to make again, each before what it is made from, whatever receipts say.
+
+        A basis that is fitted again need not be the one of what is stored.
+        """
+        return ("local", "regions", DENSE) if BASIS in plan.todo else ()
+
     def job(self, plan: Plan, shard: int) -> Job:
         """What is to be done of one shard, with what need not be computed."""
         todo = tuple(name for name in self._per_row if shard in plan.todo.get(name, ()))
         old = self._old(shard)
+        killed: dict[int, str] = {}
         if old is not None:
             rows = self._wanted.manifest.rows_of(shard)
             states = {place: plan.states.get(rows[place]) for place in old.rows}
+            killed = {
+                place: row.failure
+                for place, row in old.rows.items()
+                if states[place] is None and row.failure and row.failure.startswith(KILLED)
+            }
             old = replace(
                 old,
-                valid=old.valid - self._forced(plan),
+                valid=old.valid.difference(self.forced(plan)),
+                files=self._replaced(old, shard, todo),
                 rows={
                     place: replace(
                         row,
@@ -145,7 +157,21 @@ class Planner:
             )
         samples = self._wanted.samples
         numbers = self._wanted.manifest.rows_of(shard)
-        return Job(shard, tuple(samples[numbers.start : numbers.stop]), todo, old)
+        return Job(shard, tuple(samples[numbers.start : numbers.stop]), todo, old, killed)
+
+    def _replaced(self, old: Old, shard: int, todo: Collection[str]) -> dict[str, Files]:
+        """The files of old values that a job replaces, by artifact, as their receipts have them."""
+        if old.path != self._wanted.path:
+            return {}
+        found = {}
+        for name in todo:
+            try:
+                receipt = ledger.read_receipt(old.path, self.artifacts[name], shard)
+            except CacheError:  # nothing is copied of it
+                continue
+            if receipt is not None:
+                found[name] = receipt["files"]
+        return found
 
     def _plan_shard(self, plan: Plan, shard: int) -> None:
         rows = self._wanted.manifest.rows_of(shard)
@@ -165,7 +191,7 @@ class Planner:
         states = self._states(old.path, known)
         plan.states |= states
         set_aside = self._front is None or old.path != self._front.path
-        forced = self._forced(plan)
+        forced = self.forced(plan)
         for name in self._per_row:
             reason = "; ".join(self._aside.changed.get(name, ())) if self._aside else ""
             if name in forced:
@@ -203,10 +229,6 @@ class Planner:
                 store, self._wanted.spec, self._wanted.root, seen=self._seen
             )
         return self._caches[store]
-
-    def _forced(self, plan: Plan) -> frozenset[str]:
-        """A basis that is fitted again need not be the one of what is stored."""
-        return frozenset((DENSE, "regions", "local") if BASIS in plan.todo else ())
 
     def _lost(self, known: Known | None, artifact: Artifact, shard: int) -> str | None:
         """Why a shard is not to be had from a store; None when it is."""

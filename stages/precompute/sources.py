@@ -14,7 +14,7 @@ from stages.data.spec import DatasetSpec
 from stages.errors import CacheError, DatasetError
 from stages.precompute.jobs import KILLED, OldRow
 from stages.precompute.progress import Meter
-from stages.precompute.rows import Hashes, content_hashes, read_row
+from stages.precompute.rows import Hashes, content_hashes, file_hash, read_row
 from stages.precompute.stat_cache import StatCache
 from stages.precompute.threads import in_threads
 
@@ -49,7 +49,7 @@ def row_states(
         return {}, []
     meter.expect(len(doubtful))
     with meter.phase("read"):
-        look = partial(_state, spec, root, samples, old)
+        look = partial(_state, spec, root, samples, old, retry_failed)
         found = dict(zip(doubtful, in_threads(look, doubtful), strict=True))
     meter.advance(len(doubtful))
     states = {row: state for row, state in found.items() if state is not None}
@@ -61,12 +61,14 @@ def _state(
     root: Path,
     samples: Sequence[Sample],
     old: Mapping[int, OldRow],
+    retry_failed: bool,
     row: int,
 ) -> State | None:
     known = old[row]
     if known.failure is not None:
         if known.failure.startswith(KILLED):  # not to be read in this process
-            return "usable"
+            same = file_hash(samples[row].image) == known.hashes.image
+            return None if same and not retry_failed else "usable"
         read = read_row(spec, root, samples[row])
         if read.picture:
             return "usable"
