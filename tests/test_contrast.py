@@ -277,8 +277,10 @@ def test_padding_does_not_move_global_distillation() -> None:
     inside_Bhw = torch.zeros(3, 5, 4, dtype=torch.bool)
     inside_Bhw[:, :3] = True
     plain, masked = (
-        global_distillation(each, token_BD, rows(4, 5, 6), bank, tau=TAU, normalise=False, **inside)
-        for each, inside in ((feature_BDhw, {}), (padded, {"inside_Bhw": inside_Bhw}))
+        global_distillation(
+            each, token_BD, rows(4, 5, 6), bank, tau=TAU, normalise=False, inside_Bhw=inside
+        )
+        for each, inside in ((feature_BDhw, None), (padded, inside_Bhw))
     )
     torch.testing.assert_close(masked, plain)
 
