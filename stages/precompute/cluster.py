@@ -123,7 +123,6 @@ class Cluster:
                     job.shard,
                     "; it is done again elsewhere" if lost[job.shard] < _LOST else "",
                 )
-                job = job.again(commission.path)
                 if lost[job.shard] < _LOST:
                     again = begin(job)
                     running[again] = job
