@@ -150,13 +150,16 @@ def check_end(store: Path, scenario: Scenario) -> None:
 def ways_to_die(scenario: Scenario, rng: random.Random) -> list[Death | float]:
     """The points that it passes, in any order, and a random moment for each of them.
 
-    The first passages only, so that a store lives through several deaths before it is finished.
+    The first passages only, so that a store lives through several deaths before it is finished;
+    last, where they are taken first, that of setting a store aside, which is done once.
     """
     deaths: list[Death | float] = []
     for point in rng.sample(POINTS, len(POINTS)):
         if count := scenario.passed.get(point):
-            deaths.append(Death(point, rng.randint(1, 1 + count // 3)))
+            latest = count if point == "aside" else 1 + count // 3
+            deaths.append(Death(point, rng.randint(1, latest)))
             deaths.append(rng.uniform(0, scenario.seconds))
+    deaths.sort(key=lambda death: isinstance(death, Death) and death.point == "aside")
     return deaths
 
 
