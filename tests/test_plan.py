@@ -388,6 +388,32 @@ def test_a_stat_cache_that_says_what_it_said_is_not_written(
     assert (path / "sources.jsonl").stat().st_mtime_ns == 1
 
 
+def test_a_stat_cache_of_files_that_are_known_looks_at_none_of_them_again(
+    fresh: tuple[Path, Path], tiny_clip: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world, path = fresh
+    samples = wanted(world, tiny_clip, path.parent).samples
+    cache = stat_cache(world, path)
+    assert all(map(cache.knows, samples))
+    with monkeypatch.context() as patched:
+        patched.delattr("stages.precompute.stat_cache._stat")
+        cache.save(samples, without=lambda _: False)
+        with pytest.raises(NameError):
+            cache.save(samples, without=lambda row: row == 2)
+        with pytest.raises(NameError):
+            cache.save(samples[:-1], without=lambda _: False)
+    cache.save(samples, without=lambda row: row == 2)
+    assert not stat_cache(world, path).knows(samples[2])
+    cache.save(samples, without=lambda _: False)  # whatever it has loaded once
+    assert stat_cache(world, path).knows(samples[2])
+    before = (path / "sources.jsonl").read_bytes()
+    cache.add(samples[:1])
+    again = stat_cache(world, path)
+    assert all(map(again.knows, samples))
+    again.save(samples, without=lambda _: False)
+    assert (path / "sources.jsonl").read_bytes() == before, "a line twice"
+
+
 @pytest.mark.parametrize("content", [b"", b"\xff\n", b'{"labels":"other"}\n'])
 def test_a_stat_cache_that_cannot_be_used_knows_nothing_and_is_begun_anew(
     fresh: tuple[Path, Path], tiny_clip: str, content: bytes

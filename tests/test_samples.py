@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from stages.data.folders import names_below
 from stages.data.samples import Sample, list_samples, splits, unpaired_labels
 from stages.data.spec import DatasetSpec, FolderPatterns, load_spec
 from stages.errors import DatasetError
@@ -406,3 +407,18 @@ def test_patterns_stay_inside_the_root(tmp_path: Path, pattern: str) -> None:
     for call in (lambda: list_samples(spec, tmp_path, "x"), lambda: splits(spec, tmp_path)):
         with pytest.raises(DatasetError, match="leads out of the data set's folder"):
             call()
+
+
+@pytest.mark.parametrize("root", [".", "/", "data", "/data/set", "data/../set"])
+def test_names_below_a_folder_are_relative_paths(root: str) -> None:
+    folder = Path(root)
+    name_of = names_below(folder)
+    for below in ("a.png", "images/train/a b.png", ".hidden/x"):
+        path = folder / below
+        assert name_of(path.as_posix()) == path.relative_to(folder).as_posix() == below
+
+
+@pytest.mark.parametrize("path", ["other/a.png", "dataset/a.png", "/data/a.png"])
+def test_a_path_elsewhere_has_no_name_below_a_folder(path: str) -> None:
+    with pytest.raises(ValueError, match="is not in data"):
+        names_below(Path("data"))(path)

@@ -164,7 +164,10 @@ def group_json(manifest: Manifest) -> bytes:
 
 def index_lines(entries: Iterable[Mapping[str, Any]]) -> bytes:
     """Content of index.jsonl: the entries with their row."""
-    return json_lines({"row": row} | dict(entry) for row, entry in enumerate(entries))
+    content = bytearray()  # line by line: there may be very many
+    for row, entry in enumerate(entries):
+        content += json_lines([{"row": row} | dict(entry)])
+    return bytes(content)
 
 
 def read_manifest(store: StorePath) -> Manifest:

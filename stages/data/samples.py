@@ -35,17 +35,45 @@ _ADVICE: dict[Layout, str] = {
 logger = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True, init=False)
 class Sample:
-    """One image and, where there is one, the file that holds its label."""
+    """One image and, where there is one, the file that holds its label.
+
+    Of both it keeps the text: a Path takes five times as much, and there are many samples.
+    """
 
     id: str
     """Path of the image below the image folder, with '/' and without extension."""
-    image: Path
-    label: Path | None
-    form: LabelForm = "described"
-    masks: Masks | None = None
+    image_file: str
+    """With '/', as `label_file`."""
+    label_file: str | None
+    form: LabelForm
+    masks: Masks | None
     """The label itself, of form `context-masks` (its file holds the labels of all images)."""
+
+    def __init__(
+        self,
+        id: str,
+        image: Path,
+        label: Path | None,
+        form: LabelForm = "described",
+        masks: Masks | None = None,
+    ) -> None:
+        object.__setattr__(self, "id", id)
+        object.__setattr__(self, "image_file", image.as_posix())
+        object.__setattr__(self, "label_file", label and label.as_posix())
+        object.__setattr__(self, "form", form)
+        object.__setattr__(self, "masks", masks)
+
+    @property
+    def image(self) -> Path:
+        """The image's file."""
+        return Path(self.image_file)
+
+    @property
+    def label(self) -> Path | None:
+        """The file that holds its label."""
+        return None if self.label_file is None else Path(self.label_file)
 
 
 def list_samples(spec: DatasetSpec, root: Path, split: str) -> list[Sample]:

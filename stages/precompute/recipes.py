@@ -12,6 +12,7 @@ from typing import Any
 from stages.cache.codec import BASIS, basis_specs, components, dense_specs
 from stages.cache.manifest import ArraySpec, Artifact, read_manifest
 from stages.cache.place import StorePath
+from stages.data.folders import names_below
 from stages.data.samples import Sample
 from stages.data.spec import DatasetSpec
 from stages.errors import CacheError, UserError
@@ -78,10 +79,10 @@ def store_info(spec: DatasetSpec, files: TeacherFiles, traits: Traits) -> dict[s
 
 def store_index(samples: Sequence[Sample], root: Path) -> Iterator[dict[str, Any]]:
     """One entry per row: id, image and label, as paths relative to the data set's root."""
+    name_of = names_below(root)
     for sample in samples:
-        label = sample.label.relative_to(root).as_posix() if sample.label else None
-        image = sample.image.relative_to(root).as_posix()
-        yield {"id": sample.id, "image": image, "label": label}
+        label = name_of(sample.label_file) if sample.label_file else None
+        yield {"id": sample.id, "image": name_of(sample.image_file), "label": label}
 
 
 def store_artifacts(

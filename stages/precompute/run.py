@@ -93,12 +93,12 @@ def precompute(
             plan = planner.plan()
             if not update:
                 refuse_changed(wanted.path, wanted.samples, plan.states)
-            planner.remember(plan)
             forwards: dict[str, int] = {}
             kept: dict[str, int] = {}
             if plan.todo:
                 from stages.precompute.compute import compute
 
+                planner.remember(plan)
                 _check_space(wanted, plan)
                 forwards, kept = compute(
                     writer, planner, plan, wanted, engine, meter, max_failures=max_failures
@@ -241,8 +241,8 @@ def _failures(writer: Writer, samples: Sequence[Sample]) -> dict[str, str]:
     failed: dict[str, str] = {}
     shards = range(-(-len(samples) // writer.manifest.shard_rows))
     with read_ahead(writer.path):
-        receipts = [writer.receipt("index", shard) for shard in shards]
-    for receipt in receipts:
-        assert receipt is not None
-        failed |= {samples[int(row)].id: why for row, why in receipt["failures"].items()}
+        for shard in shards:  # a receipt holds hashes of every image: not all of them at once
+            receipt = writer.receipt("index", shard)
+            assert receipt is not None
+            failed |= {samples[int(row)].id: why for row, why in receipt["failures"].items()}
     return failed

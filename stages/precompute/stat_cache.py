@@ -5,6 +5,7 @@ visible label: another description can change them all without touching a file.
 """
 
 import json
+import os
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from stages.cache.files import (
 from stages.cache.manifest import SOURCES
 from stages.cache.place import StorePath
 from stages.cache.recipe import fingerprint
+from stages.data.folders import names_below
 from stages.data.samples import Sample
 from stages.data.spec import DatasetSpec
 
@@ -36,19 +38,22 @@ class StatCache:
     def __init__(
         self, store: StorePath, spec: DatasetSpec, root: Path, *, seen: dict[str, int]
     ) -> None:
-        self._path, self._root, self._seen = store / SOURCES, root, seen
+        self._path, self._name_of, self._seen = store / SOURCES, names_below(root), seen
         fields = {"layout", "classes", "unseen", "encoding", "ignore", "patterns"}
         described = fingerprint(spec.model_dump(mode="json", include=fields))
         self._head = json_lines([{"labels": described}])
         self._marks: dict[str, int] = {}
         self._saved = 0
         """Hash of all of it; 0: nothing that can be used."""
+        self._as_loaded = False
+        """Does it hold one line for each mark, and no other?"""
         try:
             content = read_bytes(self._path)
             head, *lines = content.splitlines(keepends=True)
             if head == self._head:  # the last entry of an id is the one that counts
                 self._marks = {str(json.loads(line)["id"]): _hash(line) for line in lines}
                 self._saved = _hash(content)
+                self._as_loaded = len(lines) == len(self._marks)
         except (OSError, ValueError, KeyError, TypeError):  # cut short by a crash, at worst
             self._marks = {}
 
@@ -67,15 +72,34 @@ class StatCache:
             append_durably(self._path, b"".join(lines.values()))
         self._marks |= {name: _hash(line) for name, line in lines.items()}
         self._saved = 1
+        self._as_loaded = False
 
     def save(self, samples: Sequence[Sample], *, without: Callable[[int], bool]) -> None:
         """Replace the cache by these samples less the rows `without`, if that is news."""
-        lines = [self._still(sample) for sample in samples]
-        content = self._head + b"".join(line for row, line in enumerate(lines) if not without(row))
+        if self._stands(samples, without):
+            return
+        content = bytearray(self._head)  # line by line: there may be very many
+        for row, sample in enumerate(samples):
+            line = self._still(sample)
+            content += b"" if without(row) else line
         if _hash(content) != self._saved:
             with disk_errors(self._path.parent, SOURCES):
-                write_durably(self._path, content)
+                write_durably(self._path, memoryview(content))
             self._saved = _hash(content)
+            self._as_loaded = False
+
+    def _stands(self, samples: Sequence[Sample], without: Callable[[int], bool]) -> bool:
+        """Is what lies in the store what would be saved? No file is looked at again for it."""
+        return (
+            self._as_loaded
+            and len(self._marks) == len(samples)
+            and all(
+                sample.id in self._seen
+                and self._marks.get(sample.id) == self._seen[sample.id]
+                and not without(row)
+                for row, sample in enumerate(samples)
+            )
+        )
 
     def _still(self, sample: Sample) -> bytes:
         """The sample's entry; nothing when its files are not what they were at first."""
@@ -84,27 +108,27 @@ class StatCache:
 
     def _line(self, sample: Sample) -> bytes:
         """The label's path too: another file may have the same size and time."""
-        label = sample.label.relative_to(self._root).as_posix() if sample.label else None
+        label = self._name_of(sample.label_file) if sample.label_file else None
         return json_lines(
             [
                 {
                     "id": sample.id,
-                    "image": _stat(sample.image),
-                    "label": _stat(sample.label),
+                    "image": _stat(sample.image_file),
+                    "label": _stat(sample.label_file),
                     "file": label,
                 }
             ]
         )
 
 
-def _hash(content: bytes) -> int:
+def _hash(content: bytes | bytearray) -> int:
     return xxhash.xxh3_64_intdigest(content)
 
 
-def _stat(path: StorePath | None) -> list[Any] | None:
+def _stat(path: str | None) -> list[Any] | None:
     """Bytes and modification time in ns; None when there is no file."""
     try:
-        stat = path.stat() if path else None
+        stat = os.stat(path) if path else None  # noqa: PTH116 (a Path for each takes its time)
     except OSError:
         return None
     return [stat.st_size, stat.st_mtime_ns] if stat else None
