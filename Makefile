@@ -33,8 +33,8 @@ format: install ## rewrite the code in the house format
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: install ## print the ratios that the documentation quotes, with machine and spread
-	$(BIN)/python -m benchmarks.run
+bench: install ## every ratio of docs/performance.md (an hour or more; BENCH="--quick --only stage_one")
+	$(BIN)/python -m benchmarks.run $(BENCH)
 
 clean: ## remove .venv, caches and build products (never data_cache, runs or demo)
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache

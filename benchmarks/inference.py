@@ -90,6 +90,11 @@ def agreement() -> dict[str, float]:
     return found
 
 
+def agreement_ratios() -> list[Ratio]:
+    """The shares of `agreement`, each of all there are."""
+    return [Ratio(name, (share,), (1.0,), unit="") for name, share in agreement().items()]
+
+
 def prediction_over_network() -> Ratio:
     """From the pixels of a file to a label map / the encoder and decoder alone."""
     return _over_network("prediction", picture(), fast=True, target="at most 1.25")

@@ -19,7 +19,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from benchmarks.run import ROUNDS, Ratio, timed_in_turn
+from benchmarks.ratio import ROUNDS, Ratio, timed_in_turn
 from stages.cache.reader import Store
 from stages.cache.store import ArraySpec, Artifact, Writer
 from stages.data.geometry import WHOLE

@@ -7,7 +7,6 @@ is the resident memory that a process of its own gained.
 """
 
 import platform
-import resource
 import subprocess
 import sys
 from collections.abc import Callable
@@ -18,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
+from benchmarks import scale
 from benchmarks.ratio import ROUNDS, Ratio, timed_in_turn
 from stages.data.spec import VOID
 from stages.train.likelihood import negative_log_likelihood
@@ -113,9 +113,25 @@ def peak(way: Way, loss: Loss) -> float:
 def gained(way: Way, loss: Loss) -> float:
     """MiB of resident memory that this process gains by a step."""
     run = step(way, loss)
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    before = scale.peak("self")
     run()
-    return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
+    return (scale.peak("self") - before) / 2**20
+
+
+def peak_ratios() -> list[Ratio]:
+    """The memory that a step takes in each other way to that of strips."""
+    ways: tuple[Way, ...] = ("whole", "by image")
+    losses: tuple[Loss, ...] = ("cross-entropy", "NEL")
+    return [
+        Ratio(
+            f"{loss}, peak memory, {way} / strips",
+            (peak(way, loss),),
+            (peak("strips", loss),),
+            unit="MiB",
+        )
+        for loss in losses
+        for way in ways
+    ]
 
 
 def main() -> None:
@@ -128,7 +144,6 @@ def main() -> None:
         f"{platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}, "
         f"{IMAGES} images, median of {ROUNDS} rounds\n"
     )
-    # First: on Linux a process starts with the peak of the one that started it.
     losses: tuple[Loss, ...] = ("cross-entropy", "NEL")
     ways: tuple[Way, ...] = ("whole", "by image", "strips")
     for loss in losses:

@@ -1,0 +1,131 @@
+"""The benchmarks measure what they say: ratios, replayed forward passes, and how a run is told."""
+
+import json
+import logging
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from conftest import draw_world
+
+from benchmarks import run, scale, stage_one
+from benchmarks.ratio import Ratio, timed_in_turn
+from stages.data.spec import load_spec
+from stages.precompute.config import DenseConfig, PrecomputeConfig, RegionConfig, TextConfig
+
+CONFIG = PrecomputeConfig(
+    text=TextConfig(templates="single"),
+    dense=DenseConfig(size=(64, 96)),
+    regions=RegionConfig(windows=(2, 4), minimum_tokens=2, backend="sklearn"),
+    shard_images=2,
+    batch=3,
+    device="cpu",
+)
+
+
+def test_a_ratio_is_the_median_of_its_rounds_not_the_ratio_of_medians() -> None:
+    ratio = Ratio("a / b", (1.0, 4.0, 9.0), (1.0, 2.0, 9.0), target="at most 2")
+    assert ratio.median == 1
+    assert str(ratio) == "a / b: 1.000  [at most 2]  (1.000 to 2.000; 4.000 s / 2.000 s)"
+    assert ratio.as_json()["most"] == 2
+
+
+def test_the_first_round_only_warms_up_and_both_sides_alternate() -> None:
+    done: list[str] = []
+    ratio = timed_in_turn("a / b", lambda: done.append("a"), lambda: done.append("b"))
+    assert "".join(done) == "ab" * 6
+    assert len(ratio.first) == len(ratio.second) == 5
+
+
+@pytest.fixture(autouse=True)
+def logging_as_before() -> Iterator[None]:
+    """The command quietens the process, which other tests share."""
+    level = logging.getLogger().level
+    yield
+    logging.getLogger().setLevel(level)
+
+
+@pytest.fixture
+def subject(tmp_path: Path, tiny_clip: str) -> stage_one.Subject:
+    world = draw_world(tmp_path / "world", images=5)
+    return stage_one.Subject(load_spec(str(world)), world.parent, tiny_clip, tmp_path)
+
+
+def test_the_forwards_that_are_replayed_are_all_those_of_the_run(
+    subject: stage_one.Subject,
+) -> None:
+    with stage_one.recorded_forwards() as forwards:
+        result = subject.precompute(CONFIG, cache="store")
+    with torch.inference_mode():
+        tokens = [made for forward in forwards if isinstance(made := forward(), torch.Tensor)]
+    assert len(tokens) == len(forwards)
+    dense = [len(each) for each in tokens if each.ndim == 4]
+    assert sum(dense) == result.forwards["dense"] == 5
+    assert sum(len(each) for each in tokens) == sum(result.forwards.values())
+    assert result.forwards["local"] > 5
+    before = len(forwards)
+    subject.precompute(CONFIG, limit=2, cache="other")
+    assert len(forwards) == before, "still recorded afterwards"
+
+
+def test_overhead_is_that_of_one_run_over_its_forwards(subject: stage_one.Subject) -> None:
+    clock, processor = stage_one.measured_overhead(subject, CONFIG, 5, "5 images")
+    assert clock.median > 1
+    assert processor.first > (0.0,)
+    assert "at most 1.15" in str(clock)
+
+
+def test_many_images_finds_a_store_complete_without_torch(tmp_path: Path) -> None:
+    scale.write_teacher(tmp_path / "clip")
+    scale.write_world(tmp_path / "world", 3)
+    (tmp_path / "world" / "clip").symlink_to(tmp_path / "clip")
+    with pytest.raises(AssertionError):
+        scale.recognise(tmp_path / "world", 3)  # it had to be made
+    assert "torch" in sys.modules
+    assert scale._done("recognise", tmp_path / "world", 3) == ""
+    assert scale.peak("self") > 2**20
+
+
+def test_every_measure_has_a_name_and_is_told_to_be_quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[bool] = []
+
+    def overhead(*, quick: bool) -> list[Ratio]:
+        told.append(quick)
+        return [Ratio("a / b", (2.0,), (1.0,))]
+
+    overhead.__module__ = "benchmarks.stage_one"
+    assert {"stage_one.mining", "scale.many_images", "step.distilled_over_supervised"} <= set(
+        run.named(quick=True)
+    )
+    monkeypatch.setattr(run, "SIZED", (overhead,))
+    monkeypatch.setattr(run, "OTHERS", ())
+    said: list[str] = []
+    found = run.measured(run.named(quick=True), show=said.append)
+    assert told == [True]
+    assert found["stage_one.overhead"]["ratios"][0]["median"] == 2
+    assert "a / b: 2.000" in "".join(said)
+
+
+def test_results_are_written_with_the_machine(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def half() -> Ratio:
+        return Ratio("half", (1.0,), (2.0,))
+
+    file = tmp_path / "results.json"
+    monkeypatch.setattr(run, "SIZED", ())
+    monkeypatch.setattr(run, "OTHERS", (half,))
+    monkeypatch.setattr(sys, "argv", ["run", "--only", "half", "--json", str(file)])
+    run.main()
+    kept: dict[str, Any] = json.loads(file.read_text())
+    assert kept["machine"]["cores"] >= 1
+    assert kept["machine"]["versions"]["torch"]
+    (found,) = kept["results"].values()
+    assert found["ratios"][0]["median"] == 0.5
+    monkeypatch.setattr(sys, "argv", ["run", "--only", "nothing"])
+    with pytest.raises(SystemExit):
+        run.main()
+    assert "none is called so" in capsys.readouterr().err
