@@ -109,6 +109,8 @@ def precompute(
             encoded = result.forwards.get("local", 0)
             console.out.print(f"crops: {encoded} encoded, {kept} with the token that they had")
         console.out.print(f"time: {shares(result.seconds)}", soft_wrap=True)
+    elif result.kept:
+        console.out.print("nothing to compute: every row was there, and is copied")
     else:
         console.out.print("nothing to do: every artifact of every image is there")
     if result.loss is not None:

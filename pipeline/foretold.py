@@ -3,6 +3,8 @@
 from pipeline import console
 from stages.precompute.forecast import Forecast, Step
 
+_NEEDS_UPDATE = ("needs --update",)
+
 
 def print_forecast(found: Forecast) -> None:
     """Print what would run and why, artifact by artifact, and what it would cost."""
@@ -16,7 +18,8 @@ def forecast_lines(found: Forecast) -> list[str]:
         lines += ["this would be refused: another store lies there"]
         return lines + [f"  {line}" for line in found.refused]
     if not found.steps:
-        return [*lines, "nothing to do: every artifact of every image is there"]
+        lines.append("nothing to do: every artifact of every image is there")
+        return [*lines, *_NEEDS_UPDATE] if found.update else lines
     for step in found.steps:
         lines += [_step_line(step), *(f"  {text}" for text in _reasons(step))]
     free = "" if found.free is None else f" of {console.size_text(found.free)} free"
@@ -26,7 +29,7 @@ def forecast_lines(found: Forecast) -> list[str]:
     if found.seconds is not None:
         lines.append(f"takes about {_duration(found.seconds)} in one process (measured on a few)")
     if found.update:
-        lines.append("needs --update")
+        lines += _NEEDS_UPDATE
     return lines
 
 

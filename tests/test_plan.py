@@ -4,7 +4,7 @@ import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -14,11 +14,14 @@ from test_partial import add, edit, kill_commit, relabel, remove
 from test_precompute import CONFIG, IN_ORDER, content, files, image_of, label_of, load_once, pixels
 from test_precompute import run as run_stage
 
+from pipeline.foretold import forecast_lines
 from stages.cache.place import StorePath
 from stages.data.spec import DatasetSpec, load_spec
 from stages.errors import CacheError
 from stages.precompute import sources
 from stages.precompute.config import DenseConfig, LocalConfig, PrecomputeConfig
+from stages.precompute.engine import Engine
+from stages.precompute.forecast import forecast
 from stages.precompute.plan import Plan, Planner, planned_bytes
 from stages.precompute.progress import Meter
 from stages.precompute.recipes import Traits
@@ -350,6 +353,56 @@ def test_a_basis_that_is_lost_takes_what_is_made_from_it(
     job = planner.job(plan, 0)
     assert job.old is not None
     assert job.old.valid == {"index", "cls"}
+
+
+def test_a_list_that_changes_again_is_planned_from_what_was_set_aside(
+    fresh: tuple[Path, Path], tiny_clip: str
+) -> None:
+    """The unfinished store in front would be given up, so nothing is copied of it."""
+    world, path = fresh
+    add(world, 0, "a")
+    with pytest.MonkeyPatch.context() as patch:
+        kill_commit(patch, 3)
+        with pytest.raises(KeyboardInterrupt):
+            run_stage(world, tiny_clip, path.parent, config=IN_ORDER, update=True)
+    add(world, 1, "b")
+    _, plan = planned(world, tiny_clip, path.parent)
+    assert plan.rows == dict.fromkeys(PER_ROW, 2)
+    done = run_stage(world, tiny_clip, path.parent, update=True)
+    assert done.written == plan.rows
+
+
+def test_a_forecast_says_that_an_update_is_needed_though_nothing_is_computed(
+    fresh: tuple[Path, Path], tiny_clip: str
+) -> None:
+    world, path = fresh
+    config = CONFIG.model_copy(update={"local": LocalConfig(enabled=False)})
+    planner, plan = planned(world, tiny_clip, path.parent, config=config)
+    asked = wanted(world, tiny_clip, path.parent, config=config)
+    found = forecast(asked, planner, plan, cast(Engine, None))
+    assert (found.steps, found.update) == ((), True)
+    assert forecast_lines(found)[-1] == "needs --update"
+    with pytest.raises(CacheError, match="--update"):
+        run_stage(world, tiny_clip, path.parent, config=config)
+
+
+def test_dense_tokens_that_are_not_kept_cost_time_where_regions_are_made(
+    fresh: tuple[Path, Path], tiny_clip: str, tmp_path: Path
+) -> None:
+    class Measured:
+        def ask(self, _: Any) -> dict[str, float]:
+            return {"text": 0.0, "index": 1, "cls": 10, "dense": 100, "regions": 1000, "local": 1e4}
+
+    world, _ = fresh
+    config = CONFIG.model_copy(update={"dense": DenseConfig(size=(64, 96), format="none")})
+    asked = wanted(world, tiny_clip, tmp_path / "none", config=config)
+    anew = planned(world, tiny_clip, tmp_path / "none", config=config)
+    assert forecast(asked, *anew, cast(Engine, Measured())).seconds == 6 * 11111
+    path = run_stage(world, tiny_clip, tmp_path / "none", config=config).path
+    (path / "ledger" / "regions" / "000001.json").unlink()
+    again = planned(world, tiny_clip, path.parent, config=config)
+    assert again[1].rows == {"regions": 2}
+    assert forecast(asked, *again, cast(Engine, Measured())).seconds == 2 * 1100
 
 
 # What is known of files without reading them

@@ -84,6 +84,8 @@ def _seconds(wanted: Wanted, plan: Plan, engine: Engine) -> float:
     needed = [name for name in ORDER if plan.rows[name]]
     per_image = engine.ask(partial(timed, wanted=replace(wanted, samples=few), needed=needed))
     seconds = sum(per_image[name] * plan.rows[name] for name in needed)
+    if wanted.config.dense.format == "none":  # made wherever regions need them, and not kept
+        seconds += per_image.get("dense", 0.0) * (plan.rows["regions"] - plan.rows["dense"])
     if plan.rows["text"]:
         seconds += per_image["text"] * plan.rows["text"]
     return seconds

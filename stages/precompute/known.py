@@ -8,7 +8,7 @@ from typing import Any
 from stages.cache import ledger
 from stages.cache.aside import previous
 from stages.cache.files import exists, read_json_lines
-from stages.cache.manifest import GROUP, INDEX, Manifest, index_lines, read_manifest
+from stages.cache.manifest import GROUP, INDEX, SEAL, Manifest, index_lines, read_manifest
 from stages.cache.place import StorePath
 from stages.cache.reconcile import Differences, differences
 from stages.errors import CacheError
@@ -37,6 +37,8 @@ def known_stores(wanted: Wanted) -> tuple[Known | None, Known | None, Difference
     found = differences(path, wanted.manifest, index_lines(wanted.index()))
     stored = read_manifest(path)
     if found.fixed or found.images:
+        if (aside := _set_aside(path)) is not None and not exists(path / SEAL):
+            return None, aside, found  # the one in front is unfinished, and would be given up
         return None, Known(path, stored, found.artifacts, _rows_by_id(path)), found
     front = Known(path, stored, found.artifacts, None)
     return front, _set_aside(path), found
