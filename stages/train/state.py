@@ -84,7 +84,9 @@ def new_state(
     groups = parameter_groups(student, decoder, config.train)
     return State(
         student=student,
-        forward=torch.compile(student) if config.train.compile else student,
+        # Crops have one size; for the few sizes of parts, their own code beats code for any,
+        # which torch 2.14 cannot make of every student.
+        forward=torch.compile(student, dynamic=False) if config.train.compile else student,
         decoder=decoder,
         average=average,
         bank=empty_bank(width, device),
