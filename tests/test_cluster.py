@@ -1,8 +1,10 @@
 """Stage one on worker processes: the same bytes, whatever happens to a worker."""
 
+import os
+import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import dask
 import numpy as np
@@ -15,10 +17,12 @@ from stages.cache.reader import Store
 from stages.cache.store import Writer
 from stages.data.spec import load_spec
 from stages.errors import ResourceError, UserError
-from stages.precompute.cluster import bisect
+from stages.precompute.cluster import Cluster, bisect
 from stages.precompute.config import DenseConfig, PrecomputeConfig, RegionConfig, TextConfig
+from stages.precompute.jobs import Job, Outcome
 from stages.precompute.progress import Progress
 from stages.precompute.run import PrecomputeResult, precompute
+from stages.precompute.teacher_files import resolve_teacher
 
 CONFIG = PrecomputeConfig(
     text=TextConfig(templates="single"),
@@ -63,6 +67,22 @@ def expected(
     return content(run(world, tiny_clip, tmp_path_factory.mktemp("here")).path)
 
 
+@pytest.mark.parametrize("asked", ["1", ""])
+def test_workers_share_the_processors_unless_their_threads_are_said(
+    asked: str, tiny_clip: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", asked)
+    monkeypatch.setattr("os.cpu_count", lambda: 6)
+    with Cluster(resolve_teacher(tiny_clip), CONFIG, workers=1, scheduler=None) as engine:
+        (threads,) = engine.client.run(os.getenv, "OMP_NUM_THREADS").values()
+        kept = engine.client.run_on_scheduler(
+            lambda dask_scheduler: dask_scheduler.transition_log.maxlen
+        )
+    assert threads == asked or threads == "6"
+    assert (asked == "1") == (threads == "1")
+    assert kept == 10, "dask keeps what every shard was sent"
+
+
 def worker_processes() -> list[psutil.Process]:
     """The dask workers that this process has started."""
     found = []
@@ -97,8 +117,8 @@ def test_a_killed_worker_costs_no_result(
     tiny_clip: str,
     expected: dict[str, bytes],
     tmp_path: Path,
-    caplog: pytest.LogCaptureFixture,
 ) -> None:
+    """Whether we begin its shard again or dask does, which it may without asking."""
     killed: list[int] = []
 
     def kill_one(now: Progress) -> None:
@@ -108,7 +128,7 @@ def test_a_killed_worker_costs_no_result(
 
     result = run(world, tiny_clip, tmp_path, workers=2, progress=kill_one)
     assert killed
-    assert "was lost; it is done again elsewhere" in caplog.text
+    assert not psutil.pid_exists(killed[0])
     assert content(result.path) == expected
     assert not result.failed
 
@@ -170,11 +190,90 @@ def test_workers_of_a_running_cluster_are_joined(
     from distributed import LocalCluster
 
     with LocalCluster(
-        n_workers=1, threads_per_worker=2, dashboard_address=None, silence_logs=False
+        n_workers=1, threads_per_worker=2, dashboard_address="127.0.0.1:0", silence_logs=False
     ) as cluster:
         result = run(world, tiny_clip, tmp_path, scheduler=cluster.scheduler_address)
         assert worker_processes()
     assert content(result.path) == expected
+
+
+def test_workers_of_a_running_cluster_write_nothing_once_the_store_is_let_go(
+    world: Path, tiny_clip: str, expected: dict[str, bytes], tmp_path: Path
+) -> None:
+    from distributed import LocalCluster
+
+    slow, wrote, let_go = tmp_path / "slow.py", tmp_path / "wrote", list[float]()
+    wrote.touch()
+    slow.write_text(
+        "import time\n"
+        "from stages.precompute import fill\n"
+        "def wrapped(put):\n"
+        "    def slow_put(*args, **kwargs):\n"
+        "        time.sleep(1 if args[3] else 0)\n"  # the first shard is done first
+        "        files = put(*args, **kwargs)\n"
+        f"        with open({str(wrote)!r}, 'a') as file:\n"
+        "            file.write(f'{time.time()}\\n')\n"
+        "        return files\n"
+        "    return slow_put\n"
+        "if fill.put.__name__ == 'put':\n"  # dask reloads preloads
+        "    fill.put = wrapped(fill.put)\n"
+    )
+    close = Writer.close
+
+    def noted(self: Writer) -> None:
+        let_go.append(time.time())
+        close(self)
+
+    def interrupted(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    with (
+        dask.config.set({"distributed.worker.preload": [str(slow)]}),
+        LocalCluster(
+            n_workers=1, threads_per_worker=3, dashboard_address="127.0.0.1:0", silence_logs=False
+        ) as cluster,
+    ):
+        address = cluster.scheduler_address
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(Writer, "close", noted)
+            patch.setattr("stages.precompute.compute.Writer.commit", interrupted)
+            patch.setattr(Writer, "write", lambda *_, **__: None)  # `text` is no worker's
+            with pytest.raises(KeyboardInterrupt):
+                run(world, tiny_clip, tmp_path / "cache", scheduler=address)
+        time.sleep(1.5)
+        times = [float(line) for line in wrote.read_text().split()]
+        assert max(times) < let_go[0]
+        path = run(world, tiny_clip, tmp_path / "cache", scheduler=address).path
+    assert content(path) == expected
+
+
+def test_shards_that_a_killed_client_left_at_work_are_waited_for(tmp_path: Path) -> None:
+    answers = iter([{"a": True, "b": False}, {"a": False, "b": True}, {"a": False, "b": False}])
+
+    class Client:
+        def run(self, _: Any, store: Path, **__: Any) -> dict[str, bool]:
+            assert store == tmp_path
+            return next(answers)
+
+    engine = Cluster(cast(Any, None), CONFIG, workers=1, scheduler=None)
+    engine._client = cast(Any, Client())
+    engine._wait_until_idle(tmp_path)
+    assert list(answers) == []
+
+
+@pytest.mark.parametrize("losses", [1, 2])
+def test_a_worker_that_is_lost_for_no_image_is_lost_twice_before_the_run_ends(
+    monkeypatch: pytest.MonkeyPatch, losses: int
+) -> None:
+    made = Outcome(Job(3, (), ()), {}, {}, {}, {}, {}, {})
+    answers = iter([*[None] * losses, made])
+    engine = Cluster(cast(Any, None), CONFIG, workers=1, scheduler=None)
+    monkeypatch.setattr(engine, "_alone", lambda *_: next(answers))
+    if losses == 1:
+        assert engine._isolate(made.job, cast(Any, None)) is made
+    else:
+        with pytest.raises(ResourceError, match="shard 3 lost its worker again and again"):
+            engine._isolate(made.job, cast(Any, None))
 
 
 def test_a_scheduler_that_is_not_there(world: Path, tiny_clip: str, tmp_path: Path) -> None:

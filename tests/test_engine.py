@@ -193,6 +193,30 @@ def test_an_interrupt_ends_what_is_at_work(monkeypatch: pytest.MonkeyPatch) -> N
     assert not any(name.startswith("shard") for name in names)
 
 
+def test_outcomes_that_are_closed_end_what_is_at_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The store's lock is given back then, before the engine is left."""
+    ended: list[int] = []
+
+    def work(job: Job, tick: Tick) -> Outcome:
+        if job.shard == 0:
+            return outcome(job)
+        try:
+            end = time.monotonic() + WAIT
+            while time.monotonic() < end:
+                tick(1)
+                time.sleep(0.002)
+        finally:
+            time.sleep(0.1)
+            ended.append(job.shard)
+        raise AssertionError("it was never told")
+
+    with here(monkeypatch, work, at_once=2) as made:
+        outcomes = made.run(jobs(9), COMMISSION, lambda _: None)
+        assert next(outcomes).job.shard == 0
+        outcomes.close()
+        assert sorted(ended) == [1, 2]
+
+
 def test_an_interrupted_shard_gives_its_turn_to_no_more_forward_passes() -> None:
     """Whoever waits for the device when a run ends does not begin with it."""
     turn, ended = Turn(), threading.Event()

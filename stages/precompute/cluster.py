@@ -8,6 +8,7 @@ worker twice is looked at alone, and halved until the image is found that no pro
 import logging
 import os
 import signal
+import time
 import uuid
 import warnings
 from collections import Counter
@@ -18,10 +19,11 @@ from itertools import islice
 from multiprocessing import resource_tracker
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
+from stages.cache.place import StorePath
 from stages.errors import ResourceError, UserError
 from stages.precompute import worker
 from stages.precompute.config import PrecomputeConfig
-from stages.precompute.engine import Engine, Here, Tick, Workshop
+from stages.precompute.engine import Engine, Here, Outcomes, Tick, Workshop
 from stages.precompute.jobs import KILLED, Commission, Job, Outcome
 from stages.precompute.teacher_files import TeacherFiles
 
@@ -98,7 +100,7 @@ class Cluster:
             ) from error
         return found
 
-    def run(self, jobs: Iterable[Job], commission: Commission, tick: Tick) -> Iterator[Outcome]:
+    def run(self, jobs: Iterable[Job], commission: Commission, tick: Tick) -> Outcomes:
         """The outcomes of jobs, as they are finished; the first error ends it."""
         from distributed import as_completed
         from distributed.scheduler import KilledWorker
@@ -108,39 +110,45 @@ class Cluster:
         suspects: list[Job] = []
         begin = partial(self._begin, commission)
         threads = sum(self.client.nthreads().values())
+        self._wait_until_idle(commission.path)  # a client that was killed may have left some
         # Twice as many as can be at work: the workers never wait, and this process holds few.
         running = {future: job for job in islice(waiting, 2 * threads) for future in [begin(job)]}
         done = as_completed(list(running), loop=self.client.loop, raise_errors=False)
-        self._open.callback(self._give_up, running)
-        for future in done:
-            job = running.pop(future)
-            try:
-                outcome: Outcome | None = worker.answer(future.result())
-            except KilledWorker:
-                lost[job.shard] += 1
-                _log.warning(
-                    "the worker of shard %d was lost%s",
-                    job.shard,
-                    "; it is done again elsewhere" if lost[job.shard] < _LOST else "",
-                )
-                if lost[job.shard] < _LOST:
-                    again = begin(job)
-                    running[again] = job
-                    done.add(again)
-                    continue
-                suspects.append(job)
-                outcome = None
-            for following in islice(waiting, 1):
-                added = begin(following)
-                running[added] = following
-                done.add(added)
-            if outcome is not None:
-                yield outcome
-        for job in suspects:
-            yield self._isolate(job, commission)
+        try:
+            for future in done:
+                job = running.pop(future)
+                try:
+                    outcome: Outcome | None = worker.answer(future.result())
+                except KilledWorker:
+                    lost[job.shard] += 1
+                    _log.warning(
+                        "the worker of shard %d was lost%s",
+                        job.shard,
+                        "; it is done again elsewhere" if lost[job.shard] < _LOST else "",
+                    )
+                    if lost[job.shard] < _LOST:
+                        again = begin(job)
+                        running[again] = job
+                        done.add(again)
+                        continue
+                    suspects.append(job)
+                    outcome = None
+                for following in islice(waiting, 1):
+                    added = begin(following)
+                    running[added] = following
+                    done.add(added)
+                if outcome is not None:
+                    yield outcome
+            for job in suspects:
+                yield self._isolate(job, commission)
+        finally:
+            if running:
+                self.client.cancel(list(running), force=True)
+                self._wait_until_idle(commission.path)
 
     def _isolate(self, job: Job, commission: Commission) -> Outcome:
         """A shard without the images that no process survives: they are found and left out."""
+        fruitless = 0
         while True:
             outcome = self._alone(job, commission)
             if outcome is not None:
@@ -152,6 +160,9 @@ class Cluster:
             if place is None:
                 place = bisect(places, partial(self._dies, job, commission))
             if place is None:
+                fruitless += 1
+                if fruitless < _LOST:  # a worker may be lost for nothing that the shard did
+                    continue
                 raise ResourceError(
                     f"shard {job.shard} lost its worker again and again, though each half of it "
                     "alone does not: most often memory is short. Use fewer --workers, or a smaller "
@@ -191,9 +202,13 @@ class Cluster:
     def _begin(self, commission: Commission, job: Job) -> "Future[Any]":
         return self.client.submit(worker.work, self._name, job, commission, pure=False)
 
-    def _give_up(self, running: "dict[Future[Any], Job]") -> None:
-        """Cancel what is at work. The workers notice before they write the next file."""
-        self.client.cancel(list(running), force=True)
+    def _wait_until_idle(self, store: StorePath) -> None:
+        """Wait until no worker is at a shard of the store: what is given up ends at its next step.
+
+        Else it would write files that somebody else has written since.
+        """
+        while any(self.client.run(worker.busy, store, on_error="ignore").values()):
+            time.sleep(0.1)
 
     def _start(self) -> "Client":
         from dask import config

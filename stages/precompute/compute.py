@@ -3,6 +3,7 @@
 import logging
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import closing
 from datetime import UTC, datetime
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
@@ -63,18 +64,21 @@ def compute(
     commission = Commission(wanted.path, wanted.manifest, wanted.spec, wanted.root, wanted.config)
     forwards, kept, failures = Counter[str](), Counter[str](), _known_failures(writer, plan)
     refuse_failures(wanted.root, failures.values(), at_most=max_failures)
-    for outcome in engine.run(_withdrawn(writer, planner, plan), commission, meter.advance):
-        for name in outcome.job.todo:
-            files, notes = outcome.files[name], outcome.notes[name]
-            writer.commit(name, outcome.job.shard, files, notes=notes)
-        meter.add(outcome.seconds, size=outcome.bytes, failures=len(outcome.failures))
-        meter.advance(0)
-        forwards.update(outcome.forwards)
-        kept.update(outcome.kept)
-        for row, reason in outcome.failures.items():
-            _log.warning("row %d cannot be used: %s", row, reason)
-        failures |= outcome.failures
-        refuse_failures(wanted.root, failures.values(), at_most=max_failures)
+    jobs = _withdrawn(writer, planner, plan)
+    # Closed before the store's lock is given back, whatever happens: nothing writes it then.
+    with closing(engine.run(jobs, commission, meter.advance)) as outcomes:
+        for outcome in outcomes:
+            for name in outcome.job.todo:
+                files, notes = outcome.files[name], outcome.notes[name]
+                writer.commit(name, outcome.job.shard, files, notes=notes)
+            meter.add(outcome.seconds, size=outcome.bytes, failures=len(outcome.failures))
+            meter.advance(0)
+            forwards.update(outcome.forwards)
+            kept.update(outcome.kept)
+            for row, reason in outcome.failures.items():
+                _log.warning("row %d cannot be used: %s", row, reason)
+            failures |= outcome.failures
+            refuse_failures(wanted.root, failures.values(), at_most=max_failures)
     writer.log(
         {
             "begin": begin.isoformat(timespec="seconds"),

@@ -6,7 +6,7 @@ as if it were alone.
 """
 
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import replace
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 Answer = TypeVar("Answer")
 Tick = Callable[[int], None]
 """Told of steps done."""
+Outcomes = Generator[Outcome, None, None]
 
 
 class Turn:
@@ -96,8 +97,11 @@ class Engine(Protocol):
     def ask(self, question: Callable[[Workshop], Answer]) -> Answer:
         """The answer of one workshop to a question that can be sent to it."""
 
-    def run(self, jobs: Iterable[Job], commission: Commission, tick: Tick) -> Iterator[Outcome]:
-        """The outcomes of jobs, in whatever order they are finished. Jobs are taken as needed."""
+    def run(self, jobs: Iterable[Job], commission: Commission, tick: Tick) -> Outcomes:
+        """The outcomes of jobs, in whatever order they are finished. Jobs are taken as needed.
+
+        Closed before its end, it gives up what is at work, and that ends: nothing is written then.
+        """
 
 
 class Here:
@@ -120,7 +124,7 @@ class Here:
         """The answer of the one workshop there is."""
         return question(self._workshop)
 
-    def run(self, jobs: Iterable[Job], commission: Commission, tick: Tick) -> Iterator[Outcome]:
+    def run(self, jobs: Iterable[Job], commission: Commission, tick: Tick) -> Outcomes:
         """The outcomes of jobs; the first error ends it."""
 
         def told(steps: int) -> None:
@@ -133,8 +137,13 @@ class Here:
 
         waiting = iter(jobs)
         running = {begin(job) for job in islice(waiting, self._at_once)}
-        while running:
-            done, running = wait(running, return_when=FIRST_COMPLETED)
-            for outcome in [future.result() for future in done]:
-                running |= {begin(job) for job in islice(waiting, 1)}
-                yield outcome
+        try:
+            while running:
+                done, running = wait(running, return_when=FIRST_COMPLETED)
+                for outcome in [future.result() for future in done]:
+                    running |= {begin(job) for job in islice(waiting, 1)}
+                    yield outcome
+        finally:
+            if running:  # given up: whoever locked the store may let it go when nothing is written
+                self._stopped.set()
+                wait(running)

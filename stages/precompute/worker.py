@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+from stages.cache.place import StorePath
 from stages.data.samples import Sample
 from stages.precompute.engine import Workshop
 from stages.precompute.jobs import Commission, Job, Outcome
@@ -18,6 +19,8 @@ Answer = TypeVar("Answer")
 
 _SECONDS = 0.5
 """Between two reports to the client."""
+_AT_WORK: list[StorePath] = []
+"""The store of each shard that is at work in this process."""
 
 
 def make_plugin(files: TeacherFiles, shards_at_once: int, devices: tuple[str, ...]) -> Any:
@@ -70,6 +73,11 @@ def ask(name: str, question: Callable[[Workshop], Answer]) -> Answer | _Raised:
     return _caught(lambda: question(_workshop(name)))
 
 
+def busy(store: StorePath) -> bool:
+    """Is a shard of this store at work in this process, for whatever client?"""
+    return store in _AT_WORK
+
+
 def read(samples: Sequence[Sample], commission: Commission) -> None:
     for sample in samples:
         read_row(commission.spec, commission.root, sample)
@@ -93,6 +101,10 @@ def work(name: str, job: Job, commission: Commission) -> Outcome | _Raised:
             worker.log_event(name, unsaid)
             told, unsaid = time.monotonic(), 0
 
-    outcome = _caught(lambda: _workshop(name).work(job, commission, tick))
+    _AT_WORK.append(commission.path)
+    try:
+        outcome = _caught(lambda: _workshop(name).work(job, commission, tick))
+    finally:
+        _AT_WORK.remove(commission.path)
     worker.log_event(name, unsaid)
     return outcome
