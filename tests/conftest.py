@@ -1,6 +1,7 @@
 """Small generated inputs that several test files share."""
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -107,3 +108,30 @@ def tiny_clip(tmp_path_factory: pytest.TempPathFactory) -> str:
 def tiny_cnn_clip(tmp_path_factory: pytest.TempPathFactory) -> str:
     """Teacher spec of a small random CLIP with a timm tower."""
     return write_clip(tmp_path_factory.mktemp("clip-cnn"), tower="cnn")
+
+
+@pytest.fixture
+def one_teacher(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Loading one costs more than most tests of stage one; equal files are the same teacher."""
+    from clip_store import load_once
+
+    monkeypatch.setattr("stages.precompute.teacher.load_teacher", load_once)
+
+
+@pytest.fixture(scope="session")
+def made(tmp_path_factory: pytest.TempPathFactory, tiny_clip: str) -> tuple[Path, Path]:
+    """A world of six images and the store of it, for tests that change neither."""
+    from clip_store import make
+
+    folder = tmp_path_factory.mktemp("made")
+    world = draw_world(folder / "world", images=6)
+    return world, make(world, tiny_clip, folder / "cache")
+
+
+@pytest.fixture
+def fresh(made: tuple[Path, Path], tmp_path: Path) -> tuple[Path, Path]:
+    """A copy of the world, and of its store beside it in `tmp_path / "cache"`."""
+    world, store = made
+    shutil.copytree(world.parent, tmp_path / "world")
+    shutil.copytree(store, tmp_path / "cache" / store.name)
+    return tmp_path / "world" / world.name, tmp_path / "cache" / store.name

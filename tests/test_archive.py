@@ -10,8 +10,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from commands import zsseg
 from small_store import IDENTITY, INDEX, content, fill, make_store, open_writer
-from test_cli import zsseg
 
 from stages.cache import unpack
 from stages.cache.archive import export_store

@@ -9,21 +9,14 @@ from typing import Any
 
 import pytest
 import torch
+from clip_store import CONFIG as FOUR
 from conftest import draw_world
 
 from benchmarks import run, scale, stage_one
 from benchmarks.ratio import Ratio, timed_in_turn
 from stages.data.spec import load_spec
-from stages.precompute.config import DenseConfig, PrecomputeConfig, RegionConfig, TextConfig
 
-CONFIG = PrecomputeConfig(
-    text=TextConfig(templates="single"),
-    dense=DenseConfig(size=(64, 96)),
-    regions=RegionConfig(windows=(2, 4), minimum_tokens=2, backend="sklearn"),
-    shard_images=2,
-    batch=3,
-    device="cpu",
-)
+CONFIG = FOUR.model_copy(update={"shard_images": 2})
 
 
 def test_a_ratio_is_the_median_of_its_rounds_not_the_ratio_of_medians() -> None:

@@ -9,6 +9,7 @@ from typing import Any, Literal, cast
 
 import numpy as np
 import pytest
+from clip_store import run
 from conftest import draw_world
 from numpy.typing import NDArray
 from PIL import Image
@@ -29,7 +30,6 @@ from stages.precompute.gap import (
     dense_config,
     measure_gap,
 )
-from stages.precompute.run import precompute
 from stages.precompute.teacher import Teacher, load_teacher
 from stages.precompute.teacher_files import resolve_teacher
 from stages.precompute.views import image_views
@@ -137,18 +137,7 @@ def config_of(views: int = 0, form: str = "fp16") -> PrecomputeConfig:
 
 
 def make(world: Path, clip: str, cache: Path, config: PrecomputeConfig) -> Store:
-    result = precompute(
-        load_spec(str(world)),
-        root=world.parent,
-        split="train",
-        teacher=clip,
-        cache=cache,
-        config=config,
-        limit=None,
-        update=False,
-        progress=lambda _: None,
-    )
-    return Store.open(result.path)
+    return Store.open(run(world, clip, cache, config=config).path)
 
 
 @pytest.fixture(scope="module")

@@ -10,8 +10,8 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+from commands import zsseg
 from small_store import IDENTITY, INDEX, artifacts, content, fill, make_store, open_writer, values
-from test_cli import zsseg
 
 from stages.cache import files, manage
 from stages.cache.catalogue import choose_store, find_stores

@@ -5,7 +5,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from test_cli import logging_as_before, zsseg
+from commands import zsseg
+from test_cli import logging_as_before
 from tiny_run import (
     EVERYTHING,
     World,

@@ -4,17 +4,15 @@ import json
 import logging
 import re
 import shutil
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 import yaml
+from commands import zsseg
 from conftest import draw_world, write_clip
 from PIL import Image
-
-from pipeline.cli import main
 
 EXPERIMENT = {
     "student": {"encoder": "tu-resnet10t", "weights": "none"},
@@ -25,19 +23,6 @@ EXPERIMENT = {
     "evaluate": {"short_side": None, "mode": "whole"},
 }
 SMALL = ("--set", "dense.size=[64, 64]", "--set", "shard_images=4")
-
-
-def zsseg(*words: object) -> int:
-    """Run the command in this process; its exit code."""
-    before = sys.argv
-    sys.argv = ["zsseg", *map(str, words)]
-    try:
-        main()
-    except SystemExit as stop:
-        return int(stop.code or 0)
-    finally:
-        sys.argv = before
-    return 0
 
 
 @pytest.fixture(autouse=True, scope="module")

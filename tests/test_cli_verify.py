@@ -2,29 +2,19 @@
 
 import logging
 import shutil
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from clip_store import CONFIG, content, load_once, make
+from commands import zsseg
 from conftest import draw_world
 
-from pipeline.cli import main
 from stages.cache.lock import locked
 
 
 def verify(*words: object) -> int:
-    """Run the command in this process; its exit code."""
-    before = sys.argv
-    sys.argv = ["zsseg", "cache", "verify", *map(str, words)]
-    try:
-        main()
-    except SystemExit as stop:
-        return int(stop.code or 0)
-    finally:
-        sys.argv = before
-    return 0
+    return zsseg("cache", "verify", *words)
 
 
 @pytest.fixture(autouse=True)

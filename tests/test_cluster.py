@@ -10,6 +10,7 @@ import dask
 import numpy as np
 import psutil
 import pytest
+from clip_store import CONFIG
 from conftest import draw_world
 from small_store import content
 
@@ -18,20 +19,10 @@ from stages.cache.store import Writer
 from stages.data.spec import load_spec
 from stages.errors import ResourceError, UserError
 from stages.precompute.cluster import Cluster, bisect
-from stages.precompute.config import DenseConfig, PrecomputeConfig, RegionConfig, TextConfig
 from stages.precompute.jobs import Job, Outcome
 from stages.precompute.progress import Progress
 from stages.precompute.run import PrecomputeResult, precompute
 from stages.precompute.teacher_files import resolve_teacher
-
-CONFIG = PrecomputeConfig(
-    text=TextConfig(templates="single"),
-    dense=DenseConfig(size=(64, 96)),
-    regions=RegionConfig(windows=(2, 4), minimum_tokens=2, backend="sklearn"),
-    shard_images=4,
-    batch=3,
-    device="cpu",
-)
 
 pytestmark = [
     # Processes that are killed leave sockets behind; dask closes them when it notices.

@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from commands import called as zsseg
 from small_run import record
 
-from pipeline.cli import app
 from pipeline.compare import compare
 from pipeline.published import published, published_figures
 from stages.data.spec import DatasetSpec, builtin_names, load_spec
@@ -37,11 +37,6 @@ def logging_as_before() -> Iterator[None]:
     root.setLevel(level)
     for name in ("stages", "pipeline"):
         logging.getLogger(name).setLevel(logging.NOTSET)
-
-
-def zsseg(*words: object) -> None:
-    """Run a command in this process."""
-    app([str(word) for word in words], standalone_mode=False)
 
 
 def _run(folder: Path, spec: DatasetSpec = CAMVID, **sections: Any) -> Path:

@@ -8,19 +8,14 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from commands import called as zsseg
 
-from pipeline.cli import app
 from pipeline.demo import Demo, demo_methods
 from stages.data.spec import load_spec
 from stages.errors import UserError
 from stages.evaluate.result import read_result
 
 SHORT = ("train.steps=4", "train.warmup_steps=1", "train.batch=2", "train.log_every=2")
-
-
-def zsseg(*arguments: str) -> None:
-    """Run a command in this process."""
-    app(list(arguments), standalone_mode=False)
 
 
 @pytest.fixture(scope="module")

@@ -9,11 +9,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from clip_store import CONFIG, content, image_of, load_once, pixels, run
 from conftest import draw_world
 from numpy.typing import NDArray
 from pydantic import ValidationError
 from sklearn.decomposition import PCA
-from test_precompute import CONFIG, content, image_of, load_once, pixels, run, spoil_tokens
+from test_precompute import spoil_tokens
 
 from pipeline import cli_cache
 from pipeline.cli_stages import precompute as command

@@ -133,6 +133,18 @@ def test_no_jobs_no_outcomes(monkeypatch: pytest.MonkeyPatch) -> None:
         assert list(made.run([], COMMISSION, print)) == []
 
 
+def work_on(tick: Tick, stopped: Callable[[], object]) -> None:
+    """Step after step until the run ends, which is told to `stopped` and raised."""
+    end = time.monotonic() + WAIT
+    try:
+        while time.monotonic() < end:
+            tick(1)
+            time.sleep(0.002)
+    except Stopped:
+        stopped()
+        raise
+
+
 def test_the_first_error_ends_the_others_at_their_next_step(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -144,14 +156,7 @@ def test_the_first_error_ends_the_others_at_their_next_step(
         if job.shard == 1:
             until(lambda: begun >= {0, 1, 2})
             raise DatasetError("shard 1")
-        end = time.monotonic() + WAIT
-        try:
-            while time.monotonic() < end:
-                tick(0)
-                time.sleep(0.002)
-        except Stopped:
-            stopped.add(job.shard)
-            raise
+        work_on(tick, lambda: stopped.add(job.shard))
         raise AssertionError("it was never told")
 
     taken: list[int] = []
@@ -170,14 +175,7 @@ def test_an_interrupt_ends_what_is_at_work(monkeypatch: pytest.MonkeyPatch) -> N
     def work(job: Job, tick: Tick) -> Outcome:
         if job.shard == 0:
             return outcome(job)
-        try:
-            end = time.monotonic() + WAIT
-            while time.monotonic() < end:
-                tick(1)
-                time.sleep(0.002)
-        except Stopped:
-            stopped.append(job.shard)
-            raise
+        work_on(tick, lambda: stopped.append(job.shard))
         raise AssertionError("it was never told")
 
     def interrupted(made: Here) -> None:
@@ -200,14 +198,12 @@ def test_outcomes_that_are_closed_end_what_is_at_work(monkeypatch: pytest.Monkey
     def work(job: Job, tick: Tick) -> Outcome:
         if job.shard == 0:
             return outcome(job)
-        try:
-            end = time.monotonic() + WAIT
-            while time.monotonic() < end:
-                tick(1)
-                time.sleep(0.002)
-        finally:
+
+        def slowly() -> None:
             time.sleep(0.1)
             ended.append(job.shard)
+
+        work_on(tick, slowly)
         raise AssertionError("it was never told")
 
     with here(monkeypatch, work, at_once=2) as made:

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from commands import called as zsseg
 from numpy.typing import NDArray
 from PIL import Image
 
-from pipeline.cli import app
 from stages.data.labels import read_label
 from stages.data.samples import list_samples, splits, unpaired_labels
 from stages.data.spec import VOID, load_spec
@@ -31,11 +31,6 @@ def logging_as_before() -> Iterator[None]:
     root.setLevel(level)
     for name in ("stages", "pipeline"):
         logging.getLogger(name).setLevel(logging.NOTSET)
-
-
-def zsseg(*words: object) -> None:
-    """Run a command in this process."""
-    app([str(word) for word in words], standalone_mode=False)
 
 
 def _image(path: Path) -> None:

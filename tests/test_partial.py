@@ -12,12 +12,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+from changes import add, edit, relabel, remove
+from clip_store import BALL, content, image_of, load_once, pixels
+from clip_store import CONFIG as MERGED
+from clip_store import run as run_stage
 from conftest import draw_world
 from numpy.typing import NDArray
 from PIL import Image
-from test_precompute import BALL, content, image_of, label_of, load_once, pixels
-from test_precompute import CONFIG as MERGED
-from test_precompute import run as run_stage
 
 from stages.cache.manifest import read_manifest
 from stages.cache.place import StorePath
@@ -52,10 +53,7 @@ def run(world: Path, clip: str, cache: Path, **more: Any) -> PrecomputeResult:
     return run_stage(world, clip, cache, **{"config": CONFIG} | more)
 
 
-@pytest.fixture(autouse=True)
-def one_teacher(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Loading one costs more than these tests; equal files are the same teacher."""
-    monkeypatch.setattr("stages.precompute.teacher.load_teacher", load_once)
+pytestmark = pytest.mark.usefixtures("one_teacher")
 
 
 @pytest.fixture
@@ -182,28 +180,6 @@ def crops_of(world: Path, path: Path, clip: str, config: PrecomputeConfig) -> li
         masked = (crop.masked(teacher.mean_colour) for crop in crops)
         found.append([teacher.fitted(crop, teacher.native_size).tobytes() for crop in masked])
     return found
-
-
-def edit(world: Path, number: int) -> None:
-    """Another picture of the same label."""
-    Image.fromarray(pixels(image_of(world, number))[:, ::-1]).save(image_of(world, number))
-
-
-def relabel(world: Path, number: int) -> None:
-    label_HW = pixels(label_of(world, number))
-    Image.fromarray(np.where(label_HW == 1, 0, label_HW)).save(label_of(world, number))
-
-
-def add(world: Path, number: int, name: str) -> None:
-    """One of the other pictures under a name of this data set."""
-    for kind in ("images", "labels"):
-        source = world.parents[1] / "more" / kind / "train" / f"scene_{number:03d}.png"
-        shutil.copy(source, world.parent / kind / "train" / f"{name}.png")
-
-
-def remove(world: Path, number: int) -> None:
-    image_of(world, number).unlink()
-    label_of(world, number).unlink()
 
 
 # (a) Another threshold

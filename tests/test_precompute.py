@@ -1,35 +1,29 @@
 """Stage one end to end: what a store holds, and that nothing but its recipe decides its bytes."""
 
-import functools
 import json
 import math
-import os
 import shutil
 import subprocess
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import pytest
-from conftest import draw_world
+from clip_store import BALL, CONFIG, IN_ORDER, content, files, image_of, label_of, pixels, run
 from numpy.typing import NDArray
 from PIL import Image
 from pydantic import ValidationError
 
-from stages.cache.place import StorePath
 from stages.cache.reader import Store
 from stages.cache.store import Writer
 from stages.data.images import read_image
-from stages.data.samples import Sample
-from stages.data.spec import DatasetSpec, load_spec
-from stages.errors import CacheError, DatasetError, NonFiniteError, ResourceError, UserError
-from stages.precompute import rows, sources
+from stages.data.spec import load_spec
+from stages.errors import CacheError, NonFiniteError, ResourceError, UserError
 from stages.precompute.config import (
     DenseConfig,
     LocalConfig,
-    Precision,
     PrecomputeConfig,
     RegionConfig,
     TextConfig,
@@ -37,77 +31,12 @@ from stages.precompute.config import (
 from stages.precompute.crops import class_crops
 from stages.precompute.progress import Progress
 from stages.precompute.regions import mine_regions
-from stages.precompute.run import PrecomputeResult, precompute
 from stages.precompute.teacher import Teacher, load_teacher
-from stages.precompute.teacher_files import TeacherFiles, resolve_teacher
+from stages.precompute.teacher_files import resolve_teacher
 from stages.precompute.text import encode_names
 from stages.train.config import StudentConfig
 
-CONFIG = PrecomputeConfig(
-    text=TextConfig(templates="single"),
-    dense=DenseConfig(size=(64, 96)),
-    regions=RegionConfig(windows=(2, 4), minimum_tokens=2, backend="sklearn"),
-    local=LocalConfig(max_masks=5),
-    shard_images=4,
-    batch=3,
-    device="cpu",
-)
-IN_ORDER = CONFIG.model_copy(update={"shards_at_once": 1})
-BALL = 3  # the unseen class of the tiny world
-NOT_CONTENT = {"history.jsonl", "sources.jsonl", ".lock", ".writer.json", ".used"}
-
-
-def run(
-    world: Path,
-    clip: str,
-    cache: StorePath,
-    *,
-    config: PrecomputeConfig = CONFIG,
-    spec: DatasetSpec | None = None,
-    limit: int | None = None,
-    update: bool = False,
-    seen: list[Progress] | None = None,
-    retry_failed: bool = False,
-    max_failures: int | None = None,
-) -> PrecomputeResult:
-    return precompute(
-        spec or load_spec(str(world)),
-        root=world.parent,
-        split="train",
-        teacher=clip,
-        cache=cache,
-        config=config,
-        limit=limit,
-        update=update,
-        progress=(seen if seen is not None else []).append,
-        retry_failed=retry_failed,
-        max_failures=max_failures,
-    )
-
-
-def files(store: StorePath) -> dict[str, bytes]:
-    """All files of a store."""
-    assert isinstance(store, Path)
-    found = (path for path in store.rglob("*") if path.is_file())
-    return {path.relative_to(store).as_posix(): path.read_bytes() for path in found}
-
-
-def content(store: StorePath) -> dict[str, bytes]:
-    """The files that equal runs make equal."""
-    return {name: value for name, value in files(store).items() if name not in NOT_CONTENT}
-
-
-def label_of(world: Path, number: int) -> Path:
-    return world.parent / "labels" / "train" / f"scene_{number:03d}.png"
-
-
-def image_of(world: Path, number: int) -> Path:
-    return world.parent / "images" / "train" / f"scene_{number:03d}.png"
-
-
-def pixels(path: Path) -> NDArray[np.uint8]:
-    with Image.open(path) as image:
-        return np.array(image)
+pytestmark = pytest.mark.usefixtures("one_teacher")
 
 
 def spoil_tokens(patch: pytest.MonkeyPatch, image: Path, value: float) -> None:
@@ -123,38 +52,6 @@ def spoil_tokens(patch: pytest.MonkeyPatch, image: Path, value: float) -> None:
         return tokens
 
     patch.setattr(Teacher, "dense", spoiled)
-
-
-@functools.cache
-def load_once(
-    files: TeacherFiles, *, device: Literal["auto", "cpu", "cuda"], precision: Precision = "fp32"
-) -> Teacher:
-    return load_teacher(files, device=device, precision=precision)
-
-
-@pytest.fixture(autouse=True)
-def one_teacher(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Loading one costs more than these tests; equal files are the same teacher."""
-    monkeypatch.setattr("stages.precompute.teacher.load_teacher", load_once)
-
-
-@pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory, tiny_clip: str) -> tuple[Path, Path]:
-    """A world and the store of it, for tests that change neither."""
-    folder = tmp_path_factory.mktemp("made")
-    world = draw_world(folder / "world", images=6)
-    store = run(world, tiny_clip, folder / "cache").path
-    assert isinstance(store, Path)
-    return world, store
-
-
-@pytest.fixture
-def fresh(made: tuple[Path, Path], tmp_path: Path) -> tuple[Path, Path]:
-    """A copy of the world, and of its store beside it in `tmp_path / "cache"`."""
-    world, store = made
-    shutil.copytree(world.parent, tmp_path / "world")
-    shutil.copytree(store, tmp_path / "cache" / store.name)
-    return tmp_path / "world" / world.name, tmp_path / "cache" / store.name
 
 
 def test_a_store_holds_what_the_teacher_says(made: tuple[Path, Path], tiny_clip: str) -> None:
@@ -309,230 +206,6 @@ def test_labels_of_unseen_classes_change_nothing(
     assert run(world, tiny_clip, copied.parent).written == {}
 
 
-def spoil(world: Path) -> None:
-    """Three rows that cannot be used, in two shards."""
-    image_of(world, 1).write_bytes(image_of(world, 1).read_bytes()[:400])
-    label_HW = pixels(label_of(world, 2))
-    label_HW[5, 7] = 77
-    Image.fromarray(label_HW).save(label_of(world, 2))
-    Image.fromarray(pixels(label_of(world, 5))[:, :-1]).save(label_of(world, 5))
-
-
-def test_a_bad_image_is_a_row(
-    made: tuple[Path, Path], fresh: tuple[Path, Path], tiny_clip: str, tmp_path: Path
-) -> None:
-    good = Store.open(made[1])
-    world, _ = fresh
-    spoil(world)
-    seen: list[Progress] = []
-    result = run(world, tiny_clip, tmp_path / "bad", seen=seen)
-    assert list(result.failed) == ["scene_001", "scene_002", "scene_005"]
-    reasons = list(result.failed.values())
-    assert reasons[0].startswith("images/train/scene_001.png: cannot be read")
-    assert "77 (1 px)" in reasons[1]
-    assert "63 x 48 pixels, but its image has 64 x 48" in reasons[2]
-    assert not any(str(world.parent) in reason for reason in reasons)
-    store = Store.open(result.path)
-    assert store.read_all("status").tolist() == [0, 1, 1, 0, 0, 1]
-    for row in range(6):
-        for array in ("size", "views", "cls", "dense", "regions", "local", "local_ids"):
-            values = store.read(array, row)
-            if row in (1, 2, 5):
-                assert (values == (-1 if array == "local_ids" else 0)).all(), array
-            else:
-                np.testing.assert_allclose(values, good.read(array, row), atol=2e-3, err_msg=array)
-    assert seen[-1].done == seen[-1].total
-    assert store.receipt("index", 0)["failures"].keys() == {"1", "2"}
-    assert run(world, tiny_clip, tmp_path / "bad").failed == result.failed
-
-
-def test_images_that_failed_are_tried_again(
-    made: tuple[Path, Path], fresh: tuple[Path, Path], tiny_clip: str, tmp_path: Path
-) -> None:
-    """A disk that fails for a moment must not cost an image for good, nor need `--update`."""
-    world, _ = fresh
-    truncated = image_of(world, 1).read_bytes()
-    away = image_of(world, 5).rename(tmp_path / "away.png")
-    image_of(world, 5).symlink_to(tmp_path / "not mounted.png")
-    image_of(world, 1).write_bytes(truncated[:400])
-    cache = tmp_path / "bad"
-    result = run(world, tiny_clip, cache)
-    assert list(result.failed) == ["scene_001", "scene_005"]
-    before = files(result.path)
-    assert run(world, tiny_clip, cache).written == {}
-    assert files(result.path) == before
-    # One can be read now; the other fails in another way, which its row says then.
-    away.rename(tmp_path / "not mounted.png")
-    image_of(world, 1).write_bytes(truncated[:300])
-    again = run(world, tiny_clip, cache)
-    assert again.written == dict.fromkeys(("index", "cls", "dense", "regions", "local"), 2)
-    assert list(again.failed) == ["scene_001"]
-    image_of(world, 1).write_bytes(truncated)
-    assert run(world, tiny_clip, cache).failed == {}
-    assert content(result.path) == content(made[1])
-
-
-def test_failures_are_tried_again_without_torch(
-    fresh: tuple[Path, Path], tiny_clip: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    world, path = fresh
-    image_of(world, 5).write_text("no image")
-    run(world, tiny_clip, path.parent, update=True)
-    monkeypatch.setattr("stages.precompute.teacher.load_teacher", None)
-    assert list(run(world, tiny_clip, path.parent).failed) == ["scene_005"]
-
-
-def test_an_image_that_fails_in_a_repair_is_not_zeroed(
-    fresh: tuple[Path, Path], tiny_clip: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Its bytes are hashed well and then cannot be decoded: a mended store must not lose it."""
-    world, path = fresh
-    before = content(path)
-    (path / "regions" / "c.1.0.0").unlink()
-    read = read_image
-
-    def failing(file: Path) -> NDArray[np.uint8]:
-        if file == image_of(world, 4):
-            raise DatasetError(f"{file}: Stale file handle")
-        return read(file)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(rows, "read_image", failing)
-        with pytest.raises(CacheError, match="files of shard 1 changed while the run"):
-            run(world, tiny_clip, path.parent)
-    run(world, tiny_clip, path.parent)
-    assert content(path) == before
-
-
-def test_reasons_name_files_relative_to_the_root_and_nothing_else() -> None:
-    image, label = Path("data/mydata/a.png"), Path("data/data/a.png")
-    row = rows.read_row(load_spec("camvid"), Path("data"), Sample(id="a", image=image, label=label))
-    assert row.failure is not None
-    assert row.failure.startswith("mydata/a.png: cannot be read")
-    assert "'mydata/a.png'" in row.failure
-    made = rows._relative(
-        f"{label} and {image}, not mydata/b.png", Sample("a", image, label), Path("data")
-    )
-    assert made == "data/a.png and mydata/a.png, not mydata/b.png"
-
-
-def test_a_shard_of_bad_images_only(fresh: tuple[Path, Path], tiny_clip: str) -> None:
-    world, path = fresh
-    for number in (4, 5):
-        image_of(world, number).write_text("no image")
-    result = run(world, tiny_clip, path.parent, update=True)
-    assert result.written == dict.fromkeys(("index", "cls", "dense", "regions", "local"), 2)
-    assert list(result.failed) == ["scene_004", "scene_005"]
-
-
-def test_no_usable_image_is_an_error(tiny_world: Path, tiny_clip: str, tmp_path: Path) -> None:
-    for number in range(6):
-        image_of(tiny_world, number).write_text("<html>not found</html>")
-    for _ in range(2):
-        with pytest.raises(DatasetError, match=r"none of the 6 images .*scene_000\.png"):
-            run(tiny_world, tiny_clip, tmp_path / "cache")
-    (store,) = (tmp_path / "cache").iterdir()
-    assert not (store / "seal.json").exists()
-
-
-def test_a_changed_image_is_refused_and_updated(
-    fresh: tuple[Path, Path], tiny_clip: str, tmp_path: Path
-) -> None:
-    world, path = fresh
-    run(world, tiny_clip, path.parent)
-    before = content(path)
-    image_HW3 = pixels(image_of(world, 5))
-    Image.fromarray(image_HW3[::-1]).save(image_of(world, 5))
-    with pytest.raises(CacheError, match=r"1 of 6 images .*scene_005.*--update"):
-        run(world, tiny_clip, path.parent)
-    assert content(path) == before
-    result = run(world, tiny_clip, path.parent, update=True)
-    assert result.written == dict.fromkeys(("index", "cls", "dense", "regions", "local"), 1)
-    assert content(path) == content(run(world, tiny_clip, tmp_path / "anew").path)
-    assert content(path) != before
-    assert run(world, tiny_clip, path.parent).written == {}
-
-
-def test_a_changed_visible_label_is_refused(fresh: tuple[Path, Path], tiny_clip: str) -> None:
-    world, path = fresh
-    label_HW = pixels(label_of(world, 0))
-    Image.fromarray(np.where(label_HW == 1, 0, label_HW).astype(np.uint8)).save(label_of(world, 0))
-    with pytest.raises(CacheError, match="scene_000"):
-        run(world, tiny_clip, path.parent)
-
-
-def test_a_changed_visible_label_keeps_what_is_made_of_the_image(
-    fresh: tuple[Path, Path], tiny_clip: str, tmp_path: Path
-) -> None:
-    world, path = fresh
-    label_HW = pixels(label_of(world, 0))
-    Image.fromarray(np.where(label_HW == 1, 0, label_HW).astype(np.uint8)).save(label_of(world, 0))
-    kept = (path / "dense" / "c.0.0.0.0").stat().st_mtime_ns
-    result = run(world, tiny_clip, path.parent, update=True)
-    assert result.written == {"index": 1, "regions": 1, "local": 1}
-    assert (path / "dense" / "c.0.0.0.0").stat().st_mtime_ns == kept
-    assert run(world, tiny_clip, path.parent).written == {}
-    assert content(path) == content(run(world, tiny_clip, tmp_path / "anew").path)
-    # A label that can no longer be used takes its image with it: that is not the label alone.
-    label_HW[5, 7] = 77
-    Image.fromarray(label_HW).save(label_of(world, 0))
-    result = run(world, tiny_clip, path.parent, update=True)
-    assert result.written == dict.fromkeys(("index", "cls", "dense", "regions", "local"), 1)
-
-
-def test_an_interrupted_update_of_labels_continues_to_the_same_bytes(
-    fresh: tuple[Path, Path], tiny_clip: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    world, path = fresh
-    for number in (0, 5):
-        label_HW = pixels(label_of(world, number))
-        Image.fromarray(np.where(label_HW == 1, 0, label_HW)).save(label_of(world, number))
-    commit, done = Writer.commit, list[str]()
-
-    def failing(self: Writer, artifact: str, *args: Any, **kwargs: Any) -> None:
-        if len(done) % 2:
-            done.append("interrupted")
-            raise KeyboardInterrupt
-        done.append(artifact)
-        commit(self, artifact, *args, **kwargs)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Writer, "commit", failing)
-        for _ in range(5):
-            with pytest.raises(KeyboardInterrupt):
-                run(world, tiny_clip, path.parent, update=True, config=IN_ORDER)
-    run(world, tiny_clip, path.parent, update=True)
-    # The second shard was at work when the first was cut off, so nothing is known of it any more.
-    assert done[::2] == ["index", "regions", "local", "index", "cls"]
-    assert content(path) == content(run(world, tiny_clip, tmp_path / "anew").path)
-
-
-def test_labels_that_moved_or_came_are_followed(
-    fresh: tuple[Path, Path], tiny_clip: str, tmp_path: Path
-) -> None:
-    world, path = fresh
-    spec = load_spec(str(world))
-    assert spec.patterns is not None
-    patterns = spec.patterns.model_copy(update={"label_suffix": "_ids"})
-    moved = spec.model_copy(update={"patterns": patterns})
-    for number in range(6):
-        label_of(world, number).rename(label_of(world, number).with_stem(f"scene_{number:03d}_ids"))
-    with pytest.raises(CacheError, match="6 images with another label file: scene_000"):
-        run(world, tiny_clip, path.parent, spec=moved)
-    assert run(world, tiny_clip, path.parent, spec=moved, update=True).written == {}
-    assert Store.open(path).index[5]["label"] == "labels/train/scene_005_ids.png"
-    assert content(path) == content(run(world, tiny_clip, tmp_path / "anew", spec=moved).path)
-    # One goes: its image is unlabelled now; and comes back.
-    before = content(path)
-    away = (world.parent / "labels/train/scene_001_ids.png").rename(tmp_path / "away.png")
-    written = {"index": 1, "regions": 1, "local": 1}
-    assert run(world, tiny_clip, path.parent, spec=moved, update=True).written == written
-    assert Store.open(path).index[1]["label"] is None
-    away.rename(world.parent / "labels/train/scene_001_ids.png")
-    assert run(world, tiny_clip, path.parent, spec=moved, update=True).written == written
-    assert content(path) == before
-
-
 def test_a_renamed_teacher_continues_its_store(
     fresh: tuple[Path, Path], tiny_clip: str, tmp_path: Path
 ) -> None:
@@ -568,60 +241,6 @@ def test_lost_index_data_alone_is_written_again_alone(
     (path / "size" / "c.1.0").unlink()
     assert run(world, tiny_clip, path.parent).written == {"index": 2}
     assert content(path) == before
-
-
-def test_an_interrupted_check_of_files_goes_on_where_it_was(
-    fresh: tuple[Path, Path], tiny_clip: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    world, path = fresh
-    before = content(path)
-    for number in range(6):
-        os.utime(image_of(world, number), ns=(1, 1))
-    hashes, looked = rows.content_hashes, list[str]()
-
-    def failing(spec: DatasetSpec, sample: Sample) -> rows.Hashes:
-        looked.append(sample.id)
-        if sample.id == "scene_004":
-            raise KeyboardInterrupt
-        return hashes(spec, sample)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(sources, "content_hashes", failing)
-        with pytest.raises(KeyboardInterrupt):
-            run(world, tiny_clip, path.parent)
-    assert set(looked) >= {f"scene_00{n}" for n in range(5)}
-    seen: list[Progress] = []
-    assert run(world, tiny_clip, path.parent, seen=seen).written == {}
-    assert [(step.done, step.total) for step in seen] == [(2, 2)]
-    assert seen[0].seconds.keys() == {"read"}
-    assert (seen[0].images_per_second, seen[0].bytes, seen[0].failures) == (None, 0, 0)
-    assert content(path) == before
-    seen.clear()
-    run(world, tiny_clip, path.parent, seen=seen)
-    assert seen == []
-
-
-def test_a_new_date_alone_is_looked_at_once(fresh: tuple[Path, Path], tiny_clip: str) -> None:
-    world, path = fresh
-    run(world, tiny_clip, path.parent)
-    os.utime(image_of(world, 3), ns=(1, 1))
-    assert run(world, tiny_clip, path.parent).written == {}
-    entries = [json.loads(line) for line in (path / "sources.jsonl").read_text().splitlines()]
-    assert entries[4]["id"] == "scene_003"
-    assert entries[4]["image"][1] == 1
-
-
-def test_another_encoding_is_noticed_without_a_changed_file(
-    fresh: tuple[Path, Path], tiny_clip: str, tmp_path: Path
-) -> None:
-    world, path = fresh
-    spec = load_spec(str(world))
-    other = spec.model_copy(update={"ignore": (2, 255)})
-    with pytest.raises(CacheError, match=r"info\.spec\.ignore"):
-        run(world, tiny_clip, path.parent, spec=other)
-    written = run(world, tiny_clip, path.parent, spec=other, update=True).written
-    assert written == {"index": 6, "regions": 6, "local": 6}
-    assert content(path) == content(run(world, tiny_clip, tmp_path / "anew", spec=other).path)
 
 
 @pytest.mark.parametrize(
