@@ -77,18 +77,8 @@ def precompute(
     """
     files, meter = _found(teacher, config, scheduler), Meter(progress)
     with open_engine(files, config, workers=workers, scheduler=scheduler) as engine:
-        wanted = wanted_store(
-            spec,
-            root=root,
-            split=split,
-            files=files,
-            cache=cache,
-            config=config,
-            limit=limit,
-            look=partial(_look, engine),
-            ask_traits=partial(_ask_traits, engine),
-        )
-        with open_writer(wanted, update=update) as writer:
+        wanted = _wanted(engine, spec, root, split, files, cache, config, limit)
+        with _open_writer(wanted, update=update) as writer:
             planner = Planner(wanted, retry_failed=retry_failed, keeps=True, meter=meter)
             plan = planner.plan()
             if not update:
@@ -146,17 +136,7 @@ def foretell(
     """
     files, meter = _found(teacher, config, None), Meter(progress)
     with open_engine(files, config, workers=None, scheduler=None) as engine:
-        wanted = wanted_store(
-            spec,
-            root=root,
-            split=split,
-            files=files,
-            cache=cache,
-            config=config,
-            limit=limit,
-            look=partial(_look, engine),
-            ask_traits=partial(_ask_traits, engine),
-        )
+        wanted = _wanted(engine, spec, root, split, files, cache, config, limit)
         planner = Planner(wanted, retry_failed=retry_failed, keeps=False, meter=meter)
         plan = planner.plan()
         return forecast(wanted, planner, plan, engine)
@@ -169,19 +149,42 @@ def _found(teacher: str, config: PrecomputeConfig, scheduler: str | None) -> Tea
     return resolve_teacher(teacher)
 
 
-def _look(engine: Engine, config: PrecomputeConfig) -> dict[str, str]:
-    from stages.precompute.questions import found_there
+def _wanted(
+    engine: Engine,
+    spec: DatasetSpec,
+    root: Path,
+    split: str,
+    files: TeacherFiles,
+    cache: StorePath,
+    config: PrecomputeConfig,
+    limit: int | None,
+) -> Wanted:
+    """The store that is asked for; what a new one is begun with says the place that computes it."""
 
-    return engine.ask(partial(found_there, config=config))
+    def look(asked: PrecomputeConfig) -> dict[str, str]:
+        from stages.precompute.questions import found_there
+
+        return engine.ask(partial(found_there, config=asked))
+
+    def ask_traits(settled: PrecomputeConfig) -> Traits:
+        from stages.precompute.questions import teacher_traits
+
+        return engine.ask(partial(teacher_traits, config=settled))
+
+    return wanted_store(
+        spec,
+        root=root,
+        split=split,
+        files=files,
+        cache=cache,
+        config=config,
+        limit=limit,
+        look=look,
+        ask_traits=ask_traits,
+    )
 
 
-def _ask_traits(engine: Engine, config: PrecomputeConfig) -> Traits:
-    from stages.precompute.questions import teacher_traits
-
-    return engine.ask(partial(teacher_traits, config=config))
-
-
-def open_writer(wanted: Wanted, *, update: bool) -> Writer:
+def _open_writer(wanted: Wanted, *, update: bool) -> Writer:
     """The store that is wanted, under this process's lock."""
     return Writer.open(
         wanted.path,
