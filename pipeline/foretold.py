@@ -15,8 +15,8 @@ def forecast_lines(found: Forecast) -> list[str]:
     """The lines of a forecast."""
     lines = [f"{found.path}: {found.images} images"]
     if found.refused:
-        lines += ["this would be refused: another store lies there"]
-        return lines + [f"  {line}" for line in found.refused]
+        why, *differing = found.refused
+        return [*lines, f"this would be refused: {why}", *(f"  {line}" for line in differing)]
     if not found.steps:
         lines.append("nothing to do: every artifact of every image is there")
         return [*lines, *_NEEDS_UPDATE] if found.update else lines

@@ -3,19 +3,21 @@
 import os
 import shutil
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
 import pytest
+from changes import add, edit, relabel, remove
+from clip_store import CONFIG, IN_ORDER, content, files, image_of, label_of, pixels
+from clip_store import run as run_stage
 from conftest import draw_world
 from PIL import Image
-from test_partial import add, edit, kill_commit, relabel, remove
-from test_precompute import CONFIG, IN_ORDER, content, files, image_of, label_of, load_once, pixels
-from test_precompute import run as run_stage
+from test_partial import kill_commit
 
 from pipeline.foretold import forecast_lines
-from stages.cache.place import StorePath
+from stages.cache.place import StorePath, store_path
 from stages.data.spec import DatasetSpec, load_spec
 from stages.errors import CacheError
 from stages.precompute import sources
@@ -26,7 +28,6 @@ from stages.precompute.plan import Plan, Planner, planned_bytes
 from stages.precompute.progress import Meter
 from stages.precompute.recipes import Traits
 from stages.precompute.sources import refuse_changed
-from stages.precompute.stat_cache import StatCache
 from stages.precompute.teacher_files import resolve_teacher
 from stages.precompute.wanted import Wanted, wanted_store
 
@@ -35,10 +36,7 @@ FIRST, LAST, ALL = [0], [1], [0, 1]
 """The shards of six images, four in each."""
 
 
-@pytest.fixture(autouse=True)
-def one_teacher(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Loading one costs more than these tests; equal files are the same teacher."""
-    monkeypatch.setattr("stages.precompute.teacher.load_teacher", load_once)
+pytestmark = pytest.mark.usefixtures("one_teacher")
 
 
 @pytest.fixture(scope="module")
@@ -372,6 +370,37 @@ def test_a_list_that_changes_again_is_planned_from_what_was_set_aside(
     assert done.written == plan.rows
 
 
+class Measured:
+    """An engine that has timed each artifact of an image."""
+
+    def ask(self, _: Any) -> dict[str, float]:
+        return {"text": 0.0, "index": 1, "cls": 10, "dense": 100, "regions": 1000, "local": 1e4}
+
+
+def test_a_forecast_says_what_would_be_refused(fresh: tuple[Path, Path], tiny_clip: str) -> None:
+    world, path = fresh
+    config = CONFIG.model_copy(update={"shard_images": 2})
+    planner, plan = planned(world, tiny_clip, path.parent, config=config)
+    asked = wanted(world, tiny_clip, path.parent, config=config)
+    lines = forecast_lines(forecast(asked, planner, plan, cast(Engine, Measured())))
+    assert lines[1:] == [
+        "this would be refused: another store lies there",
+        "  shard_rows: stored 4, asked 2",
+    ]
+    with pytest.raises(CacheError, match="shard_rows: stored 4, asked 2"):
+        run_stage(world, tiny_clip, path.parent, config=config, update=True)
+    # The same change of images, followed on the disk, at a URL.
+    add(world, 0, "z")
+    planner, plan = planned(world, tiny_clip, path.parent)
+    here = wanted(world, tiny_clip, path.parent)
+    there = replace(here, path=store_path("memory://bucket/store"))
+    assert forecast(here, planner, plan, cast(Engine, Measured())).refused == ()
+    lines = forecast_lines(forecast(there, planner, plan, cast(Engine, Measured())))
+    assert lines[1].startswith("this would be refused: images came or went")
+    assert "`zsseg cache export`" in lines[1]
+    assert lines[2:] == ["  index: 1 images new: z"]
+
+
 def test_a_forecast_says_that_an_update_is_needed_though_nothing_is_computed(
     fresh: tuple[Path, Path], tiny_clip: str
 ) -> None:
@@ -389,10 +418,6 @@ def test_a_forecast_says_that_an_update_is_needed_though_nothing_is_computed(
 def test_dense_tokens_that_are_not_kept_cost_time_where_regions_are_made(
     fresh: tuple[Path, Path], tiny_clip: str, tmp_path: Path
 ) -> None:
-    class Measured:
-        def ask(self, _: Any) -> dict[str, float]:
-            return {"text": 0.0, "index": 1, "cls": 10, "dense": 100, "regions": 1000, "local": 1e4}
-
     world, _ = fresh
     config = CONFIG.model_copy(update={"dense": DenseConfig(size=(64, 96), format="none")})
     asked = wanted(world, tiny_clip, tmp_path / "none", config=config)
@@ -403,106 +428,6 @@ def test_dense_tokens_that_are_not_kept_cost_time_where_regions_are_made(
     again = planned(world, tiny_clip, path.parent, config=config)
     assert again[1].rows == {"regions": 2}
     assert forecast(asked, *again, cast(Engine, Measured())).seconds == 2 * 1100
-
-
-# What is known of files without reading them
-
-
-def stat_cache(world: Path, path: Path, seen: dict[str, int] | None = None) -> StatCache:
-    spec = load_spec(str(world))
-    return StatCache(path, spec, world.parent, seen={} if seen is None else seen)
-
-
-def test_the_stat_cache_knows_files_by_size_and_time(
-    fresh: tuple[Path, Path], tiny_clip: str
-) -> None:
-    world, path = fresh
-    samples = wanted(world, tiny_clip, path.parent).samples
-    cache = stat_cache(world, path)
-    cache.save(samples, without=lambda row: row == 2)
-    again = stat_cache(world, path)
-    assert [again.knows(sample) for sample in samples] == [row != 2 for row in range(6)]
-    again.add([samples[2]])
-    assert all(map(stat_cache(world, path).knows, samples))
-    os.utime(label_of(world, 4), ns=(1, 1))
-    assert [stat_cache(world, path).knows(sample) for sample in samples] == [
-        row != 4 for row in range(6)
-    ]
-
-
-def test_a_stat_cache_that_says_what_it_said_is_not_written(
-    fresh: tuple[Path, Path], tiny_clip: str
-) -> None:
-    world, path = fresh
-    samples = wanted(world, tiny_clip, path.parent).samples
-    stat_cache(world, path).save(samples, without=lambda _: False)
-    os.utime(path / "sources.jsonl", ns=(1, 1))
-    stat_cache(world, path).save(samples, without=lambda _: False)
-    assert (path / "sources.jsonl").stat().st_mtime_ns == 1
-
-
-def test_a_stat_cache_of_files_that_are_known_looks_at_none_of_them_again(
-    fresh: tuple[Path, Path], tiny_clip: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    world, path = fresh
-    samples = wanted(world, tiny_clip, path.parent).samples
-    cache = stat_cache(world, path)
-    assert all(map(cache.knows, samples))
-    with monkeypatch.context() as patched:
-        patched.delattr("stages.precompute.stat_cache._stat")
-        cache.save(samples, without=lambda _: False)
-        with pytest.raises(NameError):
-            cache.save(samples, without=lambda row: row == 2)
-        with pytest.raises(NameError):
-            cache.save(samples[:-1], without=lambda _: False)
-    cache.save(samples, without=lambda row: row == 2)
-    assert not stat_cache(world, path).knows(samples[2])
-    cache.save(samples, without=lambda _: False)  # whatever it has loaded once
-    assert stat_cache(world, path).knows(samples[2])
-    before = (path / "sources.jsonl").read_bytes()
-    cache.add(samples[:1])
-    again = stat_cache(world, path)
-    assert all(map(again.knows, samples))
-    again.save(samples, without=lambda _: False)
-    assert (path / "sources.jsonl").read_bytes() == before, "a line twice"
-
-
-@pytest.mark.parametrize("content", [b"", b"\xff\n", b'{"labels":"other"}\n'])
-def test_a_stat_cache_that_cannot_be_used_knows_nothing_and_is_begun_anew(
-    fresh: tuple[Path, Path], tiny_clip: str, content: bytes
-) -> None:
-    world, path = fresh
-    samples = wanted(world, tiny_clip, path.parent).samples
-    lines = (path / "sources.jsonl").read_bytes().splitlines(keepends=True)
-    cut = b"".join(lines)[:-4] if not content else content + b"".join(lines[1:])
-    (path / "sources.jsonl").write_bytes(cut)
-    cache = stat_cache(world, path)
-    assert not any(map(cache.knows, samples))
-    cache.add(samples[:2])
-    again = stat_cache(world, path)
-    assert [again.knows(sample) for sample in samples] == [True] * 2 + [False] * 4
-
-
-def test_a_file_that_changed_since_it_was_seen_gets_no_entry(
-    fresh: tuple[Path, Path], tiny_clip: str
-) -> None:
-    """Its size and time are not those of the content that was looked at."""
-    world, path = fresh
-    samples = wanted(world, tiny_clip, path.parent).samples
-    seen: dict[str, int] = {}
-    cache = stat_cache(world, path, seen)
-    assert cache.knows(samples[1])
-    cache.save(samples, without=lambda _: False)
-    for row in (1, 3):
-        edit(world, row)
-    cache.save(samples, without=lambda _: False)
-    again = stat_cache(world, path)
-    assert [again.knows(sample) for sample in samples] == [row not in (1, 3) for row in range(6)]
-    (path / "other").mkdir()
-    other = stat_cache(world, path / "other", seen)  # another store, the same run
-    other.add(samples)
-    known = stat_cache(world, path / "other")
-    assert [known.knows(sample) for sample in samples] == [row not in (1, 3) for row in range(6)]
 
 
 def test_planning_with_the_lock_keeps_what_was_learnt(

@@ -31,7 +31,7 @@ from stages.cache.reader import Store
 from stages.cache.unpack import import_store
 from stages.cache.uses import find_runs, last_used, note_use, runs_of
 from stages.cache.verify import verify_store
-from stages.errors import CacheError, CacheLocked, ResourceError, UserError
+from stages.errors import CacheError, CacheLocked, ResourceError
 
 if TYPE_CHECKING:
     from upath import UPath
@@ -163,6 +163,15 @@ def test_settings_can_be_changed_in_place(folder: "UPath", tmp_path: Path) -> No
             fill(writer)
             writer.seal()
     assert remote_content(path) == content(tmp_path / "store")
+
+
+def test_images_that_came_are_refused_and_leave_the_store_whole(folder: "UPath") -> None:
+    path = make_store(folder / "store")
+    with pytest.raises(CacheError, match=r"objects cannot be moved\. .*`zsseg cache export`"):
+        open_writer(path, index=INDEX[:5], update=True)
+    assert verify_store(path, read_data=True) == []
+    with open_writer(path):  # the lock was given back
+        pass
 
 
 def test_what_is_elsewhere_already_is_no_store(folder: "UPath") -> None:
@@ -411,41 +420,6 @@ def test_a_store_is_carried_here_and_back(folder: "UPath", tmp_path: Path) -> No
 # What a person meets
 
 
-@pytest.mark.parametrize(
-    ("text", "path"),
-    [("data_cache", Path("data_cache")), ("file:///tmp/x", Path("/tmp/x"))],
-)
-def test_places_of_this_machine_are_paths(text: str, path: Path) -> None:
-    found = store_path(text)
-    assert type(found) is type(path)
-    assert found == path
-
-
-@pytest.mark.parametrize(
-    ("url", "message"),
-    [
-        ("s3://user:hunter2@bucket/x", "a password stands in this URL"),
-        ("nowhere://bucket", "no such protocol"),
-        ("s3://", "names no bucket"),
-        ("filecache::s3://bucket/x", "a chain of file systems"),
-        ("gs://bucket/x", "package that speaks gs:// is missing: .*gcsfs"),
-    ],
-)
-def test_a_url_that_cannot_be_used_says_why(url: str, message: str) -> None:
-    with pytest.raises(UserError, match=message) as error:
-        store_path(url)
-    assert "hunter2" not in str(error.value)
-
-
-def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    def missing(_: str) -> None:
-        raise ImportError("Install s3fs to access S3")
-
-    monkeypatch.setattr("fsspec.get_filesystem_class", missing)
-    with pytest.raises(ResourceError, match=r'pip install "zsseg\[s3\]"'):
-        store_path("s3://bucket/x")
-
-
 def test_a_missing_bucket_is_named(server: str) -> None:
     with pytest.raises(ResourceError, match="there is no bucket nobody-made-this"):
         find_stores(place("s3://nobody-made-this/stores"))
@@ -497,7 +471,7 @@ def test_commands_take_urls(
 def test_stage_two_trains_from_the_store_that_stage_one_wrote(
     bucket: "UPath", tiny_world: Path, tiny_clip: str, tmp_path: Path
 ) -> None:
-    from test_precompute import run
+    from clip_store import run
     from test_train_loop import config_of
     from tiny_run import FROM_THE_CLOCK
 

@@ -23,6 +23,12 @@ from stages.errors import CacheError
 
 PREVIOUS = ".previous"
 
+NOT_MOVED = (
+    "images came or went, which moves rows, and objects cannot be moved. Fetch the store with "
+    "`zsseg cache export` and `import`, update it here, and send it back; or give another --cache"
+)
+"""What to say of a store at a URL, after its path, and what to do about it."""
+
 
 def set_aside(path: StorePath) -> None:
     """Move the content of a store to `.previous`; what is there already stays the previous one.
@@ -30,13 +36,7 @@ def set_aside(path: StorePath) -> None:
     Raises CacheError for a store elsewhere: objects cannot be moved.
     """
     if not isinstance(path, Path):
-        raise CacheError(
-            f"{path}: images came or went, which moves rows, and objects cannot be moved. Fetch "
-            "the store with `zsseg cache export` and `import`, update it here, and send it back; "
-            "or give another --cache"
-        )
-    if exists(path / SEAL):  # what lies aside still is left of a deletion that was killed
-        discard(path)
+        raise CacheError(f"{path}: {NOT_MOVED}")
     remove_durably(path / SEAL)
     remove_durably(path / CARD)
     if exists(path / PREVIOUS / GROUP):  # the one in front was not finished: it is given up

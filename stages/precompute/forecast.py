@@ -11,8 +11,10 @@ from pathlib import Path
 
 import numpy as np
 
+from stages.cache.aside import NOT_MOVED
 from stages.cache.files import free_bytes
 from stages.cache.place import StorePath
+from stages.cache.reconcile import Differences
 from stages.precompute.engine import Engine
 from stages.precompute.plan import ORDER, Plan, Planner, planned_bytes
 from stages.precompute.wanted import Wanted
@@ -41,7 +43,7 @@ class Forecast:
     path: StorePath
     images: int
     refused: tuple[str, ...]
-    """Why it would not begin, whatever is added to the command: another store lies there."""
+    """Why it would not begin, whatever is added to the command."""
     update: bool
     """Does it need --update?"""
     steps: tuple[Step, ...]
@@ -66,13 +68,21 @@ def forecast(wanted: Wanted, planner: Planner, plan: Plan, engine: Engine) -> Fo
     return Forecast(
         path=wanted.path,
         images=wanted.manifest.rows,
-        refused=found.fixed if found else (),
+        refused=_refused(wanted.path, found),
         update=changed or bool(found and found.lines),
         steps=steps,
         bytes=planned_bytes(plan, wanted.manifest),
         free=free_bytes(folder),
         seconds=_seconds(wanted, plan, engine) if plan.todo else None,
     )
+
+
+def _refused(path: StorePath, found: Differences | None) -> tuple[str, ...]:
+    if found is not None and found.fixed:
+        return ("another store lies there", *found.fixed)
+    if found is not None and found.images and not isinstance(path, Path):
+        return (NOT_MOVED, *found.images)
+    return ()
 
 
 def _seconds(wanted: Wanted, plan: Plan, engine: Engine) -> float:
