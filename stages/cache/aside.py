@@ -37,6 +37,8 @@ def set_aside(path: StorePath) -> None:
     """
     if not isinstance(path, Path):
         raise CacheError(f"{path}: {NOT_MOVED}")
+    if exists(path / SEAL):  # what lies aside still is left of a deletion that was killed
+        discard(path)
     remove_durably(path / SEAL)
     remove_durably(path / CARD)
     if exists(path / PREVIOUS / GROUP):  # the one in front was not finished: it is given up
