@@ -1,8 +1,7 @@
 """What reading the cache costs the loader, beside images and labels: `python -m benchmarks.loader`.
 
-Photographs of 500 x 375 pixels (JPEG, drawn) with labels (PNG), crops of 512 x 512, and a store as
-of ViT-B/16 at 512 x 512: 32 x 32 dense tokens of 512 numbers in half precision, regions, CLS and 16
-local tokens per image. Both loaders have the same loader processes; each round reads every image.
+Crops of 512 x 512 of drawn photographs, and a store as of ViT-B/16 (`drawn.py`). Both loaders have
+the same loader processes; each round reads every image.
 
 Both are bound by the processor, so the processor time of all processes is compared too: what else
 the machine does meanwhile changes the one that waits, not the other.
@@ -14,22 +13,17 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
-from PIL import Image
 
+from benchmarks.drawn import write_data, write_store
 from benchmarks.ratio import ROUNDS, Ratio, timed_in_turn
 from stages.cache.reader import Store
-from stages.cache.store import ArraySpec, Artifact, Writer
-from stages.data.geometry import WHOLE
-from stages.data.samples import list_samples
-from stages.data.spec import DatasetSpec, load_spec
+from stages.data.spec import DatasetSpec
 from stages.train.config import RunConfig
 from stages.train.loader import make_loader
 
 IMAGES, BATCH, WORKERS = 64, 8, 2
-CLASSES, WIDTH, GRID, MASKS = 20, 512, (32, 32), 16
+CLASSES = 20
 
 PLAIN: dict[str, Any] = {}
 CACHED: dict[str, dict[str, Any]] = {
@@ -43,85 +37,6 @@ CACHED: dict[str, dict[str, Any]] = {
     },
     "dense distillation (dense)": {"objectives": {"dense": 1.0}},
 }
-
-
-def write_data(folder: Path) -> tuple[DatasetSpec, Path]:
-    """A data set of the `folder` layout: smooth shapes with the grain of a photograph."""
-    rng = np.random.default_rng(0)
-    for kind in ("images", "labels"):
-        (folder / kind / "train").mkdir(parents=True)
-    for number in range(IMAGES):
-        class_hw = rng.integers(0, CLASSES, (6, 8), dtype=np.uint8)
-        label_HW = np.asarray(
-            Image.fromarray(class_hw).resize((500, 375), Image.Resampling.NEAREST)
-        )
-        colour_C3 = rng.integers(0, 256, (CLASSES, 3))
-        image_HW3 = colour_C3[label_HW] + rng.normal(0, 12, (375, 500, 3))
-        image = Image.fromarray(np.clip(image_HW3, 0, 255).astype(np.uint8))
-        image.save(folder / "images" / "train" / f"{number:03d}.jpg", quality=90)
-        Image.fromarray(label_HW).save(folder / "labels" / "train" / f"{number:03d}.png")
-    names = ", ".join(f"class{number}" for number in range(CLASSES))
-    description = folder / "data.yaml"
-    description.write_text(
-        f"name: drawn\nlayout: folder\nclasses: [{names}]\nunseen: [class{CLASSES - 1}]\n"
-        'ignore: [255]\npatterns: {images: "images/{split}", labels: "labels/{split}"}\n'
-    )
-    return load_spec(str(description)), folder
-
-
-def write_store(path: Path, spec: DatasetSpec, root: Path) -> Store:
-    """A store of random tokens with the shapes of ViT-B/16's at 512 x 512 pixels."""
-    rng = np.random.default_rng(0)
-    arrays: dict[str, dict[str, NDArray[Any]]] = {
-        "index": {
-            "size": np.tile(np.array([375, 500], np.int32), (IMAGES, 1)),
-            "status": np.zeros(IMAGES, np.uint8),
-        },
-        "cls": {
-            "views": np.tile(WHOLE.as_row(), (IMAGES, 1, 1)),
-            "cls": rng.normal(size=(IMAGES, 1, WIDTH)).astype(np.float16),
-        },
-        "dense": {"dense": rng.normal(size=(IMAGES, WIDTH, *GRID)).astype(np.float16)},
-        "regions": {"regions": rng.integers(0, 12, (IMAGES, *GRID)).astype(np.uint8)},
-        "local": {
-            "local": rng.normal(size=(IMAGES, MASKS, WIDTH)).astype(np.float16),
-            "local_ids": np.tile(np.arange(MASKS, dtype=np.int16), (IMAGES, 1)),
-        },
-        "text": {"text": np.eye(CLASSES, WIDTH, dtype=np.float32)},
-    }
-
-    def artifact(name: str) -> Artifact:
-        per_row = name != "text"
-        specs = tuple(
-            ArraySpec(
-                array,
-                values.shape[1:] if per_row else values.shape,
-                str(values.dtype),
-                compressed=name == "regions",
-            )
-            for array, values in arrays[name].items()
-        )
-        recipe = {"templates": "single"} if name == "text" else {}
-        return Artifact(name, recipe, specs, (), per_row)
-
-    identity = {"dataset": spec.name, "split": "train", "classes": spec.classes}
-    index = [
-        {"id": each.id, "image": str(each.image.relative_to(root)), "label": str(each.label)}
-        for each in list_samples(spec, root, "train")
-    ]
-    artifacts = {name: artifact(name) for name in arrays}
-    with Writer.open(
-        path,
-        identity=identity | {"unseen": spec.unseen},
-        artifacts=list(artifacts.values()),
-        index=index,
-        shard_rows=IMAGES,
-        info={"teacher": "random", "spec": spec.model_dump(mode="json")},
-    ) as writer:
-        for name, values in arrays.items():
-            writer.write(name, 0, values)
-        writer.seal()
-    return Store.open(path)
 
 
 def cached_over_plain(
@@ -151,7 +66,8 @@ def cached_over_plain(
 def loader_ratios() -> list[Ratio]:
     """Every objective of CACHED, each beside a loader of images and labels."""
     with tempfile.TemporaryDirectory() as folder:
-        spec, root = write_data(Path(folder) / "data")
+        root = Path(folder) / "data"
+        spec = write_data(root, images=IMAGES, classes=CLASSES)
         store = write_store(Path(folder) / "store", spec, root)
         return [ratio for name in CACHED for ratio in cached_over_plain(name, store, spec, root)]
 

@@ -20,7 +20,7 @@ from typing import Any
 
 import torch
 
-from benchmarks import inference, loader, pixel_losses, scale, stage_one, step
+from benchmarks import inference, loader, online, pixel_losses, scale, stage_one, step
 from benchmarks.ratio import Ratio
 
 Measure = Callable[[], Ratio | Iterable[Ratio]]
@@ -29,6 +29,7 @@ SIZED = (*stage_one.MEASURES, *scale.MEASURES)
 """Take fewer images when they are asked to be quick."""
 OTHERS: tuple[Measure, ...] = (
     *step.MEASURES,
+    *online.MEASURES,
     loader.loader_ratios,
     pixel_losses.ratios,
     pixel_losses.peak_ratios,

@@ -7,14 +7,19 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from clip_store import CONFIG as FOUR
 from conftest import draw_world
 
-from benchmarks import run, scale, stage_one
+from benchmarks import online, run, scale, stage_one, step
 from benchmarks.ratio import Ratio, timed_in_turn
-from stages.data.spec import load_spec
+from stages.data.spec import VOID, load_spec
+from stages.precompute.teacher import load_teacher
+from stages.precompute.teacher_files import resolve_teacher
+from stages.train.batches import Batch
+from stages.train.imagenet import normalise
 
 CONFIG = FOUR.model_copy(update={"shard_images": 2})
 
@@ -90,7 +95,7 @@ def test_every_measure_has_a_name_and_is_told_to_be_quick(monkeypatch: pytest.Mo
         return [Ratio("a / b", (2.0,), (1.0,))]
 
     overhead.__module__ = "benchmarks.stage_one"
-    assert {"stage_one.mining", "scale.many_images", "step.distilled_over_supervised"} <= set(
+    assert {"stage_one.mining", "scale.many_images", "step.cached_over_supervised"} <= set(
         run.named(quick=True)
     )
     monkeypatch.setattr(run, "SIZED", (overhead,))
@@ -122,3 +127,27 @@ def test_results_are_written_with_the_machine(
     with pytest.raises(SystemExit):
         run.main()
     assert "none is called so" in capsys.readouterr().err
+
+
+def test_clip_in_the_loop_sees_the_pixels_that_the_student_sees(
+    tiny_clip: str,
+) -> None:
+    image_BHW3 = np.random.default_rng(0).integers(0, 256, (2, *step.SIZE, 3), dtype=np.uint8)
+    label_BHW = np.zeros((2, *step.SIZE), np.uint8)
+    label_BHW[:, :, 256:] = VOID
+    batch = Batch(
+        row_B=torch.arange(2),
+        image_B3HW=torch.from_numpy(np.stack([normalise(each) for each in image_BHW3])),
+        label_BHW=torch.from_numpy(label_BHW),
+        inside_BHW=torch.ones(2, *step.SIZE, dtype=torch.bool),
+        region_BHW=None,
+        token_BD=None,
+    )
+    teacher = load_teacher(resolve_teacher(tiny_clip), device="cpu")
+    seen = online.seen(teacher, batch)
+    assert seen.token_BD is not None
+    assert seen.region_BHW is not None
+    np.testing.assert_array_equal(seen.token_BD, teacher.cls(list(image_BHW3)))
+    assert seen.region_BHW.shape == label_BHW.shape
+    assert not seen.region_BHW[:, :, :256].any()
+    assert seen.region_BHW[:, :, 256:].any()

@@ -1,0 +1,104 @@
+"""Data drawn for the benchmarks: photographs with labels, and a store as of ViT-B/16.
+
+Photographs of 500 x 375 pixels (JPEG) with labels (PNG); of each image 32 x 32 dense tokens of 512
+numbers in half precision, regions, CLS and 16 local tokens.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from stages.cache.reader import Store
+from stages.cache.store import ArraySpec, Artifact, Writer
+from stages.data.geometry import WHOLE
+from stages.data.samples import list_samples
+from stages.data.spec import DatasetSpec, load_spec
+
+WIDTH, GRID, MASKS = 512, (32, 32), 16
+
+
+def write_data(folder: Path, *, images: int, classes: int) -> DatasetSpec:
+    """A data set of the `folder` layout: smooth shapes with the grain of a photograph.
+
+    Every tenth class is unseen: the last ones.
+    """
+    rng = np.random.default_rng(0)
+    for kind in ("images", "labels"):
+        (folder / kind / "train").mkdir(parents=True)
+    for number in range(images):
+        class_hw = rng.integers(0, classes, (6, 8), dtype=np.uint8)
+        label_HW = np.asarray(
+            Image.fromarray(class_hw).resize((500, 375), Image.Resampling.NEAREST)
+        )
+        colour_C3 = rng.integers(0, 256, (classes, 3))
+        image_HW3 = colour_C3[label_HW] + rng.normal(0, 12, (375, 500, 3))
+        image = Image.fromarray(np.clip(image_HW3, 0, 255).astype(np.uint8))
+        image.save(folder / "images" / "train" / f"{number:03d}.jpg", quality=90)
+        Image.fromarray(label_HW).save(folder / "labels" / "train" / f"{number:03d}.png")
+    names = [f"class{number}" for number in range(classes)]
+    description = folder / "data.yaml"
+    description.write_text(
+        f"name: drawn\nlayout: folder\nclasses: [{', '.join(names)}]\n"
+        f"unseen: [{', '.join(names[-classes // 10 :])}]\n"
+        'ignore: [255]\npatterns: {images: "images/{split}", labels: "labels/{split}"}\n'
+    )
+    return load_spec(str(description))
+
+
+def write_store(path: Path, spec: DatasetSpec, root: Path) -> Store:
+    """A store of random tokens with the shapes of ViT-B/16's at 512 x 512 pixels."""
+    rng, samples = np.random.default_rng(0), list_samples(spec, root, "train")
+    images = len(samples)
+    arrays: dict[str, dict[str, NDArray[Any]]] = {
+        "index": {
+            "size": np.tile(np.array([375, 500], np.int32), (images, 1)),
+            "status": np.zeros(images, np.uint8),
+        },
+        "cls": {
+            "views": np.tile(WHOLE.as_row(), (images, 1, 1)),
+            "cls": rng.normal(size=(images, 1, WIDTH)).astype(np.float16),
+        },
+        "dense": {"dense": rng.normal(size=(images, WIDTH, *GRID)).astype(np.float16)},
+        "regions": {"regions": rng.integers(0, 12, (images, *GRID)).astype(np.uint8)},
+        "local": {
+            "local": rng.normal(size=(images, MASKS, WIDTH)).astype(np.float16),
+            "local_ids": np.tile(np.arange(MASKS, dtype=np.int16), (images, 1)),
+        },
+        "text": {"text": np.eye(len(spec.classes), WIDTH, dtype=np.float32)},
+    }
+
+    def artifact(name: str) -> Artifact:
+        per_row = name != "text"
+        specs = tuple(
+            ArraySpec(
+                array,
+                values.shape[1:] if per_row else values.shape,
+                str(values.dtype),
+                compressed=name == "regions",
+            )
+            for array, values in arrays[name].items()
+        )
+        recipe = {"templates": "single"} if name == "text" else {}
+        return Artifact(name, recipe, specs, (), per_row)
+
+    identity = {"dataset": spec.name, "split": "train", "classes": spec.classes}
+    index = [
+        {"id": each.id, "image": str(each.image.relative_to(root)), "label": str(each.label)}
+        for each in samples
+    ]
+    artifacts = {name: artifact(name) for name in arrays}
+    with Writer.open(
+        path,
+        identity=identity | {"unseen": spec.unseen},
+        artifacts=list(artifacts.values()),
+        index=index,
+        shard_rows=images,
+        info={"teacher": "random", "spec": spec.model_dump(mode="json")},
+    ) as writer:
+        for name, values in arrays.items():
+            writer.write(name, 0, values)
+        writer.seal()
+    return Store.open(path)
