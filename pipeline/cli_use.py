@@ -1,6 +1,7 @@
 """`zsseg evaluate` and `zsseg predict`: what a run is worth, and what it is for."""
 
 import json
+import logging
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, cast
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from stages.evaluate.result import EvaluationResult
     from stages.evaluate.run import Run
     from stages.train.config import EvaluateConfig
 
@@ -58,45 +60,63 @@ def evaluate(
     """Score a run (or, with --teacher, the cache itself): hIoU, sIoU, uIoU and every class.
 
     With a gamma above 0, with and without it: two score lines, and two results written.
+
+    For several GPUs or machines, start it with `torchrun --no-python --nproc-per-node N -- zsseg
+    evaluate ...` or `accelerate launch`: they share the images, and the result stays what it is.
     """
+    from stages.train.processes import joined_processes, launched, processes
+
+    if launched()[0] > 0:  # the first process speaks for all
+        quiet = True
+        logging.disable(logging.WARNING)
     console.configure_logging(quiet=quiet or as_json)
-    if (run is None) != teacher:
-        raise UserError("give either --run RUN (a student) or --teacher --cache DIR (the cache)")
     from pipeline.stores import dataset_root, stored_spec
-    from pipeline.tables import score_lines, score_table
     from stages.cache.catalogue import choose_store
     from stages.cache.reader import Store
     from stages.cache.uses import note_use
     from stages.data.spec import load_spec
     from stages.evaluate.evaluate import evaluate_run, evaluate_teacher
-    from stages.evaluate.result import save_result, to_json
     from stages.evaluate.run import load_run
     from stages.evaluate.vocabulary import renamed
 
-    with console.progress("evaluate", quiet=quiet or as_json) as advance:
-        if run is None:
-            if limit or settings:
-                raise UserError("--limit and --set are for runs; --teacher scores the whole store")
-            store = Store.open(choose_store(cache, split=split))
-            note_use(store.path)
-            results = evaluate_teacher(
-                store,
-                load_spec(dataset) if dataset else stored_spec(store),
-                dataset_root(root, store),
-                calibration=calibration or 0.0,
-                progress=lambda done, total: advance(done, total, ""),
-            )
-        else:
-            student = load_run(run, evaluate=_evaluate_config(run, calibration, settings or []))
-            spec = load_spec(dataset) if dataset else student.spec
-            results = evaluate_run(
-                renamed(student, spec, encode=_encoder(student)),
-                spec,
-                root or student.record.root,
-                split,
-                limit=limit,
-                progress=lambda done, total: advance(done, total, ""),
-            )
+    with joined_processes():
+        if (run is None) != teacher:
+            raise UserError("give either --run RUN (a student) or --teacher --cache DIR (a store)")
+        if run is None and (limit or settings):
+            raise UserError("--limit and --set are for runs; --teacher scores the whole store")
+        first = processes()[0] == 0
+        with console.progress("evaluate", quiet=quiet or as_json) as advance:
+            if run is None:
+                store = Store.open(choose_store(cache, split=split))
+                if first:
+                    note_use(store.path)
+                results = evaluate_teacher(
+                    store,
+                    load_spec(dataset) if dataset else stored_spec(store),
+                    dataset_root(root, store),
+                    calibration=calibration or 0.0,
+                    progress=lambda done, total: advance(done, total, ""),
+                )
+            else:
+                student = load_run(run, evaluate=_evaluate_config(run, calibration, settings or []))
+                spec = load_spec(dataset) if dataset else student.spec
+                results = evaluate_run(
+                    renamed(student, spec, encode=_encoder(student)),
+                    spec,
+                    root or student.record.root,
+                    split,
+                    limit=limit,
+                    progress=lambda done, total: advance(done, total, ""),
+                )
+        if first:
+            _report(results, out or run, as_json=as_json)
+
+
+def _report(results: "Sequence[EvaluationResult]", folder: Path | None, *, as_json: bool) -> None:
+    """Print the results, one per gamma, and write them into a folder if there is one."""
+    from pipeline.tables import score_lines, score_table
+    from stages.evaluate.result import save_result, to_json
+
     if as_json:
         for result in results:
             sys.stdout.write(json.dumps(to_json(result), allow_nan=False) + "\n")
@@ -107,7 +127,7 @@ def evaluate(
         for line in score_lines(results):
             console.out.print(line, style="bold")
     # Shown first: a folder that cannot be written must not cost the result.
-    if folder := out or run:
+    if folder:
         saved = [path for result in results for path in save_result(folder, result)]
         if not as_json:
             console.out.print("written: " + ", ".join(map(str, saved)), soft_wrap=True)

@@ -4,6 +4,8 @@ Generalised zero-shot protocol: every class competes in one argmax, IoU is accum
 whole split at the labels' own size, void pixels count nowhere. Where gamma (`calibration`) is above
 0, the scores without it are reported too, from the same forward pass.
 
+Processes that have met (`joined_processes`) share the images; each gets the result of all.
+
 Legend: C classes, D CLIP width, G gammas, H W pixels, h w positions of the scores.
 """
 
@@ -31,6 +33,7 @@ from stages.evaluate.read_ahead import read_ahead
 from stages.evaluate.result import EvaluationResult, variant
 from stages.evaluate.run import Run
 from stages.train.device import choose_device
+from stages.train.processes import agree, processes, sum_in_place, told_by_first
 from stages.train.student import class_logits
 
 logger = logging.getLogger(__name__)
@@ -39,7 +42,10 @@ Input = TypeVar("Input")
 """What scores are made from."""
 
 Progress = Callable[[int, int], None]
-"""Called with the number of images done and of all."""
+"""Called with the number of images done, of several processes about that of all, and of all."""
+
+_BETWEEN_TALKS = 16
+"""Images of a process until it asks the others whether all is well: so late an error is told."""
 
 
 def evaluate_run(
@@ -244,14 +250,32 @@ def _confusions(
     """(G, C, C) pixel counts over all samples, one matrix per gamma.
 
     `read` gives a sample's label and what `score` makes scores (C, h, w) without gamma from, the
-    next sample's while one is scored.
+    next sample's while one is scored. Process p of n has the samples p, p + n, ...; raises
+    DatasetError where they are not the same in every process.
     """
+    number, count = processes()
+    _check_same(samples)
     classes = len(spec.classes)
     total_GCC = np.zeros((len(gammas), classes, classes), dtype=np.int64)
-    for done, (label_HW, given) in enumerate(read_ahead(read, samples), start=1):
+    for done, (label_HW, given) in enumerate(read_ahead(read, samples[number::count]), start=1):
         score_Chw = score(given)
         for total_CC, gamma in zip(total_GCC, gammas, strict=True):
             lowered_Chw = calibrated(score_Chw, gamma, seen_ids=spec.seen_ids)
             total_CC += confusion(upsampled_argmax(lowered_Chw, label_HW.shape), label_HW, classes)
-        progress(done, len(samples))
+        # Not in the last round, which may be none of some process's.
+        if done % _BETWEEN_TALKS == 0 and done * count <= len(samples):
+            agree()
+        progress(min(done * count, len(samples)), len(samples))
+    sum_in_place([torch.from_numpy(total_GCC)])
     return total_GCC
+
+
+def _check_same(samples: Sequence[Sample]) -> None:
+    """Raise DatasetError in a process that does not find the images that the first one finds."""
+    ids = [sample.id for sample in samples]
+    if (expected := told_by_first(ids)) != ids:
+        raise DatasetError(
+            f"process {processes()[0]} finds {len(ids)} images with a label and process 0 finds "
+            f"{len(expected)}; '{min(set(ids) ^ set(expected))}' is not in both. Give all "
+            "processes the same data set"
+        )

@@ -16,6 +16,7 @@ from stages.evaluate.scorer import Scorer, class_scorer
 from stages.train.checkpoint import load_student
 from stages.train.config import EvaluateConfig
 from stages.train.device import choose_device
+from stages.train.processes import take_from_first, told_by_first
 from stages.train.run_folder import RunRecord, read_record, read_text
 from stages.train.student import Student, feature_stride
 
@@ -57,11 +58,14 @@ def load_run(
     """The student of a run folder's newest intact checkpoint, ready to predict.
 
     `evaluate` replaces the settings that the run was configured with. Raises UserError when the
-    folder holds no run or no checkpoint, ResourceError when `device` is not there.
+    folder holds no run or no checkpoint, ResourceError when `device` is not there. Processes that
+    have met (`joined_processes`) have the checkpoint that the first one found.
     """
     record = read_record(path)
     place = choose_device(device)
     student, step = load_student(path)
+    # A run that is still trained may have a newer one by the time another process looks.
+    take_from_first(list(student.state_dict().values()))
     # Channels last: convolutions run faster so, as in training.
     student = student.to(memory_format=torch.channels_last).to(place)
     return Run(
@@ -69,7 +73,7 @@ def load_run(
         record=record,
         evaluate=evaluate or record.config.evaluate,
         student=student,
-        step=step,
+        step=told_by_first(step),
         stride=feature_stride(student),
         text_CD=read_text(path).to(place),
         names=record.dataset.prompt_names,

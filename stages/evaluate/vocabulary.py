@@ -20,6 +20,7 @@ from stages.cache.recipe import fingerprint
 from stages.data.spec import VOID, DatasetSpec
 from stages.errors import UserError
 from stages.evaluate.run import Run
+from stages.train.processes import processes, take_from_first
 
 logger = logging.getLogger(__name__)
 
@@ -77,12 +78,15 @@ def renamed(
 ) -> Run:
     """The run under the prompt names of a description with the same classes, for `evaluate_run`.
 
-    `encode` is asked for names that the run does not know, as in `class_text`. With other classes
-    nothing is done, and `evaluate_run` says what differs.
+    `encode` is asked for names that the run does not know, as in `class_text`, in the first process
+    alone. With other classes nothing is done, and `evaluate_run` says what differs.
     """
     if spec.prompt_names == run.names or spec.classes != run.spec.classes:
         return run
-    text_CD = class_text(run, spec.prompt_names, encode=encode)
+    text_CD = torch.empty_like(run.text_CD)
+    if processes()[0] == 0:
+        text_CD = class_text(run, spec.prompt_names, encode=encode)
+    take_from_first([text_CD])
     return replace(run, text_CD=text_CD, names=spec.prompt_names)
 
 
