@@ -24,7 +24,7 @@ from torch import nn
 
 from stages.data.images import read_image
 from stages.errors import DatasetError
-from stages.train import checkpoint
+from stages.train import checkpoint, step
 from stages.train.capture import replay
 from stages.train.config import RunConfig, StudentConfig
 from stages.train.losses import batch_losses
@@ -234,7 +234,7 @@ def test_a_killed_process_is_missed(world: World, tmp_path: Path, number: int) -
     code, said = found[1 - number]
     assert code != 0
     if number == 1:  # else the first process, which speaks for all, is the one that is gone
-        assert said.startswith("ResourceError: another process of this training is gone")
+        assert said.startswith("ResourceError: another of the 2 processes is gone")
 
 
 @pytest.mark.usefixtures("tiny")
@@ -250,18 +250,21 @@ def test_a_batch_that_does_not_divide_is_said_once(world: World, tmp_path: Path)
 
 
 @pytest.mark.usefixtures("tiny")
+@pytest.mark.parametrize("at", ["batch_losses", "get_total_norm"])
 def test_too_little_memory_in_one_makes_smaller_parts_of_both(
-    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at: str
 ) -> None:
     run(world, tmp_path / "whole", config_of(steps=4))
 
     def prepare(number: int) -> None:
-        def greedy(feature_BDhw: torch.Tensor, *given: Any, **options: Any) -> Any:
-            if number == 1 and len(feature_BDhw) > 1:
-                raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
-            return batch_losses(feature_BDhw, *given, **options)
+        original, fails = getattr(step, at), iter([number == 1])
 
-        monkeypatch.setattr("stages.train.step.batch_losses", greedy)
+        def greedy(*given: Any, **options: Any) -> Any:
+            if next(fails, False):
+                raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+            return original(*given, **options)
+
+        monkeypatch.setattr(step, at, greedy)
 
     (first, said), (second, why) = ended(world, tmp_path, prepare=prepare, steps=4)
     assert (first, second) == (0, 0), said + why

@@ -210,6 +210,7 @@ def _lost(number: int, error: BaseException) -> NoReturn:
     if number:
         raise SystemExit(1) from error
     raise ResourceError(
-        f"another process of this training is gone ({str(error).splitlines()[0]}). If it said "
-        "nothing, it was killed: out of memory, or by the machine's scheduler. Go on with --resume"
+        f"another of the {processes()[1]} processes is gone ({str(error).splitlines()[0]}). If it "
+        "said nothing, it was killed: out of memory, or by the machine's scheduler. Start all of "
+        "them again; a training goes on with --resume"
     ) from error
