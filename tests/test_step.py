@@ -21,6 +21,7 @@ from tiny_run import (
     with_changes,
 )
 from torch import Tensor, nn
+from torch.nn.utils import get_total_norm
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from stages.errors import ResourceError, UserError
@@ -30,7 +31,7 @@ from stages.train.classes import make_classes
 from stages.train.config import RunConfig, StudentConfig
 from stages.train.loader import make_loader
 from stages.train.losses import batch_losses
-from stages.train.state import State, new_state
+from stages.train.state import State, new_state, update
 from stages.train.step import Outcome, gradients
 from stages.train.student import Student
 
@@ -48,11 +49,13 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> World:
     return make_world(tmp_path_factory.mktemp("world"))
 
 
-def prepared(world: World, config: RunConfig) -> tuple[State, Batch, Any]:
+def prepared(
+    world: World, config: RunConfig, *, precision: torch.dtype = torch.float32
+) -> tuple[State, Batch, Any]:
     store, spec, root = world
     text_CD = torch.from_numpy(store.read_all("text"))
     state = new_state(
-        config, width=text_CD.shape[1], device=CPU, precision=torch.float32, weights=False
+        config, width=text_CD.shape[1], device=CPU, precision=precision, weights=False
     )
     batch = next(make_loader(store, spec, root, config))
     return state, batch, make_classes(spec, text_CD, CPU, protocol=config.protocol)
@@ -142,6 +145,38 @@ def test_out_of_memory_makes_smaller_parts_of_the_same_batch(
     found, expected = metrics_of(tmp_path / "run"), metrics_of(tmp_path / "whole")
     for one, other in zip(found, expected, strict=True):
         assert one == pytest.approx(other, rel=1e-4)
+
+
+def test_memory_that_ends_after_the_last_part_is_no_second_unscaling(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """fp16's scaler unscales once in a step; an attempt may fail after that."""
+    monkeypatch.setattr(BUILD, tiny_student)
+    left = iter([True])
+
+    def greedy(*given: Any) -> Tensor:
+        if next(left, False):
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+        return get_total_norm(*given)
+
+    def norms_and_scale(config: RunConfig) -> list[float]:
+        state, batch, classes = prepared(world, config, precision=torch.float16)
+        state.scaler.load_state_dict(
+            state.scaler.state_dict() | {"scale": 2.0, "_growth_tracker": 7}
+        )
+        found = []
+        for number in range(2):
+            outcome = gradients(state, batch, classes, config, number=number, logs=False)
+            update(state, number, outcome.norm, config)
+            found.append(float(outcome.norm))
+        assert state.parts == 2
+        kept = state.scaler.state_dict()
+        return [*found, kept["scale"], kept["_growth_tracker"]]
+
+    expected = norms_and_scale(config_of(accumulate=2))
+    assert expected[2:] == [2.0, 9]
+    monkeypatch.setattr("stages.train.step.get_total_norm", greedy)
+    assert norms_and_scale(config_of(accumulate=1)) == expected
 
 
 class Normalised(nn.Module):

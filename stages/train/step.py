@@ -107,6 +107,10 @@ def gradients(
         # Outside the handlers: an error keeps what the attempt had allocated.
         before, state.parts = state.parts, min(2 * state.parts, images)
         restore(state, buffers)
+        # The old one may have unscaled the gradients already, which it does once in a step.
+        scaler = torch.amp.GradScaler(state.device.type, enabled=state.scaler.is_enabled())
+        scaler.load_state_dict(state.scaler.state_dict())
+        state.scaler = scaler
         state.optimiser.zero_grad()
         torch.cuda.empty_cache()
         logger.warning(
@@ -176,12 +180,14 @@ def _in_parts(
     # As DDP: batch normalisation goes on from the statistics of process 0, in the average too.
     take_from_first(list(state.student.buffers()))
     state.scaler.unscale_(state.optimiser)
+    # Before the processes meet for the last time in this step, as all that memory may fail.
+    norm = get_total_norm(found)
     sums = _over_processes(sums)
     return Outcome(
         total=sums[_TOTAL],
         losses={name: sums[name] for name in losses},
         diagnostics={name: sums[name] for name in diagnostics},
-        norm=get_total_norm(found),
+        norm=norm,
         bank=step.bank,
         buffers=buffers,
     )
