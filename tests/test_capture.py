@@ -111,7 +111,7 @@ def test_the_command_says_what_is_wrong_again(
     assert "dense inf" in said.err
     assert "scene_00" in said.err
     monkeypatch.setattr("stages.train.step.batch_losses", batch_losses)
-    assert zsseg("train", "--replay", captured, "--set", "train.learning_rate=1e-6") == 0
+    assert zsseg("train", "--replay", captured, "--set", "objectives.dense=1e-6") == 0
     assert "can be made" in capsys.readouterr().out
 
 
@@ -159,6 +159,28 @@ def test_what_the_run_did_not_read_cannot_be_added(
             replay(file, with_changes(bare.model_dump(), change))
     more_parts = with_changes(bare.model_dump(), {"train": {"accumulate": 100}})
     assert replay(file, more_parts).bad == []
+
+
+@pytest.mark.parametrize(
+    ("section", "name", "value"),
+    [
+        ("augmentation", "crop", (64, 64)),
+        ("augmentation", "photometric", False),
+        ("train", "workers", 2),
+        ("train", "batch", 4),
+        ("train", "learning_rate", 1e-6),
+        ("objectives", "dense_stride", 16),
+        ("self_training", "ema_decay", 0.5),
+    ],
+)
+def test_what_changes_nothing_is_refused(
+    captured: Path, section: str, name: str, value: Any
+) -> None:
+    """The crops are cut already, and no weight is moved."""
+    written, _ = read_capture(captured)
+    other = with_changes(written.config.model_dump(), {section: {name: value}})
+    with pytest.raises(UserError, match=rf"change nothing:\n  {section}\.{name}.*: the run had"):
+        replay(captured, other)
 
 
 def test_a_full_disk_leaves_the_checkpoint(

@@ -17,6 +17,7 @@ from safetensors.torch import load_file, save
 
 from stages.cache.files import write_durably
 from stages.cache.reader import Store
+from stages.cache.recipe import difference
 from stages.errors import NonFiniteError, ResourceError, UserError
 from stages.train import checkpoint
 from stages.train.batches import Batch
@@ -29,6 +30,27 @@ from stages.train.state import State, is_finite, load_state, new_state, save_sta
 from stages.train.step import Outcome, gradients, restore
 
 _FOLDER = "non_finite"
+
+_CHANGES_NOTHING: dict[str, bool | set[str]] = {
+    "augmentation": True,
+    "evaluate": True,
+    "objectives": {"dense_stride"},
+    "self_training": {"ema_decay"},
+    "train": {
+        "batch",
+        "sync_batch_norm",
+        "learning_rate",
+        "head_multiplier",
+        "weight_decay",
+        "power",
+        "warmup_steps",
+        "clip_norm",
+        "workers",
+        "log_every",
+        "checkpoint_every",
+    },
+}
+"""Settings of what a replay does not do: cut crops, move weights, go on, evaluate."""
 
 
 class Capture(BaseModel):
@@ -148,7 +170,8 @@ def replay(path: Path, config: RunConfig) -> Replay:
     """Do a captured step again, with the weights from before it; `config` may be another.
 
     Raises UserError when the capture, its run or its checkpoint is gone, when the student is
-    another, and when `config` needs what the run did not read.
+    another, when `config` needs what the run did not read, and when it changes what no captured
+    step depends on.
     """
     written, batch = read_capture(path)
     run = path.resolve().parents[1]
@@ -168,6 +191,16 @@ def replay(path: Path, config: RunConfig) -> Replay:
             f"{path}: the step was made without {', '.join(lacking)}, so it cannot be done again "
             "with settings that need them. Leave objectives.* and self_training.* out that the run "
             "did not have"
+        )
+    then, now = (
+        each.model_dump(mode="json", include=_CHANGES_NOTHING) for each in (written.config, config)
+    )
+    if changed := difference(then, now, sides=("the run had", "asked")):
+        raise UserError(
+            f"{path}: holds the crops that the step saw, and a replay moves no weights, so these "
+            "settings change nothing:\n  "
+            + "\n  ".join(changed)
+            + "\nLeave them out, or try them in a new run"
         )
     device = choose_device(config.train.device)
     state = new_state(
