@@ -12,7 +12,15 @@ from torch import nn
 
 from stages.cache.files import hash_file
 from stages.errors import ResourceError, UserError
-from stages.train.checkpoint import latest, load_student, load_training, load_weights, save, step_of
+from stages.train.checkpoint import (
+    latest,
+    load_student,
+    load_training,
+    load_weights,
+    prune,
+    save,
+    step_of,
+)
 
 
 def network(seed: int) -> nn.Module:
@@ -22,6 +30,10 @@ def network(seed: int) -> nn.Module:
 
 def write(run: Path, step: int) -> Path:
     return save(run, step, student=network(step), training={"steps": [step], "x": torch.ones(2)})
+
+
+def names_in(run: Path) -> list[str]:
+    return sorted(path.name for path in (run / "checkpoints").iterdir())
 
 
 def test_what_is_saved_comes_back_bit_for_bit(tmp_path: Path) -> None:
@@ -41,10 +53,11 @@ def test_what_is_saved_comes_back_bit_for_bit(tmp_path: Path) -> None:
 
 
 def test_the_last_two_are_kept_in_order_of_steps(tmp_path: Path) -> None:
+    known = []
     for step in (8, 9, 10, 1_000_000):
-        write(tmp_path, step)
-    names = sorted(path.name for path in (tmp_path / "checkpoints").iterdir())
-    assert names == ["step-000010", "step-1000000"]
+        known.append(write(tmp_path, step))
+        prune(tmp_path, known)
+    assert names_in(tmp_path) == ["step-000010", "step-1000000"]
     newest = latest(tmp_path)
     assert newest is not None
     assert step_of(newest) == 1_000_000
@@ -61,6 +74,26 @@ def test_a_step_can_be_saved_again(tmp_path: Path) -> None:
     (tmp_path / "checkpoints" / "step-000005" / "training.pt").write_bytes(b"")
     folder = write(tmp_path, 5)
     assert latest(tmp_path) == folder
+
+
+def test_an_intact_one_is_never_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It may be the only one: that which a run resumed from whose first step is not finite."""
+    folder = write(tmp_path, 5)
+    before = [path.stat().st_ino for path in sorted(folder.iterdir())]
+
+    def killed(*_: object) -> None:
+        raise ConnectionError("killed")
+
+    monkeypatch.setattr(Path, "rename", killed)
+    monkeypatch.setattr("stages.train.checkpoint.shutil.rmtree", killed)
+    assert write(tmp_path, 5) == folder
+    assert [path.stat().st_ino for path in sorted(folder.iterdir())] == before
+
+
+def test_what_a_kill_left_is_cleared_by_the_next_save(tmp_path: Path) -> None:
+    (tmp_path / "checkpoints" / "step-000007.partial").mkdir(parents=True)
+    write(tmp_path, 5)
+    assert names_in(tmp_path) == ["step-000005"]
 
 
 @pytest.mark.parametrize("at", ["sync", "hash_file", "write_durably", "rename"])
@@ -122,10 +155,24 @@ def test_damaged_ones_push_out_no_whole_one(tmp_path: Path) -> None:
     for step in (30, 40):
         (write(tmp_path, step) / "training.pt").write_bytes(b"")
     assert latest(tmp_path) is None
-    for step in (10, 20, 25):
-        assert write(tmp_path, step) == latest(tmp_path)
-    names = sorted(path.name for path in (tmp_path / "checkpoints").iterdir())
-    assert names == ["step-000020", "step-000025", "step-000030", "step-000040"]
+    known = []
+    for step in (10, 20, 25, 50, 60):
+        known.append(write(tmp_path, step))
+        prune(tmp_path, known)
+        assert latest(tmp_path) == known[-1]
+        if step == 25:
+            assert names_in(tmp_path) == [f"step-0000{each}" for each in (20, 25, 30, 40)]
+        if step == 50:
+            assert names_in(tmp_path) == [f"step-0000{each}" for each in (25, 30, 40, 50)]
+    assert names_in(tmp_path) == ["step-000050", "step-000060"]
+
+
+def test_one_that_this_process_did_not_check_is_no_reserve(tmp_path: Path) -> None:
+    for step in (10, 20, 30):
+        write(tmp_path, step)
+    prune(tmp_path, [])
+    prune(tmp_path, [tmp_path / "checkpoints" / "step-000030"])
+    assert len(names_in(tmp_path)) == 3
 
 
 @pytest.mark.parametrize("file", ["student.safetensors", "training.pt", "meta.json"])

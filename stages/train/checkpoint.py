@@ -6,13 +6,14 @@
       meta.json             step, and the size and hash of the other two; written last
 
 A checkpoint is written to `step-000200.partial`, synced to disk and renamed, so a crash never
-leaves half of one under its final name. Nothing in it can carry code: safetensors, and torch.load
-with weights_only.
+leaves half of one under its final name; the next save clears what it left. Nothing in it can carry
+code: safetensors, and torch.load with weights_only.
 """
 
 import json
 import logging
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
@@ -28,7 +29,7 @@ from stages.train.run_folder import read_record, read_text
 from stages.train.student import Student, build_student
 
 KEPT = 2
-"""Checkpoints kept: the newest, and one before in case the newest is damaged."""
+"""Whole checkpoints kept: the newest, and one before in case the newest is damaged."""
 
 _FORMAT = 1
 _WEIGHTS, _TRAINING, _META = "student.safetensors", "training.pt", "meta.json"
@@ -37,12 +38,16 @@ logger = logging.getLogger(__name__)
 
 
 def save(run: Path, step: int, *, student: nn.Module, training: dict[str, Any]) -> Path:
-    """Write the checkpoint after `step` steps, then delete all but the last KEPT until then.
+    """Write the checkpoint after `step` steps.
 
-    `training` holds tensors and plain values only: what a resume needs besides the weights.
-    Raises ResourceError when it cannot be written; the ones before are kept then.
+    `training` holds tensors and plain values only: what a resume needs besides the weights. One
+    of this step is replaced if it is damaged, and stays if it is intact. Raises ResourceError when
+    it cannot be written.
     """
     final = place(run, step)
+    # While it is replaced it would be missing, and a run that has just resumed may have no other.
+    if final.exists() and _fault(final) is None:
+        return final
     partial = final.with_name(final.name + PARTIAL)
     try:
         _write(partial, step, student=student, training=training)
@@ -60,14 +65,22 @@ def save(run: Path, step: int, *, student: nn.Module, training: dict[str, Any]) 
             f"{final}: the checkpoint could not be written ({error}). Checkpoints that are kept: "
             f"{names}. Make room, or mend what the message names, and go on with --resume"
         ) from error
-    # Later ones are damaged, or the run would go on from there: they push out nothing.
-    for old in [each for each in _by_step(run) if step_of(each) <= step][:-KEPT]:
-        shutil.rmtree(old)
     return final
 
 
+def prune(run: Path, known: Sequence[Path]) -> None:
+    """Delete what is older than the last KEPT of `known`: those that this process has written or
+    found intact, oldest first. Any other may be damaged, and so pushes out nothing."""
+    if len(known) < KEPT:
+        return
+    for each in _by_step(run):
+        if step_of(each) < step_of(known[-KEPT]):
+            shutil.rmtree(each)
+
+
 def _write(folder: Path, step: int, *, student: nn.Module, training: dict[str, Any]) -> None:
-    shutil.rmtree(folder, ignore_errors=True)
+    for left in folder.parent.glob(f"step-*{PARTIAL}"):
+        shutil.rmtree(left, ignore_errors=True)
     folder.mkdir(parents=True)
     weights = {name: tensor.contiguous() for name, tensor in student.state_dict().items()}
     save_file(weights, folder / _WEIGHTS)

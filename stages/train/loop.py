@@ -103,6 +103,7 @@ def train(
         saved = checkpoint.latest(out) if goes_on else None
     goes_on, saved = told_by_first((goes_on, saved))
     start = 0 if saved is None else checkpoint.step_of(saved)
+    known = [] if saved is None else [saved]
     if saved is not None and start == settings.steps:
         return TrainResult(out, saved, start, {})
     text_CD = torch.from_numpy(store.read_all("text"))
@@ -129,6 +130,8 @@ def train(
             logs = done % settings.log_every == 0 or done == settings.steps
             outcome = gradients(state, batch, classes, config, number=step, logs=logs)
             if not finite(outcome, state):
+                if log is not None:
+                    log.sync()
                 raise capture(out, step, batch, outcome, state, config, store=store)
             state.bank = outcome.bank
             update(state, step, outcome.norm, config)
@@ -140,7 +143,11 @@ def train(
                     log.write(done, metrics)
             stopped = agree(Status.STOP if interrupt.signal else Status.FINE) == Status.STOP
             if done % settings.checkpoint_every == 0 or done == settings.steps or stopped:
-                saved = save_state(out, done, state) if writes else checkpoint.place(out, done)
+                saved = checkpoint.place(out, done)
+                if log is not None:
+                    log.sync()
+                    known.append(save_state(out, done, state))
+                    checkpoint.prune(out, known)
             progress(TrainProgress(done, settings.steps, metrics))
             if stopped:
                 interrupt.raise_()

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -36,6 +37,10 @@ class MetricsLog:
         self._file.flush()
         for name, value in metrics.items():
             self._board.add_scalar(name, value, step)
+
+    def sync(self) -> None:
+        """Bring `metrics.jsonl` to the disk: what a checkpoint has passed, no resume does again."""
+        os.fsync(self._file.fileno())
 
     def __enter__(self) -> Self:
         return self
