@@ -98,7 +98,9 @@ def test_a_run_without_a_checkpoint_counts_as_none(tmp_path: Path, resume: bool)
     }
 
 
-@pytest.mark.parametrize("left", ["text.safetensors.partial", "text.safetensors"])
+@pytest.mark.parametrize(
+    "left", ["text.safetensors.partial", "text.safetensors", ".lock", ".writer.json"]
+)
 def test_a_run_killed_before_its_record_counts_as_none(tmp_path: Path, left: str) -> None:
     (tmp_path / left).write_bytes(b"half")
     assert not check_folder(tmp_path, record_of(), resume=False)

@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Callable
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -35,6 +35,7 @@ from stages.train.run_folder import (
     check_folder,
     git_revision,
     note_resumption,
+    only_writer,
     package_versions,
     write_record,
 )
@@ -89,70 +90,74 @@ def train(
     has its share of every batch, and `out` is where all see it (`processes`).
 
     Raises UserError (folder in use, resumed with other settings, crop and student do not fit),
-    CacheError (the store does not fit), DatasetError (a file cannot be read), ResourceError (GPU,
-    weights, memory, disk, a killed loader process) and NonFiniteError.
+    CacheLocked (another process trains into `out`), CacheError (the store does not fit),
+    DatasetError (a file cannot be read), ResourceError (GPU, weights, memory, disk, a killed loader
+    process) and NonFiniteError.
     """
     settings, writes = config.train, processes()[0] == 0
     check_shares(settings)
     check_store(store, spec, config)
     record = _record(config, store=store, spec=spec, root=root, experiment=experiment)
-    goes_on, saved = False, None
-    if writes:
-        note_use(store.path)
-        goes_on = check_folder(out, record, resume=resume)
-        saved = checkpoint.latest(out) if goes_on else None
-    goes_on, saved = told_by_first((goes_on, saved))
-    start = 0 if saved is None else checkpoint.step_of(saved)
-    known = [] if saved is None else [saved]
-    if saved is not None and start == settings.steps:
-        return TrainResult(out, saved, start, {})
-    text_CD = torch.from_numpy(store.read_all("text"))
-    device = choose_device(settings.device)
-    precision = autocast_type(settings.precision, device)
-    with explained(config):
-        state = _prepare(config, saved, width=text_CD.shape[1], device=device, precision=precision)
-    batches = make_loader(store, spec, root, config, start_step=start)
-    if writes and goes_on:
-        note_resumption(out, start, record)
-    elif writes:
-        write_record(out, record, text_CD)
-    classes = make_classes(spec, text_CD, device, protocol=config.protocol)
-    metrics: dict[str, float] = {}
-    with explained(config), ExitStack() as held:
-        log = held.enter_context(MetricsLog(out, start_step=start)) if writes else None
-        interrupt = held.enter_context(held_signals())
-        held.enter_context(closing(batches))
-        throughput = Throughput(cache_bytes(store, config))
-        for step in range(start, settings.steps):
-            with throughput.waiting(settings.batch):
-                batch = next(batches).to(device)
-            done = step + 1
-            logs = done % settings.log_every == 0 or done == settings.steps
-            outcome = gradients(state, batch, classes, config, number=step, logs=logs)
-            if not finite(outcome, state):
-                if log is not None:
-                    log.sync()
-                raise capture(out, step, batch, outcome, state, config, store=store)
-            state.bank = outcome.bank
-            update(state, step, outcome.norm, config)
-            if logs:
-                metrics = outcome.numbers()
-                metrics["learning_rate"] = learning_rate(step, settings.learning_rate, settings)
-                metrics |= throughput.report()
-                if log is not None:
-                    log.write(done, metrics)
-            stopped = agree(Status.STOP if interrupt.signal else Status.FINE) == Status.STOP
-            if done % settings.checkpoint_every == 0 or done == settings.steps or stopped:
-                saved = checkpoint.place(out, done)
-                if log is not None:
-                    log.sync()
-                    known.append(save_state(out, done, state))
-                    checkpoint.prune(out, known)
-            progress(TrainProgress(done, settings.steps, metrics))
-            if stopped:
-                interrupt.raise_()
-    assert saved is not None
-    return TrainResult(out, saved, settings.steps, metrics)
+    with only_writer(out) if writes else nullcontext():
+        goes_on, saved = False, None
+        if writes:
+            note_use(store.path)
+            goes_on = check_folder(out, record, resume=resume)
+            saved = checkpoint.latest(out) if goes_on else None
+        goes_on, saved = told_by_first((goes_on, saved))
+        start = 0 if saved is None else checkpoint.step_of(saved)
+        known = [] if saved is None else [saved]
+        if saved is not None and start == settings.steps:
+            return TrainResult(out, saved, start, {})
+        text_CD = torch.from_numpy(store.read_all("text"))
+        device = choose_device(settings.device)
+        precision = autocast_type(settings.precision, device)
+        with explained(config):
+            state = _prepare(
+                config, saved, width=text_CD.shape[1], device=device, precision=precision
+            )
+        batches = make_loader(store, spec, root, config, start_step=start)
+        if writes and goes_on:
+            note_resumption(out, start, record)
+        elif writes:
+            write_record(out, record, text_CD)
+        classes = make_classes(spec, text_CD, device, protocol=config.protocol)
+        metrics: dict[str, float] = {}
+        with explained(config), ExitStack() as held:
+            log = held.enter_context(MetricsLog(out, start_step=start)) if writes else None
+            interrupt = held.enter_context(held_signals())
+            held.enter_context(closing(batches))
+            throughput = Throughput(cache_bytes(store, config))
+            for step in range(start, settings.steps):
+                with throughput.waiting(settings.batch):
+                    batch = next(batches).to(device)
+                done = step + 1
+                logs = done % settings.log_every == 0 or done == settings.steps
+                outcome = gradients(state, batch, classes, config, number=step, logs=logs)
+                if not finite(outcome, state):
+                    if log is not None:
+                        log.sync()
+                    raise capture(out, step, batch, outcome, state, config, store=store)
+                state.bank = outcome.bank
+                update(state, step, outcome.norm, config)
+                if logs:
+                    metrics = outcome.numbers()
+                    metrics["learning_rate"] = learning_rate(step, settings.learning_rate, settings)
+                    metrics |= throughput.report()
+                    if log is not None:
+                        log.write(done, metrics)
+                stopped = agree(Status.STOP if interrupt.signal else Status.FINE) == Status.STOP
+                if done % settings.checkpoint_every == 0 or done == settings.steps or stopped:
+                    saved = checkpoint.place(out, done)
+                    if log is not None:
+                        log.sync()
+                        known.append(save_state(out, done, state))
+                        checkpoint.prune(out, known)
+                progress(TrainProgress(done, settings.steps, metrics))
+                if stopped:
+                    interrupt.raise_()
+        assert saved is not None
+        return TrainResult(out, saved, settings.steps, metrics)
 
 
 def check_shares(config: TrainConfig) -> None:

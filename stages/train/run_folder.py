@@ -6,11 +6,15 @@ resumed.jsonl       one line per resumption: step, versions, revision, processes
                     the settings that were changed
 metrics.jsonl, tensorboard/    see metrics_log
 checkpoints/        see checkpoint
+.lock, .writer.json    of the one training that writes here: see `stages.cache.lock`
 """
 
+import json
 import logging
 import shutil
 import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 
@@ -20,15 +24,16 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor
 
-from stages.cache.files import PARTIAL, json_lines, write_durably
+from stages.cache.files import PARTIAL, disk_errors, json_lines, make_folder, write_durably
+from stages.cache.lock import HOLDER, LOCK, acquire, release
 from stages.cache.recipe import difference
 from stages.data.spec import DatasetSpec
-from stages.errors import UserError
+from stages.errors import CacheLocked, UserError
 from stages.train.config import RunConfig
 
 _RECORD, _TEXT, _RESUMED = "run.json", "text.safetensors", "resumed.jsonl"
 _CHECKPOINTS = "checkpoints"
-_FIRST_FILES = {_TEXT, _TEXT + PARTIAL, _RECORD + PARTIAL}
+_FIRST_FILES = {LOCK, HOLDER, _TEXT, _TEXT + PARTIAL, _RECORD + PARTIAL}
 """All that a folder can hold whose run was killed before its record was written."""
 _PACKAGES = ("torch", "segmentation_models_pytorch", "timm", "albumentations", "numpy", "pillow")
 
@@ -79,6 +84,40 @@ def git_revision() -> str | None:
     return done.stdout.strip()
 
 
+@contextmanager
+def only_writer(out: Path) -> Iterator[None]:
+    """Keep other trainings from a run folder; one that is new and still empty in the end goes.
+
+    Raises CacheLocked when another process trains into it, UserError when it is something else,
+    and ResourceError when it cannot be written.
+    """
+    _check_nothing_else(out)
+    new = not out.exists()
+    with disk_errors(out, f"its {LOCK}"):
+        make_folder(out)
+        try:
+            lock = acquire(out)
+        except CacheLocked as error:
+            raise CacheLocked(
+                f"{out}: {_holder(out)} trains into this folder. Wait until it ends, and the lock "
+                "with it, or give another --out"
+            ) from error
+    try:
+        yield
+    finally:
+        if new and _names(out) <= {LOCK, HOLDER}:
+            shutil.rmtree(out, ignore_errors=True)
+        release(out, lock)
+
+
+def _holder(out: Path) -> str:
+    try:
+        holder = json.loads((out / HOLDER).read_bytes())
+        return f"process {holder['pid']} on {holder['host']} (since {holder['since']})"
+    except (OSError, ValueError, KeyError, TypeError):  # being written at this moment
+        return "another process"
+
+
 def check_folder(out: Path, record: RunRecord, *, resume: bool) -> bool:
     """Is there a run to go on with? False: `write_record` may make one here.
 
@@ -87,9 +126,8 @@ def check_folder(out: Path, record: RunRecord, *, resume: bool) -> bool:
     the machine, and change results by rounding or how batch normalisation sees a batch), and for
     a folder that holds anything else.
     """
+    _check_nothing_else(out)
     if not (out / _RECORD).exists():
-        if out.exists() and not (out.is_dir() and _names(out) <= _FIRST_FILES):
-            raise UserError(f"{out}: exists and is no run. Give another --out")
         return False
     # Damaged ones count: they are for a person to look at, not to be replaced.
     if not any(not each.name.endswith(PARTIAL) for each in (out / _CHECKPOINTS).glob("step-*")):
@@ -105,6 +143,13 @@ def check_folder(out: Path, record: RunRecord, *, resume: bool) -> bool:
             + "\nResume with the settings it was started with, or give another --out"
         )
     return True
+
+
+def _check_nothing_else(out: Path) -> None:
+    if is_run(out) or not out.exists():
+        return
+    if not (out.is_dir() and _names(out) <= _FIRST_FILES):
+        raise UserError(f"{out}: exists and is no run. Give another --out")
 
 
 def _names(folder: Path) -> set[str]:
