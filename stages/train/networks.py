@@ -16,6 +16,7 @@ from stages.errors import ResourceError, UserError
 from stages.train import mscan, segnext, setr
 from stages.train.config import StudentConfig
 from stages.train.encoder_weights import load_encoder_weights
+from stages.train.segformer import FusedFirst
 
 _OURS = ("segnext", "setr_mla", "setr_naive", "setr_pup")
 
@@ -109,15 +110,16 @@ def _smp_network(config: StudentConfig, *, hub: bool) -> Network:
         encoder_weights=weights if hub else None,
         **options,
     )
-    if config.architecture == "segformer" and module.encoder.out_channels[1]:
-        module.decoder = _four_stages(module.encoder)
+    if config.architecture == "segformer":
+        stride_2 = module.encoder.out_channels[1]
+        module.decoder = FusedFirst(_four_stages(module.encoder) if stride_2 else module.decoder)
     head = next(part for part in module.segmentation_head.modules() if isinstance(part, nn.Conv2d))
     module.segmentation_head = nn.Identity()
     multiple = math.lcm(module.encoder.output_stride, _COARSEST_STRIDE)
     return Network(module, head.in_channels, multiple)
 
 
-def _four_stages(encoder: Any) -> nn.Module:
+def _four_stages(encoder: Any) -> SegformerDecoder:
     """SegFormer's decoder of strides 4 to 32, as in its paper, for a convolutional encoder.
 
     smp decodes the encoder's stride-2 map too where there is one: 256 channels at twice the side,
@@ -130,5 +132,4 @@ def _four_stages(encoder: Any) -> nn.Module:
 
     encoder.register_forward_hook(without_stride_2)
     channels = encoder.out_channels
-    decoder: nn.Module = SegformerDecoder(encoder_channels=[channels[0], 0, *channels[2:]])
-    return decoder
+    return SegformerDecoder(encoder_channels=[channels[0], 0, *channels[2:]])
