@@ -19,11 +19,11 @@ from PIL import Image
 from tiny_store import GRID, write_store
 
 from stages.cache.reader import Store
-from stages.data.geometry import pool_tokens
+from stages.data.geometry import crop_tokens, pool_tokens
 from stages.data.spec import VOID, DatasetSpec, load_spec
 from stages.errors import CacheError, DatasetError, ResourceError, UserError
 from stages.train import batches
-from stages.train.batches import Batch, CropDataset
+from stages.train.batches import Batch, CropDataset, join, with_dense_tokens
 from stages.train.config import RunConfig
 from stages.train.loader import make_loader
 from stages.train.resources import explained
@@ -182,6 +182,31 @@ def test_tokens_of_the_image_and_of_the_crop(world: tuple[Store, DatasetSpec, Pa
     expected_D = pool_tokens(store.read("dense", row), view)
     assert (cropped.token_BD[0].numpy() == expected_D).all()
     assert store.read("dense", row).shape[1:] == GRID
+
+
+def test_dense_tokens_are_those_of_the_crop_and_zero_outside(
+    world: tuple[Store, DatasetSpec, Path],
+) -> None:
+    store, spec, root = world
+    settings = {"scale": (0.3, 2.0), "crop": (32, 48)}
+    config = config_of(settings, objectives={"dense": 1.0, "dense_stride": 8})
+    crops, views = CropDataset(store, spec, root, config), []
+    batch = with_dense_tokens(join([crops[position] for position in range(12)]))
+    assert batch.dense_BDyx is not None
+    for position, row in enumerate(batch.row_B.tolist()):
+        label_HW = np.array(Image.open(root / store.index[row]["label"]))
+        label_HW[label_HW == 3] = VOID
+        rng = view_rng(0, position)
+        view = random_view(rng, (48, 64), config.augmentation, visible_HW=label_HW)
+        dense_Dhw = store.read("dense", row).astype(np.float64)
+        dense_Dhw /= np.linalg.norm(dense_Dhw, axis=0)
+        expected_Dyx = crop_tokens(dense_Dhw, view, (4, 6))
+        np.testing.assert_allclose(batch.dense_BDyx[position], expected_Dyx, atol=1e-6)
+        views.append(view)
+    assert {view.flip for view in views} == {True, False}
+    padded_B = (batch.dense_BDyx == 0).all(1).flatten(1).any(1)
+    assert padded_B.any()
+    assert not padded_B.all()
 
 
 def test_batches_do_not_depend_on_workers(world: tuple[Store, DatasetSpec, Path]) -> None:

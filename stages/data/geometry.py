@@ -135,14 +135,23 @@ def _linear_weights(centre_R: NDArray[np.float64], cells: int) -> NDArray[np.flo
     return weight_Rh.astype(np.float32)
 
 
+def token_weights(
+    view: View, size: tuple[int, int], grid: tuple[int, int]
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """(R, h) and (C, w): what each row and column of a token grid adds to those of a view's output.
+
+    A token of the output is the sum over the grid of row weight x column weight x token.
+    """
+    y_R, x_C = cell_centres(view, *size)
+    return _linear_weights(y_R, grid[0]), _linear_weights(x_C, grid[1])
+
+
 def crop_tokens(
     dense_Dhw: NDArray[np.floating], view: View, size: tuple[int, int]
 ) -> NDArray[np.float32]:
     """(D, rows, columns) dense tokens seen through a view: bilinear, 0 outside the image."""
-    y_R, x_C = cell_centres(view, *size)
-    row_Rh = _linear_weights(y_R, dense_Dhw.shape[1])
-    column_Cw = _linear_weights(x_C, dense_Dhw.shape[2])
     depth, height, width = dense_Dhw.shape
+    row_Rh, column_Cw = token_weights(view, size, (height, width))
     # One product for the columns of all channels: a product per channel costs twice the time.
     tokens_RC = np.asarray(dense_Dhw, dtype=np.float32).reshape(-1, width) @ column_Cw.T
     tokens_DRC = row_Rh @ tokens_RC.reshape(depth, height, -1)

@@ -8,19 +8,20 @@ masks that the store keeps per image, D CLIP width.
 
 import math
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, get_worker_info
 
 from stages.cache.codec import DENSE
 from stages.cache.reader import Store
-from stages.data.geometry import View, crop_image, crop_map, crop_tokens, inside, pool_tokens
+from stages.data.geometry import View, crop_image, crop_map, inside, pool_tokens, token_weights
 from stages.data.images import read_image
 from stages.data.spec import VOID, DatasetSpec
 from stages.data.visible import read_visible_label
@@ -53,6 +54,11 @@ class Batch:
     """float32: CLIP's token of each mask of the image."""
     local_id_BK: Tensor | None = None
     """int64: the masks: class id, FIRST_REGION + r of latent region r, -1: none."""
+    stored_BDhw: Tensor | None = None
+    """Dense tokens of the whole image as the store gives them, until `with_dense_tokens`."""
+    down_Byh: Tensor | None = None
+    across_Bxw: Tensor | None = None
+    """float32: weights of the image's rows and columns of tokens in those of the crop."""
     dense_BDyx: Tensor | None = None
     """float32: unit dense tokens, one per `dense_stride` pixels each way, 0 outside the image."""
 
@@ -75,11 +81,36 @@ class Batch:
         return self.each(lambda each: each.to(device, non_blocking=True))
 
 
+def with_dense_tokens(batch: Batch) -> Batch:
+    """The batch with the dense tokens of its crops in the place of the images'; else as it is.
+
+    Done where the student runs: a loader would take longer for it than for reading the tokens, and
+    send twice the bytes.
+    """
+    if batch.stored_BDhw is None:
+        return batch
+    unit_BDhw = F.normalize(batch.stored_BDhw.float(), dim=1)
+    # Two operands at a time, each a product per image.
+    tokens_BDhx = torch.einsum("bdhw,bxw->bdhx", unit_BDhw, batch.across_Bxw)
+    dense_BDyx = torch.einsum("byh,bdhx->bdyx", batch.down_Byh, tokens_BDhx)
+    return replace(batch, stored_BDhw=None, down_Byh=None, across_Bxw=None, dense_BDyx=dense_BDyx)
+
+
 def join(batches: Sequence[Batch]) -> Batch:
     """One batch of several."""
     columns = [[getattr(batch, field.name) for batch in batches] for field in fields(Batch)]
-    joined: list[Any] = [None if column[0] is None else torch.cat(column) for column in columns]
+    joined: list[Any] = [None if column[0] is None else _cat(column) for column in columns]
     return Batch(*joined)
+
+
+def _cat(column: Sequence[Tensor]) -> Tensor:
+    """Joined, in a loader process where the training process can see it: one copy less."""
+    if get_worker_info() is None:
+        return torch.cat(list(column))
+    first = column[0]
+    shape = (sum(len(each) for each in column), *first.shape[1:])
+    joined = torch.empty(shape, dtype=first.dtype).share_memory_()
+    return torch.cat(list(column), out=joined)
 
 
 class CropDataset(Dataset[Batch]):
@@ -140,7 +171,7 @@ class CropDataset(Dataset[Batch]):
             image_3HW[:, ~inside_HW] = 0
         region_HW, token_D = self._region(row, view), self._token(row, view, number)
         local_KD, id_K = self._local(row)
-        dense_Dyx = self._dense(row, view)
+        stored_Dhw, down_yh, across_xw = self._dense(row, view)
         return Batch(
             row_B=torch.tensor([row]),
             image_B3HW=torch.from_numpy(image_3HW)[None],
@@ -150,7 +181,9 @@ class CropDataset(Dataset[Batch]):
             token_BD=_tensor(token_D),
             local_BKD=_tensor(local_KD),
             local_id_BK=_tensor(id_K),
-            dense_BDyx=_tensor(dense_Dyx),
+            stored_BDhw=_tensor(stored_Dhw),
+            down_Byh=_tensor(down_yh),
+            across_Bxw=_tensor(across_xw),
         )
 
     def _view(self, row: int, position: int, visible_HW: NDArray[np.uint8]) -> tuple[View, int]:
@@ -185,15 +218,14 @@ class CropDataset(Dataset[Batch]):
         local_KD, id_K = (self._store.read(name, row) for name in ("local", "local_ids"))
         return local_KD.astype(np.float32), id_K.astype(np.int64)
 
-    def _dense(self, row: int, view: View) -> NDArray[np.float32] | None:
+    def _dense(self, row: int, view: View) -> tuple[NDArray[Any] | None, ...]:
         if not self._config.uses_dense:
-            return None
-        # torch turns half precision into single five times as fast as numpy does.
-        dense_Dhw = torch.from_numpy(self._store.read("dense", row)).float().numpy()
-        dense_Dhw /= np.maximum(np.sqrt(np.einsum("dhw,dhw->hw", dense_Dhw, dense_Dhw)), 1e-12)
+            return None, None, None
+        stored_Dhw = self._store.read("dense", row)
         stride = self._config.objectives.dense_stride
         rows, columns = (side // stride for side in self._config.augmentation.crop)
-        return crop_tokens(dense_Dhw, view, (rows, columns))
+        grid = (stored_Dhw.shape[1], stored_Dhw.shape[2])
+        return stored_Dhw, *token_weights(view, (rows, columns), grid)
 
 
 def cache_bytes(store: Store, config: RunConfig) -> int:
