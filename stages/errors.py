@@ -24,7 +24,7 @@ class CacheError(UserError):
 
 
 class CacheLocked(CacheError):
-    """Another process writes this store."""
+    """Another process writes this store or run folder."""
 
     exit_code = 6
 

@@ -57,7 +57,7 @@ def acquire(path: StorePath) -> Lock:
         inner.acquire()
     except Timeout as error:
         raise CacheLocked(
-            f"{path}: {_named(path)} writes this store. Wait until it ends; the lock ends with it"
+            f"{path}: {held_by(path)} writes this store. Wait until it ends; the lock ends with it"
         ) from error
     holder = {
         "pid": os.getpid(),
@@ -65,7 +65,7 @@ def acquire(path: StorePath) -> Lock:
         "since": datetime.now(UTC).isoformat(timespec="seconds"),
     }
     if isinstance(path, Path):
-        died = _named(path) if (path / HOLDER).exists() else None
+        died = held_by(path) if (path / HOLDER).exists() else None
         lock = Lock(inner, canonical_json(holder).encode(), died)
         try:
             (path / HOLDER).write_bytes(lock.holder)
@@ -119,7 +119,7 @@ def holder_of(path: StorePath) -> str | None:
     """
     if isinstance(path, Path) or not exists(path / HOLDER):
         return None
-    return _named(path)
+    return held_by(path)
 
 
 def unlock(path: StorePath) -> None:
@@ -144,15 +144,15 @@ def _create(path: "UPath", holder: bytes) -> None:
             return
         if not _ended(path):
             raise CacheLocked(
-                f"{path}: {_named(path)} writes this store. Wait until it ends. If it was killed, "
+                f"{path}: {held_by(path)} writes this store. Wait until it ends. If it was killed, "
                 f"`zsseg cache unlock {path}` takes its lock away"
             ) from error
-        _log.warning("%s: taking over from %s, which has ended", path, _named(path))
+        _log.warning("%s: taking over from %s, which has ended", path, held_by(path))
         remote.delete(file)
         try:
             remote.create(file, holder)
         except FileExistsError as other:
-            raise CacheLocked(f"{path}: {_named(path)} writes this store") from other
+            raise CacheLocked(f"{path}: {held_by(path)} writes this store") from other
 
 
 def _ended(path: "UPath") -> bool:
@@ -188,7 +188,8 @@ def _content(path: "UPath") -> bytes | None:
         return None
 
 
-def _named(path: StorePath) -> str:
+def held_by(path: StorePath) -> str:
+    """Who holds the lock of a folder, for a message."""
     try:
         holder: dict[str, Any] = json.loads(read_bytes(path / HOLDER))
         return f"process {holder['pid']} on {holder['host']} (since {holder['since']})"

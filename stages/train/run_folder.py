@@ -9,7 +9,6 @@ checkpoints/        see checkpoint
 .lock, .writer.json    of the one training that writes here: see `stages.cache.lock`
 """
 
-import json
 import logging
 import shutil
 import subprocess
@@ -25,7 +24,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor
 
 from stages.cache.files import PARTIAL, disk_errors, json_lines, make_folder, write_durably
-from stages.cache.lock import HOLDER, LOCK, acquire, release
+from stages.cache.lock import HOLDER, LOCK, acquire, held_by, release
 from stages.cache.recipe import difference
 from stages.data.spec import DatasetSpec
 from stages.errors import CacheLocked, UserError
@@ -99,7 +98,7 @@ def only_writer(out: Path) -> Iterator[None]:
             lock = acquire(out)
         except CacheLocked as error:
             raise CacheLocked(
-                f"{out}: {_holder(out)} trains into this folder. Wait until it ends, and the lock "
+                f"{out}: {held_by(out)} trains into this folder. Wait until it ends, and the lock "
                 "with it, or give another --out"
             ) from error
     try:
@@ -108,14 +107,6 @@ def only_writer(out: Path) -> Iterator[None]:
         if new and _names(out) <= {LOCK, HOLDER}:
             shutil.rmtree(out, ignore_errors=True)
         release(out, lock)
-
-
-def _holder(out: Path) -> str:
-    try:
-        holder = json.loads((out / HOLDER).read_bytes())
-        return f"process {holder['pid']} on {holder['host']} (since {holder['since']})"
-    except (OSError, ValueError, KeyError, TypeError):  # being written at this moment
-        return "another process"
 
 
 def check_folder(out: Path, record: RunRecord, *, resume: bool) -> bool:
