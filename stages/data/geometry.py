@@ -64,6 +64,19 @@ def inside(view: View, rows: int, columns: int) -> NDArray[np.bool_]:
     return ((y_R >= 0) & (y_R < 1))[:, None] & ((x_C >= 0) & (x_C < 1))[None, :]
 
 
+def nearest_cells(
+    view: View, size: tuple[int, int], grid: tuple[int, int]
+) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    """(R,) and (C,): row and column of a map of `grid` cells that each output cell shows.
+
+    The one that its centre falls into; outside the image, where `inside` is False, the nearest.
+    """
+    y_R, x_C = cell_centres(view, *size)
+    row_R = np.clip(np.floor(y_R * grid[0]).astype(np.intp), 0, grid[0] - 1)
+    column_C = np.clip(np.floor(x_C * grid[1]).astype(np.intp), 0, grid[1] - 1)
+    return row_R, column_C
+
+
 def crop_map(
     map_HW: NDArray[np.uint8], view: View, size: tuple[int, int], fill: int
 ) -> NDArray[np.uint8]:
@@ -73,9 +86,8 @@ def crop_map(
     class id is never mixed and a region of the token grid keeps its exact borders.
     """
     height, width = map_HW.shape
+    row_R, column_C = nearest_cells(view, size, (height, width))
     y_R, x_C = cell_centres(view, *size)
-    row_R = np.clip(np.floor(y_R * height).astype(np.intp), 0, height - 1)
-    column_C = np.clip(np.floor(x_C * width).astype(np.intp), 0, width - 1)
     # Columns first, then whole rows: a quarter of the time of both at once.
     cropped_RC: NDArray[np.uint8] = map_HW.take(column_C, axis=1).take(row_R, axis=0)
     cropped_RC[(y_R < 0) | (y_R >= 1)] = fill
