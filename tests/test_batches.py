@@ -22,10 +22,12 @@ from stages.cache.reader import Store
 from stages.data.geometry import crop_tokens, pool_tokens
 from stages.data.spec import VOID, DatasetSpec, load_spec
 from stages.errors import CacheError, DatasetError, ResourceError, UserError
-from stages.train import batches
-from stages.train.batches import Batch, CropDataset, join, with_dense_tokens
+from stages.train import crops as crops_module
+from stages.train.batches import Batch, cut_to_crops
 from stages.train.config import RunConfig
+from stages.train.crops import CropDataset
 from stages.train.loader import make_loader
+from stages.train.packing import packed, unpacked
 from stages.train.resources import explained
 from stages.train.store_fit import check_store
 from stages.train.views import random_view, view_rng
@@ -99,7 +101,7 @@ def test_image_label_and_region_land_at_the_same_place(tmp_path: Path) -> None:
     crops = CropDataset(store, load_spec(str(description)), root, config)
     flips, padded = set(), False
     for position in range(40):
-        item = crops[position]
+        item = cut_to_crops(crops[position])
         assert item.region_BHW is not None
         region_HW, inside_HW = item.region_BHW[0].numpy(), item.inside_BHW[0].numpy()
         grey_HW = (item.image_B3HW[0, 0].numpy() * 0.229 + 0.485) * 255
@@ -124,7 +126,7 @@ def test_outside_the_image_nothing_is_shown(world: tuple[Store, DatasetSpec, Pat
     config = config_of(
         WHOLE | {"crop": (56, 80), "photometric": True}, self_training={"method": "rst"}
     )
-    item = CropDataset(store, spec, root, config)[1]
+    item = cut_to_crops(CropDataset(store, spec, root, config)[1])
     assert item.region_BHW is not None
     for map_BHW, outside in ((item.inside_BHW, 0), (item.label_BHW, VOID), (item.region_BHW, 0)):
         assert (map_BHW[0, 48:] == outside).all()
@@ -163,7 +165,7 @@ def test_only_what_the_objectives_need_is_read(
     monkeypatch.setattr(Store, "read", recorded)
     item = crops[0]
     assert seen == arrays
-    assert (item.region_BHW is not None) == ("regions" in arrays)
+    assert (cut_to_crops(item).region_BHW is not None) == ("regions" in arrays)
     assert (item.token_BD is not None) == bool(arrays & {"cls", "dense"})
 
 
@@ -191,7 +193,7 @@ def test_dense_tokens_are_those_of_the_crop_and_zero_outside(
     settings = {"scale": (0.3, 2.0), "crop": (32, 48)}
     config = config_of(settings, objectives={"dense": 1.0, "dense_stride": 8})
     crops, views = CropDataset(store, spec, root, config), []
-    batch = with_dense_tokens(join([crops[position] for position in range(12)]))
+    batch = cut_to_crops(unpacked(packed([crops[position] for position in range(12)])))
     assert batch.dense_BDyx is not None
     for position, row in enumerate(batch.row_B.tolist()):
         label_HW = np.array(Image.open(root / store.index[row]["label"]))
@@ -309,7 +311,7 @@ def test_a_killed_worker_is_explained(
     def die(_: Path) -> NDArray[np.uint8]:
         os._exit(1)
 
-    monkeypatch.setattr(batches, "read_image", die)
+    monkeypatch.setattr(crops_module, "read_image", die)
     config = config_of(train={"workers": 1})
     loader: Iterator[Batch] = make_loader(store, spec, root, config)
     with pytest.raises(ResourceError, match=r"train\.workers=0"), explained(config):
@@ -337,7 +339,7 @@ def test_an_error_of_ours_in_a_worker_is_not_a_killed_worker(
     def wrong(_: Path) -> NDArray[np.uint8]:
         raise RuntimeError("our own mistake")
 
-    monkeypatch.setattr(batches, "read_image", wrong)
+    monkeypatch.setattr(crops_module, "read_image", wrong)
     config = config_of(train={"workers": 2})
     others = set(multiprocessing.active_children())
     with pytest.raises(RuntimeError, match="our own mistake") as caught, explained(config):

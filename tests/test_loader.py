@@ -11,9 +11,11 @@ from torch import Tensor
 
 from stages.errors import CacheError
 from stages.train import checkpoint
-from stages.train.batches import Batch, CropDataset, cache_bytes, join
+from stages.train.batches import Batch
 from stages.train.config import RunConfig
+from stages.train.crops import CropDataset, cache_bytes
 from stages.train.loader import Steps, make_loader
+from stages.train.packing import Packed, packed, unpacked
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
 
@@ -44,9 +46,9 @@ def test_processes_share_the_batches_of_one(world: World, count: int) -> None:
     for step in range(3):
         whole = Steps(crops, 6, number=0, count=1)[step]
         shares = [Steps(crops, 6, number=number, count=count)[step] for number in range(count)]
-        assert isinstance(whole, Batch)
-        parts = [each for each in shares if isinstance(each, Batch)]
-        assert same(join(parts), whole)
+        assert isinstance(whole, Packed)
+        parts = [unpacked(each) for each in shares if isinstance(each, Packed)]
+        assert same(unpacked(packed(parts)), unpacked(whole))
 
 
 @pytest.mark.parametrize("method", ["fork", "spawn"])

@@ -197,7 +197,7 @@ def test_a_file_that_one_cannot_read_ends_both_with_one_message(
                 raise DatasetError(f"{path}: gone")
             return read_image(path)
 
-        monkeypatch.setattr("stages.train.batches.read_image", failing)
+        monkeypatch.setattr("stages.train.crops.read_image", failing)
 
     (first, said), (second, why) = ended(world, tmp_path, prepare=prepare)
     assert (first, said, second) == (1, "", 9)

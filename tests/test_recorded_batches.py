@@ -15,8 +15,9 @@ from stages.cache.reader import Store
 from stages.data.geometry import View, crop_tokens, pool_tokens
 from stages.data.spec import VOID, DatasetSpec, load_spec
 from stages.errors import CacheError
-from stages.train.batches import CropDataset, with_dense_tokens
+from stages.train.batches import cut_to_crops
 from stages.train.config import AugmentationConfig, RunConfig
+from stages.train.crops import CropDataset
 from stages.train.loader import make_loader
 from stages.train.store_fit import check_store, recorded_views
 from stages.train.views import recorded_view, view_rng
@@ -87,7 +88,7 @@ def test_a_view_s_pixels_go_with_its_token(world: tuple[Store, DatasetSpec, Path
     crops = CropDataset(store, spec, root, config_of())
     drawn = set()
     for position in range(32):
-        item = with_dense_tokens(crops[position])
+        item = cut_to_crops(crops[position])
         row = int(item.row_B)
         assert item.token_BD is not None
         assert item.region_BHW is not None

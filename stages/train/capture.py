@@ -221,9 +221,9 @@ def _lacking(written: Capture, batch: Batch, config: RunConfig) -> list[str]:
     """What settings need that a captured step did not have."""
     needs = {
         "CLIP's tokens of the images": (config.uses_token, batch.token_BD is not None),
-        "latent regions": (config.uses_regions, batch.region_BHW is not None),
+        "latent regions": (config.uses_regions, batch.image_region_Bhw is not None),
         "local tokens": (config.uses_local, batch.local_BKD is not None),
-        "dense tokens": (config.uses_dense, batch.stored_BDhw is not None),
+        "dense tokens": (config.uses_dense, batch.image_dense_BDhw is not None),
         "an averaged student": (config.uses_average, written.config.uses_average),
     }
     return [what for what, (needed, there) in needs.items() if needed and not there]

@@ -17,13 +17,15 @@ from torch.utils.data import DataLoader, Dataset
 from stages.cache.reader import Store
 from stages.data.spec import DatasetSpec
 from stages.errors import UserError
-from stages.train.batches import Batch, CropDataset, join
+from stages.train.batches import Batch
 from stages.train.config import RunConfig
+from stages.train.crops import CropDataset
+from stages.train.packing import Packed, packed, unpacked
 from stages.train.photometric import one_opencv_thread
 from stages.train.processes import processes
 
 
-class Steps(Dataset[Batch | UserError]):
+class Steps(Dataset[Packed | UserError]):
     """A process's batches of a run by step; pickles, for workers that are spawned.
 
     An error is an item: torch would raise it again with the worker's traceback as its message.
@@ -34,16 +36,15 @@ class Steps(Dataset[Batch | UserError]):
         self._crops, self._batch = crops, batch
         self._first, self._images = number * batch // count, batch // count
 
-    def __getitem__(self, step: int) -> Batch | UserError:
+    def __getitem__(self, step: int) -> Packed | UserError:
         start = step * self._batch
         own = range(start + self._first, start + self._first + self._images)
-        try:
-            batch = join([self._crops[position] for position in own])
-        except UserError as error:
-            return error
         # As many as the images of all processes need, so that what they share has one shape.
         slots = self._crops.slots(range(start, start + self._batch))
-        return less_empty_slots(batch, slots)
+        try:
+            return packed([less_empty_slots(self._crops[position], slots) for position in own])
+        except UserError as error:
+            return error
 
 
 def less_empty_slots(batch: Batch, slots: int) -> Batch:
@@ -83,7 +84,7 @@ def make_loader(
 
 
 def _batches(steps: Steps, config: RunConfig, start_step: int) -> Generator[Batch, None, None]:
-    loader: DataLoader[Batch | UserError] = DataLoader(
+    loader: DataLoader[Packed | UserError] = DataLoader(
         steps,
         batch_size=None,
         sampler=range(start_step, config.train.steps),
@@ -98,7 +99,7 @@ def _batches(steps: Steps, config: RunConfig, start_step: int) -> Generator[Batc
         for item in items:
             if isinstance(item, UserError):
                 raise item
-            yield item
+            yield unpacked(item)
     finally:
         # torch ends its workers when the iterator is freed, and an error's traceback keeps it. They
         # ignore SIGTERM, so Python would wait for them at its end for ever.

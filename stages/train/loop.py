@@ -13,10 +13,10 @@ from stages.cache.uses import note_use
 from stages.data.spec import DatasetSpec
 from stages.errors import UserError
 from stages.train import checkpoint
-from stages.train.batches import cache_bytes
 from stages.train.capture import capture, finite
 from stages.train.classes import make_classes
 from stages.train.config import RunConfig, TrainConfig
+from stages.train.crops import cache_bytes
 from stages.train.device import autocast_type, choose_device
 from stages.train.interrupt import held_signals
 from stages.train.loader import make_loader

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn.utils import get_total_norm
 
-from stages.train.batches import Batch, with_dense_tokens
+from stages.train.batches import Batch, cut_to_crops
 from stages.train.classes import Classes
 from stages.train.config import RunConfig
 from stages.train.contrast import Bank, Pool, enqueue, pool_of
@@ -86,7 +86,7 @@ def gradients(
     fit into memory is done again in twice as many parts. `logs` asks for what only a log wants.
     """
     buffers = [each.clone() for each in state.student.buffers()]
-    batch = with_dense_tokens(batch)
+    batch = cut_to_crops(batch)
     bank, pool = state.bank, None
     if config.objectives.global_distillation:
         assert batch.token_BD is not None
