@@ -33,7 +33,7 @@ format: install ## rewrite the code in the house format
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: install ## every ratio of docs/performance.md (an hour or more; BENCH="--quick --only stage_one")
+bench: install ## every ratio of docs/performance.md (40 minutes or more; BENCH="--quick --only stage_one")
 	$(BIN)/python -m benchmarks.run $(BENCH)
 
 clean: ## remove .venv, caches and build products (never data_cache, runs or demo)

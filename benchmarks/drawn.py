@@ -23,7 +23,7 @@ WIDTH, GRID, MASKS = 512, (32, 32), 16
 def write_data(folder: Path, *, images: int, classes: int) -> DatasetSpec:
     """A data set of the `folder` layout: smooth shapes with the grain of a photograph.
 
-    Every tenth class is unseen: the last ones.
+    A tenth of the classes, the last ones, is unseen.
     """
     rng = np.random.default_rng(0)
     for kind in ("images", "labels"):
@@ -42,7 +42,7 @@ def write_data(folder: Path, *, images: int, classes: int) -> DatasetSpec:
     description = folder / "data.yaml"
     description.write_text(
         f"name: drawn\nlayout: folder\nclasses: [{', '.join(names)}]\n"
-        f"unseen: [{', '.join(names[-classes // 10 :])}]\n"
+        f"unseen: [{', '.join(names[-(classes // 10) :])}]\n"
         'ignore: [255]\npatterns: {images: "images/{split}", labels: "labels/{split}"}\n'
     )
     return load_spec(str(description))
