@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 from commands import zsseg
+from safetensors.torch import save
 from test_cli import logging_as_before
 from tiny_run import (
     EVERYTHING,
@@ -20,9 +21,12 @@ from tiny_run import (
 
 from stages.errors import NonFiniteError, ResourceError, UserError
 from stages.train import checkpoint
+from stages.train.batches import cut_to_crops
 from stages.train.capture import read_capture, replay
 from stages.train.config import RunConfig
 from stages.train.losses import batch_losses
+from stages.train.state import State
+from stages.train.step import Outcome, gradients
 
 __all__ = ["logging_as_before"]  # a fixture that is used by itself
 
@@ -161,6 +165,38 @@ def test_what_the_run_did_not_read_cannot_be_added(
     assert replay(file, more_parts).bad == []
 
 
+def test_a_capture_with_regions_and_tokens_of_the_crops_is_as_good(captured: Path) -> None:
+    """Those of before the loader sent whole images' are."""
+    expected = str(replay(captured, read_capture(captured)[0].config))  # NaN is not NaN
+    _, batch = read_capture(captured)
+    assert batch.image_region_Bhw is not None
+    kept = {name: each for name, each in vars(cut_to_crops(batch)).items() if each is not None}
+    assert {"region_BHW", "dense_BDyx"} <= kept.keys()
+    tensors = {name: each.contiguous() for name, each in kept.items()}
+    captured.with_suffix(".safetensors").write_bytes(save(tensors))
+    assert str(replay(captured, read_capture(captured)[0].config)) == expected
+
+
+def test_parts_are_those_of_the_step_unless_others_are_asked_for(
+    captured: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = json.loads(captured.read_text())
+    captured.write_text(json.dumps(data | {"parts": 2}))
+    seen: list[int] = []
+
+    def noted(state: State, *given: Any, **options: Any) -> Outcome:
+        seen.append(state.parts)
+        return gradients(state, *given, **options)
+
+    monkeypatch.setattr("stages.train.capture.gradients", noted)
+    written, _ = read_capture(captured)
+    whole = with_changes(written.config.model_dump(), {"train": {"accumulate": 2}})
+    captured.write_text(json.dumps(data | {"parts": 2, "config": whole.model_dump(mode="json")}))
+    replay(captured, whole)
+    replay(captured, written.config)
+    assert seen == [2, 1]
+
+
 @pytest.mark.parametrize(
     ("section", "name", "value"),
     [
@@ -169,6 +205,7 @@ def test_what_the_run_did_not_read_cannot_be_added(
         ("train", "workers", 2),
         ("train", "batch", 4),
         ("train", "learning_rate", 1e-6),
+        ("objectives", "token", "pooled"),
         ("objectives", "dense_stride", 16),
         ("self_training", "ema_decay", 0.5),
     ],

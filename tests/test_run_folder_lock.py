@@ -1,6 +1,7 @@
 """One training at a time writes a run folder; whoever reads it is not kept waiting."""
 
 import os
+import shutil
 import signal
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,18 @@ def config_of(**train: Any) -> RunConfig:
 @pytest.fixture
 def world(tmp_path: Path) -> World:
     return make_world(tmp_path)
+
+
+def test_a_folder_that_vanished_hides_no_error(tmp_path: Path) -> None:
+    def fails() -> None:
+        with only_writer(tmp_path / "run"):
+            shutil.rmtree(tmp_path / "run")
+            raise ResourceError("no room")
+
+    with pytest.raises(ResourceError, match="no room"):
+        fails()
+    with only_writer(tmp_path / "run"):  # nor does it keep the lock
+        assert (tmp_path / "run").is_dir()
 
 
 @pytest.mark.parametrize("workers", [0, 2])

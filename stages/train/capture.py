@@ -20,7 +20,7 @@ from stages.cache.reader import Store
 from stages.cache.recipe import difference
 from stages.errors import NonFiniteError, ResourceError, UserError
 from stages.train import checkpoint
-from stages.train.batches import Batch
+from stages.train.batches import Batch, cut_to_crops
 from stages.train.classes import make_classes
 from stages.train.config import RunConfig
 from stages.train.device import autocast_type, choose_device
@@ -34,7 +34,7 @@ _FOLDER = "non_finite"
 _CHANGES_NOTHING: dict[str, bool | set[str]] = {
     "augmentation": True,
     "evaluate": True,
-    "objectives": {"dense_stride"},
+    "objectives": {"token", "dense_stride"},
     "self_training": {"ema_decay"},
     "train": {
         "batch",
@@ -211,7 +211,9 @@ def replay(path: Path, config: RunConfig) -> Replay:
         weights=False,
     )
     load_state(folder, state)
-    state.parts = min(max(state.parts, written.parts), len(batch.row_B))
+    if config.train.accumulate == written.config.train.accumulate:
+        state.parts = written.parts  # which may be more, where memory was short
+    state.parts = min(state.parts, len(batch.row_B))
     classes = make_classes(record.dataset, text_CD, device, protocol=config.protocol)
     outcome = gradients(state, batch.to(device), classes, config, number=written.step, logs=False)
     return Replay(written.step, written.images, _values(outcome))
@@ -219,11 +221,12 @@ def replay(path: Path, config: RunConfig) -> Replay:
 
 def _lacking(written: Capture, batch: Batch, config: RunConfig) -> list[str]:
     """What settings need that a captured step did not have."""
+    cut = cut_to_crops(batch)
     needs = {
         "CLIP's tokens of the images": (config.uses_token, batch.token_BD is not None),
-        "latent regions": (config.uses_regions, batch.image_region_Bhw is not None),
+        "latent regions": (config.uses_regions, cut.region_BHW is not None),
         "local tokens": (config.uses_local, batch.local_BKD is not None),
-        "dense tokens": (config.uses_dense, batch.image_dense_BDhw is not None),
+        "dense tokens": (config.uses_dense, cut.dense_BDyx is not None),
         "an averaged student": (config.uses_average, written.config.uses_average),
     }
     return [what for what, (needed, there) in needs.items() if needed and not there]

@@ -83,7 +83,7 @@ def train(
 
     `progress` is called after every step. With `resume` it goes on from the newest intact
     checkpoint, bit-identical on a CPU to a run that was never interrupted; a finished run stays as
-    it is, byte for byte. Ctrl-C and SIGTERM save a checkpoint at the end of the step, then raise
+    it is. Ctrl-C and SIGTERM save a checkpoint at the end of the step, then raise
     KeyboardInterrupt and SystemExit(143).
 
     Under `torchrun` or `accelerate launch` every process calls this with the same arguments; each

@@ -13,7 +13,7 @@ import logging
 import shutil
 import subprocess
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib.metadata import version
 from pathlib import Path
 
@@ -104,9 +104,12 @@ def only_writer(out: Path) -> Iterator[None]:
     try:
         yield
     finally:
-        if new and _names(out) <= {LOCK, HOLDER}:
-            shutil.rmtree(out, ignore_errors=True)
-        release(out, lock)
+        # The folder may be gone, or its disk: that must neither hide an error nor keep the lock.
+        with suppress(OSError):
+            if new and _names(out) <= {LOCK, HOLDER}:
+                shutil.rmtree(out, ignore_errors=True)
+        with suppress(OSError):
+            release(out, lock)
 
 
 def check_folder(out: Path, record: RunRecord, *, resume: bool) -> bool:
