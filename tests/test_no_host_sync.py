@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from stages.data.spec import FIRST_REGION, VOID, DatasetSpec
-from stages.train.batches import Batch
+from stages.train.batches import Batch, cut_to_crops
 from stages.train.classes import Classes, make_classes
 from stages.train.config import RunConfig
 from stages.train.contrast import empty_bank, enqueue
@@ -92,6 +92,28 @@ def inputs() -> tuple[Tensor, Batch, Classes]:
     text_CD = F.normalize(torch.randn(5, WIDTH), dim=1)
     made = make_classes(SPEC, text_CD, torch.device("cpu"), protocol="transductive")
     return torch.randn(2, WIDTH, *GRID, requires_grad=True), batch, made
+
+
+def test_nor_does_what_cuts_regions_and_tokens_to_the_crops() -> None:
+    _, batch, _ = inputs()
+    row_BH, column_BW = (torch.arange(side).expand(2, -1) // 8 for side in CROP)
+    batch = replace(
+        batch,
+        region_BHW=None,
+        dense_BDyx=None,
+        image_region_Bhw=torch.ones(2, 4, 6, dtype=torch.uint8),
+        row_BH=row_BH,
+        column_BW=column_BW,
+        image_dense_BDhw=torch.randn(2, WIDTH, 4, 6).half(),
+        down_Byh=torch.rand(2, 2, 4),
+        across_Bxw=torch.rand(2, 5, 6),
+    )
+    with NoAnswers():  # type: ignore[no-untyped-call]
+        cut = cut_to_crops(batch)
+    assert cut.region_BHW is not None
+    assert torch.equal(cut.region_BHW.bool(), batch.inside_BHW)
+    assert cut.dense_BDyx is not None
+    assert cut.dense_BDyx.shape == (2, WIDTH, 2, 5)
 
 
 @pytest.mark.parametrize("source", [None, "student", "ema", "teacher"])

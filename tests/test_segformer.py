@@ -51,6 +51,18 @@ def test_it_decodes_and_learns_as_smp_s(size: tuple[int, int], training: bool) -
         torch.testing.assert_close(value, plain.state_dict()[name], atol=1e-12, rtol=1e-10)
 
 
+def test_in_half_precision_it_is_as_near_as_smp_s() -> None:
+    plain, ours = (each.eval() for each in decoders())
+    maps = features(64, 64)
+    exact = plain(maps)
+    low = [each.float() for each in maps]
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        of_plain, of_ours = (
+            float((each.float()(low).double() - exact).abs().mean()) for each in (plain, ours)
+        )
+    assert of_ours < 2 * of_plain
+
+
 def test_a_map_of_stride_2_is_left_out() -> None:
     _, ours = decoders()
     maps = features(64, 64)

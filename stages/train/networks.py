@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import segmentation_models_pytorch as smp
 from segmentation_models_pytorch.decoders.segformer.decoder import SegformerDecoder
-from torch import Tensor, nn
+from torch import nn
 
 from stages.errors import ResourceError, UserError
 from stages.train import mscan, segnext, setr
@@ -123,13 +123,7 @@ def _four_stages(encoder: Any) -> SegformerDecoder:
     """SegFormer's decoder of strides 4 to 32, as in its paper, for a convolutional encoder.
 
     smp decodes the encoder's stride-2 map too where there is one: 256 channels at twice the side,
-    computed only to be shrunk to stride 4. A map without channels makes smp's decoder leave the
-    stage out.
+    computed only to be shrunk to stride 4. A map without channels has no part in its decoder.
     """
-
-    def without_stride_2(_encoder: nn.Module, _inputs: object, features: list[Tensor]) -> object:
-        return [features[0], features[1][:, :0], *features[2:]]
-
-    encoder.register_forward_hook(without_stride_2)
     channels = encoder.out_channels
     return SegformerDecoder(encoder_channels=[channels[0], 0, *channels[2:]])
