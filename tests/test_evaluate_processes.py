@@ -222,6 +222,24 @@ def test_other_images_in_one_are_said_once(place: Path, monkeypatch: pytest.Monk
     ]
 
 
+def test_other_names_in_one_are_said_once(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else one would wait for embeddings that the other never sends."""
+    description = draw_world(place / "world", split="val", images=5)
+    for number, name in enumerate(("cardboard box", "crate")):
+        (place / f"in-{number}").mkdir()
+        text = description.read_text().replace("cardboard box", name)
+        (place / f"in-{number}" / "own.yaml").write_text(text)
+
+    def prepare(number: int) -> None:
+        monkeypatch.chdir(place / f"in-{number}")
+
+    call = ("--run", place / "run", "--root", place / "world", "--dataset", "own.yaml")
+    first, (code, said) = ended(2, place, *call, prepare=prepare)
+    assert first == (1, "")
+    assert code == 4
+    assert "has other class names in process 1 than in process 0" in said
+
+
 def test_a_wrong_call_is_said_once(place: Path) -> None:
     (code, said), second = ended(2, place, "--split", "val")
     assert code == 2

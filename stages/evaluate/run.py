@@ -59,7 +59,7 @@ def load_run(
 
     `evaluate` replaces the settings that the run was configured with. Raises UserError when the
     folder holds no run or no checkpoint, ResourceError when `device` is not there. Processes that
-    have met (`joined_processes`) have the checkpoint that the first one found.
+    have met (`joined_processes`) all call this, and have the checkpoint that the first one found.
     """
     record = read_record(path)
     place = choose_device(device)

@@ -18,9 +18,9 @@ from torch import Tensor
 
 from stages.cache.recipe import fingerprint
 from stages.data.spec import VOID, DatasetSpec
-from stages.errors import UserError
+from stages.errors import DatasetError, UserError
 from stages.evaluate.run import Run
-from stages.train.processes import processes, take_from_first
+from stages.train.processes import processes, take_from_first, told_by_first
 
 logger = logging.getLogger(__name__)
 
@@ -79,8 +79,14 @@ def renamed(
     """The run under the prompt names of a description with the same classes, for `evaluate_run`.
 
     `encode` is asked for names that the run does not know, as in `class_text`, in the first process
-    alone. With other classes nothing is done, and `evaluate_run` says what differs.
+    alone. With other classes nothing is done, and `evaluate_run` says what differs. Raises
+    DatasetError where another process was given other names.
     """
+    if told_by_first(spec.prompt_names) != spec.prompt_names:  # before any waits for another
+        raise DatasetError(
+            f"'{spec.name}' has other class names in process {processes()[0]} than in process 0. "
+            "Give all processes the same description"
+        )
     if spec.prompt_names == run.names or spec.classes != run.spec.classes:
         return run
     text_CD = torch.empty_like(run.text_CD)
