@@ -17,7 +17,7 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
 	touch $@
 
-demo: install ## the whole pipeline on a small drawn world: some minutes, nothing to download
+demo: install ## the whole pipeline on a small drawn world: some minutes, no data or weights to download
 	$(BIN)/zsseg demo --out demo
 
 test: check ## everything that CI runs: lint, types, contracts, tests
@@ -33,7 +33,7 @@ format: install ## rewrite the code in the house format
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: install ## every ratio of docs/performance.md (40 minutes or more; BENCH="--quick --only stage_one")
+bench: install ## every ratio of docs/performance.md (about 40 minutes on two cores; BENCH="--quick --only stage_one")
 	$(BIN)/python -m benchmarks.run $(BENCH)
 
 clean: ## remove .venv, caches and build products (never data_cache, runs or demo)

@@ -99,7 +99,7 @@ def write_teacher(folder: Path) -> None:
     subprocess.run([sys.executable, "-c", script, str(folder)], check=True)
 
 
-def run(folder: Path, images: int) -> Peaks:
+def run(folder: Path, images: int, *, device: str = "auto") -> Peaks:
     """Precompute the first images on one worker process, and note the peaks of both."""
     worker, seen = 0, 0.0
 
@@ -113,20 +113,20 @@ def run(folder: Path, images: int) -> Peaks:
                 if "spawn_main" in " ".join(child.cmdline()):
                     worker = max(worker, peak(child.pid))
 
-    stage_one(folder, images, progress=look, workers=1)
+    config = _CONFIG.model_copy(update={"device": device})
+    stage_one(folder, images, progress=look, workers=1, config=config)
     return Peaks(client=peak("self"), worker=worker)
 
 
 def stage_one(folder: Path, images: int, **more: Any) -> dict[str, int]:
     """Rows that were computed."""
-    settings: dict[str, Any] = {"progress": lambda _: None} | more
+    settings: dict[str, Any] = {"progress": lambda _: None, "config": _CONFIG} | more
     return precompute(
         load_spec(str(folder / "world.yaml")),
         root=folder,
         split="train",
         teacher=f"local-dir:{folder / 'clip'}",
         cache=folder / f"cache-{images}",
-        config=_CONFIG,
         limit=images,
         update=False,
         **settings,
@@ -195,14 +195,14 @@ MEASURES = (many_images,)
 
 def main(words: Sequence[str]) -> None:
     """Do one thing in this process."""
-    what, folder, images = words
-    match what:
-        case "run":
-            sys.stdout.write(json.dumps(vars(run(Path(folder), int(images)))))
-        case "recognise":
+    match words:
+        case "run", folder, images, *device:
+            peaks = run(Path(folder), int(images), device="".join(device) or "auto")
+            sys.stdout.write(json.dumps(vars(peaks)))
+        case "recognise", folder, images:
             recognise(Path(folder), int(images))
         case _:
-            raise SystemExit(f"{what}: run or recognise")
+            raise SystemExit("run FOLDER IMAGES [DEVICE], or recognise FOLDER IMAGES")
 
 
 if __name__ == "__main__":

@@ -146,8 +146,8 @@ def train(
 ) -> None:
     """Stage two: train a student against a store. CLIP is not loaded.
 
-    For several GPUs or machines, start it with `torchrun --no-python --nproc-per-node N zsseg train
-    ...` or `accelerate launch`: batch, sample order and losses stay what they are.
+    For several GPUs or machines, start it with `torchrun --no-python --nproc-per-node N -- zsseg
+    train ...` or `accelerate launch`: batch, sample order and losses stay what they are.
     """
     from stages.train.processes import joined_processes, launched
 

@@ -20,7 +20,7 @@ pytestmark = pytest.mark.skipif(os.name == "nt", reason="signals of POSIX")
 
 # The command with forward passes that take as long as those of a large teacher.
 _SLOW = """
-import sys, time
+import signal, time
 from stages.precompute.teacher import Teacher
 dense = Teacher.dense
 def slow(*given):
@@ -29,6 +29,8 @@ def slow(*given):
 Teacher.dense = slow
 from pipeline.cli import main
 if __name__ == "__main__":
+    # As at a terminal: a job in the background of a script ignores Ctrl-C, and so do its children.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     main()
 """
 
