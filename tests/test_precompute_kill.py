@@ -13,6 +13,7 @@ import socket
 import sys
 import time
 from collections import Counter
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -244,23 +245,31 @@ def test_a_client_that_is_killed_takes_its_workers_with_it(
     rng, scenario = random.Random(1), scenarios[0]
     store, said = tmp_path / "cache" / scenario.new.name, tmp_path / "said.txt"
     arguments = (*scenario.begin(tmp_path / "cache"), "--workers", "2")
-    for number in range(CLUSTER_KILLS):
+    killed = 0
+    while killed < CLUSTER_KILLS:
         before, last = receipts(store), time.monotonic() + 100
         process = started(arguments, said)
         assert process.pid is not None
         while receipts(store) <= before and process.is_alive() and time.monotonic() < last:
             time.sleep(0.01)
         time.sleep(rng.random() * 0.2)
-        workers = psutil.Process(process.pid).children(recursive=True)
+        workers: list[psutil.Process] = []
+        with suppress(psutil.NoSuchProcess):
+            workers = psutil.Process(process.pid).children(recursive=True)
         process.kill()
         process.join()
+        if process.exitcode == 0:  # it was at its last shards, and quicker
+            shutil.rmtree(store)
+            scenario.begin(tmp_path / "cache")
+            continue
+        killed += 1
         assert process.exitcode == -signal.SIGKILL, said.read_text()
-        assert len(workers) >= 2, number
+        assert len(workers) >= 2, killed
         _, alive = psutil.wait_procs(workers, timeout=10)
         assert not alive
         check(store, scenario)
-    killed, _ = kill(scenario, tmp_path / "cache", 300.0)
-    assert not killed
+    again, _ = kill(scenario, tmp_path / "cache", 300.0)
+    assert not again
     check_end(store, scenario)
 
 
