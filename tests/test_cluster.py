@@ -1,5 +1,6 @@
 """Stage one on worker processes: the same bytes, whatever happens to a worker."""
 
+import logging
 import os
 import time
 from collections.abc import Sequence
@@ -185,6 +186,51 @@ def test_workers_of_a_running_cluster_are_joined(
     ) as cluster:
         result = run(world, tiny_clip, tmp_path, scheduler=cluster.scheduler_address)
         assert worker_processes()
+    assert content(result.path) == expected
+
+
+def test_a_cluster_without_workers_is_said_and_waited_for(
+    world: Path,
+    tiny_clip: str,
+    expected: dict[str, bytes],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """None at the start ends the run; when the last one goes meanwhile, another may come."""
+    from distributed import Client, LocalCluster
+
+    monkeypatch.setattr("stages.precompute.cluster._PATIENCE", 0.3)
+    said: list[str] = []
+
+    with LocalCluster(
+        n_workers=0, threads_per_worker=2, dashboard_address="127.0.0.1:0", silence_logs=False
+    ) as cluster:
+        address = cluster.scheduler_address
+        with pytest.raises(ResourceError, match=rf"{address}: .*no worker.*`dask worker {address}"):
+            run(world, tiny_clip, tmp_path, scheduler=address)
+        cluster.scale(1)
+        with Client(cluster, set_as_default=False) as client:
+            client.wait_for_workers(1, timeout=60)
+
+        class Heard(logging.Handler):
+            def emit(self, record: logging.LogRecord) -> None:
+                if "no worker is left" in record.getMessage() and not said:
+                    said.append(record.getMessage())
+                    cluster.scale(1)
+
+        def look(now: Progress) -> None:
+            if now.done and not gone:
+                gone.append(now.done)
+                cluster.scale(0)
+
+        gone: list[int] = []
+        handler = Heard()
+        logging.getLogger("stages.precompute.cluster").addHandler(handler)
+        try:
+            result = run(world, tiny_clip, tmp_path, scheduler=address, progress=look)
+        finally:
+            logging.getLogger("stages.precompute.cluster").removeHandler(handler)
+    assert address in said[0]
     assert content(result.path) == expected
 
 

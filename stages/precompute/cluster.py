@@ -8,12 +8,13 @@ worker twice is looked at alone, and halved until the image is found that no pro
 import logging
 import os
 import signal
+import threading
 import time
 import uuid
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from functools import partial
 from itertools import islice
 from multiprocessing import resource_tracker
@@ -34,6 +35,9 @@ Answer = TypeVar("Answer")
 
 _LOST = 2
 """Times that a shard may lose its worker before it is looked at alone."""
+
+_PATIENCE = 60.0
+"""Seconds without any worker after which that is said."""
 
 _log = logging.getLogger(__name__)
 
@@ -253,8 +257,16 @@ class Cluster:
                 client = Client(cluster, set_as_default=False)
             _log.info("%d workers; dashboard: %s", self._workers, cluster.dashboard_link)
         self._open.enter_context(client)
+        address = client.scheduler_info()["address"]
         if not client.nthreads():
-            client.wait_for_workers(1, timeout=60)
+            try:
+                client.wait_for_workers(1, timeout=_PATIENCE)
+            except TimeoutError as error:
+                raise ResourceError(
+                    f"{address}: this dask scheduler has no worker, and none came within "
+                    f"{_PATIENCE:.0f} s. `dask worker {address}` starts one"
+                ) from error
+        self._open.enter_context(_missed(client, address))
         plugin = worker.make_plugin(self._files, self._config.shards_at_once, self._devices())
         client.register_plugin(plugin, self._name)
         client.subscribe_topic(self._name, self._told)
@@ -276,6 +288,31 @@ class Cluster:
     def _told(self, event: tuple[float, Any]) -> None:
         _, steps = event
         self._tick(steps)
+
+
+@contextmanager
+def _missed(client: "Client", address: str) -> Iterator[None]:
+    """Says again and again within that there is no worker: dask waits for one in silence."""
+    over = threading.Event()
+
+    def look() -> None:
+        while not over.wait(_PATIENCE):
+            with suppress(OSError, TimeoutError):  # who waits for an answer meets it too
+                if not client.nthreads():
+                    _log.warning(
+                        "no worker is left at %s: waiting for one. `dask worker %s` starts one; "
+                        "Ctrl-C ends this run, and keeps what is committed",
+                        address,
+                        address,
+                    )
+
+    thread = threading.Thread(target=look, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
 
 
 @contextmanager
