@@ -199,7 +199,7 @@ def test_a_cluster_without_workers_is_said_and_waited_for(
     """None at the start ends the run; when the last one goes meanwhile, another may come."""
     from distributed import Client, LocalCluster
 
-    monkeypatch.setattr("stages.precompute.cluster._PATIENCE", 0.3)
+    monkeypatch.setattr("stages.precompute.workers._PATIENCE", 0.3)
     said: list[str] = []
 
     with LocalCluster(
@@ -225,11 +225,11 @@ def test_a_cluster_without_workers_is_said_and_waited_for(
 
         gone: list[int] = []
         handler = Heard()
-        logging.getLogger("stages.precompute.cluster").addHandler(handler)
+        logging.getLogger("stages.precompute.workers").addHandler(handler)
         try:
             result = run(world, tiny_clip, tmp_path, scheduler=address, progress=look)
         finally:
-            logging.getLogger("stages.precompute.cluster").removeHandler(handler)
+            logging.getLogger("stages.precompute.workers").removeHandler(handler)
     assert address in said[0]
     assert content(result.path) == expected
 

@@ -60,8 +60,11 @@ def test_cache_and_data_load_no_torch() -> None:
         ("jinja2", {"pipeline/report.py"}),
         ("albumentations", {"stages/train/photometric.py"}),
         ("cuml", {"stages/precompute/kmeans.py"}),
-        ("dask", {"stages/precompute/cluster.py"}),
-        ("distributed", {"stages/precompute/cluster.py", "stages/precompute/worker.py"}),
+        ("dask", {"stages/precompute/workers.py"}),
+        (
+            "distributed",
+            {f"stages/precompute/{name}.py" for name in ("cluster", "worker", "workers")},
+        ),
         ("segmentation_models_pytorch", {"stages/train/networks.py"}),
         ("sklearn", {"stages/precompute/kmeans.py", "stages/precompute/agreement.py"}),  # and score
         ("timm", {"stages/train/mscan.py", "stages/train/setr.py"}),

@@ -1,5 +1,6 @@
-"""Many processes compute the shards, here or on other machines: with `worker.py` the door to dask.
+"""Many processes compute the shards, here or on other machines.
 
+With `workers.py`, who they are, and `worker.py`, what one does, the door to dask.
 Each worker process has its own teacher on its own device and writes whole shards; this process
 alone keeps the ledger. A shard whose worker is lost is done again elsewhere. A shard that loses its
 worker twice is looked at alone, and halved until the image is found that no process survives.
@@ -7,17 +8,13 @@ worker twice is looked at alone, and halved until the image is found that no pro
 
 import logging
 import os
-import signal
-import threading
 import time
 import uuid
-import warnings
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager, ExitStack
 from functools import partial
 from itertools import islice
-from multiprocessing import resource_tracker
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from stages.cache.place import StorePath
@@ -27,6 +24,7 @@ from stages.precompute.config import PrecomputeConfig
 from stages.precompute.engine import Engine, Here, Outcomes, Tick, Workshop
 from stages.precompute.jobs import KILLED, Commission, Job, Outcome
 from stages.precompute.teacher_files import TeacherFiles
+from stages.precompute.workers import reach
 
 if TYPE_CHECKING:
     from distributed import Client, Future
@@ -35,9 +33,6 @@ Answer = TypeVar("Answer")
 
 _LOST = 2
 """Times that a shard may lose its worker before it is looked at alone."""
-
-_PATIENCE = 60.0
-"""Seconds without any worker after which that is said."""
 
 _log = logging.getLogger(__name__)
 
@@ -215,58 +210,12 @@ class Cluster:
             time.sleep(0.1)
 
     def _start(self) -> "Client":
-        from dask import config
-        from distributed import Client, LocalCluster
-
-        # What it has to say of lost workers is said here, in words of images and shards.
-        logging.getLogger("distributed").setLevel(logging.CRITICAL)
-        # It keeps its last messages, by default a thousand: of each shard all that it was sent.
-        self._open.enter_context(config.set({"distributed.admin.low-level-log-length": 10}))
-        if self._scheduler is not None:
-            try:
-                client = Client(self._scheduler, timeout=20, set_as_default=False)
-            except (OSError, ValueError) as error:
-                raise ResourceError(
-                    f"--scheduler {self._scheduler}: no dask scheduler answers there ({error}). "
-                    "`dask scheduler` starts one, `dask worker ADDRESS` its workers"
-                ) from error
-        else:
-            assert self._workers is not None
-            names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
-            # Who set OMP_NUM_THREADS means each process; without it they share the machine.
-            threads = os.environ.get(names[0]) or max(1, (os.cpu_count() or 1) // self._workers)
-            environment = {
-                f"distributed.nanny.pre-spawn-environ.{name}": os.environ.get(name) or str(threads)
-                for name in names
-            }
-            with (
-                _away_from_the_terminal(),
-                config.set({"distributed.scheduler.allowed-failures": 0, **environment}),
-                warnings.catch_warnings(),
-            ):
-                warnings.filterwarnings("ignore", "Port .* is already in use")
-                cluster = LocalCluster(
-                    n_workers=self._workers,
-                    threads_per_worker=self._config.shards_at_once,
-                    memory_limit=0,
-                    host="127.0.0.1",
-                    dashboard_address="127.0.0.1:8787",
-                    silence_logs=logging.CRITICAL,
-                )
-                self._open.enter_context(cluster)
-                client = Client(cluster, set_as_default=False)
-            _log.info("%d workers; dashboard: %s", self._workers, cluster.dashboard_link)
-        self._open.enter_context(client)
-        address = client.scheduler_info()["address"]
-        if not client.nthreads():
-            try:
-                client.wait_for_workers(1, timeout=_PATIENCE)
-            except TimeoutError as error:
-                raise ResourceError(
-                    f"{address}: this dask scheduler has no worker, and none came within "
-                    f"{_PATIENCE:.0f} s. `dask worker {address}` starts one"
-                ) from error
-        self._open.enter_context(_missed(client, address))
+        client = reach(
+            self._open,
+            workers=self._workers,
+            threads=self._config.shards_at_once,
+            scheduler=self._scheduler,
+        )
         plugin = worker.make_plugin(self._files, self._config.shards_at_once, self._devices())
         client.register_plugin(plugin, self._name)
         client.subscribe_topic(self._name, self._told)
@@ -288,49 +237,6 @@ class Cluster:
     def _told(self, event: tuple[float, Any]) -> None:
         _, steps = event
         self._tick(steps)
-
-
-@contextmanager
-def _missed(client: "Client", address: str) -> Iterator[None]:
-    """Says again and again within that there is no worker: dask waits for one in silence."""
-    over = threading.Event()
-
-    def look() -> None:
-        while not over.wait(_PATIENCE):
-            with suppress(OSError, TimeoutError):  # who waits for an answer meets it too
-                if not client.nthreads():
-                    _log.warning(
-                        "no worker is left at %s: waiting for one. `dask worker %s` starts one; "
-                        "Ctrl-C ends this run, and keeps what is committed",
-                        address,
-                        address,
-                    )
-
-    thread = threading.Thread(target=look, daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        over.set()
-        thread.join()
-
-
-@contextmanager
-def _away_from_the_terminal() -> Iterator[None]:
-    """Threads and processes that are started within do not get the Ctrl-C of a terminal.
-
-    It is sent to all that run there. This process ends its workers itself, and they would answer
-    with tracebacks. Within, it waits for the end of this block.
-    """
-    if os.name == "nt":
-        yield
-        return
-    resource_tracker.ensure_running()  # who starts it with a process lets Ctrl-C through again
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def bisect(places: Sequence[int], dies: Callable[[Sequence[int]], bool]) -> int | None:
