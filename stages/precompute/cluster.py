@@ -1,6 +1,7 @@
 """Many processes compute the shards, here or on other machines.
 
 With `workers.py`, who they are, and `worker.py`, what one does, the door to dask.
+
 Each worker process has its own teacher on its own device and writes whole shards; this process
 alone keeps the ledger. A shard whose worker is lost is done again elsewhere. A shard that loses its
 worker twice is looked at alone, and halved until the image is found that no process survives.
