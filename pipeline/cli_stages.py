@@ -1,6 +1,5 @@
 """`zsseg precompute` and `zsseg train`: the two stages."""
 
-import logging
 from pathlib import Path
 from typing import Annotated
 
@@ -149,11 +148,9 @@ def train(
     For several GPUs or machines, start it with `torchrun --no-python --nproc-per-node N -- zsseg
     train ...` or `accelerate launch`: batch, sample order and losses stay what they are.
     """
-    from stages.train.processes import joined_processes, launched
+    from stages.train.processes import joined_processes
 
-    if launched()[0] > 0:  # the first process speaks for all
-        quiet = True
-        logging.disable(logging.WARNING)
+    quiet = console.others_are_silent(quiet=quiet)
     console.configure_logging(quiet=quiet)
     if replay is not None:
         _replay(replay, settings or [])

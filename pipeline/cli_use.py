@@ -1,7 +1,6 @@
 """`zsseg evaluate` and `zsseg predict`: what a run is worth, and what it is for."""
 
 import json
-import logging
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, cast
@@ -64,11 +63,9 @@ def evaluate(
     For several GPUs or machines, start it with `torchrun --no-python --nproc-per-node N -- zsseg
     evaluate ...` or `accelerate launch`: they share the images, and the result stays what it is.
     """
-    from stages.train.processes import joined_processes, launched, processes
+    from stages.train.processes import joined_processes, processes
 
-    if launched()[0] > 0:  # the first process speaks for all
-        quiet = True
-        logging.disable(logging.WARNING)
+    quiet = console.others_are_silent(quiet=quiet)
     console.configure_logging(quiet=quiet or as_json)
     from pipeline.stores import dataset_root, stored_spec
     from stages.cache.catalogue import choose_store

@@ -28,6 +28,16 @@ def configure_logging(*, quiet: bool) -> None:
     logging.captureWarnings(True)
 
 
+def others_are_silent(*, quiet: bool) -> bool:
+    """Is this process to be quiet? Of several that were launched together the first one speaks."""
+    from stages.train.processes import launched
+
+    if launched()[0] == 0:
+        return quiet
+    logging.disable(logging.WARNING)
+    return True
+
+
 @contextmanager
 def progress(title: str, *, quiet: bool = False) -> Iterator[Advance]:
     """A progress bar on a terminal; elsewhere a plain line every few seconds."""
