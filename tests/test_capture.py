@@ -14,7 +14,7 @@ from tiny_run import (
     make_world,
     metrics_of,
     run,
-    tiny_student,
+    train_tiny_students,
     weights_of,
     with_changes,
 )
@@ -44,8 +44,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> World:
 
 @pytest.fixture(autouse=True)
 def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
-    for place in ("state", "checkpoint"):
-        monkeypatch.setattr(f"stages.train.{place}.build_student", tiny_student)
+    train_tiny_students(monkeypatch)
 
 
 def poisoned(*given: Any, **options: Any) -> Any:

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from tiny_run import EVERYTHING, World, make_world, run, tiny_student, with_changes
+from tiny_run import EVERYTHING, World, make_world, run, train_tiny_students, with_changes
 
 from stages.errors import NonFiniteError
 from stages.train import checkpoint
@@ -25,7 +25,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> World:
 
 @pytest.fixture(autouse=True)
 def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("stages.train.state.build_student", tiny_student)
+    train_tiny_students(monkeypatch)
 
 
 def test_two_intact_checkpoints_are_kept_beside_a_damaged_one(world: World, tmp_path: Path) -> None:

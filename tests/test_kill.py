@@ -15,7 +15,7 @@ from tiny_run import (
     make_world,
     metrics_of,
     run,
-    tiny_student,
+    train_tiny_students,
     what_was_learnt,
     with_changes,
 )
@@ -52,7 +52,7 @@ def test_killed_and_resumed_is_uninterrupted(
     world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """SIGKILL at random moments, each time with another number of loader processes."""
-    monkeypatch.setattr("stages.train.state.build_student", tiny_student)
+    train_tiny_students(monkeypatch)
     whole, killed, said = (tmp_path / name for name in ("whole", "killed", "said"))
 
     def noted(state: Any, batch: Any, *given: Any, **options: Any) -> Any:

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from tiny_run import EVERYTHING, World, make_world, run, tiny_student, with_changes
+from tiny_run import EVERYTHING, World, make_world, run, train_tiny_students, with_changes
 from torch import Tensor
 
 from stages.errors import CacheError
@@ -97,7 +97,7 @@ def test_a_store_that_is_deleted_meanwhile_is_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, workers: int
 ) -> None:
     """The run stops at once, and goes on when the store is back."""
-    monkeypatch.setattr("stages.train.state.build_student", tiny_student)
+    train_tiny_students(monkeypatch)
     world = make_world(tmp_path)
     path, out = tmp_path / "store", tmp_path / "run"
     config = config_of(workers=workers, steps=30, checkpoint_every=2, batch=2)

@@ -8,7 +8,15 @@ from typing import Any
 
 import pytest
 from several import child
-from tiny_run import EVERYTHING, World, make_world, metrics_of, run, tiny_student, with_changes
+from tiny_run import (
+    EVERYTHING,
+    World,
+    make_world,
+    metrics_of,
+    run,
+    train_tiny_students,
+    with_changes,
+)
 
 from stages.errors import CacheLocked, ResourceError, UserError
 from stages.train import checkpoint
@@ -45,8 +53,7 @@ def test_a_second_training_is_refused_until_the_first_is_gone(
     world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, workers: int
 ) -> None:
     """Killed, it leaves no lock, though its loader processes live on for some seconds."""
-    for place in ("state", "checkpoint"):
-        monkeypatch.setattr(f"stages.train.{place}.build_student", tiny_student)
+    train_tiny_students(monkeypatch)
     out, said = tmp_path / "run", tmp_path / "said"
     heard, tell = os.pipe()
 

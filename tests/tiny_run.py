@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
 from conftest import draw_world
 from tiny_store import write_store
 from torch import Tensor, nn
@@ -71,12 +72,15 @@ def with_changes(base: Sections, *changes: Sections) -> RunConfig:
 
 
 def tiny_student(_: StudentConfig, width: int, *, pretrained: bool = True) -> Student:
-    """A student of one layer with dropout, for tests of everything around it.
-
-    Put it in the place of `stages.train.state.build_student`.
-    """
+    """A student of one layer with dropout, for tests of everything around it."""
     network = nn.Sequential(nn.Conv2d(3, 8, 4, stride=4), nn.ReLU(), nn.Dropout2d(0.2))
     return Student(network, channels=8, width=width, multiple=32)
+
+
+def train_tiny_students(patch: pytest.MonkeyPatch) -> None:
+    """Let runs train a tiny student, and their checkpoints be loaded into one."""
+    for place in ("state", "checkpoint"):
+        patch.setattr(f"stages.train.{place}.build_student", tiny_student)
 
 
 def sure_student(config: StudentConfig, width: int, *, pretrained: bool = True) -> Student:
