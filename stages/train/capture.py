@@ -20,7 +20,7 @@ from stages.cache.reader import Store
 from stages.cache.recipe import difference
 from stages.errors import NonFiniteError, ResourceError, UserError
 from stages.train import checkpoint
-from stages.train.batches import Batch, cut_to_crops
+from stages.train.batches import Batch
 from stages.train.classes import make_classes
 from stages.train.config import RunConfig
 from stages.train.device import autocast_type, choose_device
@@ -221,12 +221,18 @@ def replay(path: Path, config: RunConfig) -> Replay:
 
 def _lacking(written: Capture, batch: Batch, config: RunConfig) -> list[str]:
     """What settings need that a captured step did not have."""
-    cut = cut_to_crops(batch)
+    regions, dense = (
+        any(each is not None for each in given)
+        for given in (
+            (batch.region_BHW, batch.image_region_Bhw),
+            (batch.dense_BDyx, batch.image_dense_BDhw),
+        )
+    )
     needs = {
         "CLIP's tokens of the images": (config.uses_token, batch.token_BD is not None),
-        "latent regions": (config.uses_regions, cut.region_BHW is not None),
+        "latent regions": (config.uses_regions, regions),
         "local tokens": (config.uses_local, batch.local_BKD is not None),
-        "dense tokens": (config.uses_dense, cut.dense_BDyx is not None),
+        "dense tokens": (config.uses_dense, dense),
         "an averaged student": (config.uses_average, written.config.uses_average),
     }
     return [what for what, (needed, there) in needs.items() if needed and not there]

@@ -1,7 +1,7 @@
 """A batch in one block of memory, as loader processes send it.
 
-Between two processes each tensor costs a file descriptor and a mapping, together as much as a
-quarter of a megabyte; a batch has up to fourteen. Into page-locked memory a block is one copy too.
+Between two processes each tensor costs a file descriptor and a mapping, and a batch has up to
+fourteen. Into page-locked memory a block is one copy too.
 """
 
 from collections.abc import Sequence

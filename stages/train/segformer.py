@@ -4,8 +4,8 @@ Xie et al., SegFormer, NeurIPS 2021, Eq. 4: each stage's map is projected, all a
 stride 4 and laid side by side, and a 1 x 1 convolution fuses them. That convolution is a sum over
 the stages, and a 1 x 1 convolution may stand before an interpolation as well as after it, whose
 weights sum to 1. So each stage is projected and fused at its own size, and the results are enlarged
-and added: equal up to rounding, with a third of the multiplications, and the map of four times the
-channels never exists.
+and added: equal up to rounding, and fused with a third of the multiplications (strides 4 to 32:
+1 + 1/4 + 1/16 + 1/64 of 4), without the map of four times the channels.
 
 Legend: B batch, c channels of a stage, M channels of the decoded map, h w grid of stride 4.
 """
