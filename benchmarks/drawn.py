@@ -11,11 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from stages.cache.reader import Store
-from stages.cache.store import ArraySpec, Artifact, Writer
-from stages.data.geometry import WHOLE
-from stages.data.samples import list_samples
-from stages.data.spec import DatasetSpec, load_spec
+from zsseg.stages.cache.reader import Store
+from zsseg.stages.cache.writer import ArraySpec, Artifact, Writer
+from zsseg.stages.data.geometry import WHOLE
+from zsseg.stages.data.samples import list_samples
+from zsseg.stages.data.spec import DatasetSpec, load_spec
 
 WIDTH, GRID, MASKS = 512, (32, 32), 16
 

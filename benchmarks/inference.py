@@ -19,13 +19,13 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from benchmarks.ratio import ROUNDS, Ratio, timed_in_turn
-from stages.evaluate.inference import predict_scores, prepared
-from stages.evaluate.labelling import upsampled_argmax
-from stages.evaluate.scorer import Scorer, class_scorer
-from stages.precompute.config import DenseConfig
-from stages.precompute.dense import dense_tokens
-from stages.train.config import EvaluateConfig, StudentConfig
-from stages.train.student import build_student, class_logits
+from zsseg.stages.evaluate.inference import predict_scores, prepared
+from zsseg.stages.evaluate.labelling import upsampled_argmax
+from zsseg.stages.evaluate.scorer import Scorer, class_scorer
+from zsseg.stages.precompute.precompute_config import DenseConfig
+from zsseg.stages.precompute.teacher.dense_tokens import dense_tokens
+from zsseg.stages.train.run_config import EvaluateConfig, StudentConfig
+from zsseg.stages.train.students.student import build_student, class_logits
 
 CLASSES, WIDTH, SIZE, STRIDE = 171, 512, (512, 512), 4
 WHAT = f"mit_b0, {SIZE[0]} x {SIZE[1]}, {CLASSES} classes"

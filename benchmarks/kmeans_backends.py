@@ -14,15 +14,15 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.stores import dataset_root, stored_spec
-from stages.cache.reader import Store
-from stages.data.samples import list_samples
-from stages.data.visible import read_visible_label
-from stages.errors import ResourceError
-from stages.precompute.agreement import BACKENDS, backend_agreement
-from stages.precompute.config import RegionConfig
-from stages.precompute.kmeans import choose_backend
-from stages.precompute.regions import unlabelled_tokens
+from zsseg.pipeline.named_stores import dataset_root, stored_spec
+from zsseg.stages.cache.reader import Store
+from zsseg.stages.data.samples import list_samples
+from zsseg.stages.data.visible import read_visible_label
+from zsseg.stages.errors import ResourceError
+from zsseg.stages.precompute.make.agreement import BACKENDS, backend_agreement
+from zsseg.stages.precompute.make.kmeans import choose_backend
+from zsseg.stages.precompute.make.regions import unlabelled_tokens
+from zsseg.stages.precompute.precompute_config import RegionConfig
 
 
 def stored_images(

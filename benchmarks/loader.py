@@ -17,10 +17,10 @@ import torch
 
 from benchmarks.drawn import write_data, write_store
 from benchmarks.ratio import ROUNDS, Ratio, timed_in_turn
-from stages.cache.reader import Store
-from stages.data.spec import DatasetSpec
-from stages.train.config import RunConfig
-from stages.train.loader import make_loader
+from zsseg.stages.cache.reader import Store
+from zsseg.stages.data.spec import DatasetSpec
+from zsseg.stages.train.batches.loader import make_loader
+from zsseg.stages.train.run_config import RunConfig
 
 IMAGES, CROPS, BATCH, WORKERS = 64, 512, 8, 2
 CLASSES = 20

@@ -21,14 +21,14 @@ from benchmarks.ratio import Ratio, timed_in_turn
 from benchmarks.scale import peak
 from benchmarks.stage_one import write_teacher
 from benchmarks.step import SIZE, STEPS, WHAT, Step, batch_of, peak_of, step_of, world
-from stages.precompute.artifacts import region_arrays
-from stages.precompute.config import DenseConfig, RegionConfig
-from stages.precompute.rows import Picture
-from stages.precompute.teacher import Teacher, load_teacher
-from stages.precompute.teacher_files import resolve_teacher
-from stages.train.batches import Batch
-from stages.train.imagenet import MEAN, STD
-from stages.train.losses import nearest
+from zsseg.stages.precompute.make.artifacts import region_arrays
+from zsseg.stages.precompute.make.pictures import Picture
+from zsseg.stages.precompute.precompute_config import DenseConfig, RegionConfig
+from zsseg.stages.precompute.teacher.clip_teacher import Teacher, load_teacher
+from zsseg.stages.precompute.teacher.teacher_files import resolve_teacher
+from zsseg.stages.train.batches.batch import Batch
+from zsseg.stages.train.batches.imagenet import MEAN, STD
+from zsseg.stages.train.losses.batch_losses import nearest
 
 _REGIONS = RegionConfig(backend="sklearn")
 

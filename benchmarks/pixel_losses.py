@@ -19,9 +19,9 @@ from torch.utils.checkpoint import checkpoint
 
 from benchmarks import scale
 from benchmarks.ratio import ROUNDS, Ratio, timed_in_turn
-from stages.data.spec import VOID
-from stages.train.likelihood import negative_log_likelihood
-from stages.train.nel import nel
+from zsseg.stages.data.spec import VOID
+from zsseg.stages.train.losses.likelihood import negative_log_likelihood
+from zsseg.stages.train.losses.nel import nel
 
 Way = Literal["whole", "by image", "strips"]
 Loss = Literal["cross-entropy", "NEL"]

@@ -15,15 +15,15 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.stores import dataset_root, stored_spec
-from stages.cache.reader import Store
-from stages.data.geometry import WHOLE, crop_map
-from stages.data.labels import read_label
-from stages.data.samples import list_samples
-from stages.data.spec import VOID, DatasetSpec
-from stages.data.visible import read_visible_label
-from stages.precompute.config import RegionConfig
-from stages.precompute.regions import mine_regions, unlabelled_tokens
+from zsseg.pipeline.named_stores import dataset_root, stored_spec
+from zsseg.stages.cache.reader import Store
+from zsseg.stages.data.geometry import WHOLE, crop_map
+from zsseg.stages.data.labels import read_label
+from zsseg.stages.data.samples import list_samples
+from zsseg.stages.data.spec import VOID, DatasetSpec
+from zsseg.stages.data.visible import read_visible_label
+from zsseg.stages.precompute.make.regions import mine_regions, unlabelled_tokens
+from zsseg.stages.precompute.precompute_config import RegionConfig
 
 WINDOWS = ((8, 16), (4, 8, 16), (2, 4, 8), (16,))
 THRESHOLDS = (0.9, 0.8, 0.7)

@@ -18,11 +18,11 @@ from typing import TypeVar
 
 import numpy as np
 
-from stages.cache import remote
-from stages.cache.catalogue import find_stores
-from stages.cache.place import store_path
-from stages.cache.reader import Store
-from stages.cache.store import ArraySpec, Artifact, Writer
+from zsseg.stages.cache.catalogue import find_stores
+from zsseg.stages.cache.disk import remote
+from zsseg.stages.cache.disk.place import store_path
+from zsseg.stages.cache.reader import Store
+from zsseg.stages.cache.writer import ArraySpec, Artifact, Writer
 
 Result = TypeVar("Result")
 

@@ -20,11 +20,16 @@ import numpy as np
 import psutil
 
 from benchmarks.ratio import Ratio, timed
-from stages.data.images import write_png
-from stages.data.spec import load_spec
-from stages.precompute.config import DenseConfig, PrecomputeConfig, RegionConfig, TextConfig
-from stages.precompute.progress import Progress
-from stages.precompute.run import precompute
+from zsseg.stages.data.images import write_png
+from zsseg.stages.data.spec import load_spec
+from zsseg.stages.precompute.precompute_config import (
+    DenseConfig,
+    PrecomputeConfig,
+    RegionConfig,
+    TextConfig,
+)
+from zsseg.stages.precompute.progress import Progress
+from zsseg.stages.precompute.run import precompute
 
 _CONFIG = PrecomputeConfig(
     text=TextConfig(templates="single"),

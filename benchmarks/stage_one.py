@@ -24,25 +24,25 @@ from threadpoolctl import threadpool_limits
 from torch import Tensor
 
 from benchmarks.ratio import Ratio, timed, timed_in_turn
-from stages.cache.files import read_json_lines
-from stages.cache.manifest import HISTORY
-from stages.data.spec import VOID, DatasetSpec, load_spec
-from stages.demo.world import write_world
-from stages.precompute import run as run_module
-from stages.precompute import teacher as teacher_module
-from stages.precompute.cluster import open_engine
-from stages.precompute.config import (
+from zsseg.stages.cache.disk.files import read_json_lines
+from zsseg.stages.cache.format.manifest import HISTORY
+from zsseg.stages.data.spec import VOID, DatasetSpec, load_spec
+from zsseg.stages.demo.world import write_world
+from zsseg.stages.precompute import run as run_module
+from zsseg.stages.precompute.engine.cluster import open_engine
+from zsseg.stages.precompute.make.class_crops import class_crops
+from zsseg.stages.precompute.make.regions import mine_regions, unlabelled_tokens
+from zsseg.stages.precompute.precompute_config import (
     DenseConfig,
     LocalConfig,
     PrecomputeConfig,
     RegionConfig,
     TextConfig,
 )
-from stages.precompute.crops import class_crops
-from stages.precompute.dense import dense_tokens
-from stages.precompute.regions import mine_regions, unlabelled_tokens
-from stages.precompute.run import PrecomputeResult, foretell, precompute
-from stages.precompute.teacher_files import resolve_teacher
+from zsseg.stages.precompute.run import PrecomputeResult, foretell, precompute
+from zsseg.stages.precompute.teacher import clip_teacher as teacher_module
+from zsseg.stages.precompute.teacher.dense_tokens import dense_tokens
+from zsseg.stages.precompute.teacher.teacher_files import resolve_teacher
 
 MODEL = "ViT-B-16-quickgelu"
 SIZE = (512, 512)
@@ -224,7 +224,7 @@ def changed_crops(*, quick: bool) -> list[Ratio]:
     Fails where a dense or CLS token is computed again, or a dry run does not name the setting.
     """
     images = 16 if quick else 64
-    with subject(images, teacher=f"local-dir:{files('stages.demo') / 'clip'}") as one:
+    with subject(images, teacher=f"local-dir:{files('zsseg.stages.demo') / 'clip'}") as one:
         first = settings(shard_images=16)
         changed = settings(shard_images=16, merge_threshold=0.92)
         store = one.precompute(first, limit=images, cache="store").path

@@ -21,15 +21,15 @@ import torch
 from benchmarks.drawn import write_data, write_store
 from benchmarks.ratio import Ratio, timed_in_turn
 from benchmarks.scale import peak
-from pipeline.config import apply_settings, build, read_experiment
-from stages.cache.reader import Store
-from stages.data.spec import load_spec
-from stages.train.batches import Batch
-from stages.train.classes import make_classes
-from stages.train.config import RunConfig
-from stages.train.loader import make_loader
-from stages.train.state import new_state, update
-from stages.train.step import gradients
+from zsseg.pipeline.settings import apply_settings, build, read_experiment
+from zsseg.stages.cache.reader import Store
+from zsseg.stages.data.spec import load_spec
+from zsseg.stages.train.batches.batch import Batch
+from zsseg.stages.train.batches.known_classes import make_classes
+from zsseg.stages.train.batches.loader import make_loader
+from zsseg.stages.train.run_config import RunConfig
+from zsseg.stages.train.state import new_state, update
+from zsseg.stages.train.step import gradients
 
 Form = Literal["supervised", "cached"]
 Step = Callable[[Batch], None]

@@ -19,16 +19,16 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pipeline.stores import dataset_root, stored_spec
-from stages.cache.reader import Store
-from stages.data.labels import read_label
-from stages.data.samples import list_samples
-from stages.data.spec import VOID
-from stages.data.visible import read_visible_label
-from stages.train.losses import nearest
-from stages.train.method import Confidence
-from stages.train.self_training import pseudo_labels
-from stages.train.student import FINEST_STRIDE, class_logits
+from zsseg.pipeline.named_stores import dataset_root, stored_spec
+from zsseg.stages.cache.reader import Store
+from zsseg.stages.data.labels import read_label
+from zsseg.stages.data.samples import list_samples
+from zsseg.stages.data.spec import VOID
+from zsseg.stages.data.visible import read_visible_label
+from zsseg.stages.train.losses.batch_losses import nearest
+from zsseg.stages.train.losses.self_training import pseudo_labels
+from zsseg.stages.train.method_config import Confidence
+from zsseg.stages.train.students.student import FINEST_STRIDE, class_logits
 
 SHARES = (0.5, 0.75, 0.9, 1.0)
 

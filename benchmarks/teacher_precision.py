@@ -13,14 +13,14 @@ from pathlib import Path
 
 import numpy as np
 
-from stages.data.images import read_image
-from stages.data.samples import list_samples
-from stages.data.spec import load_spec
-from stages.precompute.config import DenseConfig, Precision
-from stages.precompute.measure import compare, spread
-from stages.precompute.teacher import load_teacher
-from stages.precompute.teacher_files import resolve_teacher
-from stages.precompute.text import embed_classes
+from zsseg.stages.data.images import read_image
+from zsseg.stages.data.samples import list_samples
+from zsseg.stages.data.spec import load_spec
+from zsseg.stages.precompute.make.token_loss import compare, spread
+from zsseg.stages.precompute.precompute_config import DenseConfig, Precision
+from zsseg.stages.precompute.teacher.clip_teacher import load_teacher
+from zsseg.stages.precompute.teacher.teacher_files import resolve_teacher
+from zsseg.stages.precompute.teacher.text_embeddings import embed_classes
 
 PRECISIONS: tuple[Precision, ...] = ("fp32", "fp16", "bf16")
 

@@ -17,9 +17,9 @@ from unittest.mock import patch
 import numpy as np
 import torch
 
-from stages.precompute.against_teacher import compare_with_teacher
-from stages.precompute.rows import Row, read_row
-from stages.precompute.teacher import load_teacher
+from zsseg.stages.precompute.check.against_teacher import compare_with_teacher
+from zsseg.stages.precompute.make.pictures import Row, read_row
+from zsseg.stages.precompute.teacher.clip_teacher import load_teacher
 
 ARTIFACTS = ("cls", "dense", "local")
 
@@ -45,7 +45,7 @@ def _seen(change: Callable[[Any], Any]) -> Any:
             row, picture=dataclasses.replace(row.picture, image_HW3=image_HW3)
         )
 
-    return patch("stages.precompute.against_teacher.read_row", changed)
+    return patch("zsseg.stages.precompute.check.against_teacher.read_row", changed)
 
 
 def _loaded(precision: str | None = None, **changes: Any) -> Any:
@@ -55,7 +55,7 @@ def _loaded(precision: str | None = None, **changes: Any) -> Any:
         settings |= {"precision": precision or settings["precision"]}
         return dataclasses.replace(load_teacher(files, **settings), **changes)
 
-    return patch("stages.precompute.teacher.load_teacher", changed)
+    return patch("zsseg.stages.precompute.teacher.clip_teacher.load_teacher", changed)
 
 
 def _brighter(image_HW3: Any) -> Any:

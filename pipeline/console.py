@@ -23,14 +23,13 @@ _SECONDS_BETWEEN_LINES = 10.0
 def configure_logging(*, quiet: bool) -> None:
     """Messages of zsseg's own modules go to stderr; of libraries, warnings only."""
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr, force=True)
-    for name in ("stages", "pipeline"):
-        logging.getLogger(name).setLevel(logging.WARNING if quiet else logging.INFO)
+    logging.getLogger("zsseg").setLevel(logging.WARNING if quiet else logging.INFO)
     logging.captureWarnings(True)
 
 
 def others_are_silent(*, quiet: bool) -> bool:
     """Is this process to be quiet? Of several that were launched together the first one speaks."""
-    from stages.train.processes import launched
+    from zsseg.stages.train.processes import launched
 
     if launched()[0] == 0:
         return quiet

@@ -7,15 +7,15 @@ from typing import TYPE_CHECKING
 
 from rich.table import Table
 
-from pipeline.console import size_text
-from stages.cache.catalogue import StoreSummary
-from stages.cache.dense_loss import DenseLoss
-from stages.data.spec import DatasetSpec
-from stages.data.verify import VerifyReport
-from stages.evaluate.result import EvaluationResult, class_rows
+from zsseg.pipeline.console import size_text
+from zsseg.stages.cache.catalogue import StoreSummary
+from zsseg.stages.cache.dense_loss import DenseLoss
+from zsseg.stages.data.dataset_check import VerifyReport
+from zsseg.stages.data.spec import DatasetSpec
+from zsseg.stages.evaluate.result import EvaluationResult, class_rows
 
 if TYPE_CHECKING:
-    from stages.precompute.progress import Phase, Progress
+    from zsseg.stages.precompute.progress import Phase, Progress
 
 
 def percent(value: float) -> str:
@@ -91,7 +91,7 @@ def precompute_words(now: "Progress") -> str:
 
 def shares(seconds: "Mapping[Phase, float]") -> str:
     """`read 4 % | preprocess 3 % | teacher 90 % | ...`: of the time that was worked."""
-    from stages.precompute.progress import PHASES
+    from zsseg.stages.precompute.progress import PHASES
 
     total = sum(seconds.values()) or 1.0
     return " | ".join(f"{p} {seconds[p] / total:.0%}" for p in PHASES if p in seconds)

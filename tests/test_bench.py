@@ -10,16 +10,16 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from clip_store import CONFIG as FOUR
-from conftest import draw_world
+from helpers.clip_store import CONFIG as FOUR
+from helpers.drawn_world import draw_world
 
 from benchmarks import online, run, scale, stage_one, step
 from benchmarks.ratio import Ratio, timed_in_turn
-from stages.data.spec import VOID, load_spec
-from stages.precompute.teacher import load_teacher
-from stages.precompute.teacher_files import resolve_teacher
-from stages.train.batches import Batch
-from stages.train.imagenet import normalise
+from zsseg.stages.data.spec import VOID, load_spec
+from zsseg.stages.precompute.teacher.clip_teacher import load_teacher
+from zsseg.stages.precompute.teacher.teacher_files import resolve_teacher
+from zsseg.stages.train.batches.batch import Batch
+from zsseg.stages.train.batches.imagenet import normalise
 
 CONFIG = FOUR.model_copy(update={"shard_images": 2})
 

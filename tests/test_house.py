@@ -27,7 +27,7 @@ def modules_after(code: str) -> set[str]:
 def test_help_loads_no_torch() -> None:
     code = (
         "import sys; sys.argv = ['zsseg', '--help']\n"
-        "from pipeline.cli import main\n"
+        "from zsseg.pipeline.cli.main import main\n"
         "try: main()\n"
         "except SystemExit: pass"
     )
@@ -46,7 +46,10 @@ def test_every_public_name_is_there(name: str) -> None:
 
 
 def test_cache_and_data_load_no_torch() -> None:
-    code = "import stages.cache.store, stages.cache.reader, stages.data.verify, stages.data.visible"
+    code = (
+        "import zsseg.stages.cache.writer, zsseg.stages.cache.reader\n"
+        "import zsseg.stages.data.dataset_check, zsseg.stages.data.visible"
+    )
     loaded = modules_after(code)
     assert "zarr" in loaded
     assert "torch" not in loaded
@@ -56,20 +59,23 @@ def test_cache_and_data_load_no_torch() -> None:
     ("package", "doors"),
     [
         ("PIL", {"stages/data/images.py", "stages/demo/canvas.py"}),  # files, and drawing
-        ("fsspec", {"stages/cache/place.py", "stages/cache/remote.py"}),
-        ("jinja2", {"pipeline/report.py"}),
-        ("albumentations", {"stages/train/photometric.py"}),
-        ("cuml", {"stages/precompute/kmeans.py"}),
-        ("dask", {"stages/precompute/workers.py"}),
+        ("fsspec", {"stages/cache/disk/place.py", "stages/cache/disk/remote.py"}),
+        ("jinja2", {"pipeline/demo/demo_report.py"}),
+        ("albumentations", {"stages/train/batches/photometric.py"}),
+        ("cuml", {"stages/precompute/make/kmeans.py"}),
+        ("dask", {"stages/precompute/engine/dask_client.py"}),
         (
             "distributed",
             {f"stages/precompute/{name}.py" for name in ("cluster", "worker", "workers")},
         ),
-        ("segmentation_models_pytorch", {"stages/train/networks.py"}),
-        ("sklearn", {"stages/precompute/kmeans.py", "stages/precompute/agreement.py"}),  # and score
-        ("timm", {"stages/train/mscan.py", "stages/train/setr.py"}),
-        ("upath", {"stages/cache/place.py"}),
-        ("zarr", {"stages/cache/arrays.py"}),
+        ("segmentation_models_pytorch", {"stages/train/students/networks.py"}),
+        (
+            "sklearn",
+            {"stages/precompute/make/kmeans.py", "stages/precompute/make/agreement.py"},
+        ),  # and score
+        ("timm", {"stages/train/students/mscan.py", "stages/train/students/setr.py"}),
+        ("upath", {"stages/cache/disk/place.py"}),
+        ("zarr", {"stages/cache/format/arrays.py"}),
         (
             "open_clip",  # the teacher: found, loaded, its last block taken apart; and the demo's
             {f"stages/precompute/{name}.py" for name in ("teacher_files", "teacher", "dense")}

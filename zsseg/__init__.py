@@ -8,30 +8,30 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from stages.cache.reader import Store as Store
-    from stages.data.spec import load_spec as load_spec
-    from stages.evaluate.evaluate import evaluate_run as evaluate_run
-    from stages.evaluate.evaluate import evaluate_teacher as evaluate_teacher
-    from stages.evaluate.predict import predict_files as predict_files
-    from stages.evaluate.run import load_run as load_run
-    from stages.precompute.config import PrecomputeConfig as PrecomputeConfig
-    from stages.precompute.run import precompute as precompute
-    from stages.train.config import RunConfig as RunConfig
-    from stages.train.loop import train as train
+    from zsseg.stages.cache.reader import Store as Store
+    from zsseg.stages.data.spec import load_spec as load_spec
+    from zsseg.stages.evaluate.evaluate import evaluate_run as evaluate_run
+    from zsseg.stages.evaluate.evaluate import evaluate_teacher as evaluate_teacher
+    from zsseg.stages.evaluate.predict import predict_files as predict_files
+    from zsseg.stages.evaluate.trained_run import load_run as load_run
+    from zsseg.stages.precompute.precompute_config import PrecomputeConfig as PrecomputeConfig
+    from zsseg.stages.precompute.run import precompute as precompute
+    from zsseg.stages.train.loop import train as train
+    from zsseg.stages.train.run_config import RunConfig as RunConfig
 
 __version__ = version("zsseg")
 
 _HOME = {
-    "PrecomputeConfig": "stages.precompute.config",
-    "RunConfig": "stages.train.config",
-    "Store": "stages.cache.reader",
-    "evaluate_run": "stages.evaluate.evaluate",
-    "evaluate_teacher": "stages.evaluate.evaluate",
-    "load_run": "stages.evaluate.run",
-    "load_spec": "stages.data.spec",
-    "precompute": "stages.precompute.run",
-    "predict_files": "stages.evaluate.predict",
-    "train": "stages.train.loop",
+    "PrecomputeConfig": "zsseg.stages.precompute.precompute_config",
+    "RunConfig": "zsseg.stages.train.run_config",
+    "Store": "zsseg.stages.cache.reader",
+    "evaluate_run": "zsseg.stages.evaluate.evaluate",
+    "evaluate_teacher": "zsseg.stages.evaluate.evaluate",
+    "load_run": "zsseg.stages.evaluate.trained_run",
+    "load_spec": "zsseg.stages.data.spec",
+    "precompute": "zsseg.stages.precompute.run",
+    "predict_files": "zsseg.stages.evaluate.predict",
+    "train": "zsseg.stages.train.loop",
 }
 
 __all__ = [*sorted(_HOME), "__version__"]

@@ -9,11 +9,11 @@ from typing import Any
 
 import numpy as np
 
-from stages.cache.arrays import open_array, read
-from stages.cache.ledger import read_receipt
-from stages.cache.manifest import Artifact, Manifest, read_manifest
-from stages.cache.place import StorePath
-from stages.errors import CacheError
+from zsseg.stages.cache.disk.place import StorePath
+from zsseg.stages.cache.format.arrays import open_array, read
+from zsseg.stages.cache.format.ledger import read_receipt
+from zsseg.stages.cache.format.manifest import Artifact, Manifest, read_manifest
+from zsseg.stages.errors import CacheError
 
 
 def make_card(path: StorePath, *, fingerprint: str, command: str | None) -> bytes:
@@ -44,7 +44,7 @@ def make_card(path: StorePath, *, fingerprint: str, command: str | None) -> byte
         "## What it holds\n\n| artifact | arrays | bytes |\n|---|---|---|\n" + "\n".join(rows),
         "## How to read it\n\n```python\n"
         "from pathlib import Path\n\n"
-        "from stages.cache.reader import Store\n\n"
+        "from zsseg.stages.cache.reader import Store\n\n"
         'store = Store.open(Path("THIS_FOLDER"))\n'
         "store.index[0]  # id, image and label of row 0\n"
         f'store.read_all("{first}")\n```\n\n'

@@ -6,11 +6,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from stages.cache.files import each, exists, file_size, folder_bytes, subfolders
-from stages.cache.manifest import GROUP, IMPORTING, REMOVING, SEAL, read_manifest
-from stages.cache.place import StorePath, check_reachable
-from stages.cache.recipe import fingerprint, plain
-from stages.errors import CacheError
+from zsseg.stages.cache.disk.files import each, exists, file_size, folder_bytes, subfolders
+from zsseg.stages.cache.disk.place import StorePath, check_reachable
+from zsseg.stages.cache.format.manifest import GROUP, IMPORTING, REMOVING, SEAL, read_manifest
+from zsseg.stages.cache.format.recipe import fingerprint, plain
+from zsseg.stages.errors import CacheError
 
 _log = logging.getLogger(__name__)
 

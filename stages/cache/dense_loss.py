@@ -8,13 +8,13 @@ was made of, so that it is not shown of another.
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from stages.cache import ledger
-from stages.cache.codec import BASIS, DENSE
-from stages.cache.files import newest, read_json_lines
-from stages.cache.manifest import HISTORY, LEDGER, Manifest
-from stages.cache.place import StorePath
-from stages.cache.recipe import fingerprint
-from stages.errors import CacheError
+from zsseg.stages.cache.disk.files import newest, read_json_lines
+from zsseg.stages.cache.disk.place import StorePath
+from zsseg.stages.cache.format import ledger
+from zsseg.stages.cache.format.codec import BASIS, DENSE
+from zsseg.stages.cache.format.manifest import HISTORY, LEDGER, Manifest
+from zsseg.stages.cache.format.recipe import fingerprint
+from zsseg.stages.errors import CacheError
 
 _KEY = "dense_loss"
 _MADE_OF = (DENSE, BASIS, "text")

@@ -11,12 +11,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from stages.cache import ledger
-from stages.cache.files import file_size, hash_file, list_files, read_bytes, read_json
-from stages.cache.manifest import GROUP, LEDGER, SEAL, Artifact, Manifest, read_manifest
-from stages.cache.place import StorePath
-from stages.cache.recipe import canonical_json, fingerprint
-from stages.errors import CacheError
+from zsseg.stages.cache.disk.files import file_size, hash_file, list_files, read_bytes, read_json
+from zsseg.stages.cache.disk.place import StorePath
+from zsseg.stages.cache.format import ledger
+from zsseg.stages.cache.format.manifest import (
+    GROUP,
+    LEDGER,
+    SEAL,
+    Artifact,
+    Manifest,
+    read_manifest,
+)
+from zsseg.stages.cache.format.recipe import canonical_json, fingerprint
+from zsseg.stages.errors import CacheError
 
 MISSING = "missing"
 

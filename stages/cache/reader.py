@@ -6,10 +6,7 @@ from typing import Any, Self
 
 import numpy as np
 
-from stages.cache import ledger
-from stages.cache.arrays import ZarrArray, open_array, read
-from stages.cache.codec import DENSE, NOT_KEPT, decode, stored_format
-from stages.cache.files import (
+from zsseg.stages.cache.disk.files import (
     each,
     file_size,
     folder_bytes,
@@ -17,11 +14,14 @@ from stages.cache.files import (
     read_ahead,
     read_json_lines,
 )
-from stages.cache.manifest import HISTORY, INDEX, Manifest, read_manifest, shard_file
-from stages.cache.place import StorePath
-from stages.cache.rows import RowLayout, lost, read_row, row_layout
-from stages.cache.verify import verify_store
-from stages.errors import CacheError
+from zsseg.stages.cache.disk.place import StorePath
+from zsseg.stages.cache.format import ledger
+from zsseg.stages.cache.format.arrays import ZarrArray, open_array, read
+from zsseg.stages.cache.format.codec import DENSE, NOT_KEPT, decode, stored_format
+from zsseg.stages.cache.format.fast_rows import RowLayout, lost, read_row, row_layout
+from zsseg.stages.cache.format.manifest import HISTORY, INDEX, Manifest, read_manifest, shard_file
+from zsseg.stages.cache.verify import verify_store
+from zsseg.stages.errors import CacheError
 
 _SHOWN = 5
 

@@ -8,10 +8,7 @@ from typing import Any
 
 import xxhash
 
-from stages.cache import ledger
-from stages.cache.arrays import array_json
-from stages.cache.aside import PREVIOUS, finish, set_aside
-from stages.cache.files import (
+from zsseg.stages.cache.disk.files import (
     exists,
     list_files,
     read_bytes,
@@ -20,8 +17,11 @@ from stages.cache.files import (
     remove_folder,
     write_durably,
 )
-from stages.cache.lock import HOLDER, LOCK
-from stages.cache.manifest import (
+from zsseg.stages.cache.disk.lock import HOLDER, LOCK
+from zsseg.stages.cache.disk.place import StorePath
+from zsseg.stages.cache.format import ledger
+from zsseg.stages.cache.format.arrays import array_json
+from zsseg.stages.cache.format.manifest import (
     GROUP,
     HISTORY,
     INDEX,
@@ -35,9 +35,9 @@ from stages.cache.manifest import (
     group_json,
     read_manifest,
 )
-from stages.cache.place import StorePath
-from stages.cache.recipe import difference
-from stages.errors import CacheError
+from zsseg.stages.cache.format.recipe import difference
+from zsseg.stages.cache.set_aside import PREVIOUS, finish, set_aside
+from zsseg.stages.errors import CacheError
 
 _SHOWN = 20  # differing fields named in one message
 

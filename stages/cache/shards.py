@@ -9,12 +9,12 @@ from typing import Any
 
 import numpy as np
 
-from stages.cache.arrays import open_array, place, read, write_shard
-from stages.cache.codec import DENSE, decode
-from stages.cache.files import disk_errors
-from stages.cache.manifest import ArraySpec, Artifact, Manifest, shard_file
-from stages.cache.place import StorePath
-from stages.errors import NonFiniteError
+from zsseg.stages.cache.disk.files import disk_errors
+from zsseg.stages.cache.disk.place import StorePath
+from zsseg.stages.cache.format.arrays import open_array, place, read, write_shard
+from zsseg.stages.cache.format.codec import DENSE, decode
+from zsseg.stages.cache.format.manifest import ArraySpec, Artifact, Manifest, shard_file
+from zsseg.stages.errors import NonFiniteError
 
 Arrays = Mapping[str, np.ndarray[Any, Any]]
 Files = dict[str, dict[str, Any]]

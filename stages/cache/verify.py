@@ -10,9 +10,9 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from stages.cache import ledger
-from stages.cache.arrays import array_json, open_array, place, read
-from stages.cache.evidence import (
+from zsseg.stages.cache.disk.files import read_json, read_json_lines
+from zsseg.stages.cache.disk.place import StorePath
+from zsseg.stages.cache.evidence import (
     MISSING,
     Shard,
     changed,
@@ -22,10 +22,10 @@ from stages.cache.evidence import (
     read_seal,
     readable,
 )
-from stages.cache.files import read_json, read_json_lines
-from stages.cache.manifest import GROUP, HISTORY, INDEX, SEAL, Manifest, shard_file
-from stages.cache.place import StorePath
-from stages.errors import CacheError
+from zsseg.stages.cache.format import ledger
+from zsseg.stages.cache.format.arrays import array_json, open_array, place, read
+from zsseg.stages.cache.format.manifest import GROUP, HISTORY, INDEX, SEAL, Manifest, shard_file
+from zsseg.stages.errors import CacheError
 
 
 @dataclass(frozen=True)

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path, PurePath
 from typing import Literal
 
-from stages.data.spec import DatasetSpec
-from stages.errors import DatasetError
+from zsseg.stages.data.spec import DatasetSpec
+from zsseg.stages.errors import DatasetError
 
 LabelForm = Literal["described", "class-ids", "context-59", "context-masks"]
 """How a label stores its classes: by the description's encoding, as class ids, or one of PASCAL

@@ -15,7 +15,7 @@ from typing import Literal, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from stages.data.images import resize_image
+from zsseg.stages.data.images import resize_image
 
 
 @dataclass(frozen=True)

@@ -28,7 +28,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import ExifTags, Image, ImageDraw, ImageFile, ImageFont, ImageOps, UnidentifiedImageError
 
-from stages.errors import DatasetError
+from zsseg.stages.errors import DatasetError
 
 _FORMATS = ("JPEG", "PNG", "TIFF", "BMP", "WEBP", "GIF")
 _LOSSY = frozenset({"JPEG", "MPO", "WEBP"})

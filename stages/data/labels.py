@@ -1,16 +1,16 @@
 """Labels as they are: for evaluation and for checks of a data set, never for training.
 
-Training and precompute read labels through `stages.data.visible`, which hides the unseen classes.
+Training and precompute read labels through `visible.py`, which hides the unseen classes.
 """
 
 import numpy as np
 from numpy.typing import NDArray
 
-from stages.data.context import encoding_59, encoding_459, paint
-from stages.data.images import read_raw_label
-from stages.data.samples import Sample
-from stages.data.spec import VOID, DatasetSpec
-from stages.errors import DatasetError
+from zsseg.stages.data.images import read_raw_label
+from zsseg.stages.data.pascal_context import encoding_59, encoding_459, paint
+from zsseg.stages.data.samples import Sample
+from zsseg.stages.data.spec import VOID, DatasetSpec
+from zsseg.stages.errors import DatasetError
 
 _UNKNOWN = -1
 

@@ -11,12 +11,12 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from stages.data.context import Masks, read_masks
-from stages.data.folders import Folders, LabelForm, inside, labelled, split_folders
-from stages.data.folders import images as folder_images
-from stages.data.folders import labels as folder_labels
-from stages.data.spec import DatasetSpec, Layout
-from stages.errors import DatasetError
+from zsseg.stages.data.folders import Folders, LabelForm, inside, labelled, split_folders
+from zsseg.stages.data.folders import images as folder_images
+from zsseg.stages.data.folders import labels as folder_labels
+from zsseg.stages.data.pascal_context import Masks, read_masks
+from zsseg.stages.data.spec import DatasetSpec, Layout
+from zsseg.stages.errors import DatasetError
 
 _SHOWN = 5  # images named in one message
 _ADVICE: dict[Layout, str] = {

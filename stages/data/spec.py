@@ -10,7 +10,7 @@ from typing import Literal, Self
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from stages.errors import DatasetError
+from zsseg.stages.errors import DatasetError
 
 VOID = 255
 """Value of every pixel without a label: void in evaluation, void *or unseen* in training."""
@@ -107,7 +107,7 @@ class DatasetSpec(BaseModel):
 
 def builtin_names() -> list[str]:
     """Names of the data sets that zsseg knows, sorted."""
-    folder = files("configs") / "datasets"
+    folder = files("zsseg.configs") / "datasets"
     return sorted(
         entry.name.removesuffix(".yaml")
         for entry in folder.iterdir()
@@ -126,7 +126,9 @@ def load_spec(name_or_file: str) -> DatasetSpec:
             raise DatasetError(f"{path}: there is no such data set description")
         text, where = path.read_text(encoding="utf-8"), str(path)
     elif name_or_file in builtin_names():
-        text = (files("configs") / "datasets" / f"{name_or_file}.yaml").read_text(encoding="utf-8")
+        text = (files("zsseg.configs") / "datasets" / f"{name_or_file}.yaml").read_text(
+            encoding="utf-8"
+        )
         where = f"configs/datasets/{name_or_file}.yaml"
     else:
         raise DatasetError(

@@ -1,16 +1,16 @@
 """The one door through which labels enter training: unseen classes do not exist behind it.
 
-Precompute and training import this module and never `stages.data.labels` (import-linter checks
+Precompute and training import this module and never `stages/data/labels.py` (import-linter checks
 it), so nothing behind the door can use a label of an unseen class, whatever mistake it makes.
 """
 
 import numpy as np
 from numpy.typing import NDArray
 
-from stages.data.images import image_size
-from stages.data.labels import read_label
-from stages.data.samples import Sample
-from stages.data.spec import VOID, DatasetSpec
+from zsseg.stages.data.images import image_size
+from zsseg.stages.data.labels import read_label
+from zsseg.stages.data.samples import Sample
+from zsseg.stages.data.spec import VOID, DatasetSpec
 
 
 def read_visible_label(spec: DatasetSpec, sample: Sample) -> NDArray[np.uint8]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from stages.demo.scenes import CLASSES, SIZE, Scene
+from zsseg.stages.demo.scenes import CLASSES, SIZE, Scene
 
 _VISIBLE = 0.04
 """What covers less of a window goes without mention."""

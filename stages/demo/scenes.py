@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from stages.data.spec import VOID
-from stages.demo.canvas import Canvas, Colour
-from stages.demo.things import THINGS, Part, Random, any_colour, box, rgb
+from zsseg.stages.data.spec import VOID
+from zsseg.stages.demo.canvas import Canvas, Colour
+from zsseg.stages.demo.things import THINGS, Part, Random, any_colour, box, rgb
 
 SIZE = (128, 192)
 """Height and width of a scene in pixels."""

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from stages.demo.canvas import Colour
+from zsseg.stages.demo.canvas import Colour
 
 Random = np.random.Generator
 

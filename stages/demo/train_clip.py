@@ -1,4 +1,4 @@
-"""Train the small CLIP of the demo: `python -m stages.demo.train_clip FOLDER`.
+"""Train the small CLIP of the demo: `python -m zsseg.stages.demo.train_clip FOLDER`.
 
 FOLDER holds an open_clip_config.json; the weights are written beside it. Windows and captions are
 of the small world, from seeds that the demo does not use. The objective is CLIP's contrastive loss
@@ -30,9 +30,9 @@ from safetensors.torch import save_file
 from torch import Tensor
 from torch.nn import functional as F
 
-from stages.data.images import resize_image
-from stages.demo.captions import Window, caption, look
-from stages.demo.scenes import CLASSES, SIZE, draw_scene
+from zsseg.stages.data.images import resize_image
+from zsseg.stages.demo.captions import Window, caption, look
+from zsseg.stages.demo.scenes import CLASSES, SIZE, draw_scene
 
 WORLD_SEED = 1000
 """Seed of the training scenes; the demo draws its own from seeds below."""

@@ -3,8 +3,8 @@
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from stages.data.images import write_png
-from stages.demo.scenes import draw_scene
+from zsseg.stages.data.images import write_png
+from zsseg.stages.demo.scenes import draw_scene
 
 SPLITS = {"train": 0, "val": 1_000_000}
 """First scene of each split in the endless street, so that no scene is in two."""

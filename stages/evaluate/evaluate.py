@@ -19,22 +19,22 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from stages.cache.reader import Store
-from stages.cache.recipe import difference
-from stages.data.images import read_image
-from stages.data.labels import read_label
-from stages.data.samples import Sample, list_samples
-from stages.data.spec import DatasetSpec
-from stages.errors import CacheError, DatasetError, UserError
-from stages.evaluate.inference import calibrated, predict_scores, prepared
-from stages.evaluate.labelling import upsampled_argmax
-from stages.evaluate.metrics import confusion, scores
-from stages.evaluate.read_ahead import read_ahead
-from stages.evaluate.result import EvaluationResult, variant
-from stages.evaluate.run import Run
-from stages.train.device import choose_device
-from stages.train.processes import agree, processes, sum_in_place, told_by_first
-from stages.train.student import class_logits
+from zsseg.stages.cache.format.recipe import difference
+from zsseg.stages.cache.reader import Store
+from zsseg.stages.data.images import read_image
+from zsseg.stages.data.labels import read_label
+from zsseg.stages.data.samples import Sample, list_samples
+from zsseg.stages.data.spec import DatasetSpec
+from zsseg.stages.errors import CacheError, DatasetError, UserError
+from zsseg.stages.evaluate.inference import calibrated, predict_scores, prepared
+from zsseg.stages.evaluate.labelling import upsampled_argmax
+from zsseg.stages.evaluate.metrics import confusion, scores
+from zsseg.stages.evaluate.read_ahead import read_ahead
+from zsseg.stages.evaluate.result import EvaluationResult, variant
+from zsseg.stages.evaluate.trained_run import Run
+from zsseg.stages.train.processes import agree, processes, sum_in_place, told_by_first
+from zsseg.stages.train.student_device import choose_device
+from zsseg.stages.train.students.student import class_logits
 
 logger = logging.getLogger(__name__)
 
@@ -79,7 +79,7 @@ def evaluate_run(
         raise UserError(
             f"{run.path}: '{spec.name}' calls classes by other names:\n  "
             + "\n  ".join(renamed)
-            + "\nGive the run their embeddings first (stages.evaluate.vocabulary.renamed)"
+            + "\nGive the run their embeddings first (zsseg.stages.evaluate.vocabulary.renamed)"
         )
 
     def read(sample: Sample) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:

@@ -11,10 +11,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from stages.data.images import resize_image
-from stages.evaluate.scorer import Scorer
-from stages.train.config import EvaluateConfig
-from stages.train.imagenet import normalise
+from zsseg.stages.data.images import resize_image
+from zsseg.stages.evaluate.scorer import Scorer
+from zsseg.stages.train.batches.imagenet import normalise
+from zsseg.stages.train.run_config import EvaluateConfig
 
 _CPU_PIXELS, _GPU_PIXELS = 2**18, 2**21
 """Pixels of the windows that are seen at one time: one of 512 x 512 on a CPU, which is busy with

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from stages.data.spec import VOID
+from zsseg.stages.data.spec import VOID
 
 
 def confusion(

@@ -9,8 +9,8 @@ from functools import cache
 import numpy as np
 from numpy.typing import NDArray
 
-from stages.data.images import text_mask
-from stages.data.spec import VOID
+from zsseg.stages.data.images import text_mask
+from zsseg.stages.data.spec import VOID
 
 _PANEL, _INK, _FRAME = (250, 250, 250), (30, 30, 30), (120, 120, 120)
 

@@ -13,16 +13,16 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from stages.data.images import read_image, write_png
-from stages.data.spec import VOID, FolderPatterns
-from stages.errors import DatasetError, UserError
-from stages.evaluate.inference import calibrated, predict_scores, prepared
-from stages.evaluate.labelling import upsampled_argmax
-from stages.evaluate.overlay import overlay, palette, with_legend
-from stages.evaluate.read_ahead import read_ahead
-from stages.evaluate.run import Run
-from stages.evaluate.scorer import class_scorer
-from stages.evaluate.vocabulary import checked_names
+from zsseg.stages.data.images import read_image, write_png
+from zsseg.stages.data.spec import VOID, FolderPatterns
+from zsseg.stages.errors import DatasetError, UserError
+from zsseg.stages.evaluate.inference import calibrated, predict_scores, prepared
+from zsseg.stages.evaluate.labelling import upsampled_argmax
+from zsseg.stages.evaluate.overlay import overlay, palette, with_legend
+from zsseg.stages.evaluate.read_ahead import read_ahead
+from zsseg.stages.evaluate.scorer import class_scorer
+from zsseg.stages.evaluate.trained_run import Run
+from zsseg.stages.evaluate.vocabulary import checked_names
 
 logger = logging.getLogger(__name__)
 

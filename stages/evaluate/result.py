@@ -15,9 +15,9 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from stages.cache.files import write_durably
-from stages.errors import UserError
-from stages.evaluate.metrics import Scores, scores
+from zsseg.stages.cache.disk.files import write_durably
+from zsseg.stages.errors import UserError
+from zsseg.stages.evaluate.metrics import Scores, scores
 
 
 @dataclass(frozen=True)

@@ -17,8 +17,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from stages.train.similarity import SHORTEST
-from stages.train.student import Student, class_logits
+from zsseg.stages.train.students.similarity import SHORTEST
+from zsseg.stages.train.students.student import Student, class_logits
 
 
 @dataclass(frozen=True)

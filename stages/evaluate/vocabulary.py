@@ -16,11 +16,11 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor
 
-from stages.cache.recipe import fingerprint
-from stages.data.spec import VOID, DatasetSpec
-from stages.errors import DatasetError, UserError
-from stages.evaluate.run import Run
-from stages.train.processes import processes, take_from_first, told_by_first
+from zsseg.stages.cache.format.recipe import fingerprint
+from zsseg.stages.data.spec import VOID, DatasetSpec
+from zsseg.stages.errors import DatasetError, UserError
+from zsseg.stages.evaluate.trained_run import Run
+from zsseg.stages.train.processes import processes, take_from_first, told_by_first
 
 logger = logging.getLogger(__name__)
 

@@ -11,13 +11,13 @@ from pathlib import Path
 
 import numpy as np
 
-from stages.cache.aside import NOT_MOVED
-from stages.cache.files import free_bytes
-from stages.cache.place import StorePath
-from stages.cache.reconcile import Differences
-from stages.precompute.engine import Engine
-from stages.precompute.plan import ORDER, Plan, Planner, planned_bytes
-from stages.precompute.wanted import Wanted
+from zsseg.stages.cache.disk.files import free_bytes
+from zsseg.stages.cache.disk.place import StorePath
+from zsseg.stages.cache.reconcile import Differences
+from zsseg.stages.cache.set_aside import NOT_MOVED
+from zsseg.stages.precompute.engine.threads_here import Engine
+from zsseg.stages.precompute.plan.request import Wanted
+from zsseg.stages.precompute.plan.work_plan import ORDER, Plan, Planner, planned_bytes
 
 SAMPLED = 4
 """Images that the time is measured on."""
@@ -87,7 +87,7 @@ def _refused(path: StorePath, found: Differences | None) -> tuple[str, ...]:
 
 def _seconds(wanted: Wanted, plan: Plan, engine: Engine) -> float:
     """How long it would take one process, from a few images spread over the data set."""
-    from stages.precompute.timing import timed
+    from zsseg.stages.precompute.timing import timed
 
     places = np.linspace(0, len(wanted.samples) - 1, min(SAMPLED, len(wanted.samples)))
     few = [wanted.samples[place] for place in sorted(set(places.astype(int)))]

@@ -9,26 +9,26 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from stages.cache.dense_loss import DenseLoss, loss_entry, recorded_loss
-from stages.cache.files import free_bytes, read_ahead
-from stages.cache.place import StorePath
-from stages.cache.store import Writer
-from stages.data.samples import Sample
-from stages.data.spec import DatasetSpec
-from stages.errors import DatasetError, ResourceError
-from stages.precompute.choices import require_gpu
-from stages.precompute.cluster import open_engine
-from stages.precompute.command import store_command
-from stages.precompute.config import PrecomputeConfig
-from stages.precompute.engine import Engine
-from stages.precompute.forecast import Forecast, forecast
-from stages.precompute.plan import Plan, Planner, planned_bytes
-from stages.precompute.progress import Meter, Phase, Progress
-from stages.precompute.recipes import Traits
-from stages.precompute.settings import settings_entry
-from stages.precompute.sources import refuse_changed, refuse_failures
-from stages.precompute.teacher_files import TeacherFiles, resolve_teacher
-from stages.precompute.wanted import Wanted, wanted_store
+from zsseg.stages.cache.dense_loss import DenseLoss, loss_entry, recorded_loss
+from zsseg.stages.cache.disk.files import free_bytes, read_ahead
+from zsseg.stages.cache.disk.place import StorePath
+from zsseg.stages.cache.writer import Writer
+from zsseg.stages.data.samples import Sample
+from zsseg.stages.data.spec import DatasetSpec
+from zsseg.stages.errors import DatasetError, ResourceError
+from zsseg.stages.precompute.engine.cluster import open_engine
+from zsseg.stages.precompute.engine.threads_here import Engine
+from zsseg.stages.precompute.forecast import Forecast, forecast
+from zsseg.stages.precompute.plan.changed_files import refuse_changed, refuse_failures
+from zsseg.stages.precompute.plan.recipes import Traits
+from zsseg.stages.precompute.plan.request import Wanted, wanted_store
+from zsseg.stages.precompute.plan.resolve_auto import require_gpu
+from zsseg.stages.precompute.plan.store_command import store_command
+from zsseg.stages.precompute.plan.stored_settings import settings_entry
+from zsseg.stages.precompute.plan.work_plan import Plan, Planner, planned_bytes
+from zsseg.stages.precompute.precompute_config import PrecomputeConfig
+from zsseg.stages.precompute.progress import Meter, Phase, Progress
+from zsseg.stages.precompute.teacher.teacher_files import TeacherFiles, resolve_teacher
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,7 @@ def precompute(
             forwards: dict[str, int] = {}
             kept: dict[str, int] = {}
             if plan.todo:
-                from stages.precompute.compute import compute
+                from zsseg.stages.precompute.shard_loop import compute
 
                 planner.remember(plan)
                 _check_space(wanted, plan)
@@ -162,12 +162,12 @@ def _wanted(
     """The store that is asked for; what a new one is begun with says the place that computes it."""
 
     def look(asked: PrecomputeConfig) -> dict[str, str]:
-        from stages.precompute.questions import found_there
+        from zsseg.stages.precompute.engine.questions import found_there
 
         return engine.ask(partial(found_there, config=asked))
 
     def ask_traits(settled: PrecomputeConfig) -> Traits:
-        from stages.precompute.questions import teacher_traits
+        from zsseg.stages.precompute.engine.questions import teacher_traits
 
         return engine.ask(partial(teacher_traits, config=settled))
 
@@ -213,7 +213,7 @@ def _loss(writer: Writer, wanted: Wanted, engine: Engine, meter: Meter) -> Dense
     loss = recorded_loss(wanted.path, writer.manifest)
     if loss is not None or config.dense.format in ("fp16", "none"):
         return loss
-    from stages.precompute.questions import dense_loss
+    from zsseg.stages.precompute.engine.questions import dense_loss
 
     question = partial(
         dense_loss,

@@ -9,17 +9,17 @@ from time import perf_counter
 
 import numpy as np
 
-from stages.cache.arrays import array_json
-from stages.cache.files import write_durably
-from stages.precompute.engine import Workshop
-from stages.precompute.fill import fill
-from stages.precompute.jobs import Commission, Job
-from stages.precompute.kmeans import choose_backend
-from stages.precompute.plan import ORDER
-from stages.precompute.progress import Clock
-from stages.precompute.recipes import store_artifacts
-from stages.precompute.text import embed_classes
-from stages.precompute.wanted import Wanted
+from zsseg.stages.cache.disk.files import write_durably
+from zsseg.stages.cache.format.arrays import array_json
+from zsseg.stages.precompute.engine.fill_shard import fill
+from zsseg.stages.precompute.engine.jobs import Commission, Job
+from zsseg.stages.precompute.engine.threads_here import Workshop
+from zsseg.stages.precompute.make.kmeans import choose_backend
+from zsseg.stages.precompute.plan.recipes import store_artifacts
+from zsseg.stages.precompute.plan.request import Wanted
+from zsseg.stages.precompute.plan.work_plan import ORDER
+from zsseg.stages.precompute.progress import Clock
+from zsseg.stages.precompute.teacher.text_embeddings import embed_classes
 
 
 def timed(workshop: Workshop, *, wanted: Wanted, needed: Sequence[str]) -> dict[str, float]:

@@ -15,19 +15,19 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 
-from stages.cache.files import write_durably
-from stages.cache.reader import Store
-from stages.cache.recipe import difference
-from stages.errors import NonFiniteError, ResourceError, UserError
-from stages.train import checkpoint
-from stages.train.batches import Batch
-from stages.train.classes import make_classes
-from stages.train.config import RunConfig
-from stages.train.device import autocast_type, choose_device
-from stages.train.processes import gathered, processes
-from stages.train.run_folder import is_run, read_record, read_text
-from stages.train.state import State, is_finite, load_state, new_state, save_state
-from stages.train.step import Outcome, gradients, restore
+from zsseg.stages.cache.disk.files import write_durably
+from zsseg.stages.cache.format.recipe import difference
+from zsseg.stages.cache.reader import Store
+from zsseg.stages.errors import NonFiniteError, ResourceError, UserError
+from zsseg.stages.train.batches.batch import Batch
+from zsseg.stages.train.batches.known_classes import make_classes
+from zsseg.stages.train.processes import gathered, processes
+from zsseg.stages.train.run import checkpoint
+from zsseg.stages.train.run.run_folder import is_run, read_record, read_text
+from zsseg.stages.train.run_config import RunConfig
+from zsseg.stages.train.state import State, is_finite, load_state, new_state, save_state
+from zsseg.stages.train.step import Outcome, gradients, restore
+from zsseg.stages.train.student_device import autocast_type, choose_device
 
 _FOLDER = "non_finite"
 

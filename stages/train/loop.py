@@ -8,20 +8,17 @@ from pathlib import Path
 
 import torch
 
-from stages.cache.reader import Store
-from stages.cache.uses import note_use
-from stages.data.spec import DatasetSpec
-from stages.errors import UserError
-from stages.train import checkpoint
-from stages.train.capture import capture, finite
-from stages.train.classes import make_classes
-from stages.train.config import RunConfig, TrainConfig
-from stages.train.crops import cache_bytes
-from stages.train.device import autocast_type, choose_device
-from stages.train.interrupt import held_signals
-from stages.train.loader import make_loader
-from stages.train.metrics_log import MetricsLog, Throughput
-from stages.train.processes import (
+from zsseg.stages.cache.reader import Store
+from zsseg.stages.cache.tools.uses import note_use
+from zsseg.stages.data.spec import DatasetSpec
+from zsseg.stages.errors import UserError
+from zsseg.stages.train.batches.crops import cache_bytes
+from zsseg.stages.train.batches.known_classes import make_classes
+from zsseg.stages.train.batches.loader import make_loader
+from zsseg.stages.train.batches.store_check import check_store
+from zsseg.stages.train.capture import capture, finite
+from zsseg.stages.train.interrupt import held_signals
+from zsseg.stages.train.processes import (
     Status,
     agree,
     joined_processes,
@@ -29,8 +26,10 @@ from stages.train.processes import (
     take_from_first,
     told_by_first,
 )
-from stages.train.resources import explained
-from stages.train.run_folder import (
+from zsseg.stages.train.resource_errors import explained
+from zsseg.stages.train.run import checkpoint
+from zsseg.stages.train.run.metrics_log import MetricsLog, Throughput
+from zsseg.stages.train.run.run_folder import (
     RunRecord,
     check_folder,
     git_revision,
@@ -39,11 +38,12 @@ from stages.train.run_folder import (
     package_versions,
     write_record,
 )
-from stages.train.schedule import learning_rate, warmup_length
-from stages.train.state import State, load_state, new_state, save_state, update
-from stages.train.step import gradients
-from stages.train.store_fit import check_store
-from stages.train.student import check_crop
+from zsseg.stages.train.run_config import RunConfig, TrainConfig
+from zsseg.stages.train.schedule import learning_rate, warmup_length
+from zsseg.stages.train.state import State, load_state, new_state, save_state, update
+from zsseg.stages.train.step import gradients
+from zsseg.stages.train.student_device import autocast_type, choose_device
+from zsseg.stages.train.students.student import check_crop
 
 logger = logging.getLogger(__name__)
 

@@ -18,7 +18,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from stages.errors import ResourceError, UserError
+from zsseg.stages.errors import ResourceError, UserError
 
 _PATIENCE = timedelta(minutes=30)
 """How long a process waits for the others, e.g. while process 0 writes a large checkpoint."""

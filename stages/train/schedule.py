@@ -1,6 +1,6 @@
 """The learning rate at each step: linear warm-up, polynomial decay to 0."""
 
-from stages.train.config import TrainConfig
+from zsseg.stages.train.run_config import TrainConfig
 
 WARMUP_RATIO = 1e-6
 """Share of the learning rate that the warm-up starts from (mmsegmentation)."""

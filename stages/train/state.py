@@ -11,14 +11,19 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import clip_grads_with_norm_
 
-from stages.errors import UserError
-from stages.train import checkpoint
-from stages.train.config import RunConfig
-from stages.train.contrast import Bank, empty_bank
-from stages.train.latent import LatentDecoder
-from stages.train.processes import processes
-from stages.train.schedule import learning_rate
-from stages.train.student import Student, build_student, feature_stride, parameter_groups
+from zsseg.stages.errors import UserError
+from zsseg.stages.train.losses.contrast import Bank, empty_bank
+from zsseg.stages.train.losses.latent import LatentDecoder
+from zsseg.stages.train.processes import processes
+from zsseg.stages.train.run import checkpoint
+from zsseg.stages.train.run_config import RunConfig
+from zsseg.stages.train.schedule import learning_rate
+from zsseg.stages.train.students.student import (
+    Student,
+    build_student,
+    feature_stride,
+    parameter_groups,
+)
 
 logger = logging.getLogger(__name__)
 

@@ -13,15 +13,14 @@ import torch
 from torch import Tensor
 from torch.nn.utils import get_total_norm
 
-from stages.train.batches import Batch, cut_to_crops
-from stages.train.classes import Classes
-from stages.train.config import RunConfig
-from stages.train.contrast import Bank, Pool, enqueue, pool_of
-from stages.train.counts import counts_of, share
-from stages.train.losses import Targets, attention_entropy, batch_losses, nearest
-from stages.train.masks import mask_codes
-from stages.train.method import Source
-from stages.train.processes import (
+from zsseg.stages.train.batches.batch import Batch, cut_to_crops
+from zsseg.stages.train.batches.known_classes import Classes
+from zsseg.stages.train.losses.batch_losses import Targets, attention_entropy, batch_losses, nearest
+from zsseg.stages.train.losses.contrast import Bank, Pool, enqueue, pool_of
+from zsseg.stages.train.losses.loss_counts import counts_of, share
+from zsseg.stages.train.losses.pseudo_mask import mask_codes
+from zsseg.stages.train.method_config import Source
+from zsseg.stages.train.processes import (
     NoMemoryElsewhere,
     Status,
     agree,
@@ -30,8 +29,9 @@ from stages.train.processes import (
     summed,
     take_from_first,
 )
-from stages.train.resources import is_out_of_memory
-from stages.train.state import State
+from zsseg.stages.train.resource_errors import is_out_of_memory
+from zsseg.stages.train.run_config import RunConfig
+from zsseg.stages.train.state import State
 
 _DROPOUT = 3
 """Purpose of a seed, beside those of `views.py`."""

@@ -1,0 +1,106 @@
+"""`zsseg cache gap`: how far a store of whole images is from what the teacher says of crops."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.table import Table
+
+from zsseg.pipeline import console
+from zsseg.pipeline.cli.options import Quiet, StoreArgument
+from zsseg.stages.errors import CacheError
+
+if TYPE_CHECKING:
+    from zsseg.stages.precompute.check.consistency_gap import Gap, Likeness
+
+LARGE = 0.1
+"""Share of crops that the whole image's token gives another class, from which it matters. [ours]"""
+
+
+def gap(
+    path: StoreArgument,
+    images: Annotated[
+        int, typer.Option(min=1, help="Images to look at, spread over the store.")
+    ] = 32,
+    root: Annotated[
+        Path | None, typer.Option(help="Folder of the data set, if it has moved.")
+    ] = None,
+    teacher: Annotated[
+        str | None, typer.Option(help="The store's teacher, if its files have moved.")
+    ] = None,
+    quiet: Quiet = False,
+) -> None:
+    """Measure teacher(crop) against crop(teacher): are recorded views worth their time here?"""
+    console.configure_logging(quiet=quiet)
+    from zsseg.pipeline.named_stores import dataset_root, stored_spec
+    from zsseg.stages.cache.catalogue import choose_store
+    from zsseg.stages.cache.format.recipe import difference
+    from zsseg.stages.cache.reader import Store
+    from zsseg.stages.precompute.teacher.teacher_files import resolve_teacher
+    from zsseg.stages.train.batches.store_check import stored_samples
+
+    store = Store.open(choose_store(path))
+    spec, folder = stored_spec(store), dataset_root(root, store)
+    samples = stored_samples(store, spec, folder)
+    files = resolve_teacher(teacher or str(store.last("teacher") or store.info["teacher"]))
+    if changed := difference(store.identity["teacher"], files.recipe(), sides=("stored", "given")):
+        raise CacheError(
+            f"{store.path}: was made with another teacher than {files.spec}:\n  "
+            + "\n  ".join(changed)
+            + "\nGive its own with --teacher"
+        )
+    from zsseg.stages.precompute.check.consistency_gap import measure_gap
+    from zsseg.stages.precompute.plan.recipes import recipe_precision
+    from zsseg.stages.precompute.teacher.clip_teacher import load_teacher
+
+    precision = recipe_precision(store.recipes["cls"])
+    with console.progress("gap", quiet=quiet) as advance:
+        found = measure_gap(
+            store,
+            spec=spec,
+            root=folder,
+            samples=samples,
+            teacher=load_teacher(files, device="auto", precision=precision),
+            images=images,
+            progress=lambda done, total: advance(done, total, "images"),
+        )
+    console.print_whole(_table(found))
+    console.out.print(_meaning(found), markup=False, soft_wrap=True)
+
+
+def _table(found: "Gap") -> Table:
+    """One line per pair of tokens."""
+    title = f"{found.crops} crops of {found.images} images: what CLIP says of each crop, and ..."
+    table = Table("token", "compared with", "cosine", "worst crop", "same class %", box=None)
+    table.title, table.title_justify = title, "left"
+    lines: list[tuple[str, str, Likeness | None]] = [
+        ("dense", "the whole image's, cut out at the crop", found.dense),
+        ("CLS", "the whole image's", found.image),
+        ("CLS", "dense tokens of the whole image at the crop, averaged", found.pooled),
+        ("CLS", "another whole image's", found.others),
+    ]
+    for token, other, likeness in lines:
+        if likeness is not None:
+            cosines = (f"{likeness.cosine:.3f}", f"{likeness.worst:.3f}")
+            table.add_row(token, other, *cosines, f"{100 * likeness.same_class:.1f}")
+    return table
+
+
+def _meaning(found: "Gap") -> str:
+    """What to do about it, in one line."""
+    wrong = 1 - found.image.same_class
+    says = (
+        f"The whole image's token names another class than the crop's own for {100 * wrong:.0f} % "
+        "of the crops: "
+    )
+    if wrong < LARGE:
+        return f"{says}it serves well enough for crops"
+    if found.recorded:
+        return (
+            f"{says}train with --set augmentation.views=recorded, for which this store keeps "
+            f"{found.recorded} crops per image"
+        )
+    return (
+        f"{says}record views (add --update --views 8 to the `zsseg precompute` command of this "
+        "store) and train with --set augmentation.views=recorded"
+    )

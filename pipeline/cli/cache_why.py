@@ -1,0 +1,55 @@
+"""`zsseg cache why`: what would be computed of a store now, and why."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from zsseg.pipeline import console
+from zsseg.pipeline.cli.options import Quiet, Settings, StoreArgument
+from zsseg.pipeline.settings import apply_settings, build
+
+
+def why(
+    store: StoreArgument,
+    root: Annotated[
+        Path | None, typer.Option(help="Folder of the data set, if it has moved.")
+    ] = None,
+    teacher: Annotated[
+        str | None, typer.Option(help="The store's teacher, if its files have moved.")
+    ] = None,
+    settings: Settings = None,
+    quiet: Quiet = False,
+) -> None:
+    """Say what `zsseg precompute` would do to a store now, and why; nothing is changed.
+
+    With the store's own settings, and other ones with --set: changed, new and lost images and
+    labels, damage that shows without reading the data, and what a setting would touch.
+    """
+    console.configure_logging(quiet=quiet)
+    from zsseg.pipeline.cli.forecast_text import print_forecast
+    from zsseg.pipeline.tables import precompute_words
+    from zsseg.stages.cache.catalogue import choose_store
+    from zsseg.stages.cache.format.manifest import read_manifest
+    from zsseg.stages.precompute.plan.stored_settings import find_origin, recall_settings
+    from zsseg.stages.precompute.precompute_config import PrecomputeConfig
+    from zsseg.stages.precompute.run import foretell
+
+    path = choose_store(store)
+    manifest = read_manifest(path)
+    made = recall_settings(path, manifest)
+    folder, files = find_origin(path, made, manifest, root=root, teacher=teacher)
+    values = apply_settings(made.config.model_dump(mode="json"), settings or [])
+    with console.progress("why", quiet=quiet) as advance:
+        found = foretell(
+            made.spec,
+            root=folder,
+            split=made.split,
+            teacher=files.spec,
+            cache=path.parent,
+            config=build(PrecomputeConfig, values, where=str(path)),
+            limit=made.limit,
+            retry_failed=False,
+            progress=lambda now: advance(now.done, now.total, precompute_words(now)),
+        )
+    print_forecast(found)

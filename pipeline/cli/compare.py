@@ -1,0 +1,53 @@
+"""`zsseg compare`: results of several runs side by side, and what is published."""
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from zsseg.pipeline import console
+
+
+def compare(
+    runs: Annotated[list[Path], typer.Argument(help="Folders of runs that were evaluated.")],
+    split: Annotated[str, typer.Option(help="Split whose results are compared.")] = "val",
+    mean: Annotated[
+        bool,
+        typer.Option(
+            "--mean",
+            help="Also mean ± standard deviation (n - 1) of runs that differ in their seed only.",
+        ),
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print everything as JSON.")] = False,
+    csv_file: Annotated[
+        Path | None, typer.Option("--csv", metavar="FILE", help="Also write everything as CSV.")
+    ] = None,
+) -> None:
+    """Put results of `zsseg evaluate` side by side, above those of published systems."""
+    console.configure_logging(quiet=as_json)
+    from zsseg.pipeline.compare.comparison import compare as collect
+    from zsseg.pipeline.compare.comparison_tables import published_table, run_table, to_csv, to_json
+    from zsseg.stages.cache.disk.files import write_durably
+
+    comparison = collect(runs, split, mean=mean)
+    if as_json:
+        sys.stdout.write(json.dumps(to_json(comparison), allow_nan=False) + "\n")
+    else:
+        console.out.print(f"{comparison.dataset} {split}, in percent\n")
+        console.print_whole(run_table(comparison))
+        for protocol, figures in comparison.published.items():
+            task = f"{comparison.dataset} {split}, {protocol}"
+            if figures:
+                console.out.print(f"\npublished for {task} (≈: inferred)\n")
+                console.print_whole(published_table(figures), widest=120)
+            else:
+                console.out.print(f"\nno published figures for {task}")
+        if mean and not comparison.means:
+            console.out.print("\nno mean: no two of these results differ in their seed only")
+    # Shown first: a file that cannot be written must not cost the comparison.
+    if csv_file is not None:
+        write_durably(csv_file, to_csv(comparison).encode())
+        if not as_json:
+            console.out.print(f"written: {csv_file}", soft_wrap=True)

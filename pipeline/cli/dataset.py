@@ -1,0 +1,89 @@
+"""`zsseg dataset`: what data sets there are, and whether one on disk is what it should be."""
+
+import json
+import sys
+from functools import partial
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from zsseg.pipeline import console
+from zsseg.stages.data.spec import builtin_names, load_spec
+from zsseg.stages.errors import DatasetError
+
+app = typer.Typer(no_args_is_help=True, help="Data sets: list, describe, verify.")
+
+Name = Annotated[str, typer.Argument(help="Built-in data set, or a YAML description.")]
+
+
+@app.command()
+def ls(as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False) -> None:
+    """List the built-in data sets."""
+    from zsseg.pipeline.tables import dataset_table
+
+    specs = [load_spec(name) for name in builtin_names()]
+    if as_json:
+        sys.stdout.write(json.dumps([spec.model_dump(mode="json") for spec in specs]) + "\n")
+    else:
+        console.out.print(dataset_table(specs))
+
+
+@app.command()
+def info(
+    name: Name,
+    root: Annotated[Path | None, typer.Option(help="Count the images there.")] = None,
+) -> None:
+    """Show a data set's classes, which of them are unseen, and their prompt names."""
+    from zsseg.pipeline.tables import class_table
+    from zsseg.stages.data.samples import list_samples, splits
+
+    spec = load_spec(name)
+    console.out.print(class_table(spec))
+    console.out.print(
+        f"\n{spec.name}: {len(spec.classes)} classes, {len(spec.seen_ids)} seen, "
+        f"{len(spec.unseen_ids)} unseen"
+    )
+    if root is not None:
+        found = splits(spec, root)
+        if not found:
+            raise DatasetError(f"{root}: no split of '{spec.name}' (layout {spec.layout}) here")
+        for split in found:
+            samples = list_samples(spec, root, split)
+            labelled = sum(sample.label is not None for sample in samples)
+            console.out.print(f"{split}: {len(samples):,} images, {labelled:,} with a label")
+
+
+@app.command()
+def verify(
+    name: Name,
+    root: Annotated[Path, typer.Option(help="Folder of the data set.")],
+    split: Annotated[str | None, typer.Option(help="Only this split. \\[default: all]")] = None,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")] = False,
+) -> None:
+    """Decode every image and label; name each file that is wrong, count pixels per class."""
+    from zsseg.pipeline.tables import pixel_table
+    from zsseg.stages.data.dataset_check import verify as check
+    from zsseg.stages.data.samples import splits
+
+    console.configure_logging(quiet=quiet)
+    spec = load_spec(name)
+    chosen = [split] if split else splits(spec, root)
+    if not chosen:
+        raise DatasetError(f"{root}: no split of '{spec.name}' (layout {spec.layout}) here")
+    problems = 0
+    for each in chosen:
+        with console.progress(f"verify {each}", quiet=quiet) as advance:
+            report = check(spec, root, each, progress=partial(_advance, advance))
+        console.out.print(f"\n{spec.name} {each}: {report.samples:,} images")
+        console.out.print(pixel_table(spec, report))
+        for problem in report.problems:
+            console.out.print(f"{problem.path}: {problem.reason}", markup=False, soft_wrap=True)
+        problems += len(report.problems)
+    if problems:
+        raise DatasetError(f"{problems} problems (listed above); mend or remove these files")
+    console.out.print("\nno problems")
+
+
+def _advance(advance: console.Advance, done: int, total: int) -> None:
+    advance(done, total, "")

@@ -1,0 +1,128 @@
+"""`zsseg evaluate`: how good a run is, or the cached teacher alone."""
+
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from zsseg.pipeline import console
+from zsseg.pipeline.cli.options import CacheFolder, Quiet, Settings
+from zsseg.pipeline.cli.run_options import evaluate_config, text_encoder
+from zsseg.stages.errors import UserError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from zsseg.stages.evaluate.result import EvaluationResult
+
+    Embeddings = NDArray[np.float32]
+
+
+def evaluate(
+    run: Annotated[Path | None, typer.Option(help="Folder of a run.")] = None,
+    teacher: Annotated[
+        bool, typer.Option("--teacher", help="Score the cached dense tokens, without training.")
+    ] = False,
+    cache: CacheFolder = Path("data_cache"),
+    dataset: Annotated[
+        str | None, typer.Option(help="Data set or description. \\[default: the run's]")
+    ] = None,
+    root: Annotated[
+        Path | None, typer.Option(help="Folder of the data set, if it has moved.")
+    ] = None,
+    split: Annotated[str, typer.Option(help="Split to score.")] = "val",
+    limit: Annotated[int | None, typer.Option(min=1, help="Only the first N images.")] = None,
+    calibration: Annotated[
+        float | None,
+        typer.Option(
+            min=0,
+            help="gamma: taken off the cosines of seen classes before the argmax. Above 0, the "
+            "scores without it are reported too. \\[default: the run's]",
+        ),
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder of the JSON and CSV. \\[default: the run]")
+    ] = None,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print each result as a line of JSON, gamma 0 first.")
+    ] = False,
+    settings: Settings = None,
+    quiet: Quiet = False,
+) -> None:
+    """Score a run (or, with --teacher, the cache itself): hIoU, sIoU, uIoU and every class.
+
+    With a gamma above 0, with and without it: two score lines, and two results written.
+
+    For several GPUs or machines, start it with `torchrun --no-python --nproc-per-node N -- zsseg
+    evaluate ...` or `accelerate launch`: they share the images, and the result stays what it is.
+    """
+    from zsseg.stages.train.processes import joined_processes, processes
+
+    quiet = console.others_are_silent(quiet=quiet)
+    console.configure_logging(quiet=quiet or as_json)
+    from zsseg.pipeline.named_stores import dataset_root, stored_spec
+    from zsseg.stages.cache.catalogue import choose_store
+    from zsseg.stages.cache.reader import Store
+    from zsseg.stages.cache.tools.uses import note_use
+    from zsseg.stages.data.spec import load_spec
+    from zsseg.stages.evaluate.evaluate import evaluate_run, evaluate_teacher
+    from zsseg.stages.evaluate.trained_run import load_run
+    from zsseg.stages.evaluate.vocabulary import renamed
+
+    with joined_processes():
+        if (run is None) != teacher:
+            raise UserError("give either --run RUN (a student) or --teacher --cache DIR (a store)")
+        if run is None and (limit or settings):
+            raise UserError("--limit and --set are for runs; --teacher scores the whole store")
+        first = processes()[0] == 0
+        with console.progress("evaluate", quiet=quiet or as_json) as advance:
+            if run is None:
+                store = Store.open(choose_store(cache, split=split))
+                if first:
+                    note_use(store.path)
+                results = evaluate_teacher(
+                    store,
+                    load_spec(dataset) if dataset else stored_spec(store),
+                    dataset_root(root, store),
+                    calibration=calibration or 0.0,
+                    progress=lambda done, total: advance(done, total, ""),
+                )
+            else:
+                student = load_run(run, evaluate=evaluate_config(run, calibration, settings or []))
+                spec = load_spec(dataset) if dataset else student.spec
+                results = evaluate_run(
+                    renamed(student, spec, encode=text_encoder(student)),
+                    spec,
+                    root or student.record.root,
+                    split,
+                    limit=limit,
+                    progress=lambda done, total: advance(done, total, ""),
+                )
+        if first:
+            _report(results, out or run, as_json=as_json)
+
+
+def _report(results: "Sequence[EvaluationResult]", folder: Path | None, *, as_json: bool) -> None:
+    """Print the results, one per gamma, and write them into a folder if there is one."""
+    from zsseg.pipeline.tables import score_lines, score_table
+    from zsseg.stages.evaluate.result import save_result, to_json
+
+    if as_json:
+        for result in results:
+            sys.stdout.write(json.dumps(to_json(result), allow_nan=False) + "\n")
+    else:
+        first = results[0]
+        console.out.print(score_table(results))
+        console.out.print(f"\n{first.images} images of {first.dataset} {first.split}, in percent:")
+        for line in score_lines(results):
+            console.out.print(line, style="bold")
+    # Shown first: a folder that cannot be written must not cost the result.
+    if folder:
+        saved = [path for result in results for path in save_result(folder, result)]
+        if not as_json:
+            console.out.print("written: " + ", ".join(map(str, saved)), soft_wrap=True)

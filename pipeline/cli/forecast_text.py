@@ -1,0 +1,54 @@
+"""What a person reads of a forecast: `zsseg precompute --dry-run` and `zsseg cache why`."""
+
+from zsseg.pipeline import console
+from zsseg.stages.precompute.forecast import Forecast, Step
+
+_NEEDS_UPDATE = ("needs --update",)
+
+
+def print_forecast(found: Forecast) -> None:
+    """Print what would run and why, artifact by artifact, and what it would cost."""
+    console.out.print("\n".join(forecast_lines(found)), markup=False, soft_wrap=True)
+
+
+def forecast_lines(found: Forecast) -> list[str]:
+    """The lines of a forecast."""
+    lines = [f"{found.path}: {found.images} images"]
+    if found.refused:
+        why, *differing = found.refused
+        return [*lines, f"this would be refused: {why}", *(f"  {line}" for line in differing)]
+    if not found.steps:
+        lines.append("nothing to do: every artifact of every image is there")
+        return [*lines, *_NEEDS_UPDATE] if found.update else lines
+    for step in found.steps:
+        lines += [_step_line(step), *(f"  {text}" for text in _reasons(step))]
+    free = "" if found.free is None else f" of {console.size_text(found.free)} free"
+    lines.append(f"writes {console.size_text(found.bytes)}{free}")
+    if found.free is not None and found.bytes > found.free:
+        lines.append("too little disk: this would be refused")
+    if found.seconds is not None:
+        lines.append(f"takes about {_duration(found.seconds)} in one process (measured on a few)")
+    if found.update:
+        lines += _NEEDS_UPDATE
+    return lines
+
+
+def _step_line(step: Step) -> str:
+    what = "classes" if step.artifact == "text" else "images"
+    copied = f", {step.copied} copied" if step.copied else ""
+    return f"{step.artifact}: {step.rows} {what}{copied}"
+
+
+def _reasons(step: Step) -> list[str]:
+    reasons = [(reason, rows) for reason, rows in step.why.items() if rows]
+    if len(reasons) == 1:
+        return [reasons[0][0]]
+    return [f"{rows}: {reason}" for reason, rows in reasons]
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    if seconds < 90 * 60:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:.1f} h"

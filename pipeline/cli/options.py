@@ -1,0 +1,46 @@
+"""Options and exit codes that several commands share."""
+
+from enum import IntEnum
+from typing import Annotated
+
+import typer
+
+from zsseg.stages.cache.disk.place import StorePath, store_path
+
+Settings = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="A.B=C", help="Change one setting; may be given many times."),
+]
+PLACE = "DIR|URL"
+"""How help names a store or a folder of stores: both may be elsewhere (s3://bucket/folder)."""
+
+CacheFolder = Annotated[
+    StorePath,
+    typer.Option(
+        "--cache",
+        parser=store_path,
+        metavar=PLACE,
+        help="Folder of stores, or one store; here, or at a URL (s3://bucket/folder).",
+        show_default=True,
+    ),
+]
+StoreArgument = Annotated[
+    StorePath,
+    typer.Argument(
+        parser=store_path, metavar="STORE", help="A store, or a folder that holds only one."
+    ),
+]
+FolderArgument = Annotated[
+    StorePath,
+    typer.Argument(parser=store_path, metavar=PLACE, help="Folder of stores.", show_default=True),
+]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress and no messages.")]
+
+
+class Exit(IntEnum):
+    """Exit codes beside those of zsseg.stages.errors."""
+
+    SKIPPED = 3
+    RESOURCES = 7
+    INTERRUPTED = 130
+    TERMINATED = 143

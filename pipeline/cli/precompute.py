@@ -1,0 +1,118 @@
+"""`zsseg precompute`: stage one."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from zsseg.pipeline import console
+from zsseg.pipeline.cli.options import CacheFolder, Exit, Quiet, Settings
+from zsseg.pipeline.cli.signals import ended_by_sigterm
+from zsseg.pipeline.settings import apply_settings, build, read_values
+
+DEFAULT_TEACHER = "ViT-B-16-quickgelu/openai"
+
+
+def precompute(
+    dataset: Annotated[str, typer.Option(help="Data set by name, or a YAML description.")],
+    root: Annotated[Path, typer.Option(help="Folder of the data set; never written to.")],
+    split: Annotated[str, typer.Option(help="Split of the data set.")] = "train",
+    teacher: Annotated[
+        str,
+        typer.Option(
+            help="CLIP: NAME/PRETRAINED of open_clip, hf-hub:ORG/REPO, local-dir:DIR, NAME@FILE."
+        ),
+    ] = DEFAULT_TEACHER,
+    cache: CacheFolder = Path("data_cache"),
+    config: Annotated[Path | None, typer.Option(help="YAML file of precompute settings.")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Only the first N images.")] = None,
+    views: Annotated[
+        int | None,
+        typer.Option(
+            min=0, help="Random crops per image with a CLS token each; the setting views.number."
+        ),
+    ] = None,
+    update: Annotated[
+        bool, typer.Option("--update", help="Compute in place what was made otherwise.")
+    ] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Say what would run, why, and what it would cost.")
+    ] = False,
+    workers: Annotated[
+        int | None,
+        typer.Option(min=1, help="Processes on this machine, one per GPU where there are any."),
+    ] = None,
+    scheduler: Annotated[
+        str | None, typer.Option(help="A running dask cluster to join: tcp://HOST:PORT.")
+    ] = None,
+    retry_failed: Annotated[
+        bool, typer.Option("--retry-failed", help="Try images again that could not be used.")
+    ] = False,
+    max_failures: Annotated[
+        int | None, typer.Option(min=0, help="Stop when more images cannot be used.")
+    ] = None,
+    settings: Settings = None,
+    quiet: Quiet = False,
+) -> None:
+    """Stage one: run CLIP once over a split and write the store. Run it again to resume."""
+    console.configure_logging(quiet=quiet)
+    from zsseg.pipeline.cli.forecast_text import print_forecast
+    from zsseg.pipeline.tables import loss_line, precompute_words, shares
+    from zsseg.stages.data.spec import load_spec
+    from zsseg.stages.precompute.precompute_config import PrecomputeConfig
+    from zsseg.stages.precompute.run import foretell
+    from zsseg.stages.precompute.run import precompute as run
+
+    number = [] if views is None else [f"views.number={views}"]
+    values = apply_settings(read_values(config) if config else {}, [*(settings or []), *number])
+    checked = build(PrecomputeConfig, values, where=str(config) if config else "precompute")
+    if dry_run:
+        with console.progress("precompute", quiet=quiet) as advance:
+            found = foretell(
+                load_spec(dataset),
+                root=root,
+                split=split,
+                teacher=teacher,
+                cache=cache,
+                config=checked,
+                limit=limit,
+                retry_failed=retry_failed,
+                progress=lambda now: advance(now.done, now.total, precompute_words(now)),
+            )
+        print_forecast(found)
+        return
+    with ended_by_sigterm(), console.progress("precompute", quiet=quiet) as advance:
+        result = run(
+            load_spec(dataset),
+            root=root,
+            split=split,
+            teacher=teacher,
+            cache=cache,
+            config=checked,
+            limit=limit,
+            update=update,
+            progress=lambda now: advance(now.done, now.total, precompute_words(now)),
+            retry_failed=retry_failed,
+            max_failures=max_failures,
+            workers=workers,
+            scheduler=scheduler,
+        )
+    for name, reason in result.failed.items():
+        console.err.print(f"{name}: left out: {reason}", markup=False, soft_wrap=True)
+    if result.written:
+        rows = ", ".join(f"{name} {count}" for name, count in result.written.items())
+        console.out.print(f"computed: {rows}", soft_wrap=True)
+        if kept := result.kept.get("local"):
+            encoded = result.forwards.get("local", 0)
+            console.out.print(f"crops: {encoded} encoded, {kept} with the token that they had")
+        console.out.print(f"time: {shares(result.seconds)}", soft_wrap=True)
+    elif result.kept:
+        console.out.print("nothing to compute: every row was there, and is copied")
+    else:
+        console.out.print("nothing to do: every artifact of every image is there")
+    if result.loss is not None:
+        console.out.print(loss_line(result.loss), soft_wrap=True)
+    good = result.images - len(result.failed)
+    console.out.print(f"{result.path}: {good} of {result.images} images, complete", soft_wrap=True)
+    if result.failed:
+        raise typer.Exit(Exit.SKIPPED)

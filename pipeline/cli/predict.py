@@ -1,0 +1,59 @@
+"""`zsseg predict`: label maps and overlays of any images."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from zsseg.pipeline import console
+from zsseg.pipeline.cli.options import Exit, Quiet, Settings
+from zsseg.pipeline.cli.run_options import evaluate_config, text_encoder
+
+
+def predict(
+    images: Annotated[list[Path], typer.Argument(help="Images, or folders of images.")],
+    run: Annotated[Path, typer.Option(help="Folder of a run.")],
+    out: Annotated[Path, typer.Option(help="Folder for label maps and overlays.")],
+    classes: Annotated[
+        str | None, typer.Option(help='Any class names: "car, tree". \\[default: the run\'s]')
+    ] = None,
+    background: Annotated[
+        str | None, typer.Option(help="Names of what else is there; it becomes void.")
+    ] = None,
+    teacher: Annotated[
+        str | None, typer.Option(help="Where the run's CLIP is now, for new class names.")
+    ] = None,
+    settings: Settings = None,
+    quiet: Quiet = False,
+) -> None:
+    """Write a label map (palette PNG) and an overlay for each image."""
+    console.configure_logging(quiet=quiet)
+    from zsseg.stages.evaluate.predict import predict_files
+    from zsseg.stages.evaluate.trained_run import load_run
+    from zsseg.stages.evaluate.vocabulary import class_text
+
+    student = load_run(run, evaluate=evaluate_config(run, None, settings or []))
+
+    names = _names(classes) or student.spec.classes
+    others = _names(background)
+    encode = text_encoder(student, teacher)
+    text_CD = class_text(student, [*names, *others], encode=encode, teacher=teacher)
+    with console.progress("predict", quiet=quiet) as advance:
+        result = predict_files(
+            student,
+            images,
+            out,
+            text_CD=text_CD,
+            classes=names,
+            background=others,
+            progress=lambda done, total: advance(done, total, ""),
+        )
+    console.out.print(f"{len(result.labels)} label maps and overlays in {out}", soft_wrap=True)
+    if result.failures:
+        console.err.print(f"{len(result.failures)} images could not be read (named above)")
+        raise typer.Exit(Exit.SKIPPED)
+
+
+def _names(text: str | None) -> list[str]:
+    """Names separated by commas."""
+    return [name.strip() for name in text.split(",")] if text else []

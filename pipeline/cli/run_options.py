@@ -1,0 +1,46 @@
+"""What the commands that use a trained run share: its evaluation settings, CLIP for new names."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, cast
+
+from zsseg.pipeline.settings import apply_settings, build
+from zsseg.stages.errors import UserError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from zsseg.stages.evaluate.trained_run import Run
+    from zsseg.stages.train.run_config import EvaluateConfig
+
+    Embeddings = NDArray[np.float32]
+
+
+def evaluate_config(
+    run: Path, calibration: float | None, settings: "Sequence[str]"
+) -> "EvaluateConfig":
+    """How the run was set to be evaluated, with what the command line changes."""
+    from zsseg.stages.train.run.run_folder import read_record
+    from zsseg.stages.train.run_config import RunConfig
+
+    if wrong := [setting for setting in settings if not setting.startswith("evaluate.")]:
+        raise UserError(f"--set {wrong[0]}: the run is trained; only evaluate.* can be set now")
+    values = read_record(run).config.model_dump(mode="json")
+    changes = [*settings]
+    if calibration is not None:
+        changes.append(f"evaluate.calibration={calibration}")
+    return build(RunConfig, apply_settings(values, changes), where="--set").evaluate
+
+
+def text_encoder(run: "Run", teacher: str | None = None) -> "Callable[[Sequence[str]], Embeddings]":
+    """CLIP's text tower with the run's templates, loaded when it is first called."""
+
+    def encode(names: "Sequence[str]") -> "Embeddings":
+        from zsseg.stages.precompute.teacher.text_embeddings import Templates, encode_names
+
+        templates = cast(Templates, run.record.templates)
+        return encode_names(teacher or run.record.teacher, names, templates)
+
+    return encode

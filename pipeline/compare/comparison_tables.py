@@ -1,0 +1,171 @@
+"""A comparison of runs as tables on the screen, as JSON and as CSV.
+
+On the screen scores are in percent; JSON and CSV hold shares, published figures included.
+"""
+
+import csv
+import io
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from rich.table import Table
+
+from zsseg.pipeline.compare.comparison import Comparison, MeanRow, Row
+from zsseg.pipeline.compare.published import PublishedFigure
+from zsseg.pipeline.tables import percent
+
+SCORES = ("hIoU", "sIoU", "uIoU", "mIoU", "pAcc")
+_FACTS = ("experiment", "protocol", "student", "steps", "seed", "gamma", "variant", "images")
+
+
+def run_table(comparison: Comparison) -> Table:
+    """One line per result of a run, then one per mean over seeds; in percent."""
+    table = Table(box=None)
+    for name in ("run", *_FACTS, *SCORES):
+        table.add_column(name, no_wrap=True)
+    for row in comparison.rows:
+        scores = [percent(row.scores[name]) for name in SCORES]
+        table.add_row(str(row.run), *_shown(_facts(row)), *scores)
+    table.add_section()
+    for mean in comparison.means:
+        facts = _facts(mean.rows[0]) | {"seed": " ".join(map(str, _seeds(mean)))}
+        scores = [f"{percent(mean.mean[n])} ± {percent(mean.deviation[n])}" for n in SCORES]
+        table.add_row(f"mean, n = {len(mean.rows)}", *_shown(facts), *scores)
+    return table
+
+
+def published_table(figures: tuple[PublishedFigure, ...]) -> Table:
+    """One line per published system, in percent; ≈ before what no source states."""
+    table = Table("system", box=None)
+    for name in SCORES:
+        table.add_column(name, no_wrap=True)
+    for name in ("source", "note"):
+        table.add_column(name)
+    for figure in figures:
+        about = "≈" if figure.inferred else ""
+        values = [getattr(figure, name) for name in SCORES]
+        shown = ["-" if value is None else f"{about}{value:.1f}" for value in values]
+        table.add_row(figure.system, *shown, figure.source, "; ".join(figure.notes))
+    return table
+
+
+def to_json(comparison: Comparison) -> dict[str, Any]:
+    """The comparison as plain JSON values; null stands for what is not defined or not published."""
+    return {
+        "dataset": comparison.dataset,
+        "split": comparison.split,
+        "runs": [
+            {"run": str(row.run), **_facts(row), "scores": _defined(row.scores)}
+            for row in comparison.rows
+        ],
+        "means": [
+            {
+                **{name: value for name, value in _facts(mean.rows[0]).items() if name != "seed"},
+                "runs": [str(row.run) for row in mean.rows],
+                "seeds": _seeds(mean),
+                "n": len(mean.rows),
+                "mean": _defined(mean.mean),
+                "deviation": _defined(mean.deviation),
+            }
+            for mean in comparison.means
+        ],
+        "published": {
+            protocol: [
+                {
+                    "system": figure.system,
+                    "scores": _defined(_shares(figure)),
+                    "inferred": figure.inferred,
+                    "source": figure.source,
+                    "notes": list(figure.notes),
+                }
+                for figure in figures
+            ]
+            for protocol, figures in comparison.published.items()
+        },
+    }
+
+
+def to_csv(comparison: Comparison) -> str:
+    """Runs, means and published figures one below the other, told apart by the column `kind`."""
+    deviations = tuple(f"{name} deviation" for name in SCORES)
+    table = io.StringIO()
+    columns = ("kind", "name", *_FACTS, *SCORES, "n", *deviations, "source", "notes")
+    writer = csv.DictWriter(table, columns, restval="", lineterminator="\n")
+    writer.writeheader()
+    for row in comparison.rows:
+        writer.writerow(
+            {"kind": "run", "name": row.run, **_joined(_facts(row)), **_cells(row.scores)}
+        )
+    for mean in comparison.means:
+        named = {f"{name} deviation": value for name, value in mean.deviation.items()}
+        writer.writerow(
+            {
+                "kind": "mean",
+                "name": mean.rows[0].record.experiment,
+                **_joined(_facts(mean.rows[0])),
+                "seed": " ".join(map(str, _seeds(mean))),
+                "n": len(mean.rows),
+                **_cells(mean.mean),
+                **_cells(named),
+            }
+        )
+    for protocol, figures in comparison.published.items():
+        for figure in figures:
+            notes = (*figure.notes, "inferred") if figure.inferred else figure.notes
+            writer.writerow(
+                {
+                    "kind": "published",
+                    "name": figure.system,
+                    "protocol": protocol,
+                    **_cells(_shares(figure)),
+                    "source": figure.source,
+                    "notes": "; ".join(notes),
+                }
+            )
+    return table.getvalue()
+
+
+def _facts(row: Row) -> dict[str, Any]:
+    """What tells one row from another, by column."""
+    config, result = row.record.config, row.result
+    return {
+        "experiment": row.record.experiment,
+        "protocol": config.protocol,
+        "student": f"{config.student.architecture}/{config.student.encoder}",
+        "steps": result.settings["step"],
+        "seed": config.train.seed,
+        "gamma": result.settings["calibration"],
+        "variant": list(result.variant),
+        "images": result.images,
+    }
+
+
+def _joined(facts: dict[str, Any]) -> dict[str, Any]:
+    return facts | {"variant": " ".join(facts["variant"])}
+
+
+def _shown(facts: dict[str, Any]) -> list[str]:
+    """Cells in the order of the columns; gamma has one of its own."""
+    words = [word for word in facts["variant"] if not word.startswith("gamma")]
+    shown = facts | {"variant": " ".join(words), "gamma": f"{facts['gamma']:g}"}
+    return [str(shown[name]) for name in _FACTS]
+
+
+def _seeds(mean: MeanRow) -> list[int]:
+    return [row.record.config.train.seed for row in mean.rows]
+
+
+def _shares(figure: PublishedFigure) -> dict[str, float]:
+    """Published figures as shares; NaN where there is none."""
+    values = {name: getattr(figure, name) for name in SCORES}
+    # Rounded: 51.9 / 100 must not become 0.5189999.
+    return {n: math.nan if value is None else round(value / 100, 5) for n, value in values.items()}
+
+
+def _defined(scores: Mapping[str, float]) -> dict[str, float | None]:
+    return {name: None if math.isnan(value) else value for name, value in scores.items()}
+
+
+def _cells(scores: Mapping[str, float]) -> dict[str, str]:
+    return {name: "" if math.isnan(value) else f"{value:.4f}" for name, value in scores.items()}

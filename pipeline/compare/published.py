@@ -1,0 +1,64 @@
+"""Figures of published systems (`configs/published.yaml`), for the runs that they compare with."""
+
+from functools import cache
+from importlib.resources import files
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field
+
+from zsseg.stages.data.spec import DatasetSpec, builtin_names, load_spec
+from zsseg.stages.train.run_config import Protocol
+
+_STRICT = ConfigDict(extra="forbid", strict=True, frozen=True)
+_SPLIT = "val"  # the field's papers score no other one
+
+
+class PublishedFigure(BaseModel):
+    """What a paper or repository reports of one system, in percent; None: not reported."""
+
+    model_config = _STRICT
+
+    system: str
+    hIoU: float | None = Field(default=None, gt=0, lt=100)
+    sIoU: float | None = Field(default=None, gt=0, lt=100)
+    uIoU: float | None = Field(default=None, gt=0, lt=100)
+    mIoU: float | None = Field(default=None, gt=0, lt=100)
+    pAcc: float | None = Field(default=None, gt=0, lt=100)
+    source: str
+    inferred: bool = False
+    """Not stated by the source: worked out from what it does state."""
+    notes: tuple[str, ...] = ()
+    """What keeps the figures from being of the same task as ours, and what is doubtful in them."""
+
+
+class Published(BaseModel):
+    """The file: figures by data set and protocol. Notes and sources are texts that recur."""
+
+    model_config = _STRICT
+
+    notes: dict[str, str]
+    sources: dict[str, str]
+    figures: dict[str, dict[Protocol, tuple[PublishedFigure, ...]]]
+
+
+@cache
+def published() -> Published:
+    """All figures that come with zsseg."""
+    text = (files("zsseg.configs") / "published.yaml").read_text(encoding="utf-8")
+    return Published.model_validate(yaml.safe_load(text), strict=False)
+
+
+def published_figures(
+    spec: DatasetSpec, split: str, protocol: Protocol
+) -> tuple[PublishedFigure, ...]:
+    """The figures that a run on `spec` compares with, best hIoU first; () where there are none.
+
+    Published are scores on the built-in data sets: a description of the same name with other
+    classes or another choice of unseen ones has none, nor has a split other than `val`.
+    """
+    if split != _SPLIT or spec.name not in builtin_names():
+        return ()
+    own = load_spec(spec.name)
+    if (own.classes, own.unseen) != (spec.classes, spec.unseen):
+        return ()
+    return published().figures.get(spec.name, {}).get(protocol, ())

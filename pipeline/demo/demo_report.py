@@ -1,0 +1,107 @@
+"""A comparison as one HTML file: tables, pictures, curves, and nothing to load from elsewhere."""
+
+import base64
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+
+import numpy as np
+from jinja2 import Environment, StrictUndefined
+from numpy.typing import NDArray
+
+from zsseg.pipeline.demo.curves import Points, curves
+from zsseg.pipeline.tables import percent
+from zsseg.stages.cache.disk.files import write_durably
+from zsseg.stages.data.images import png_bytes
+from zsseg.stages.evaluate.overlay import overlay
+from zsseg.stages.evaluate.result import EvaluationResult, class_rows
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What the report shows. Results, grid columns and the table's rows have the same order."""
+
+    title: str
+    about: str
+    results: Mapping[str, EvaluationResult]
+    """By the method's name; the last one is ours."""
+    pictures: Sequence[tuple[NDArray[np.uint8], Mapping[str, NDArray[np.uint8]]]]
+    """Images (H, W, 3), each with label maps (H, W) by the name of who made them."""
+    colours: NDArray[np.uint8]
+    """(256, 3) RGB of the class ids."""
+    charts: Mapping[str, Mapping[str, Points]]
+    """Curves by chart title and series."""
+    commands: Sequence[str]
+    made: str
+    """How long it took, with what."""
+
+
+def write_report(path: Path, shown: Comparison) -> None:
+    """Write the comparison as a single HTML file, whole or not at all."""
+    first = next(iter(shown.results.values()))
+    unseen_ids = [first.classes.index(name) for name in first.unseen]
+    page = (files("zsseg.pipeline.demo") / "report.html").read_text(encoding="utf-8")
+    template = Environment(
+        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    ).from_string(page)
+    text = template.render(
+        title=shown.title,
+        about=shown.about,
+        unseen=first.unseen,
+        methods=[_method(name, result) for name, result in shown.results.items()],
+        scored=f"{first.images} images of {first.dataset} {first.split}; all {len(first.classes)} "
+        "classes in one argmax, IoU accumulated over the split.",
+        keys=[
+            {"name": first.classes[i], "colour": "#{:02x}{:02x}{:02x}".format(*shown.colours[i])}
+            for i in unseen_ids
+        ],
+        columns=["image", *(shown.pictures[0][1] if shown.pictures else ())],
+        grid=[_cells(image, labels, unseen_ids, shown.colours) for image, labels in shown.pictures],
+        charts=[curves(title, series) for title, series in shown.charts.items()],
+        classes=_classes(shown.results),
+        commands=shown.commands,
+        made=shown.made,
+    )
+    write_durably(path, text.encode())
+
+
+def _method(name: str, result: EvaluationResult) -> dict[str, object]:
+    means = result.scores
+    own = [row.iou for row in class_rows(result) if row.unseen]
+    return {
+        "name": name,
+        "figures": [percent(value) for value in (means.hiou, means.siou, means.uiou, *own)],
+    }
+
+
+def _classes(results: Mapping[str, EvaluationResult]) -> list[dict[str, object]]:
+    rows = zip(*(class_rows(result) for result in results.values()), strict=True)
+    return [
+        {
+            "name": row[0].name,
+            "unseen": row[0].unseen,
+            "figures": [percent(each.iou) for each in row],
+        }
+        for row in rows
+    ]
+
+
+def _cells(
+    image_HW3: NDArray[np.uint8],
+    labels: Mapping[str, NDArray[np.uint8]],
+    unseen_ids: Sequence[int],
+    colours: NDArray[np.uint8],
+) -> list[dict[str, str]]:
+    """The image, then per label map the image in grey with the unseen classes in colour."""
+    grey_HW1 = image_HW3.mean(axis=2, keepdims=True)
+    pale_HW3 = np.repeat(np.rint(0.6 * grey_HW1 + 90), 3, axis=2).astype(np.uint8)
+    cells = [_cell(image_HW3, "image")]
+    for name, label_HW in labels.items():
+        shown_HW = np.where(np.isin(label_HW, unseen_ids), label_HW, 255).astype(np.uint8)
+        cells.append(_cell(overlay(pale_HW3, shown_HW, colours, alpha=0.75), name))
+    return cells
+
+
+def _cell(picture_HW3: NDArray[np.uint8], alt: str) -> dict[str, str]:
+    return {"png": base64.b64encode(png_bytes(picture_HW3)).decode(), "alt": alt}

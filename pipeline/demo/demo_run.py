@@ -1,0 +1,275 @@
+"""The whole pipeline on the small world, as the commands a person would type.
+
+Every step is a `zsseg` command, shown and then run in this process, so the demo can do nothing that
+the commands cannot. What an earlier demo in the same folder has finished is not done again.
+"""
+
+import json
+import shlex
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from importlib.resources import files
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from rich.table import Table
+
+from zsseg.pipeline import console
+from zsseg.pipeline.demo.curves import Points
+from zsseg.pipeline.settings import experiment_names
+from zsseg.pipeline.tables import percent
+from zsseg.stages.cache.disk.files import write_durably
+from zsseg.stages.errors import UserError
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from zsseg.stages.evaluate.result import EvaluationResult
+
+PRECOMPUTE = (
+    "text.templates=single",
+    "dense.size=[256,384]",
+    "regions.windows=[2,4]",
+    "regions.minimum_tokens=1",
+    "regions.unlabelled_share=0.2",
+    "local.max_masks=3",
+)
+"""For scenes of 128 x 192 pixels: twice enlarged for CLIP, one token per 16 pixels, and things that
+fill a token or two: with the defaults two thirds of the unlabelled pixels lie in no region."""
+
+BASELINE = "baseline"
+_SETTINGS_FILE = "demo.json"
+_GRID_ROWS = 7
+_PREDICTED = 8
+
+
+@dataclass(frozen=True)
+class Demo:
+    """The parts of a demo's folder, and the commands that fill them."""
+
+    out: Path
+    method: str
+    settings: tuple[str, ...]
+    """`--set` of both trainings."""
+
+    @property
+    def world(self) -> Path:
+        return self.out / "world"
+
+    @property
+    def cache(self) -> Path:
+        return self.out / "data_cache"
+
+    @property
+    def report(self) -> Path:
+        return self.out / "report.html"
+
+    def run(self, method: str) -> Path:
+        """Run folder of a method."""
+        return self.out / "runs" / f"demo_{method}"
+
+    def scores(self, method: str) -> Path:
+        """The result of a method on `val`, as `zsseg evaluate` names it."""
+        from zsseg.stages.train.run.run_folder import read_record
+
+        gamma = read_record(self.run(method)).config.evaluate.calibration
+        name = f"evaluation-val-gamma{gamma:g}.json" if gamma else "evaluation-val.json"
+        return self.run(method) / name
+
+    def commands(self) -> list[str]:
+        """The `zsseg` commands, in order, as a shell takes them."""
+        world, cache, out = (shlex.quote(str(each)) for each in (self.world, self.cache, self.out))
+        teacher = shlex.quote(f"local-dir:{small_clip()}")
+        made = [
+            f"zsseg precompute --dataset demo --root {world} --split {split} --teacher {teacher} "
+            f"--cache {cache}{_sets(PRECOMPUTE)}"
+            for split in ("train", "val")
+        ]
+        made.append(f"zsseg evaluate --teacher --cache {cache} --split val --out {out}")
+        for method in dict.fromkeys((BASELINE, self.method)):
+            run = shlex.quote(str(self.run(method)))
+            made.append(
+                f"zsseg train --cache {cache} --config demo_{method} --out {run} "
+                f"--resume{_sets(self.settings)}"
+            )
+            made.append(f"zsseg evaluate --run {run} --split val")
+        pictures = sorted((self.world / "images" / "val").glob("*.png"))[:_PREDICTED]
+        made.append(
+            f"zsseg predict {shlex.join(map(str, pictures))} --run {run} "
+            f"--out {shlex.quote(str(self.out / 'predictions'))}"
+        )
+        return made
+
+
+def _sets(settings: Sequence[str]) -> str:
+    return "".join(f" --set {shlex.quote(setting)}" for setting in settings)
+
+
+def small_clip() -> Path:
+    """The folder of the CLIP that comes with zsseg and knows the small world."""
+    return Path(str(files("zsseg.stages.demo"))) / "clip"
+
+
+def demo_methods() -> list[str]:
+    """Methods that the demo can compare with its baseline, sorted."""
+    names = (name.removeprefix("demo_") for name in experiment_names() if name.startswith("demo_"))
+    return sorted(set(names) - {BASELINE})
+
+
+def run_demo(
+    out: Path, *, method: str, seed: int, scenes: int, settings: Sequence[str], quiet: bool
+) -> None:
+    """Fill the folder `out`: scenes, stores, two runs, predictions, report; prints the scores.
+
+    Raises UserError for a method that there is not, and for a folder that is in use.
+    """
+    from zsseg.pipeline.cli.main import app
+    from zsseg.stages.demo.world import write_world
+
+    if method not in demo_methods():
+        raise UserError(f"--method {method}: there are {', '.join(demo_methods())}")
+    _claim(out, {"seed": seed, "scenes": scenes})
+    started = time.perf_counter()
+    demo = Demo(out, method, (f"train.seed={seed}", *settings))
+    with console.progress("draw scenes", quiet=quiet) as advance:
+        write_world(
+            demo.world,
+            seed=seed,
+            scenes={"train": scenes, "val": max(1, scenes // 5)},
+            progress=lambda done, total: advance(done, total, ""),
+        )
+    for command in demo.commands():
+        if not quiet:
+            console.err.print(f"\n$ {command}", style="bold", markup=False, soft_wrap=True)
+        with console.no_output():
+            arguments = shlex.split(command)[1:]
+            app([*arguments, *(["--quiet"] if quiet else [])], standalone_mode=False)
+    results = _results(demo)
+    minutes = (time.perf_counter() - started) / 60
+    _write_report(demo, results, minutes)
+    console.out.print(_score_table(results))
+    console.out.print(f"\n{minutes:.1f} minutes. Look at {demo.report}", soft_wrap=True)
+
+
+def _claim(out: Path, settings: Mapping[str, int]) -> None:
+    """Make `out` the folder of a demo with these settings, or raise UserError."""
+    path = out / _SETTINGS_FILE
+    if path.is_file():
+        if (found := json.loads(path.read_text(encoding="utf-8"))) != settings:
+            raise UserError(f"{out}: holds a demo with {found}, not {settings}. Give another --out")
+    elif out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise UserError(f"{out}: exists and is no demo. Give another --out")
+    else:
+        write_durably(path, f"{json.dumps(settings)}\n".encode())
+
+
+def _results(demo: Demo) -> "dict[str, EvaluationResult]":
+    from zsseg.stages.evaluate.result import read_result
+
+    return {
+        "teacher alone": read_result(demo.out / "evaluation-teacher-val.json"),
+        BASELINE: read_result(demo.scores(BASELINE)),
+        f"ours ({demo.method})": read_result(demo.scores(demo.method)),
+    }
+
+
+def _score_table(results: "Mapping[str, EvaluationResult]") -> Table:
+    table = Table("IoU in percent", "hIoU", "seen (sIoU)", "unseen (uIoU)", box=None)
+    for name, result in results.items():
+        means = result.scores
+        table.add_row(name, *(percent(value) for value in (means.hiou, means.siou, means.uiou)))
+    return table
+
+
+def _write_report(demo: Demo, results: "Mapping[str, EvaluationResult]", minutes: float) -> None:
+    from zsseg.pipeline.demo.demo_report import Comparison, write_report
+    from zsseg.stages.data.spec import load_spec
+    from zsseg.stages.evaluate.overlay import palette
+
+    spec = load_spec("demo")
+    *others, last = spec.unseen
+    losses = {method: _metrics(demo.run(method)) for method in (BASELINE, demo.method)}
+    charts = {
+        "Loss": {method: _curve(lines, "loss") for method, lines in losses.items()},
+        "Parts of our loss": {
+            name: _curve(losses[demo.method], name)
+            for name in ("cross_entropy", "sdd", "local_distillation")
+        },
+        "Share of unlabelled pixels with a pseudo label": {
+            demo.method: _curve(losses[demo.method], "pseudo_label_share")
+        },
+    }
+    write_report(
+        demo.report,
+        Comparison(
+            title=f"zsseg demo: {', '.join(others)} and {last}, segmented without a single label",
+            about="Three classes of these drawn street scenes had no label in training. The "
+            "teacher is a small CLIP that knows their names from captions only. The baseline is a "
+            "network trained on the labels of the other classes. Ours is the same network, trained "
+            "on the same labels and on what CLIP left in the cache; it runs without CLIP.",
+            results=results,
+            pictures=_pictures(demo, list(results)),
+            colours=palette(len(spec.classes)),
+            charts={
+                title: {name: points for name, points in series.items() if points}
+                for title, series in charts.items()
+                if any(series.values())
+            },
+            commands=demo.commands(),
+            made=f"Made in {minutes:.1f} minutes by zsseg {version('zsseg')} with torch "
+            f"{version('torch')}.",
+        ),
+    )
+
+
+def _metrics(run: Path) -> list[dict[str, float]]:
+    text = (run / "metrics.jsonl").read_text(encoding="utf-8")
+    return [json.loads(line) for line in text.splitlines()]
+
+
+def _curve(lines: Sequence[Mapping[str, float]], name: str) -> Points:
+    return [(line["step"], line[name]) for line in lines if name in line]
+
+
+def _pictures(
+    demo: Demo, names: Sequence[str]
+) -> "list[tuple[NDArray[np.uint8], dict[str, NDArray[np.uint8]]]]":
+    """Scenes that show most of the unseen classes, with their label and everyone's label map."""
+    import torch
+
+    from zsseg.stages.cache.catalogue import choose_store
+    from zsseg.stages.cache.reader import Store
+    from zsseg.stages.data.images import read_image
+    from zsseg.stages.data.labels import read_label
+    from zsseg.stages.data.samples import list_samples
+    from zsseg.stages.data.spec import load_spec
+    from zsseg.stages.evaluate.evaluate import student_label, teacher_label
+    from zsseg.stages.evaluate.trained_run import load_run
+
+    spec = load_spec("demo")
+    labelled = [(s, read_label(spec, s)) for s in list_samples(spec, demo.world, "val")]
+    store = Store.open(choose_store(demo.cache, split="val"))
+    row_of = {entry["id"]: entry["row"] for entry in store.index}
+    text_CD = torch.from_numpy(store.read_all("text"))
+    runs = [load_run(demo.run(method)) for method in (BASELINE, demo.method)]
+    pictures = []
+    for sample, label_HW in sorted(labelled, key=lambda pair: -_richness(pair[1], spec.unseen_ids))[
+        :_GRID_ROWS
+    ]:
+        image_HW3 = read_image(sample.image)
+        dense_Dhw = store.read("dense", row_of[sample.id])
+        maps = [
+            teacher_label(dense_Dhw, text_CD, label_HW.shape),
+            *(student_label(run, image_HW3) for run in runs),
+        ]
+        pictures.append((image_HW3, {"label": label_HW, **dict(zip(names, maps, strict=True))}))
+    return pictures
+
+
+def _richness(label_HW: "NDArray[np.uint8]", unseen_ids: Sequence[int]) -> float:
+    """How much a scene shows of the unseen classes, many of them before much of one."""
+    shares = np.bincount(label_HW.ravel(), minlength=256)[list(unseen_ids)] / label_HW.size
+    return float(np.sqrt(shares).sum())

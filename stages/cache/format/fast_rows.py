@@ -1,0 +1,150 @@
+"""One row of an array without zarr's machinery: for a training loop that reads thousands a second.
+
+A row costs two short reads (the shard's index, the row's inner chunk), their checksums and, for
+integer maps, zstd. Nothing is kept open or in memory: rows are shared by all processes through the
+system's page cache, and a store that vanishes is noticed at once.
+"""
+
+import json
+from dataclasses import dataclass
+from io import FileIO
+from math import prod
+from pathlib import Path
+from typing import Any
+
+import google_crc32c
+import numpy as np
+from numcodecs.zstd import Zstd
+from numpy.typing import NDArray
+
+from zsseg.stages.errors import CacheError
+
+_CHECKSUM = 4  # bytes of CRC32C after what it covers
+_ENTRY = np.dtype("<u8")  # a shard's index: offset and length of each inner chunk
+_NOT_WRITTEN = 2**64 - 1  # offset of an inner chunk that holds the fill value only
+_ZSTD = Zstd()
+
+
+@dataclass(frozen=True)
+class RowLayout:
+    """How the rows of an array lie in its shards."""
+
+    dtype: np.dtype[Any]
+    shape: tuple[int, ...]
+    """Of one row."""
+    shard_rows: int
+    sharded: bool
+    """Is each row an inner chunk? Else the shard is one chunk, of a few KiB."""
+    compressed: bool
+
+
+def row_layout(zarr_json: bytes) -> RowLayout | None:
+    """The layout that an array's zarr.json describes; None for one that `read_row` does not know.
+
+    Known: little-endian numbers, zstd or nothing, CRC32C, and shards of one row per inner chunk
+    with their index at the end.
+    """
+    described = json.loads(zarr_json)
+    shard_rows, *shape = described["chunk_grid"]["configuration"]["chunk_shape"]
+    codecs = described["codecs"]
+    sharded = codecs[0]["name"] == "sharding_indexed"
+    if sharded:
+        inner = codecs[0]["configuration"]
+        whole = inner["chunk_shape"] == [1, *shape] and inner["index_location"] == "end"
+        if not whole or _names(inner["index_codecs"]) != ["bytes", "crc32c"] or len(codecs) > 1:
+            return None
+        codecs = inner["codecs"]
+    if described["fill_value"] or _names(codecs) not in (
+        ["bytes", "crc32c"],
+        ["bytes", "zstd", "crc32c"],
+    ):
+        return None
+    if codecs[0].get("configuration", {}).get("endian", "little") != "little":
+        return None
+    return RowLayout(
+        dtype=np.dtype(described["data_type"]).newbyteorder("<"),
+        shape=tuple(shape),
+        shard_rows=shard_rows,
+        sharded=sharded,
+        compressed=len(codecs) == 3,
+    )
+
+
+def read_row(shard: Path, layout: RowLayout, place: int) -> NDArray[Any]:
+    """The row at `place` of a shard. CacheError when the file is missing, empty or damaged."""
+    try:
+        with shard.open("rb", buffering=0) as file:
+            size = file.seek(0, 2)
+            if size == 0:
+                raise CacheError(lost(shard))
+            start, length = 0, size
+            if layout.sharded:
+                start, length = _inner_chunk(file, size, layout, place)
+            if start == _NOT_WRITTEN:
+                return np.zeros(layout.shape, layout.dtype)
+            content = _checked(file, start, length)
+        rows = 1 if layout.sharded else layout.shard_rows
+        decoded = _ZSTD.decode(content) if layout.compressed else content
+        values = np.frombuffer(decoded, layout.dtype).reshape(rows, *layout.shape)
+    except FileNotFoundError as error:
+        store = shard.parents[1]
+        if not store.exists():
+            raise CacheError(
+                f"{store}: the store is gone: deleted, moved, or its disk is away. Put it back, or "
+                "make it again with `zsseg precompute`, and go on (`zsseg train` with --resume)"
+            ) from error
+        raise CacheError(lost(shard)) from error
+    except (ValueError, RuntimeError, OSError) as error:
+        if isinstance(error, CacheError):
+            raise
+        raise CacheError(damaged(str(shard), error)) from error
+    if not layout.sharded:
+        return np.array(values[place])  # not a part of the whole shard
+    # What comes from bytes cannot be written to.
+    return np.array(values[0]) if layout.compressed else np.asarray(values[0])
+
+
+def lost(shard: object) -> str:
+    """What to say of a shard that is gone: zarr reads a lost or empty one as zeros."""
+    return (
+        f"{shard}: missing or empty; `zsseg cache verify STORE --repair` computes what is damaged "
+        "once more, and nothing else"
+    )
+
+
+def damaged(where: str, error: object) -> str:
+    """What to say of a shard whose content is not what was written."""
+    return (
+        f"{where}: damaged ({error}). `zsseg cache verify STORE --repair` finds all damage and "
+        "computes it once more"
+    )
+
+
+def _inner_chunk(file: FileIO, size: int, layout: RowLayout, place: int) -> tuple[int, int]:
+    """Where a row's inner chunk is in its shard: first byte, and length with its checksum."""
+    length = 2 * _ENTRY.itemsize * layout.shard_rows + _CHECKSUM
+    if size < length:
+        raise ValueError(f"{size} bytes, shorter than its index")
+    index = np.frombuffer(_checked(file, size - length, length), _ENTRY)
+    start, chunk = (int(number) for number in index[2 * place : 2 * place + 2])
+    expected = prod(layout.shape) * layout.dtype.itemsize + _CHECKSUM
+    if start != _NOT_WRITTEN and not layout.compressed and chunk != expected:
+        raise ValueError(f"row {place} has {chunk} bytes, not {expected}")
+    return start, chunk
+
+
+def _checked(file: FileIO, start: int, length: int) -> NDArray[np.uint8]:
+    """The bytes before a checksum that is right; ValueError else."""
+    read = bytearray(length)
+    file.seek(start)
+    if length < _CHECKSUM or file.readinto(read) != length:
+        raise ValueError(f"ends before byte {start + length}")
+    content = np.frombuffer(read, np.uint8)
+    covered, checksum = content[:-_CHECKSUM], content[-_CHECKSUM:]
+    if google_crc32c.value(covered) != int(checksum.view("<u4")[0]):
+        raise ValueError("a checksum does not match")
+    return covered
+
+
+def _names(codecs: list[dict[str, Any]]) -> list[str]:
+    return [codec["name"] for codec in codecs]

@@ -1,0 +1,151 @@
+"""Receipts and seal: which shards are complete, and what their files must be.
+
+zarr cannot tell "not computed" from "all zeros", so a shard counts when its receipt exists. A
+receipt is written after the data has reached the disk; the seal after the last receipt.
+"""
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from zsseg.stages.cache.disk.files import exists, file_size, hash_file, read_json, write_durably
+from zsseg.stages.cache.disk.place import StorePath
+from zsseg.stages.cache.format.manifest import (
+    GROUP,
+    INDEX,
+    SEAL,
+    Artifact,
+    Manifest,
+    receipt_file,
+    shard_file,
+)
+from zsseg.stages.cache.format.recipe import canonical_json, fingerprint
+from zsseg.stages.errors import CacheError
+
+ABSENT, STALE = "not there yet", "made otherwise"
+"""Why a shard is to be computed though nothing is wrong with it."""
+
+
+def publish(
+    store: StorePath,
+    manifest: Manifest,
+    artifact: Artifact,
+    shard: int,
+    *,
+    made_from: str,
+    files: Mapping[str, Mapping[str, Any]],
+    notes: Mapping[str, Any],
+) -> None:
+    """Declare one shard complete, of the artifact whose fingerprint is `made_from`.
+
+    `files`: bytes and hash of each, as `shards.put` gives them; they are on the disk (fsync).
+    """
+    content = make_receipt(manifest, artifact, shard, made_from=made_from, files=files, notes=notes)
+    write_durably(store / receipt_file(artifact, shard), content)
+
+
+def make_receipt(
+    manifest: Manifest,
+    artifact: Artifact,
+    shard: int,
+    *,
+    made_from: str,
+    files: Mapping[str, Mapping[str, Any]],
+    notes: Mapping[str, Any],
+) -> bytes:
+    """Content of the receipt that `publish` writes."""
+    rows = manifest.rows_of(shard) if artifact.per_row else None
+    receipt = {
+        "artifact": artifact.name,
+        "fingerprint": made_from,
+        "shard": shard,
+        "rows": [rows.start, rows.stop] if rows else None,
+        "files": files,
+    }
+    assert not receipt.keys() & notes.keys(), "a note named like a field of the receipt"
+    receipt |= notes
+    return f"{canonical_json(receipt | {'check': fingerprint(receipt)})}\n".encode("ascii")
+
+
+def read_receipt(store: StorePath, artifact: Artifact, shard: int) -> dict[str, Any] | None:
+    """The receipt of one shard, None when there is none; CacheError when it is damaged."""
+    path = store / receipt_file(artifact, shard)
+    if not exists(path):
+        return None
+    receipt = read_json(path)
+    if receipt.pop("check", None) != fingerprint(receipt):
+        raise CacheError(f"{path}: damaged, it does not fit its own checksum")
+    files = receipt.get("files")
+    wanted = {shard_file(spec, artifact, shard) for spec in artifact.arrays}
+    if not isinstance(files, dict) or files.keys() != wanted:
+        raise CacheError(f"{path}: damaged, it does not list the files of its shard")
+    for file, entry in files.items():
+        if not isinstance(entry, dict) or entry.keys() != {"bytes", "xxh3_128"}:
+            raise CacheError(f"{path}: damaged, no size and hash for {file}")
+    return receipt
+
+
+def lost(store: StorePath, artifact: Artifact, shard: int, *, made_from: str) -> str | None:
+    """Why a shard has to be computed, None when it need not be: it is there, and of this recipe.
+
+    Sizes of files are compared, not their content.
+    """
+    try:
+        receipt = read_receipt(store, artifact, shard)
+    except CacheError as error:
+        return str(error)
+    if receipt is None:
+        return ABSENT
+    if receipt.get("fingerprint") != made_from:
+        return STALE
+    for file, entry in receipt["files"].items():
+        if reason := damage(store, file, entry, read_data=False):
+            return f"{store / file}: {reason}"
+    return None
+
+
+def damage(store: StorePath, file: str, entry: Mapping[str, Any], *, read_data: bool) -> str | None:
+    """What is wrong with one data file, measured against its receipt; None when nothing is."""
+    path = store / file
+    if isinstance(path, Path) and path.is_symlink():
+        return "a symbolic link; a store holds plain files only"
+    if (size := file_size(path)) is None:
+        return "missing"
+    if size != entry["bytes"]:
+        return f"{size} bytes, {entry['bytes']} were written"
+    if read_data and hash_file(path) != entry["xxh3_128"]:
+        return "content changed since it was written (hash differs)"
+    return None
+
+
+def sealed_files(manifest: Manifest) -> Iterator[str]:
+    """Paths of all that the seal covers: metadata, index, receipts (which cover the data)."""
+    yield GROUP
+    yield INDEX
+    yield from (f"{name}/zarr.json" for name in sorted(manifest.arrays))
+    for artifact in sorted(manifest.artifacts, key=lambda artifact: artifact.name):
+        yield from (receipt_file(artifact, shard) for shard in manifest.shards(artifact))
+
+
+def make_seal(store: StorePath, manifest: Manifest) -> bytes:
+    """Content of seal.json for the store as it lies on the disk."""
+    files = {file: hash_file(store / file) for file in sealed_files(manifest)}
+    seal = {"root": fingerprint(files), "files": files}
+    return (canonical_json(seal) + "\n").encode("ascii")
+
+
+def read_seal(store: StorePath) -> dict[str, Any]:
+    """The seal; CacheError when it is missing (the store is unfinished) or damaged."""
+    path = store / SEAL
+    if not exists(path):
+        raise CacheError(
+            f"{store}: the store is not finished ({SEAL} is missing); run the same "
+            "`zsseg precompute` command again, it continues where it stopped"
+        )
+    seal = read_json(path)
+    if not isinstance(seal.get("files"), dict) or seal.get("root") != fingerprint(seal["files"]):
+        raise CacheError(
+            f"{path}: damaged, its root hash does not cover its list of files; run the same "
+            "`zsseg precompute` command again, it checks the store and seals it anew"
+        )
+    return seal

@@ -1,0 +1,228 @@
+"""What a store holds, as its zarr.json says it, and which file holds it. Needs no zarr.
+
+zarr.json     group; attributes: format, identity, info, artifacts, rows, shard_rows
+index.jsonl   one line per row: row, id, image, label (paths relative to the data set's root)
+<array>/      one zarr array each; zarr.json and one file per shard
+ledger/<artifact>/<shard>.json   receipt: rows, bytes and hash of the files of one shard
+seal.json     written last: hashes of everything above but the arrays' data
+README.md     the card, for people; made from the above, so no content
+history.jsonl, sources.jsonl, .lock, .writer.json, .used   not content: differ between equal runs
+"""
+
+import json
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from zsseg.stages.cache.disk.files import file_size, json_lines, read_json
+from zsseg.stages.cache.disk.place import StorePath
+from zsseg.stages.cache.format.recipe import fingerprint, plain
+from zsseg.stages.errors import CacheError
+
+FORMAT = 1
+GROUP = "zarr.json"
+INDEX = "index.jsonl"
+LEDGER = "ledger"
+SEAL = "seal.json"
+HISTORY = "history.jsonl"
+SOURCES = "sources.jsonl"
+CARD = "README.md"
+USED = ".used"
+
+REMOVING, IMPORTING = ".removing", ".importing"
+"""Endings of folders that are no store any more, or not yet: of `zsseg cache rm` and `import`."""
+
+_MEND = (
+    "run the same `zsseg precompute` command again, which restores it if the store was finished, "
+    "or delete the store"
+)
+_NAME = re.compile(r"[a-z][a-z0-9_]*")
+
+
+@dataclass(frozen=True)
+class ArraySpec:
+    """One array of an artifact.
+
+    `shape` is the shape of one row (of the whole array, where the artifact is not per row).
+    `compressed`: zstd, for integer maps; floating-point tokens gain too little by it.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+    compressed: bool = False
+
+    def __post_init__(self) -> None:
+        if not _NAME.fullmatch(self.name) or self.name == LEDGER:
+            raise ValueError(f"not a name for an array: {self.name!r}")
+        if any(side < 1 for side in self.shape):
+            raise ValueError(f"array {self.name} of an empty shape: {self.shape}")
+        if np.dtype(self.dtype).kind not in "biuf":  # no code runs to decode a number
+            raise ValueError(f"array {self.name} of {self.dtype}, which is no number")
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """Arrays that are computed together, and the recipe that they are computed from.
+
+    `depends` names artifacts that it is made from: when their recipe changes, so does this.
+    `per_row`: one row per image, written shard by shard; otherwise one unit, shard 0.
+    """
+
+    name: str
+    recipe: Mapping[str, Any]
+    arrays: tuple[ArraySpec, ...]
+    depends: tuple[str, ...] = ()
+    per_row: bool = True
+
+    def __post_init__(self) -> None:
+        if not _NAME.fullmatch(self.name):
+            raise ValueError(f"not a name for an artifact: {self.name!r}")
+
+
+def fingerprints(artifacts: Sequence[Artifact]) -> dict[str, str]:
+    """Fingerprint of each artifact: its recipe, its arrays and its dependencies' fingerprints."""
+    by_name = {artifact.name: artifact for artifact in artifacts}
+    assert len(by_name) == len(artifacts), "two artifacts of one name"
+
+    def of(name: str) -> str:
+        return fingerprint(description(by_name[name]) | {"depends": list(map(of, depends[name]))})
+
+    depends = {artifact.name: sorted(artifact.depends) for artifact in artifacts}
+    return {name: of(name) for name in by_name}
+
+
+def description(artifact: Artifact) -> dict[str, Any]:
+    """What an artifact is, as plain values; its name is the key that it is stored under."""
+    value: dict[str, Any] = plain(asdict(artifact))
+    del value["name"]
+    return value
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """The attributes of a store's group."""
+
+    identity: dict[str, Any]
+    info: dict[str, Any]
+    artifacts: tuple[Artifact, ...]
+    rows: int
+    shard_rows: int
+
+    @property
+    def arrays(self) -> dict[str, tuple[Artifact, ArraySpec]]:
+        """Every array by name, with the artifact that it belongs to."""
+        return {
+            spec.name: (artifact, spec) for artifact in self.artifacts for spec in artifact.arrays
+        }
+
+    def shards(self, artifact: Artifact) -> range:
+        """Numbers of the artifact's shards."""
+        return range(-(-self.rows // self.shard_rows) if artifact.per_row else 1)
+
+    def rows_of(self, shard: int) -> range:
+        """Rows that shard `shard` of a per-row artifact holds; the last one may be short."""
+        first = shard * self.shard_rows
+        return range(first, min(first + self.shard_rows, self.rows))
+
+    def shape(self, artifact: Artifact, spec: ArraySpec) -> tuple[int, ...]:
+        """Shape of the whole array."""
+        return (self.rows, *spec.shape) if artifact.per_row else spec.shape
+
+
+def shard_file(spec: ArraySpec, artifact: Artifact, shard: int) -> str:
+    """Path of one shard's data, relative to the store, as zarr names it."""
+    place = [shard, *(0 for _ in spec.shape)] if artifact.per_row else [0 for _ in spec.shape]
+    return f"{spec.name}/{'.'.join(['c', *map(str, place)])}"
+
+
+def receipt_file(artifact: Artifact, shard: int) -> str:
+    """Path of one shard's receipt, relative to the store."""
+    return f"{LEDGER}/{artifact.name}/{shard:06d}.json"
+
+
+def group_json(manifest: Manifest) -> bytes:
+    """The group's zarr.json: readable by zarr, by eye, and equal for equal manifests."""
+    prints = fingerprints(manifest.artifacts)
+    attributes = {
+        "zsseg_format": FORMAT,
+        "identity": plain(manifest.identity),
+        "info": plain(manifest.info),
+        "artifacts": {
+            artifact.name: description(artifact) | {"fingerprint": prints[artifact.name]}
+            for artifact in manifest.artifacts
+        },
+        "rows": manifest.rows,
+        "shard_rows": manifest.shard_rows,
+    }
+    group = {"zarr_format": 3, "node_type": "group", "attributes": attributes}
+    return (json.dumps(group, indent=1, sort_keys=True, allow_nan=False) + "\n").encode("ascii")
+
+
+def index_lines(entries: Iterable[Mapping[str, Any]]) -> bytes:
+    """Content of index.jsonl: the entries with their row."""
+    content = bytearray()  # line by line: there may be very many
+    for row, entry in enumerate(entries):
+        content += json_lines([{"row": row} | dict(entry)])
+    return bytes(content)
+
+
+def read_manifest(store: StorePath) -> Manifest:
+    """Read a store's zarr.json; CacheError when missing, foreign, damaged or of another format."""
+    path = store / GROUP
+    if file_size(path) is None:
+        raise CacheError(
+            f"{store}: no store here ({GROUP} is missing); `zsseg precompute` makes one"
+        )
+    try:
+        attributes = read_json(path).get("attributes")
+    except CacheError as error:
+        raise CacheError(f"{error}; {_MEND}") from error
+    if not isinstance(attributes, dict) or "zsseg_format" not in attributes:
+        raise CacheError(f"{path}: a zarr group, but not one that `zsseg precompute` wrote")
+    if attributes["zsseg_format"] != FORMAT:
+        raise CacheError(
+            f"{path}: format {attributes['zsseg_format']!r}, this version of zsseg reads "
+            f"format {FORMAT}; use the version that wrote it, or run `zsseg precompute` into "
+            "another --cache folder"
+        )
+    try:
+        manifest = Manifest(
+            identity=dict(attributes["identity"]),
+            info=dict(attributes["info"]),
+            artifacts=tuple(_artifact(*item) for item in attributes["artifacts"].items()),
+            rows=int(attributes["rows"]),
+            shard_rows=int(attributes["shard_rows"]),
+        )
+        stored = {name: entry["fingerprint"] for name, entry in attributes["artifacts"].items()}
+        made = fingerprints(manifest.artifacts)
+    except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
+        raise CacheError(f"{path}: damaged, {type(error).__name__}: {error}; {_MEND}") from error
+    if manifest.rows < 1 or manifest.shard_rows < 1:
+        raise CacheError(f"{path}: damaged, fewer than one row; {_MEND}")
+    if stored != made:
+        names = ", ".join(name for name in made if stored[name] != made[name])
+        raise CacheError(f"{path}: damaged, the fingerprint of {names} is wrong; {_MEND}")
+    return manifest
+
+
+def _artifact(name: str, entry: dict[str, Any]) -> Artifact:
+    arrays = tuple(
+        ArraySpec(
+            name=array["name"],
+            shape=tuple(array["shape"]),
+            dtype=array["dtype"],
+            compressed=array["compressed"],
+        )
+        for array in entry["arrays"]
+    )
+    return Artifact(
+        name=name,
+        recipe=entry["recipe"],
+        arrays=arrays,
+        depends=tuple(entry["depends"]),
+        per_row=entry["per_row"],
+    )

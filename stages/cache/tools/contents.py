@@ -1,0 +1,78 @@
+"""Which files in a store's folder are its own, which are leftovers, and which it never wrote."""
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from zsseg.stages.cache.disk.files import PARTIAL, list_files
+from zsseg.stages.cache.disk.lock import HOLDER, LOCK
+from zsseg.stages.cache.disk.place import StorePath
+from zsseg.stages.cache.format.ledger import sealed_files
+from zsseg.stages.cache.format.manifest import (
+    CARD,
+    GROUP,
+    HISTORY,
+    INDEX,
+    LEDGER,
+    SEAL,
+    SOURCES,
+    USED,
+    Manifest,
+    shard_file,
+)
+from zsseg.stages.cache.set_aside import PREVIOUS
+
+_TOP = frozenset({GROUP, INDEX, SEAL, HISTORY, SOURCES, CARD, USED, LOCK, HOLDER})
+_BELOW = re.compile(
+    rf"[a-z][a-z0-9_]*/(zarr\.json|c(\.\d+)*)|{LEDGER}/[a-z][a-z0-9_]*/\d+\.json", re.ASCII
+)
+
+
+@dataclass(frozen=True)
+class Contents:
+    """The files of a folder, relative to it, by what they are.
+
+    `orphans` look like arrays and receipts, but the manifest does not know them; `strangers` are
+    nothing that zsseg writes, links among them.
+    """
+
+    own: tuple[str, ...]
+    partial: tuple[str, ...]
+    orphans: tuple[str, ...]
+    strangers: tuple[str, ...]
+
+
+def sort_contents(path: StorePath, manifest: Manifest | None) -> Contents:
+    """Sort the files of a folder; without a manifest, all arrays and receipts are orphans."""
+    known = {*sealed_files(manifest), *data_files(manifest)} if manifest else set()
+    own, partial, orphans, strangers = [], [], [], []
+    for file in list_files(path):
+        place = path / file
+        if isinstance(place, Path) and (place.is_symlink() or not place.is_file()):
+            strangers.append(file)
+        elif file in _TOP or file in known or file.startswith(f"{PREVIOUS}/"):
+            own.append(file)
+        elif file.endswith(PARTIAL):
+            partial.append(file)
+        elif _BELOW.fullmatch(file):
+            orphans.append(file)
+        else:
+            strangers.append(file)
+    return Contents(tuple(own), tuple(partial), tuple(orphans), tuple(strangers))
+
+
+def data_files(manifest: Manifest) -> Iterator[str]:
+    """Paths of all shards' data, relative to the store."""
+    for artifact, spec in manifest.arrays.values():
+        yield from (shard_file(spec, artifact, shard) for shard in manifest.shards(artifact))
+
+
+def file_count(manifest: Manifest) -> int:
+    """How many files manifest, index, arrays and receipts of a finished store are.
+
+    Counted without listing them: a manifest from elsewhere may claim any number of rows.
+    """
+    receipts = sum(manifest.shards(artifact).stop for artifact in manifest.artifacts)
+    data = sum(manifest.shards(artifact).stop for artifact, _ in manifest.arrays.values())
+    return 2 + len(manifest.arrays) + receipts + data

@@ -1,0 +1,266 @@
+"""From an archive to a store: what is in it is not trusted, and nothing shows before it is whole.
+
+Members are unpacked into a folder that is no store by its name, verified byte by byte there, and
+the folder is renamed at the end. For a place elsewhere that happens in a temporary folder here; the
+files are sent at the end, the seal last.
+"""
+
+import os
+import shutil
+import tarfile
+import tempfile
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath, PureWindowsPath
+
+from zsseg.stages.cache.catalogue import place_store
+from zsseg.stages.cache.disk.files import (
+    each,
+    exists,
+    list_files,
+    make_folder,
+    read_ahead,
+    read_json_lines,
+    sync,
+    write_durably,
+)
+from zsseg.stages.cache.disk.lock import HOLDER, LOCK, acquire, locked, release
+from zsseg.stages.cache.disk.place import StorePath, check_reachable
+from zsseg.stages.cache.format.ledger import read_seal
+from zsseg.stages.cache.format.manifest import (
+    GROUP,
+    IMPORTING,
+    INDEX,
+    SEAL,
+    Manifest,
+    read_manifest,
+)
+from zsseg.stages.cache.tools.contents import file_count
+from zsseg.stages.cache.tools.export_archive import BESIDES, expected_files
+from zsseg.stages.cache.tools.removal import remove_leftover
+from zsseg.stages.cache.verify import verify_store
+from zsseg.stages.errors import CacheError, ResourceError
+
+_LARGEST_MANIFEST = 1 << 26  # bytes; it is read whole before anything about it is known
+_BLOCK = 1 << 20
+
+
+@dataclass(frozen=True)
+class Imported:
+    """Where the store lies; `new` is False when the same store was there already."""
+
+    path: StorePath
+    new: bool
+
+
+def import_store(archive: Path, folder: StorePath) -> Imported:
+    """Unpack an archive of `export_store` into a folder of stores.
+
+    It lies where `zsseg precompute` would look for it. CacheError when the archive is cut short,
+    holds anything but the regular files of one store, does not verify, or when another store is
+    in its place; CacheLocked when the same archive is being imported.
+    """
+    if not isinstance(folder, Path):
+        check_reachable(folder)
+        with tempfile.TemporaryDirectory(prefix="zsseg-import-") as here:
+            unpacked = import_store(archive, Path(here))
+            assert isinstance(unpacked.path, Path)
+            return _send(unpacked.path, folder, archive)
+    if not archive.is_file():
+        raise CacheError(f"{archive}: no such file. `zsseg cache export STORE FILE.tar` makes one")
+    staging = folder / (archive.name + IMPORTING)
+    try:
+        with tarfile.open(archive, mode="r:") as tar:
+            members = _members(tar, archive, staging)
+            make_folder(folder)
+            _check_space(members.values(), archive, folder)
+            if staging.is_dir():
+                remove_leftover(staging)
+            staging.mkdir()
+            return _import(tar, members, archive, folder, staging)
+    except tarfile.TarError as error:
+        raise _refused(archive, f"cut short, or no plain tar file ({error})") from error
+
+
+def _send(store: Path, folder: StorePath, archive: Path) -> Imported:
+    """Send a verified store elsewhere, under the lock of the one that it becomes."""
+    final = _place(read_manifest(store), folder)
+    if exists(final / GROUP):
+        _check_same(final, store, archive)
+        return Imported(final, new=False)
+    names = [name for name in list_files(store) if name not in (LOCK, HOLDER)]
+
+    def send(name: str) -> None:
+        write_durably(final / name, (store / name).read_bytes())
+
+    with locked(final):
+        send(GROUP)  # first: what is cut short is an unfinished store, which `rm` deletes
+        each(send, [name for name in names if name not in (GROUP, SEAL)], where=final)
+        send(SEAL)
+    return Imported(final, new=True)
+
+
+def _import(
+    tar: tarfile.TarFile,
+    members: Mapping[str, tarfile.TarInfo],
+    archive: Path,
+    folder: Path,
+    staging: Path,
+) -> Imported:
+    lock = acquire(staging)
+    where = staging
+    try:
+        for name in (GROUP, SEAL):
+            _extract(tar, members[name], staging / name)
+        manifest = _manifest(staging, members, archive)
+        final = _place(manifest, folder)
+        assert isinstance(final, Path)
+        if final.exists():
+            _check_same(final, staging, archive)
+            return Imported(final, new=False)
+        for name in sorted(members.keys() - {GROUP, SEAL}):
+            _extract(tar, members[name], staging / name)
+        _check_index(staging, manifest, archive)
+        if problems := verify_store(staging, read_data=True):
+            raise _refused(
+                archive,
+                f"{len(problems)} of its files are damaged or missing, the first: "
+                f"{problems[0].file}: {problems[0].reason}",
+            )
+        for path in [staging, *(path for path in staging.rglob("*") if path.is_dir())]:
+            sync(path)
+        (staging / HOLDER).unlink(missing_ok=True)
+        staging.rename(final)
+        where = final
+        sync(folder)
+        return Imported(final, new=True)
+    finally:
+        if where == staging:
+            # The lock's file goes with the folder; what cannot be deleted is for `prune`.
+            shutil.rmtree(staging, ignore_errors=True)
+        release(where, lock)
+
+
+def _members(tar: tarfile.TarFile, archive: Path, staging: Path) -> dict[str, tarfile.TarInfo]:
+    """The members by their path in the store. Nothing has been written when this refuses."""
+    size = archive.stat().st_size
+    members: dict[str, tarfile.TarInfo] = {}
+    folders = set()
+    for member in tar:
+        named = repr(member.name[:100])
+        if member.type not in (tarfile.REGTYPE, tarfile.AREGTYPE) or member.issparse():
+            raise _refused(archive, f"{named} is no regular file (a link, a device or a folder)")
+        parts = member.name.split("/")
+        if "" in parts or "." in parts or ".." in parts or "\\" in member.name:
+            raise _refused(archive, f"{named} leads elsewhere (absolute, or with '..')")
+        if hasattr(tarfile, "data_filter"):  # from Python 3.11.4: a second opinion
+            try:
+                tarfile.data_filter(member, str(staging))
+            except tarfile.FilterError as error:
+                raise _refused(archive, f"{named}: {error}") from error
+        name = "/".join(parts[1:])
+        if not name or name in members:
+            raise _refused(archive, f"{named} is not in the store's folder, or is there twice")
+        if member.offset_data + member.size > size:
+            raise _refused(archive, f"cut short within {named}")
+        members[name] = member
+        folders.add(parts[0])
+    if len(folders) != 1 or not {GROUP, SEAL, INDEX} <= members.keys():
+        raise _refused(archive, f"not one folder with {GROUP}, {INDEX} and {SEAL}, or cut short")
+    if members[GROUP].size > _LARGEST_MANIFEST:
+        raise _refused(archive, f"its {GROUP} is of {members[GROUP].size} bytes")
+    return members
+
+
+def _manifest(staging: Path, members: Mapping[str, tarfile.TarInfo], archive: Path) -> Manifest:
+    """The manifest, when it and the archive name the same files."""
+    try:
+        manifest = read_manifest(staging)
+        read_seal(staging)
+    except (CacheError, RecursionError) as error:
+        raise _refused(archive, str(error)) from error
+    # Counted first: the list of a forged manifest has no end.
+    if file_count(manifest) > len(members):
+        raise _refused(archive, "files of the store are missing; it is cut short")
+    expected = expected_files(manifest)
+    if missing := sorted(expected - members.keys()):
+        raise _refused(archive, f"{missing[0]} is missing; it is cut short")
+    if strange := sorted(members.keys() - expected - set(BESIDES)):
+        raise _refused(archive, f"{strange[0]!r} is no file of this store")
+    return manifest
+
+
+def _place(manifest: Manifest, folder: StorePath) -> StorePath:
+    identity = manifest.identity
+    return place_store(
+        folder,
+        identity,
+        dataset=str(identity.get("dataset", "")),
+        split=str(identity.get("split", "")),
+        teacher=str(manifest.info.get("teacher", "")),
+    )
+
+
+def _check_same(final: StorePath, staging: Path, archive: Path) -> None:
+    """CacheError unless the store that is there is whole and has the archive's fingerprint."""
+    advice = f"Move it away, delete it (`zsseg cache rm {final}`), or give another --cache"
+    try:
+        there = read_seal(final)["root"]
+    except CacheError as error:
+        raise CacheError(
+            f"{final}: in the place of the store in {archive}, and not finished. {advice}"
+        ) from error
+    if there != read_seal(staging)["root"]:
+        raise CacheError(
+            f"{final}: made for the same data and teacher as the store in {archive}, but with "
+            f"another content (fingerprint {there}). {advice}"
+        )
+    with read_ahead(final):
+        damaged = verify_store(final, read_data=False)
+    if damaged:
+        raise CacheError(
+            f"{final}: the same store as in {archive}, but damaged. {advice}, and import again"
+        )
+
+
+def _check_index(staging: Path, manifest: Manifest, archive: Path) -> None:
+    """One entry per row, and no path that leads out of the data set's folder."""
+    entries = read_json_lines(staging / INDEX)
+    if len(entries) != manifest.rows:
+        raise _refused(archive, f"{len(entries)} entries in {INDEX} for {manifest.rows} images")
+    for entry in entries:
+        for path in (entry.get("image"), entry.get("label")):
+            if path is not None and not (isinstance(path, str) and _stays_below(path)):
+                raise _refused(archive, f"{INDEX} names {path!r:.100}, outside of the data set")
+
+
+def _stays_below(path: str) -> bool:
+    windows = PureWindowsPath(path)
+    return not (
+        PurePosixPath(path).is_absolute() or windows.drive or windows.root or ".." in windows.parts
+    )
+
+
+def _extract(tar: tarfile.TarFile, member: tarfile.TarInfo, target: Path) -> None:
+    """Write one member to a new file, with our own mode and owner, and bring it to the disk."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    source = tar.extractfile(member)
+    assert source is not None, member.name
+    with source, target.open("xb") as file:
+        shutil.copyfileobj(source, file, _BLOCK)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _check_space(members: Iterable[tarfile.TarInfo], archive: Path, folder: Path) -> None:
+    needed = sum(member.size for member in members)
+    free = shutil.disk_usage(folder).free
+    if needed > free:
+        raise ResourceError(
+            f"{folder}: {archive} needs {needed / 2**20:.0f} MiB and {free / 2**20:.0f} MiB are "
+            "free. Give a --cache folder on a larger disk"
+        )
+
+
+def _refused(archive: Path, why: str) -> CacheError:
+    return CacheError(f"{archive}: not imported: {why}. Export the store again, or copy it again")

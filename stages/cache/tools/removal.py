@@ -1,0 +1,227 @@
+"""Deleting: whole stores, and what interrupted runs left. Never anything that zsseg did not write.
+
+A store is renamed before it is deleted, under its lock, and the seal goes first: killed at any
+point, nothing is left that looks like a complete store, and `prune` deletes the rest. Elsewhere
+nothing can be renamed: the seal goes first and the manifest last, so what a killed removal leaves
+is an unfinished store, to be removed again.
+"""
+
+import logging
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from zsseg.stages.cache.catalogue import find_stores, is_leftover
+from zsseg.stages.cache.disk import remote
+from zsseg.stages.cache.disk.files import (
+    exists,
+    file_size,
+    folder_bytes,
+    read_json,
+    remove_durably,
+    sync,
+)
+from zsseg.stages.cache.disk.lock import HOLDER, LOCK, acquire, locked, release
+from zsseg.stages.cache.disk.place import StorePath, check_reachable
+from zsseg.stages.cache.format.manifest import GROUP, REMOVING, SEAL, Manifest, read_manifest
+from zsseg.stages.cache.tools.contents import Contents, sort_contents
+from zsseg.stages.errors import CacheError
+
+if TYPE_CHECKING:
+    from zsseg.stages.cache.disk.place import UPath
+
+_SHOWN = 3  # files named in one message
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Garbage:
+    """A file or folder that `prune` deletes, why, and its bytes."""
+
+    path: StorePath
+    reason: str
+    bytes: int
+
+
+def check_removable(path: StorePath) -> None:
+    """May this folder be deleted as a store? Damaged and unfinished ones may.
+
+    CacheError when it is no store, a link, or holds files that zsseg did not write; CacheLocked
+    when someone writes it.
+    """
+    check_reachable(path)
+    if isinstance(path, Path) and path.is_symlink():
+        raise CacheError(f"{path}: a symbolic link. Give the folder that it leads to")
+    if not path.is_dir():
+        raise CacheError(f"{path}: no store here. `zsseg cache ls FOLDER` lists them")
+    try:
+        attributes = read_json(path / GROUP).get("attributes")
+    except CacheError as error:
+        raise CacheError(
+            f"{path}: not known to be a store ({error}), so it is not deleted. If it is to go, "
+            "delete the folder by hand"
+        ) from error
+    if not isinstance(attributes, dict) or "zsseg_format" not in attributes:
+        raise CacheError(f"{path}: not a store that `zsseg precompute` wrote; it is not deleted")
+    _refuse_strangers(path, sort_contents(path, _manifest(path)))
+    with locked(path):
+        pass
+
+
+def remove_store(path: StorePath, *, only_unfinished: bool = False) -> int:
+    """Delete a store; returns the bytes freed. Raises what `check_removable` raises.
+
+    With `only_unfinished` also CacheError for one that has been finished meanwhile.
+    """
+    check_removable(path)
+    if not isinstance(path, Path):
+        return _remove_elsewhere(path, only_unfinished=only_unfinished)
+    path = path.resolve()
+    gone = path.with_name(path.name + REMOVING)
+    if gone.exists():
+        remove_leftover(gone)
+    size = folder_bytes(path)
+    lock = acquire(path)
+    where = path
+    try:
+        if only_unfinished and (path / SEAL).exists():
+            raise CacheError(f"{path}: finished just now")
+        path.rename(gone)
+        where = gone
+        sync(gone.parent)
+        _delete(gone)
+    finally:
+        release(where, lock)
+    return size
+
+
+def _remove_elsewhere(path: "UPath", *, only_unfinished: bool) -> int:
+    with locked(path):
+        if only_unfinished and exists(path / SEAL):
+            raise CacheError(f"{path}: finished just now")
+        sizes = remote.sizes(path)
+        remote.delete(path / SEAL)
+        remote.delete_files(path, [name for name in sizes if name not in (SEAL, GROUP, HOLDER)])
+        remote.delete(path / GROUP)
+    return sum(sizes.values()) - sizes.get(HOLDER, 0)
+
+
+def remove_leftover(path: Path) -> int:
+    """Delete the folder of an interrupted removal or import; returns the bytes freed.
+
+    CacheError when it holds files that zsseg did not write, CacheLocked when it is in use.
+    """
+    assert is_leftover(path), path
+    _refuse_strangers(path, sort_contents(path, None))
+    size = folder_bytes(path)
+    with locked(path):
+        _delete(path)
+    return size
+
+
+def prune(folder: StorePath, *, unfinished: bool, dry_run: bool) -> list[Garbage]:
+    """Delete what interrupted runs left in a folder of stores; returns what went (or would go).
+
+    Partial files, arrays and receipts that the manifest does not know, folders of interrupted
+    removals and imports; with `unfinished` also stores without a seal. What is locked or cannot
+    be written is logged and left alone.
+    """
+    pruned: list[Garbage] = []
+    # Only here are there any: elsewhere nothing is renamed.
+    entries = sorted(folder.iterdir()) if isinstance(folder, Path) and folder.is_dir() else []
+    for path in entries:
+        if is_leftover(path) and path.is_dir() and not path.is_symlink():
+            with _or_left_alone(path):
+                pruned.append(_prune_leftover(path, dry_run=dry_run))
+    for store in find_stores(folder):
+        with _or_left_alone(store.path):
+            if unfinished and not store.sealed:
+                pruned.append(_prune_store(store.path, dry_run=dry_run))
+            else:
+                pruned += _prune_files(store.path, dry_run=dry_run)
+    return pruned
+
+
+@contextmanager
+def _or_left_alone(path: StorePath) -> Iterator[None]:
+    try:
+        yield
+    except (CacheError, OSError) as error:  # CacheLocked among them
+        _log.warning("left alone: %s%s", "" if str(path) in str(error) else f"{path}: ", error)
+
+
+def _prune_leftover(path: Path, *, dry_run: bool) -> Garbage:
+    reason = "left by an interrupted removal or import"
+    if not dry_run:
+        return Garbage(path, reason, remove_leftover(path))
+    _refuse_strangers(path, sort_contents(path, None))
+    size = folder_bytes(path)
+    with locked(path):
+        return Garbage(path, reason, size)
+
+
+def _prune_store(path: StorePath, *, dry_run: bool) -> Garbage:
+    if not dry_run:
+        return Garbage(path, "unfinished store", remove_store(path, only_unfinished=True))
+    check_removable(path)
+    return Garbage(path, "unfinished store", folder_bytes(path))
+
+
+def _prune_files(path: StorePath, *, dry_run: bool) -> list[Garbage]:
+    if not _leftovers(path):  # no lock where there is nothing to do: it would stop a writer
+        return []
+    with locked(path):
+        found = _leftovers(path)
+        for each in [] if dry_run else found:
+            remove_durably(each.path)
+            if not isinstance(each.path, Path) or not isinstance(path, Path):
+                continue
+            for parent in (each.path.parent, each.path.parent.parent):
+                if parent.is_relative_to(path) and parent != path:
+                    with suppress(OSError):  # not empty
+                        parent.rmdir()
+    return found
+
+
+def _leftovers(path: StorePath) -> list[Garbage]:
+    contents = sort_contents(path, read_manifest(path))
+    reasons = dict.fromkeys(contents.partial, "written by halves")
+    reasons |= dict.fromkeys(contents.orphans, "not in the store's manifest")
+    return [
+        Garbage(path / file, reason, file_size(path / file) or 0)
+        for file, reason in reasons.items()
+    ]
+
+
+def _manifest(path: StorePath) -> Manifest | None:
+    try:
+        return read_manifest(path)
+    except CacheError:  # damaged or of another format: a person may still want it gone
+        return None
+
+
+def _refuse_strangers(path: StorePath, contents: Contents) -> None:
+    if contents.strangers:
+        named = ", ".join(contents.strangers[:_SHOWN])
+        raise CacheError(
+            f"{path}: holds files that zsseg did not write ({named}"
+            f"{', ...' if len(contents.strangers) > _SHOWN else ''}), so it is not deleted. Move "
+            "them elsewhere first"
+        )
+
+
+def _delete(folder: Path) -> None:
+    """What makes it a store goes first, the lock's file last: until then nobody else begins."""
+    for name in (SEAL, GROUP):
+        remove_durably(folder / name)
+    for entry in list(folder.iterdir()):
+        if entry.is_dir():
+            shutil.rmtree(entry)
+        elif entry.name != LOCK:
+            entry.unlink()
+    shutil.rmtree(folder)
+    sync(folder.parent)

@@ -1,0 +1,268 @@
+"""The writer of a store: one shard at a time, receipt, seal.
+
+Order of every commit: data, fsync, receipt, fsync. The receipt is removed before its shard is
+written again, the seal before anything that it covers changes. Killed at any point, the same run
+continues and ends with the same bytes.
+"""
+
+import json
+import logging
+from collections.abc import Iterable, Mapping, Sequence
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+
+from zsseg.stages.cache import shards
+from zsseg.stages.cache.card import make_card
+from zsseg.stages.cache.disk.files import (
+    disk_errors,
+    exists,
+    json_lines,
+    make_folder,
+    newest,
+    read_ahead,
+    read_bytes,
+    read_json_lines,
+    remove_durably,
+    sweep,
+    write_durably,
+)
+from zsseg.stages.cache.disk.lock import LOCK, Lock, acquire, check_held, release
+from zsseg.stages.cache.disk.place import StorePath
+from zsseg.stages.cache.format import ledger
+from zsseg.stages.cache.format.manifest import (
+    CARD,
+    HISTORY,
+    INDEX,
+    SEAL,
+    ArraySpec,
+    Artifact,
+    Manifest,
+    fingerprints,
+    index_lines,
+    receipt_file,
+)
+from zsseg.stages.cache.format.recipe import plain
+from zsseg.stages.cache.reconcile import prepare
+from zsseg.stages.cache.set_aside import discard, previous
+from zsseg.stages.errors import CacheError, ResourceError
+
+__all__ = ["ArraySpec", "Artifact", "Writer"]
+
+_log = logging.getLogger(__name__)
+
+
+class Writer:
+    """An open store under this process's lock. Made by `Writer.open`; use it in a `with`."""
+
+    def __init__(self, path: StorePath, manifest: Manifest, lock: Lock) -> None:
+        self.path = path
+        self.manifest = manifest
+        self._fingerprints = fingerprints(manifest.artifacts)
+        self._artifacts = {artifact.name: artifact for artifact in manifest.artifacts}
+        self._lock = lock
+
+    @classmethod
+    def open(
+        cls,
+        path: StorePath,
+        *,
+        identity: Mapping[str, Any],
+        artifacts: Sequence[Artifact],
+        index: Iterable[Mapping[str, Any]],
+        shard_rows: int,
+        info: Mapping[str, Any],
+        update: bool = False,
+    ) -> Self:
+        """Create a store, or open the one that is there to continue it.
+
+        `index`: one entry per row with `id`, `image`, `label` (paths relative to the data set's
+        root). `identity` holds `dataset` and `split`, `info` holds `teacher`: the catalogue shows
+        them; a `teacher` of another name is no difference. Raises CacheLocked when another process
+        writes the store, and CacheError with every differing field when it was made with other
+        settings; with `update` what differs is to be computed again, and a store of other images
+        is set aside to copy from (`aside`).
+        """
+        lines = index_lines(index)
+        manifest = Manifest(
+            identity=plain(dict(identity)),
+            info=plain(dict(info)),
+            artifacts=tuple(artifacts),
+            rows=lines.count(b"\n"),
+            shard_rows=shard_rows,
+        )
+        assert manifest.rows > 0, "a store of no images"
+        assert sum(len(a.arrays) for a in artifacts) == len(manifest.arrays), "an array named twice"
+        try:
+            make_folder(path)
+        except OSError as error:
+            raise ResourceError(f"{path}: cannot make this folder: {error}") from error
+        with disk_errors(path, f"its {LOCK}"):
+            lock = acquire(path)
+        if lock.died:
+            _log.warning(
+                "%s: the last run, %s, ended without a word; this one goes on from what was "
+                "committed. If an image kills it again, --workers 1 finds which",
+                path,
+                lock.died,
+            )
+        try:
+            with disk_errors(path, "what describes the store"):
+                sweep(path)
+                prepare(path, manifest, lines, update=update)
+        except BaseException:
+            release(path, lock)
+            raise
+        return cls(path, manifest, lock)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Release the lock."""
+        release(self.path, self._lock)
+
+    def missing(self) -> dict[str, list[int]]:
+        """Shards still to write, by artifact: no receipt, one of another recipe, or lost files."""
+        with read_ahead(self.path):
+            return {
+                artifact.name: [
+                    s for s in self.manifest.shards(artifact) if self._lost(artifact, s)
+                ]
+                for artifact in self.manifest.artifacts
+            }
+
+    def rows_of(self, shard: int) -> range:
+        """Rows of one shard of the per-row artifacts."""
+        return self.manifest.rows_of(shard)
+
+    def receipt(self, artifact: str, shard: int) -> dict[str, Any] | None:
+        """The receipt of a shard with its notes; None when there is none that can be read."""
+        try:
+            return ledger.read_receipt(self.path, self._artifacts[artifact], shard)
+        except CacheError:  # `missing` lists the shard and logs why
+            return None
+
+    def read(self, array: str, shard: int) -> np.ndarray[Any, Any]:
+        """One committed shard of an array: (rows, ...), or the whole array of a unit artifact.
+
+        `dense` as tokens (rows, D, h, w), whatever the format that they are stored in.
+        """
+        artifact, _ = self.manifest.arrays[array]
+        assert self._why(artifact, shard if artifact.per_row else 0) is None, (array, shard)
+        return shards.get(self.path, self.manifest, array, shard)
+
+    def write(
+        self,
+        artifact: str,
+        shard: int,
+        arrays: Mapping[str, np.ndarray[Any, Any]],
+        *,
+        notes: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Write and commit one whole shard of every array of an artifact.
+
+        Raises NonFiniteError on NaN or infinity before anything is written, ResourceError when the
+        disk refuses.
+        """
+        what = self._artifacts[artifact]
+        ids: list[str] = []
+        if what.per_row:
+            rows, index = self.rows_of(shard), read_json_lines(self.path / INDEX)
+            ids = [str(entry["id"]) for entry in index[rows.start : rows.stop]]
+        self.withdraw(artifact, shard)
+        files = shards.put(self.path, self.manifest, what, shard, arrays, ids=ids)
+        self.commit(artifact, shard, files, notes=notes)
+
+    def withdraw(self, artifact: str, shard: int) -> None:
+        """Remove the receipt of a shard that is about to be written, by whatever process."""
+        with disk_errors(self.path, f"shard {shard} of {artifact}"):
+            remove_durably(self.path / SEAL)
+            remove_durably(self.path / receipt_file(self._artifacts[artifact], shard))
+
+    def withdraw_all(self, artifacts: Iterable[str]) -> None:
+        """Remove every receipt of artifacts that counts, here and in what is set aside.
+
+        For those that are made from what is about to be another one, though of the same recipe:
+        whoever goes on after a kill must not take the old for the new.
+        """
+        aside = previous(self.path)
+        places = [(self.path, self.manifest), *([aside] if aside is not None else [])]
+        for artifact in map(self._artifacts.__getitem__, artifacts):
+            made_from = self._fingerprints[artifact.name]
+            with disk_errors(self.path, f"the receipts of {artifact.name}"):
+                remove_durably(self.path / SEAL)
+                for place, manifest in places:
+                    for shard in manifest.shards(artifact):
+                        if ledger.lost(place, artifact, shard, made_from=made_from) is None:
+                            remove_durably(place / receipt_file(artifact, shard))
+
+    def commit(
+        self,
+        artifact: str,
+        shard: int,
+        files: Mapping[str, Mapping[str, Any]],
+        *,
+        notes: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Declare a shard complete whose files `shards.put` has written, here or elsewhere.
+
+        `notes` (JSON) go into the receipt: per-row content hashes, failures. Raises ResourceError
+        when the disk refuses.
+        """
+        with disk_errors(self.path, f"shard {shard} of {artifact}"):
+            ledger.publish(
+                self.path,
+                self.manifest,
+                self._artifacts[artifact],
+                shard,
+                made_from=self._fingerprints[artifact],
+                files=files,
+                notes=notes or {},
+            )
+
+    def seal(self, *, command: str | None = None) -> None:
+        """Declare the store complete, and write its card; what is unchanged is not written again.
+
+        `command` is what makes this store, for the card.
+        """
+        missing = {name: lost for name, lost in self.missing().items() if lost}
+        assert not missing, f"{self.path}: not to be sealed, missing {missing}"
+        check_held(self.path, self._lock)
+        with read_ahead(self.path), disk_errors(self.path, f"{SEAL} and {CARD}"):
+            seal = ledger.make_seal(self.path, self.manifest)
+            card = make_card(self.path, fingerprint=json.loads(seal)["root"], command=command)
+            for path, content in ((self.path / CARD, card), (self.path / SEAL, seal)):
+                if not exists(path) or read_bytes(path) != content:
+                    write_durably(path, content)
+            discard(self.path)
+
+    def log(self, entry: Mapping[str, Any]) -> None:
+        """Append what a run says about itself (time, seconds, versions) to history.jsonl."""
+        path = self.path / HISTORY
+        with disk_errors(self.path, HISTORY):
+            before = read_bytes(path) if exists(path) else b""
+            write_durably(path, before + json_lines([entry]))
+
+    def last(self, key: str) -> Any:
+        """The newest value of a key in the history; None when never said."""
+        return newest(read_json_lines(self.path / HISTORY), key)
+
+    def _why(self, artifact: Artifact, shard: int) -> str | None:
+        made_from = self._fingerprints[artifact.name]
+        return ledger.lost(self.path, artifact, shard, made_from=made_from)
+
+    def _lost(self, artifact: Artifact, shard: int) -> bool:
+        reason = self._why(artifact, shard)
+        if reason not in (None, ledger.ABSENT, ledger.STALE):
+            _log.warning("%s; its shard is computed again", reason)
+        return reason is not None

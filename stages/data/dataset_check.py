@@ -1,0 +1,100 @@
+"""Check of a whole split before anything is computed from it: every file is decoded."""
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from zsseg.stages.data.images import read_image
+from zsseg.stages.data.labels import read_label
+from zsseg.stages.data.samples import Sample, list_samples, unpaired_labels
+from zsseg.stages.data.spec import VOID, DatasetSpec
+from zsseg.stages.errors import DatasetError
+
+_BATCH = 64  # samples handed to the threads at once; bounds how long an interrupt waits
+
+
+@dataclass(frozen=True)
+class Problem:
+    """What is wrong with one file."""
+
+    path: Path
+    reason: str
+
+
+@dataclass(frozen=True)
+class VerifyReport:
+    """What a split holds, and all that is wrong with it."""
+
+    samples: int
+    problems: tuple[Problem, ...]
+    pixels: NDArray[np.int64]
+    """(C,) labelled pixels of each class, over all labels that could be read."""
+    void: int
+    """Pixels without a class in them."""
+
+
+def verify(
+    spec: DatasetSpec, root: Path, split: str, *, progress: Callable[[int, int], None]
+) -> VerifyReport:
+    """Decode every image and label of a split; `progress` is given samples done and in all.
+
+    One problem never hides another: missing partners in both directions, files that cannot be read,
+    labels of another size than their image, and values outside the encoding are all listed, sorted
+    by path. Raises DatasetError only when there is no such split.
+    """
+    samples = list_samples(spec, root, split)
+    problems = [
+        Problem(path, "a label without an image of the same name")
+        for path in unpaired_labels(spec, root, split)
+    ]
+    pixels_V = np.zeros(VOID + 1, dtype=np.int64)
+    with ThreadPoolExecutor() as threads:
+        for start in range(0, len(samples), _BATCH):
+            batch = samples[start : start + _BATCH]
+            for found, counts_V in threads.map(lambda sample: _check(spec, sample), batch):
+                problems += found
+                pixels_V += counts_V
+            progress(start + len(batch), len(samples))
+    return VerifyReport(
+        samples=len(samples),
+        problems=tuple(sorted(problems, key=lambda problem: (str(problem.path), problem.reason))),
+        pixels=pixels_V[: len(spec.classes)],
+        void=int(pixels_V[VOID]),
+    )
+
+
+def _check(spec: DatasetSpec, sample: Sample) -> tuple[list[Problem], NDArray[np.int64]]:
+    """All that is wrong with one sample, and its pixels by label value (256,)."""
+    problems: list[Problem] = []
+    pixels_V = np.zeros(VOID + 1, dtype=np.int64)
+    image_shape = label_shape = None
+    try:
+        image_shape = read_image(sample.image).shape[:2]
+    except DatasetError as error:
+        problems.append(_problem(sample.image, error))
+    if sample.label is None:
+        if spec.patterns is None or spec.patterns.labels is not None:
+            problems.append(Problem(sample.image, "an image without a label"))
+        return problems, pixels_V
+    try:
+        label_HW = read_label(spec, sample)
+        label_shape = label_HW.shape
+        pixels_V += np.bincount(label_HW.ravel(), minlength=VOID + 1)
+    except DatasetError as error:
+        problems.append(_problem(sample.label, error))
+    if image_shape and label_shape and image_shape != label_shape:
+        reason = "the label of '{}' has {} x {} pixels (rows x columns), its image {} x {}".format(
+            sample.id, *label_shape, *image_shape
+        )
+        if image_shape == label_shape[::-1]:
+            reason += "; one of them lies on its side (images are turned by their EXIF orientation)"
+        problems.append(Problem(sample.label, reason))
+    return problems, pixels_V
+
+
+def _problem(path: Path, error: DatasetError) -> Problem:
+    return Problem(path, str(error).removeprefix(f"{path}: "))

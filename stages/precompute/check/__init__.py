@@ -1,0 +1,3 @@
+"""Finished stores checked and mended: `against_teacher`, `consistency_gap`, `repair` with
+`lost_receipts`.
+"""

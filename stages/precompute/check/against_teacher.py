@@ -1,0 +1,235 @@
+"""Does a store hold what its teacher says? Some images go through the teacher again.
+
+Checksums prove that the bytes are those that were written; this proves that they were right, and
+that teacher, preprocessing and libraries still are what they were. Fresh tokens go through the
+store's own format before they are compared, so what a smaller format loses does not count.
+Legend: V views, D CLIP width, h w token grid, K masks, C classes.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from zsseg.stages.cache.disk.place import StorePath
+from zsseg.stages.cache.format.codec import DENSE, decode
+from zsseg.stages.cache.reader import Store
+from zsseg.stages.data.samples import Sample, list_samples
+from zsseg.stages.data.spec import DatasetSpec
+from zsseg.stages.errors import UserError
+from zsseg.stages.precompute.make.pictures import Picture, read_row
+from zsseg.stages.precompute.make.token_loss import spread, token_cosines
+from zsseg.stages.precompute.plan.stored_settings import find_origin, recall_settings
+from zsseg.stages.precompute.precompute_config import Precision, PrecomputeConfig
+from zsseg.stages.precompute.teacher.text_embeddings import embed_classes
+
+if TYPE_CHECKING:
+    from zsseg.stages.precompute.teacher.clip_teacher import Teacher
+
+LEAST_COSINE: dict[Precision, float] = {"fp32": 0.9999, "fp16": 0.995, "bf16": 0.9}
+"""Least cosine of a stored token and a fresh one, by the precision that the store was made in.
+
+Rounding to half precision moves a number by 2^-11 of itself at most, both of two equal ones the
+same way; where the last digits of fp32 differ (another processor, number of threads or batch) they
+may part by twice that, which leaves a cosine above 1 - (2 * 2^-11)^2 / 2 = 1 - 5e-7. A lower
+precision rounds in every layer, differently on another device: as far as it is from fp32, two
+devices may be from each other. data_cache/README.md has both sides measured."""
+
+LEAST_RAND_INDEX = 0.9
+"""Least mean adjusted Rand index of stored and fresh regions. Mined of the same tokens they are
+equal by scikit-learn, but cuML is not reproducible: a token between two clusters may go either way,
+and a pair of centres at the threshold be merged or not, so no single image is judged by it."""
+
+Score = tuple[float, float]
+"""Mean and worst of one image's tokens, or of a class."""
+
+_ORDER = ("text", "cls", DENSE, "regions", "local")
+
+
+@dataclass(frozen=True)
+class Check:
+    """One artifact against the teacher."""
+
+    artifact: str
+    measure: Literal["cosine", "adjusted Rand index"]
+    compared: int
+    """Images, or classes of `text`."""
+    mean: float
+    worst: float
+    worst_at: str
+    """Id of the image, or name of the class."""
+    least: float
+    """What is asked of the worst cosine, or of the mean adjusted Rand index."""
+    below: tuple[str, ...]
+    """Ids or names of all that are below it."""
+
+    @property
+    def passed(self) -> bool:
+        """Is the store's artifact what the teacher says?"""
+        return (self.worst if self.measure == "cosine" else self.mean) >= self.least
+
+
+@dataclass(frozen=True)
+class TeacherCheck:
+    """What the comparison found."""
+
+    images: int
+    """Images compared."""
+    checks: tuple[Check, ...]
+    left_out: dict[str, str]
+    """Id -> why an image that was chosen could not be compared."""
+
+
+def compare_with_teacher(
+    path: StorePath,
+    *,
+    number: int,
+    root: Path | None,
+    teacher: str | None,
+    device: Literal["auto", "cpu", "cuda"] | None,
+    progress: Callable[[int, int], None],
+) -> TeacherCheck:
+    """Send at most `number` images, evenly spread, through the teacher again, and all class names.
+
+    Root, teacher and device are those that the history says unless they are given. Images whose
+    file has changed are left out. Raises CacheError for a store that is not whole, or when it is
+    not known what it was made from.
+    """
+    if number < 1:
+        raise UserError(f"--against-teacher {number}: at least one image is needed")
+    store = Store.open(path)
+    settings = recall_settings(path, store.manifest)
+    folder, files = find_origin(path, settings, store.manifest, root=root, teacher=teacher)
+    samples = {each.id: each for each in list_samples(settings.spec, folder, settings.split)}
+    config = settings.config
+
+    from zsseg.stages.precompute.teacher.clip_teacher import load_teacher
+
+    assert config.precision != "auto", "stored settings are settled"
+    live = load_teacher(files, device=device or config.device, precision=config.precision)
+    rows = spread(np.flatnonzero(store.read_all("status") == 0), number)
+    found: dict[str, dict[str, Score]] = {"text": _text(store, live, config)}
+    left_out: dict[str, str] = {}
+    for done, row in enumerate(rows, start=1):
+        image = str(store.index[row]["id"])
+        picture, why = _picture(store, row, samples.get(image), settings.spec, folder)
+        if why:
+            left_out[image] = why
+        scored = ("cls", DENSE) if why else _ORDER  # the others are made from the label too
+        if picture:
+            for artifact, score in _scores(store, row, picture, live, config):
+                if artifact in scored:
+                    found.setdefault(artifact, {})[image] = score
+        progress(done, len(rows))
+    checks = [_check(name, found[name], config.precision) for name in _ORDER if found.get(name)]
+    return TeacherCheck(len(found.get("cls", {})), tuple(checks), left_out)
+
+
+def _picture(
+    store: Store, row: int, sample: Sample | None, spec: DatasetSpec, root: Path
+) -> tuple[Picture | None, str]:
+    """An image as it was when the store was made, and what has changed since, if anything."""
+    if sample is None:
+        return None, "it is not in the data set any more"
+    shard, place = divmod(row, store.shard_rows)
+    receipt = store.receipt("index", shard)
+    found = read_row(spec, root, sample)
+    if found.hashes.image != receipt["images"][place] or found.picture is None:
+        return None, "its file has changed since the store was made"
+    if found.hashes.label != receipt["labels"][place]:
+        return found.picture, "its visible label has changed: regions and local not compared"
+    return found.picture, ""
+
+
+def _text(store: Store, teacher: "Teacher", config: PrecomputeConfig) -> dict[str, Score]:
+    fresh_CD = embed_classes(teacher, store.info["names"], config.text.templates)
+    cosine_C = token_cosines(store.read_all("text").T, fresh_CD.T)
+    classes = store.identity["classes"]
+    return {name: (float(c), float(c)) for name, c in zip(classes, cosine_C, strict=True)}
+
+
+def _scores(
+    store: Store, row: int, picture: Picture, teacher: "Teacher", config: PrecomputeConfig
+) -> Iterator[tuple[str, Score]]:
+    """Artifact and score of one image; of what it has none (no masks, no unlabelled token), none.
+
+    Each from what is stored of those before it, so that one that is wrong is named alone.
+    """
+    from zsseg.stages.precompute.make.agreement import rand_index
+    from zsseg.stages.precompute.make.artifacts import (
+        cls_arrays,
+        dense_arrays,
+        local_arrays,
+        region_arrays,
+        unkept_tokens,
+    )
+    from zsseg.stages.precompute.make.kmeans import choose_backend
+    from zsseg.stages.precompute.make.regions import unlabelled_tokens
+
+    batch: Any = {"batch": config.batch, "advance": lambda done: None}
+    fresh_VD = cls_arrays(teacher, [picture], config.views, **batch)["cls"][0]
+    yield "cls", _cosine(store.read("cls", row).T, fresh_VD.T)
+    if store.has(DENSE):
+        basis = {
+            name: store.read_all(name) for name in ("pca_basis", "pca_mean") if store.has(name)
+        }
+        arrays = dense_arrays(teacher, [picture], config.dense, basis=basis, **batch)
+        parts = basis | {name: values[0] for name, values in arrays.items()}
+        token_Dhw = store.read(DENSE, row)
+        yield DENSE, _cosine(token_Dhw, decode(store.recipes[DENSE], parts.__getitem__))
+    else:
+        token_Dhw = unkept_tokens(teacher, [picture], config.dense, batch=config.batch)[0]
+    region_hw = store.read("regions", row)
+    unlabelled_hw = unlabelled_tokens(
+        picture.visible_HW, region_hw.shape, config.regions.unlabelled_share
+    )
+    if unlabelled_hw.any():
+        # With the library that is here: cuML's regions differ from its own as from scikit-learn's.
+        mined = region_arrays(
+            token_Dhw[None],
+            [picture],
+            config.regions,
+            backend=choose_backend("auto"),
+            advance=batch["advance"],
+        )
+        index = rand_index(region_hw[unlabelled_hw], mined["regions"][0][unlabelled_hw])
+        yield "regions", (index, index)
+    if not store.has("local"):
+        return
+    fresh, _ = local_arrays(
+        teacher, [picture], region_hw[None], config.local, salt="", known={}, **batch
+    )
+    id_K = store.read("local_ids", row)
+    if not np.array_equal(id_K, fresh["local_ids"][0]):
+        yield "local", (0.0, 0.0)  # tokens of other masks
+    elif (id_K >= 0).any():
+        there = id_K >= 0
+        yield "local", _cosine(store.read("local", row)[there].T, fresh["local"][0][there].T)
+
+
+def _cosine(stored: NDArray[np.floating], fresh: NDArray[np.floating]) -> Score:
+    """Mean and worst cosine of tokens (D, ...); NaN, which passes no check, where one is."""
+    cosine_T = token_cosines(stored, fresh)
+    return float(cosine_T.mean()), float(cosine_T.min())
+
+
+def _check(artifact: str, scores: Mapping[str, Score], precision: Precision) -> Check:
+    measure: Literal["cosine", "adjusted Rand index"] = "cosine"
+    # Prompts are embedded in fp32, whatever images are.
+    least = LEAST_COSINE["fp32" if artifact == "text" else precision]
+    if artifact == "regions":
+        measure, least = "adjusted Rand index", LEAST_RAND_INDEX
+    worst_at = min(scores, key=lambda name: np.nan_to_num(scores[name][1], nan=-2))
+    return Check(
+        artifact=artifact,
+        measure=measure,
+        compared=len(scores),
+        mean=float(np.mean([mean for mean, _ in scores.values()])),
+        worst=scores[worst_at][1],
+        worst_at=worst_at,
+        least=least,
+        below=tuple(name for name, (_, worst) in scores.items() if not worst >= least),
+    )

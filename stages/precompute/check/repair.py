@@ -1,0 +1,252 @@
+"""A damaged store made whole again: what is damaged goes, and stage one makes it once more.
+
+Everything that can be refused is refused first, while nothing has been touched. What is sound is
+never deleted, and what is put back beside the data (description, index) is proved before it is
+written: by the hash in the seal, or without one by the fingerprints in the receipts.
+"""
+
+import logging
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import xxhash
+
+from zsseg.stages.cache.catalogue import place_store
+from zsseg.stages.cache.disk.files import json_lines, remove_durably, sync, write_durably
+from zsseg.stages.cache.disk.lock import locked
+from zsseg.stages.cache.disk.place import StorePath
+from zsseg.stages.cache.evidence import list_shards, read_seal
+from zsseg.stages.cache.format.manifest import (
+    GROUP,
+    HISTORY,
+    INDEX,
+    Manifest,
+    description,
+    fingerprints,
+    group_json,
+)
+from zsseg.stages.cache.format.recipe import difference, plain
+from zsseg.stages.cache.verify import Inspection, Problem, Share, inspect_store
+from zsseg.stages.data.samples import Sample, list_samples
+from zsseg.stages.errors import CacheError
+from zsseg.stages.precompute.check.lost_receipts import proved_receipts
+from zsseg.stages.precompute.plan.recipes import (
+    store_artifacts,
+    store_identity,
+    store_index,
+    store_info,
+)
+from zsseg.stages.precompute.plan.stored_settings import (
+    Settings,
+    find_origin,
+    recall_settings,
+    sound_history,
+)
+from zsseg.stages.precompute.progress import Progress
+from zsseg.stages.precompute.run import PrecomputeResult, precompute
+from zsseg.stages.precompute.teacher.teacher_files import TeacherFiles
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Repair:
+    """What was damaged, what was made again, and the store's fingerprint before and after.
+
+    `before` is None where the seal was damaged, and with it the fingerprint.
+    """
+
+    problems: tuple[Problem, ...]
+    before: str | None
+    after: str
+    result: PrecomputeResult
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """What a store was made from, all of it found."""
+
+    settings: Settings
+    root: Path
+    files: TeacherFiles
+    samples: list[Sample]
+    manifest: Manifest
+    index: bytes
+
+
+def repair_store(
+    path: StorePath,
+    *,
+    share: Share,
+    root: Path | None,
+    teacher: str | None,
+    device: Literal["auto", "cpu", "cuda"] | None,
+    look: Callable[[int, int], None],
+    progress: Callable[[Progress], None],
+) -> Repair | None:
+    """Find what is damaged in a share of the data and in all else, and make it again.
+
+    None when nothing is. Root, teacher and device are those that the history says unless they are
+    given. A store that is not finished is finished. `look` is told the shards that were looked at,
+    and `progress` what is being made. Raises CacheLocked when the store is being written, and
+    CacheError when it is not known, or not there any more, what the store was made from.
+    """
+    if isinstance(path, Path) and path.name in ("", ".."):  # its folder has a name, which counts
+        path = path.resolve()
+    with locked(path):
+        found = inspect_store(path, share=share, progress=look)
+        if not found.problems:
+            return None
+        plan = _plan(path, found.manifest, root=root, teacher=teacher)
+        _put_back(path, found, plan)
+        _check_place(path, plan)
+        proved = _proved_receipts(path, found, plan)
+        for problem in found.problems:
+            if problem.file not in (GROUP, INDEX, HISTORY):
+                _remove(path, problem.file)
+        for file, content in proved.items():
+            write_durably(path / file, content)
+        write_durably(path / HISTORY, json_lines(sound_history(path)))
+    config = plan.settings.config
+    result = precompute(
+        plan.settings.spec,
+        root=plan.root,
+        split=plan.settings.split,
+        teacher=plan.files.spec,
+        cache=path.parent,
+        config=config.model_copy(update={"device": device} if device else {}),
+        limit=plan.settings.limit,
+        update=False,
+        progress=progress,
+    )
+    after = inspect_store(path, share=share, progress=look)
+    if after.problems or after.root is None:
+        raise CacheError(
+            f"{path}: still damaged after the repair: {after.problems[0].file}: "
+            f"{after.problems[0].reason}. Is the disk sound?"
+        )
+    return Repair(found.problems, found.root, after.root, result)
+
+
+def _plan(
+    path: StorePath, manifest: Manifest | None, *, root: Path | None, teacher: str | None
+) -> _Plan:
+    settings = recall_settings(path, manifest)
+    folder, files = find_origin(path, settings, manifest, root=root, teacher=teacher)
+    spec, config = settings.spec, settings.config
+    samples = list_samples(spec, folder, settings.split)[: settings.limit]
+    wanted = Manifest(
+        identity=plain(store_identity(spec, settings.split, settings.limit, files, config)),
+        info=plain(store_info(spec, files, settings.traits)),
+        artifacts=store_artifacts(spec, files, config, settings.traits),
+        rows=len(samples),
+        shard_rows=config.shard_images,
+    )
+    if manifest is not None and (other := _other_settings(manifest, wanted)):
+        raise CacheError(
+            f"{path}: this version of zsseg would make other artifacts: {'; '.join(other)}. Run "
+            "the store's `zsseg precompute` command with --update, then repair it"
+        )
+    entries = ({"row": row} | each for row, each in enumerate(store_index(samples, folder)))
+    return _Plan(settings, folder, files, samples, wanted, json_lines(entries))
+
+
+def _other_settings(stored: Manifest, wanted: Manifest) -> list[str]:
+    """In what the recipes that this version writes for a store's settings are not its own."""
+    made, asked = fingerprints(stored.artifacts), fingerprints(wanted.artifacts)
+    recipes = ({a.name: description(a) for a in each.artifacts} for each in (stored, wanted))
+    return [] if made == asked else difference(*recipes)
+
+
+def _put_back(path: StorePath, found: Inspection, plan: _Plan) -> None:
+    """Write the description and the index again, where they are damaged and can be proved."""
+    damaged = {problem.file for problem in found.problems}
+    made = {GROUP: group_json(plan.manifest), INDEX: plan.index}
+    wanted = {file: content for file, content in made.items() if file in damaged}
+    if not wanted:
+        return
+    if unproved := list(_unproved(path, found, plan.manifest, wanted)):
+        raise CacheError(
+            f"{path}: {' and '.join(wanted)} cannot be put back: {', '.join(unproved)}. Data set, "
+            "settings or teacher are not those that the store was made with; nothing was changed. "
+            "Give them with --root and --teacher"
+        )
+    for file, content in wanted.items():
+        _remove(path, file)
+        write_durably(path / file, content)
+        _log.info("%s: put back", path / file)
+
+
+def _unproved(
+    path: StorePath, found: Inspection, manifest: Manifest, wanted: Mapping[str, bytes]
+) -> list[str]:
+    """What speaks against these contents being those that were lost."""
+    if found.root is not None:
+        sealed = read_seal(path)["files"]
+        return [
+            f"{file} would not be the sealed one"
+            for file, content in wanted.items()
+            if sealed.get(file) != xxhash.xxh3_128_hexdigest(content)
+        ]
+    made_from = fingerprints(manifest.artifacts)
+    expected = {shard.file: shard.rows for shard in list_shards(path, manifest, None)}
+    receipts = {
+        shard.file: (shard.rows, shard.receipt["fingerprint"], made_from.get(shard.artifact))
+        for shard in list_shards(path, None, None)
+        if isinstance(shard.receipt, dict)
+    }
+    if not receipts:
+        return ["neither the seal nor a receipt is left to compare with"]
+    return [
+        f"{file} is of other images or of other settings"
+        for file, (rows, there, asked) in receipts.items()
+        if file not in expected or expected[file] != rows or there != asked
+    ][:1]
+
+
+def _proved_receipts(path: StorePath, found: Inspection, plan: _Plan) -> dict[str, bytes]:
+    """The damaged receipts that need no new shard: without a seal there is no proof of any."""
+    if found.root is None:
+        return {}
+    return proved_receipts(
+        path,
+        plan.manifest,
+        {problem.file for problem in found.problems},
+        sealed=read_seal(path)["files"],
+        spec=plan.settings.spec,
+        root=plan.root,
+        samples=plan.samples,
+        config=plan.settings.config.local,
+    )
+
+
+def _check_place(path: StorePath, plan: _Plan) -> None:
+    """CacheError when stage one would not find the store where it is."""
+    identity, files = plan.manifest.identity, plan.files
+    dataset, split = plan.settings.spec.name, plan.settings.split
+    place = place_store(path.parent, identity, dataset=dataset, split=split, teacher=files.slug)
+    if place != path:
+        raise CacheError(
+            f"{path}: `zsseg precompute` would not find the store under this name; rename the "
+            f"folder to {place.name}"
+        )
+
+
+def _remove(path: StorePath, name: str) -> None:
+    """Delete what is in a file's place, be it a link or a folder, or a file where a folder was."""
+    if not isinstance(path, Path):
+        remove_durably(path / name)
+        return
+    for above in reversed([path / folder for folder in Path(name).parents][:-1]):
+        if not above.is_dir() and (above.is_symlink() or above.exists()):
+            above.unlink()
+    file = path / name
+    if file.is_dir() and not file.is_symlink():
+        shutil.rmtree(file)
+    elif file.is_symlink() or file.exists():
+        file.unlink()
+    if file.parent.is_dir():
+        sync(file.parent)

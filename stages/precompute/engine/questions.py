@@ -1,0 +1,88 @@
+"""What is asked of a teacher beside the shards: each can be sent to the process that has one."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from zsseg.stages.cache.dense_loss import DenseLoss
+from zsseg.stages.cache.disk.place import StorePath
+from zsseg.stages.cache.format.codec import components
+from zsseg.stages.data.samples import Sample
+from zsseg.stages.data.spec import DatasetSpec
+from zsseg.stages.precompute.engine.threads_here import Workshop
+from zsseg.stages.precompute.make.token_loss import measure_dense
+from zsseg.stages.precompute.plan.recipes import Traits
+from zsseg.stages.precompute.plan.resolve_auto import found_here
+from zsseg.stages.precompute.precompute_config import PrecomputeConfig
+from zsseg.stages.precompute.teacher.text_embeddings import embed_classes
+
+
+def teacher_traits(workshop: Workshop, *, config: PrecomputeConfig) -> Traits:
+    """What only the loaded teacher knows of itself."""
+    teacher = workshop.teacher(config)
+    return Traits(
+        width=teacher.width,
+        native_size=list(teacher.native_size),
+        grid=list(teacher.grid(config.dense)),
+        dense_path=teacher.dense_path(config.dense),
+    )
+
+
+def class_texts(
+    workshop: Workshop, *, names: Sequence[str], config: PrecomputeConfig
+) -> NDArray[np.float32]:
+    """(C, D) text embeddings of the classes."""
+    return embed_classes(workshop.teacher(config), names, config.text.templates)
+
+
+def fitted_basis(
+    workshop: Workshop,
+    *,
+    spec: DatasetSpec,
+    root: Path,
+    samples: Sequence[Sample],
+    config: PrecomputeConfig,
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """The basis (d, D) that dense tokens are kept in, fitted to these images, and the mean (D,)."""
+    from zsseg.stages.precompute.make.pca_basis import fit_basis, sampled_tokens
+
+    number = components(config.dense.format)
+    assert number is not None
+    tokens = sampled_tokens(
+        spec, root, samples, teacher=workshop.teacher(config), config=config.dense
+    )
+    return fit_basis(tokens, number)
+
+
+def dense_loss(
+    workshop: Workshop,
+    *,
+    path: StorePath,
+    spec: DatasetSpec,
+    root: Path,
+    samples: Sequence[Sample],
+    config: PrecomputeConfig,
+) -> DenseLoss | None:
+    """What the sealed store's dense tokens have lost."""
+    return measure_dense(
+        path,
+        spec=spec,
+        root=root,
+        samples=samples,
+        teacher=workshop.teacher(config),
+        config=config.dense,
+    )
+
+
+def described(workshop: Workshop, *, config: PrecomputeConfig) -> dict[str, Any]:
+    """Where it all ran, for the store's history."""
+    device = str(workshop.teacher(config).device)
+    return {"device": device, "kmeans": config.regions.backend}
+
+
+def found_there(_: Workshop, *, config: PrecomputeConfig) -> dict[str, str]:
+    """The precision and the k-means library that there are where it is computed."""
+    return found_here(config)

@@ -1,0 +1,110 @@
+"""k-means from given seeds, on the GPU (cuML) or on the CPU (scikit-learn).
+
+cuML imports without a GPU and fails only in `fit`, so the GPU is asked for first.
+
+Legend: N points, S seeds, K starts (seeds that are used), D width.
+"""
+
+import importlib.util
+import threading
+from typing import Any, Literal
+
+import numpy as np
+import sklearn.cluster  # not on first use: `in_threads` limits the libraries that are loaded
+import torch
+from numpy.typing import NDArray
+
+from zsseg.stages.errors import ResourceError
+
+Backend = Literal["cuml", "sklearn"]
+
+_ONE_JOB = threading.Lock()
+"""Held while cuML works: it has one device per process, whose memory its calls would share."""
+
+EMPTIED = "Number of distinct clusters"
+"""How scikit-learn's warning of clusters that became empty begins, for a filter."""
+
+
+def choose_backend(asked: Literal["auto", "cuml", "sklearn"]) -> Backend:
+    """The library that runs k-means; `auto`: cuML where a GPU and the package are there.
+
+    Raises ResourceError when cuML is asked for and cannot run.
+    """
+    if asked == "sklearn":
+        return "sklearn"
+    # Finding the package is cheap; importing it takes seconds and is left to the first fit.
+    gpu, package = torch.cuda.is_available(), importlib.util.find_spec("cuml") is not None
+    if gpu and package:
+        return "cuml"
+    if asked == "auto":
+        return "sklearn"
+    if not gpu:
+        raise ResourceError(
+            "regions.backend is 'cuml', but torch sees no CUDA GPU; "
+            "use --set regions.backend=sklearn, or 'auto' to take what is there"
+        )
+    raise ResourceError(
+        "regions.backend is 'cuml', but cuML is not installed; "
+        "pip install 'zsseg[gpu]' (the package cuml-cu13, Linux only), "
+        "or use --set regions.backend=sklearn"
+    )
+
+
+def kmeans(
+    points_ND: NDArray[np.float32],
+    seeds_SD: NDArray[np.float32],
+    *,
+    iterations: int,
+    backend: Backend,
+) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    """Lloyd's algorithm from the seeds: cluster of each point (N,), centres (at most S, D).
+
+    Distances are Euclidean; for unit-length points that orders clusters by cosine up to the
+    centres' lengths. Seeds that no point is nearest to are dropped before the first iteration:
+    they are the empty clusters (the libraries would move them to far points instead), the second
+    of two equal seeds, and whatever exceeds the number of points. A cluster can still lose its
+    last point on the way: the labels show it, and scikit-learn warns of it (`EMPTIED`).
+
+    scikit-learn's sums depend on the number of its threads in the last digit: for equal bytes call
+    it from one thread of `in_threads`. Calls of cuML wait for each other.
+    """
+    points_ND = np.ascontiguousarray(points_ND, dtype=np.float32)
+    # |p - s|^2 = |p|^2 - 2 p.s + |s|^2; the first term is the same for every seed.
+    distance_NS = np.square(seeds_SD).sum(1) - 2 * points_ND @ seeds_SD.T
+    starts_KD = np.ascontiguousarray(seeds_SD[np.unique(distance_NS.argmin(1))], dtype=np.float32)
+    if backend == "cuml":
+        return _with_cuml(points_ND, starts_KD, iterations)
+    model = sklearn.cluster.KMeans(
+        n_clusters=len(starts_KD), init=starts_KD, n_init=1, max_iter=iterations, random_state=0
+    ).fit(points_ND)
+    return _results(model)
+
+
+def _with_cuml(
+    points_ND: NDArray[np.float32], starts_KD: NDArray[np.float32], iterations: int
+) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    """`kmeans` on the first GPU that the process may see (CUDA_VISIBLE_DEVICES)."""
+    from cuml.cluster import KMeans
+
+    # Both libraries stop when the centres' squared shifts add up to less than a tolerance. By 1e-4
+    # scikit-learn means 1e-4 of the points' mean variance, cuML the number itself: unit vectors of
+    # some hundred numbers would be taken for settled long before they are. It refuses 0.
+    tolerance = max(1e-4 * float(points_ND.var(0).mean()), 1e-12)
+    with _ONE_JOB:
+        model = KMeans(
+            n_clusters=len(starts_KD),
+            init=starts_KD,
+            n_init=1,  # with an array as `init` the default is ten equal runs
+            max_iter=iterations,
+            tol=tolerance,
+            random_state=0,
+            output_type="numpy",  # whatever the process has set for all of cuML
+        ).fit(points_ND)
+        return _results(model)  # reading an attribute copies it from the device
+
+
+def _results(model: Any) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    return (
+        np.asarray(model.labels_, dtype=np.int64),
+        np.asarray(model.cluster_centers_, dtype=np.float32),
+    )

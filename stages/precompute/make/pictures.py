@@ -1,0 +1,125 @@
+"""What stage one reads of an image: pixels, visible label, and the hashes of both.
+
+One bad image is a row, not a crash: it is kept with the reason, and gets zeros in every array.
+Legend: N images, H W pixels.
+"""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import xxhash
+from numpy.typing import NDArray
+
+from zsseg.stages.data.images import read_image
+from zsseg.stages.data.samples import Sample
+from zsseg.stages.data.spec import DatasetSpec
+from zsseg.stages.data.visible import read_visible_label
+from zsseg.stages.errors import DatasetError
+
+
+@dataclass(frozen=True)
+class Hashes:
+    """xxh3_128 of an image file's bytes and of its visible label; None where there is no reading.
+
+    The label's is taken of the visible classes, so it does not change with an unseen one.
+    """
+
+    image: str | None
+    label: str | None
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A decoded image and its visible label, of one size."""
+
+    image_HW3: NDArray[np.uint8]
+    visible_HW: NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class Row:
+    """One image as it was read: its picture, or why there is none."""
+
+    hashes: Hashes
+    picture: Picture | None
+    failure: str | None
+
+
+def read_row(spec: DatasetSpec, root: Path, sample: Sample) -> Row:
+    """Decode one image and its visible label.
+
+    The reason of a failure names files relative to `root`, so that it is the same everywhere.
+    """
+    visible_HW, label_failure = _read_visible(spec, sample)
+    hashes = Hashes(file_hash(sample.image), _label_hash(visible_HW))
+    try:
+        image_HW3 = read_image(sample.image)
+    except DatasetError as error:
+        return Row(hashes, None, _relative(str(error), sample, root))
+    if visible_HW is None:
+        return Row(hashes, None, _relative(label_failure, sample, root))
+    if image_HW3.shape[:2] != visible_HW.shape:
+        (height, width), (rows, columns) = image_HW3.shape[:2], visible_HW.shape
+        reason = (
+            f"{sample.label}: {columns} x {rows} pixels, but its image has {width} x {height}. "
+            "Replace the one that is wrong"
+        )
+        return Row(hashes, None, _relative(reason, sample, root))
+    return Row(hashes, Picture(image_HW3, visible_HW), None)
+
+
+def content_hashes(spec: DatasetSpec, sample: Sample) -> Hashes:
+    """The hashes of `read_row` without decoding the image."""
+    return Hashes(file_hash(sample.image), _label_hash(_read_visible(spec, sample)[0]))
+
+
+def _read_visible(spec: DatasetSpec, sample: Sample) -> tuple[NDArray[np.uint8] | None, str]:
+    """The visible label, or None and why."""
+    try:
+        return read_visible_label(spec, sample), ""
+    except DatasetError as error:
+        return None, str(error)
+
+
+def file_hash(path: Path) -> str | None:
+    """xxh3_128 of a file's bytes; None where it cannot be read."""
+    try:
+        return xxhash.xxh3_128_hexdigest(path.read_bytes())
+    except OSError:
+        return None
+
+
+def _label_hash(visible_HW: NDArray[np.uint8] | None) -> str | None:
+    if visible_HW is None:
+        return None
+    height, width = visible_HW.shape
+    return xxhash.xxh3_128_hexdigest(f"{height} {width} ".encode() + visible_HW.tobytes())
+
+
+def _relative(reason: str, sample: Sample, root: Path) -> str:
+    """The reason with the sample's files relative to the root, wherever it names them."""
+    files = [sample.image, *([sample.label] if sample.label else [])]
+    places = {str(file): file.relative_to(root).as_posix() for file in files}
+    # One pass, longest first: a name that is part of the other is not taken for it.
+    named = "|".join(re.escape(file) for file in sorted(places, key=len, reverse=True))
+    return re.sub(named, lambda match: places[match[0]], reason)
+
+
+def index_arrays(rows: Sequence[Row], first: int) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
+    """Arrays and notes of artifact `index`; `first` is the number of the first row.
+
+    Size (N, 2: height, width; 0 of a failed image) and status (N,: 1 failed). The notes hold both
+    hashes of every row, and the reason of every failure by row number.
+    """
+    sizes = [row.picture.visible_HW.shape if row.picture else (0, 0) for row in rows]
+    failed = [row.picture is None for row in rows]
+    notes = {
+        "images": [row.hashes.image for row in rows],
+        "labels": [row.hashes.label for row in rows],
+        "failures": {str(first + i): row.failure for i, row in enumerate(rows) if row.failure},
+    }
+    return {"size": np.array(sizes, np.int32), "status": np.array(failed, np.uint8)}, notes

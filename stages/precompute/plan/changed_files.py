@@ -1,0 +1,124 @@
+"""Have the data set's files changed since the store was made, and can more of them be read now?
+
+Files of the same size and time count as the same; others are hashed, and the hash decides.
+"""
+
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+from zsseg.stages.cache.disk.place import StorePath
+from zsseg.stages.data.samples import Sample
+from zsseg.stages.data.spec import DatasetSpec
+from zsseg.stages.errors import CacheError, DatasetError
+from zsseg.stages.precompute.engine.jobs import KILLED, OldRow
+from zsseg.stages.precompute.make.pictures import Hashes, content_hashes, file_hash, read_row
+from zsseg.stages.precompute.plan.stat_cache import StatCache
+from zsseg.stages.precompute.progress import Meter
+from zsseg.stages.precompute.threads import in_threads
+
+State = Literal["relabelled", "changed", "usable", "useless"]
+"""Of a row that is not what it was: `relabelled` when only its visible label is another, `usable`
+when it had failed and can be read now, `useless` when it had failed and fails otherwise now."""
+
+_SHOWN = 10
+
+
+def row_states(
+    spec: DatasetSpec,
+    root: Path,
+    samples: Sequence[Sample],
+    old: Mapping[int, OldRow],
+    cache: StatCache,
+    *,
+    retry_failed: bool,
+    meter: Meter,
+) -> tuple[dict[int, State], list[int]]:
+    """What has become of the rows that a store knows: those that are not the same, by row.
+
+    And the rows that are, though the stat cache did not know it. Failed images are tried again when
+    asked; others' files are left alone.
+    """
+    doubtful = [
+        row
+        for row, known in old.items()
+        if not cache.knows(samples[row]) or (retry_failed and known.failure is not None)
+    ]
+    if not doubtful:
+        return {}, []
+    meter.expect(len(doubtful))
+    with meter.phase("read"):
+        look = partial(_state, spec, root, samples, old, retry_failed)
+        found = dict(zip(doubtful, in_threads(look, doubtful), strict=True))
+    meter.advance(len(doubtful))
+    states = {row: state for row, state in found.items() if state is not None}
+    return states, [row for row in doubtful if row not in states]
+
+
+def _state(
+    spec: DatasetSpec,
+    root: Path,
+    samples: Sequence[Sample],
+    old: Mapping[int, OldRow],
+    retry_failed: bool,
+    row: int,
+) -> State | None:
+    known = old[row]
+    if known.failure is not None:
+        if known.failure.startswith(KILLED):  # not to be read in this process
+            same = file_hash(samples[row].image) == known.hashes.image
+            return None if same and not retry_failed else "usable"
+        read = read_row(spec, root, samples[row])
+        if read.picture:
+            return "usable"
+        return None if read.hashes == known.hashes else "useless"
+    hashes = content_hashes(spec, samples[row])
+    if hashes == known.hashes:
+        return None
+    if hashes.image == known.hashes.image and read_row(spec, root, samples[row]).picture:
+        return "relabelled"
+    return "changed"
+
+
+def refuse_changed(
+    store: StorePath, samples: Sequence[Sample], states: Mapping[int, State]
+) -> None:
+    """Raise CacheError, naming images, when files have changed and no one said to update."""
+    changed = [
+        samples[row].id for row in sorted(states) if states[row] in ("changed", "relabelled")
+    ]
+    if changed:
+        named = ", ".join(changed[:_SHOWN])
+        raise CacheError(
+            f"{store}: {len(changed)} of {len(samples)} images or their labels have changed "
+            f"since the store was made from them: {named}{', ...' * (len(changed) > _SHOWN)}. "
+            "Add --update to compute their rows again, or put the files back"
+        )
+
+
+def refuse_failures(root: Path, reasons: Collection[str], *, at_most: int | None) -> None:
+    """Raise DatasetError when more than `at_most` images cannot be used; None: any number may."""
+    if at_most is not None and len(reasons) > at_most:
+        *_, last = reasons
+        raise DatasetError(
+            f"{root}: {len(reasons)} images cannot be used, more than --max-failures {at_most}. "
+            f"The last: {last}. What is committed is kept: mend the images, or run the same "
+            "command with a higher number"
+        )
+
+
+def old_rows(
+    index: Mapping[str, Any], local: Mapping[str, Any] | None, rows: range
+) -> Iterator[OldRow]:
+    """What the receipts of a shard's `index` and `local` know of its rows."""
+    local = local or {}
+    crops, left_out = local.get("crops"), local.get("left_out", {})
+    for place, row in enumerate(rows):
+        yield OldRow(
+            row=row,
+            hashes=Hashes(index["images"][place], index["labels"][place]),
+            failure=index["failures"].get(str(row)),
+            crops=tuple(crops[place]) if crops else (),
+            left_out=left_out.get(str(row), 0),
+        )

@@ -1,0 +1,79 @@
+"""Stores that know rows of what is wanted: the one to continue, and one that was set aside."""
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from zsseg.stages.cache.disk.files import exists, read_json_lines
+from zsseg.stages.cache.disk.place import StorePath
+from zsseg.stages.cache.format import ledger
+from zsseg.stages.cache.format.manifest import (
+    GROUP,
+    INDEX,
+    SEAL,
+    Manifest,
+    index_lines,
+    read_manifest,
+)
+from zsseg.stages.cache.reconcile import Differences, differences
+from zsseg.stages.cache.set_aside import previous
+from zsseg.stages.errors import CacheError
+from zsseg.stages.precompute.plan.request import Wanted
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Known:
+    """A store that knows rows of what is wanted: the one to continue, or the one set aside."""
+
+    path: StorePath
+    manifest: Manifest
+    changed: Mapping[str, Sequence[str]]
+    """Artifacts of other settings, with what differs."""
+    row_of: Mapping[str, int] | None
+    """Row by image id, where rows have moved; None: they are the same."""
+
+
+def known_stores(wanted: Wanted) -> tuple[Known | None, Known | None, Differences | None]:
+    """The store to continue, the one to copy from, and how the store there differs."""
+    path = wanted.path
+    if not exists(path / GROUP):
+        return None, _set_aside(path), None
+    found = differences(path, wanted.manifest, index_lines(wanted.index()))
+    stored = read_manifest(path)
+    if found.fixed or found.images:
+        if (aside := _set_aside(path)) is not None and not exists(path / SEAL):
+            return None, aside, found  # the one in front is unfinished, and would be given up
+        return None, Known(path, stored, found.artifacts, _rows_by_id(path)), found
+    front = Known(path, stored, found.artifacts, None)
+    return front, _set_aside(path), found
+
+
+def _set_aside(path: StorePath) -> Known | None:
+    if (aside := previous(path)) is None:
+        return None
+    folder, manifest = aside
+    return Known(folder, manifest, {}, _rows_by_id(folder))
+
+
+def _rows_by_id(store: StorePath) -> dict[str, int]:
+    try:
+        return {str(entry["id"]): int(entry["row"]) for entry in read_json_lines(store / INDEX)}
+    except (CacheError, KeyError) as error:
+        _log.warning("%s; nothing is copied from there", error)
+        return {}
+
+
+def known_receipts(known: Known, shard: int) -> dict[str, dict[str, Any] | None]:
+    """The receipts of `index` and `local` that can be read, whatever their recipe."""
+    artifacts = {artifact.name: artifact for artifact in known.manifest.artifacts}
+    found: dict[str, dict[str, Any] | None] = {"index": None, "local": None}
+    for name in found:
+        if name in artifacts:
+            try:
+                found[name] = ledger.read_receipt(known.path, artifacts[name], shard)
+            except CacheError:  # `lost` says why
+                continue
+    return found

@@ -1,0 +1,134 @@
+"""What is known of the data set's files without reading them: sources.jsonl of a store.
+
+One line per image: bytes and modification time of its files. Its head says what else decides a
+visible label: another description can change them all without touching a file.
+"""
+
+import json
+import os
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import xxhash
+
+from zsseg.stages.cache.disk.files import (
+    append_durably,
+    disk_errors,
+    json_lines,
+    read_bytes,
+    write_durably,
+)
+from zsseg.stages.cache.disk.place import StorePath
+from zsseg.stages.cache.format.manifest import SOURCES
+from zsseg.stages.cache.format.recipe import fingerprint
+from zsseg.stages.data.folders import names_below
+from zsseg.stages.data.samples import Sample
+from zsseg.stages.data.spec import DatasetSpec
+
+
+class StatCache:
+    """The cache as it lies in a store. In memory hashes per image only, so that it stays small.
+
+    `seen`: what each file was when this run looked at it first. It grows here, and caches of one
+    run share it. A file that is edited while the run goes on, before or after it was read, gets no
+    entry: the next run hashes it.
+    """
+
+    def __init__(
+        self, store: StorePath, spec: DatasetSpec, root: Path, *, seen: dict[str, int]
+    ) -> None:
+        self._path, self._name_of, self._seen = store / SOURCES, names_below(root), seen
+        fields = {"layout", "classes", "unseen", "encoding", "ignore", "patterns"}
+        described = fingerprint(spec.model_dump(mode="json", include=fields))
+        self._head = json_lines([{"labels": described}])
+        self._marks: dict[str, int] = {}
+        self._saved = 0
+        """Hash of all of it; 0: nothing that can be used."""
+        self._as_loaded = False
+        """Does it hold one line for each mark, and no other?"""
+        try:
+            content = read_bytes(self._path)
+            head, *lines = content.splitlines(keepends=True)
+            if head == self._head:  # the last entry of an id is the one that counts
+                self._marks = {str(json.loads(line)["id"]): _hash(line) for line in lines}
+                self._saved = _hash(content)
+                self._as_loaded = len(lines) == len(self._marks)
+        except (OSError, ValueError, KeyError, TypeError):  # cut short by a crash, at worst
+            self._marks = {}
+
+    def knows(self, sample: Sample) -> bool:
+        """Are the sample's files those that the store was made from, by size and time?"""
+        mark = _hash(self._line(sample))
+        self._seen.setdefault(sample.id, mark)
+        return self._marks.get(sample.id) == mark
+
+    def add(self, samples: Iterable[Sample]) -> None:
+        """Append entries, so that an interrupted check goes on where it was."""
+        lines = {sample.id: line for sample in samples if (line := self._still(sample))}
+        with disk_errors(self._path.parent, SOURCES):
+            if not self._saved:
+                write_durably(self._path, self._head)
+            append_durably(self._path, b"".join(lines.values()))
+        self._marks |= {name: _hash(line) for name, line in lines.items()}
+        self._saved = 1
+        self._as_loaded = False
+
+    def save(self, samples: Sequence[Sample], *, without: Callable[[int], bool]) -> None:
+        """Replace the cache by these samples less the rows `without`, if that is news."""
+        if self._stands(samples, without):
+            return
+        content = bytearray(self._head)  # line by line: there may be very many
+        for row, sample in enumerate(samples):
+            line = self._still(sample)
+            content += b"" if without(row) else line
+        if _hash(content) != self._saved:
+            with disk_errors(self._path.parent, SOURCES):
+                write_durably(self._path, memoryview(content))
+            self._saved = _hash(content)
+            self._as_loaded = False
+
+    def _stands(self, samples: Sequence[Sample], without: Callable[[int], bool]) -> bool:
+        """Is what lies in the store what would be saved? No file is looked at again for it."""
+        return (
+            self._as_loaded
+            and len(self._marks) == len(samples)
+            and all(
+                sample.id in self._seen
+                and self._marks.get(sample.id) == self._seen[sample.id]
+                and not without(row)
+                for row, sample in enumerate(samples)
+            )
+        )
+
+    def _still(self, sample: Sample) -> bytes:
+        """The sample's entry; nothing when its files are not what they were at first."""
+        line = self._line(sample)
+        return line if self._seen.setdefault(sample.id, _hash(line)) == _hash(line) else b""
+
+    def _line(self, sample: Sample) -> bytes:
+        """The label's path too: another file may have the same size and time."""
+        label = self._name_of(sample.label_file) if sample.label_file else None
+        return json_lines(
+            [
+                {
+                    "id": sample.id,
+                    "image": _stat(sample.image_file),
+                    "label": _stat(sample.label_file),
+                    "file": label,
+                }
+            ]
+        )
+
+
+def _hash(content: bytes | bytearray) -> int:
+    return xxhash.xxh3_64_intdigest(content)
+
+
+def _stat(path: str | None) -> list[Any] | None:
+    """Bytes and modification time in ns; None when there is no file."""
+    try:
+        stat = os.stat(path) if path else None  # noqa: PTH116 (a Path for each takes its time)
+    except OSError:
+        return None
+    return [stat.st_size, stat.st_mtime_ns] if stat else None

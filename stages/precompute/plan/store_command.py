@@ -1,0 +1,39 @@
+"""The command that makes a store, for its card."""
+
+import json
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from zsseg.stages.data.spec import DatasetSpec
+from zsseg.stages.precompute.precompute_config import PrecomputeConfig
+
+_NO_CONTENT = ("batch", "device", "shards_at_once")  # how fast it is made, not what
+
+
+def store_command(
+    spec: DatasetSpec, split: str, limit: int | None, config: PrecomputeConfig
+) -> str:
+    """`zsseg precompute ...` with every setting that is not the default.
+
+    The folder of the images and the teacher's files are left as words to replace: where they lie
+    differs from machine to machine.
+    """
+    words = ["zsseg precompute", f"--dataset {spec.name}", "--root FOLDER", f"--split {split}"]
+    words += ["--teacher TEACHER", *([f"--limit {limit}"] if limit is not None else [])]
+    asked, default = (
+        dict(_settings(each.model_dump(mode="json"))) for each in (config, PrecomputeConfig())
+    )
+    words += [
+        f"--set '{name}={json.dumps(value)}'"
+        for name, value in asked.items()
+        if name not in _NO_CONTENT and value != default[name]
+    ]
+    return " \\\n  ".join([" ".join(words[:4]), *words[4:]])
+
+
+def _settings(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in values.items():
+        if isinstance(value, dict):
+            yield from _settings(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value

@@ -1,0 +1,297 @@
+"""What a run has to compute, and why: shard by shard, from the ledger, the settings and the files.
+
+A graph decides, not a file's presence: index -> dense -> regions -> local, with text and views
+beside. What another setting touches is made again and nothing before it; an image that was edited,
+added or removed touches its own row, and the others of its shard are copied.
+"""
+
+import logging
+from collections import Counter
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+
+import numpy as np
+
+from zsseg.stages.cache.disk.place import StorePath
+from zsseg.stages.cache.format import ledger
+from zsseg.stages.cache.format.codec import BASIS, DENSE
+from zsseg.stages.cache.format.manifest import Artifact, Manifest, fingerprints
+from zsseg.stages.cache.shards import Files
+from zsseg.stages.errors import CacheError
+from zsseg.stages.precompute.engine.jobs import FROM_LABELS, KILLED, Job, Old, OldRow
+from zsseg.stages.precompute.plan.changed_files import State, old_rows, row_states
+from zsseg.stages.precompute.plan.earlier_stores import Known, known_receipts, known_stores
+from zsseg.stages.precompute.plan.recipes import BASIS_IMAGES
+from zsseg.stages.precompute.plan.request import Wanted
+from zsseg.stages.precompute.plan.stat_cache import StatCache
+from zsseg.stages.precompute.progress import Meter
+
+ORDER = ("index", "cls", "dense", "regions", "local")
+"""The per-row artifacts, each after those that it is made from."""
+
+_REASONS: dict[State, str] = {
+    "changed": "their image file is another one",
+    "relabelled": "their visible label is another one",
+    "usable": "they can be read now, or are to be tried again",
+    "useless": "they fail otherwise now",
+}
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass
+class Plan:
+    """Shards to compute by artifact (0 for one without rows), and what they cost."""
+
+    todo: dict[str, list[int]] = field(default_factory=dict)
+    rows: Counter[str] = field(default_factory=Counter)
+    """Rows to compute by artifact, less those that are copied; of `text` classes, of a basis
+    images."""
+    copied: Counter[str] = field(default_factory=Counter)
+    why: dict[str, Counter[str]] = field(default_factory=dict)
+    """Reason -> rows, by artifact."""
+    states: dict[int, State] = field(default_factory=dict)
+    """Rows whose files are not what they were."""
+
+    @property
+    def steps(self) -> int:
+        """All of it: one is one image of one artifact, or one class of `text`."""
+        return self.rows.total() + self.copied.total()
+
+    @property
+    def shards(self) -> list[int]:
+        """Shards of images with anything to do."""
+        return sorted({shard for name in ORDER for shard in self.todo.get(name, ())})
+
+    def need(self, artifact: str, shard: int, reason: str, rows: int) -> None:
+        """Note a whole shard of an artifact to compute."""
+        self.need_rows(artifact, shard, Counter({reason: rows}), rows)
+
+    def need_rows(self, artifact: str, shard: int, why: Counter[str], rows: int) -> None:
+        """Note a shard that is to be written again for some of its `rows`; others are copied."""
+        self.todo.setdefault(artifact, []).append(shard)
+        self.rows[artifact] += why.total()
+        self.copied[artifact] += rows - why.total()
+        self.why.setdefault(artifact, Counter()).update(why)
+
+
+class Planner:
+    """Looks at a store and at what is wanted; all it ever writes is the stat cache."""
+
+    def __init__(self, wanted: Wanted, *, retry_failed: bool, keeps: bool, meter: Meter) -> None:
+        """`keeps`: under the store's lock, so that what is learnt of files is kept there."""
+        self._wanted, self._retry, self._keeps, self._meter = wanted, retry_failed, keeps, meter
+        self._caches: dict[StorePath, StatCache] = {}
+        self._seen: dict[str, int] = {}
+        self.artifacts = {each.name: each for each in wanted.manifest.artifacts}
+        self._prints = fingerprints(wanted.manifest.artifacts)
+        self._per_row = [name for name in ORDER if name in self.artifacts]
+        self._front, self._aside, self.differences = known_stores(wanted)
+
+    def plan(self) -> Plan:
+        """Everything that is to be done. Files that the stat cache does not know are hashed."""
+        plan = Plan()
+        manifest = self._wanted.manifest
+        for artifact in manifest.artifacts:
+            if artifact.per_row or artifact.name in self.units_set_aside:
+                continue
+            if reason := self._lost(self._front, artifact, 0):
+                rows = min(manifest.rows, BASIS_IMAGES)
+                if artifact.name == "text":
+                    rows, _ = manifest.shape(artifact, artifact.arrays[0])
+                plan.need(artifact.name, 0, reason, rows)
+        for shard in range(-(-manifest.rows // manifest.shard_rows)):
+            self._plan_shard(plan, shard)
+        return plan
+
+    @cached_property
+    def units_set_aside(self) -> Mapping[str, StorePath]:
+        """Artifacts without rows that are missing, and the store that still has them."""
+        return {
+            artifact.name: self._aside.path
+            for artifact in self._wanted.manifest.artifacts
+            if not artifact.per_row
+            and self._aside is not None
+            and self._lost(self._front, artifact, 0)
+            and self._lost(self._aside, artifact, 0) is None
+        }
+
+    def remember(self, plan: Plan | None) -> None:
+        """Save what is known of the files; with a plan, less those that it still has to look at."""
+        states = {} if plan is None else plan.states
+        self._cache(self._wanted.path).save(self._wanted.samples, without=lambda row: row in states)
+
+    def forced(self, plan: Plan) -> tuple[str, ...]:
+        """Artifacts to make again, each before what it is made from, whatever receipts say.
+
+        A basis that is fitted again need not be the one of what is stored.
+        """
+        return ("local", "regions", DENSE) if BASIS in plan.todo else ()
+
+    def job(self, plan: Plan, shard: int) -> Job:
+        """What is to be done of one shard, with what need not be computed."""
+        todo = tuple(name for name in self._per_row if shard in plan.todo.get(name, ()))
+        old = self._old(shard)
+        killed: dict[int, str] = {}
+        if old is not None:
+            rows = self._wanted.manifest.rows_of(shard)
+            states = {place: plan.states.get(rows[place]) for place in old.rows}
+            killed = {
+                place: row.failure
+                for place, row in old.rows.items()
+                if states[place] is None and row.failure and row.failure.startswith(KILLED)
+            }
+            old = replace(
+                old,
+                valid=old.valid.difference(self.forced(plan)),
+                files=self._replaced(old, shard, todo),
+                rows={
+                    place: replace(
+                        row,
+                        same=states[place] is None,
+                        relabelled=states[place] == "relabelled",
+                    )
+                    for place, row in old.rows.items()
+                },
+            )
+        samples = self._wanted.samples
+        numbers = self._wanted.manifest.rows_of(shard)
+        return Job(shard, tuple(samples[numbers.start : numbers.stop]), todo, old, killed)
+
+    def _replaced(self, old: Old, shard: int, todo: Collection[str]) -> dict[str, Files]:
+        """The files of old values that a job replaces, by artifact, as their receipts have them."""
+        if old.path != self._wanted.path:
+            return {}
+        found = {}
+        for name in todo:
+            try:
+                receipt = ledger.read_receipt(old.path, self.artifacts[name], shard)
+            except CacheError:  # nothing is copied of it
+                continue
+            if receipt is not None:
+                found[name] = receipt["files"]
+        return found
+
+    def _plan_shard(self, plan: Plan, shard: int) -> None:
+        rows = self._wanted.manifest.rows_of(shard)
+        old = self._old(shard)
+        lost = {
+            name: reason
+            for name in self._per_row
+            if (reason := self._lost(self._front, self.artifacts[name], shard))
+        }
+        if old is None:
+            # Which files it was made from stands in the receipt of its index only: without it
+            # nothing tells whether they are the same ones still, so all of it is made again.
+            for name in self._per_row:
+                plan.need(name, shard, lost.get(name, "its index is lost"), len(rows))
+            return
+        known = {rows[place]: row for place, row in old.rows.items()}
+        states = self._states(old.path, known)
+        plan.states |= states
+        set_aside = self._front is None or old.path != self._front.path
+        forced = self.forced(plan)
+        for name in self._per_row:
+            reason = "; ".join(self._aside.changed.get(name, ())) if self._aside else ""
+            if name in forced:
+                plan.need(name, shard, "its basis is fitted again", len(rows))
+            elif name not in old.valid:
+                plan.need(name, shard, reason or lost.get(name, ledger.ABSENT), len(rows))
+            else:
+                why = Counter(
+                    _REASONS[state]
+                    for state in states.values()
+                    if state != "relabelled" or name in FROM_LABELS
+                )
+                why.update({"they are new": len(rows) - len(known)} if set_aside else {})
+                if set_aside or why:
+                    plan.need_rows(name, shard, why, len(rows))
+
+    def _states(self, store: StorePath, known: Mapping[int, OldRow]) -> dict[int, State]:
+        cache = self._cache(store)
+        states, sound = row_states(
+            self._wanted.spec,
+            self._wanted.root,
+            self._wanted.samples,
+            known,
+            cache,
+            retry_failed=self._retry,
+            meter=self._meter,
+        )
+        if sound and self._keeps:
+            cache.add(self._wanted.samples[row] for row in sound)
+        return states
+
+    def _cache(self, store: StorePath) -> StatCache:
+        if store not in self._caches:
+            self._caches[store] = StatCache(
+                store, self._wanted.spec, self._wanted.root, seen=self._seen
+            )
+        return self._caches[store]
+
+    def _lost(self, known: Known | None, artifact: Artifact, shard: int) -> str | None:
+        """Why a shard is not to be had from a store; None when it is."""
+        if known is None:
+            return ledger.ABSENT
+        if lines := known.changed.get(artifact.name):
+            return "; ".join(lines)
+        made_from = self._prints[artifact.name]
+        return ledger.lost(known.path, artifact, shard, made_from=made_from)
+
+    def _old(self, shard: int) -> Old | None:
+        """What is known of a shard's rows, all of them taken to be the same."""
+        rows = self._wanted.manifest.rows_of(shard)
+        if self._front is not None:
+            receipts = known_receipts(self._front, shard)
+            if receipts["index"] is not None:
+                found = old_rows(receipts["index"], receipts["local"], rows)
+                return Old(
+                    self._front.path,
+                    self._front.manifest,
+                    self._valid(self._front, shard),
+                    dict(enumerate(found)),
+                )
+        return None if self._aside is None else self._moved(self._aside, rows)
+
+    def _moved(self, aside: Known, rows: range) -> Old | None:
+        """The rows of these images where they were before."""
+        assert aside.row_of is not None
+        before = {
+            place: row
+            for place, number in enumerate(rows)
+            if (row := aside.row_of.get(self._wanted.samples[number].id)) is not None
+        }
+        found: dict[int, OldRow] = {}
+        valid = frozenset(self._per_row)
+        shard_rows = aside.manifest.shard_rows
+        for shard in {row // shard_rows for row in before.values()}:
+            receipts = known_receipts(aside, shard)
+            if receipts["index"] is None:
+                continue
+            valid &= self._valid(aside, shard)
+            there = old_rows(receipts["index"], receipts["local"], aside.manifest.rows_of(shard))
+            by_row = {row.row: row for row in there}
+            found |= {place: by_row[row] for place, row in before.items() if row in by_row}
+        return Old(aside.path, aside.manifest, valid, found) if found else None
+
+    def _valid(self, known: Known, shard: int) -> frozenset[str]:
+        there = {artifact.name for artifact in known.manifest.artifacts}
+        return frozenset(
+            name
+            for name in self._per_row
+            if name in there and self._lost(known, self.artifacts[name], shard) is None
+        )
+
+
+def planned_bytes(plan: Plan, manifest: Manifest) -> int:
+    """What the shards to write take at least, uncompressed."""
+    rows = {
+        name: sum(len(manifest.rows_of(shard)) for shard in shards)
+        for name, shards in plan.todo.items()
+    }
+    return sum(
+        rows.get(artifact.name, 0) * int(np.prod(spec.shape)) * np.dtype(spec.dtype).itemsize
+        for artifact, spec in manifest.arrays.values()
+        if artifact.per_row
+    )

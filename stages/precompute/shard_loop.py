@@ -1,0 +1,144 @@
+"""The visible loop of stage one: every shard to be made is made somewhere, and committed here."""
+
+import logging
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import closing
+from datetime import UTC, datetime
+from functools import partial
+from importlib.metadata import PackageNotFoundError, version
+
+from zsseg.stages.cache.format.codec import BASIS, DENSE
+from zsseg.stages.cache.format.manifest import read_manifest
+from zsseg.stages.cache.shards import get
+from zsseg.stages.cache.writer import Writer
+from zsseg.stages.precompute.engine.jobs import Commission, Job
+from zsseg.stages.precompute.engine.questions import class_texts, described, fitted_basis
+from zsseg.stages.precompute.engine.threads_here import Engine
+from zsseg.stages.precompute.plan.changed_files import refuse_failures
+from zsseg.stages.precompute.plan.request import Wanted
+from zsseg.stages.precompute.plan.work_plan import Plan, Planner
+from zsseg.stages.precompute.progress import Meter
+
+_PACKAGES = (
+    "zsseg", "dask", "numpy", "open_clip_torch", "pillow", "scikit-learn", "torch", "zarr",
+)  # fmt: skip
+
+_log = logging.getLogger(__name__)
+
+
+def compute(
+    writer: Writer,
+    planner: Planner,
+    plan: Plan,
+    wanted: Wanted,
+    engine: Engine,
+    meter: Meter,
+    *,
+    max_failures: int | None,
+) -> tuple[dict[str, int], dict[str, int]]:
+    """Carry out a plan, and add what the run says about itself to the store's history.
+
+    Returns, by artifact, the images and crops that passed the teacher and the values that were
+    there already: of `local` tokens of crops, else rows. An interrupt loses the shards at work.
+    Raises what `fill` raises, and DatasetError for more than `max_failures` images that cannot be
+    used.
+    """
+    begin = datetime.now(UTC)
+    if DENSE not in wanted.manifest.arrays and (shards := plan.todo.get("regions")):
+        _log.info(
+            "%s keeps no dense tokens: they are made in memory for the regions of %d shards",
+            wanted.path,
+            len(shards),
+        )
+    meter.expect(plan.steps)
+    meter.begin(max(plan.rows.values()))
+    for name, source in planner.units_set_aside.items():
+        artifact = planner.artifacts[name]
+        stored = read_manifest(source)
+        arrays = {spec.name: get(source, stored, spec.name, 0) for spec in artifact.arrays}
+        writer.write(name, 0, arrays)
+    writer.withdraw_all(planner.forced(plan))
+    with meter.phase("teacher"):
+        _compute_units(writer, plan, wanted, engine, meter)
+    commission = Commission(wanted.path, wanted.manifest, wanted.spec, wanted.root, wanted.config)
+    forwards, kept, failures = Counter[str](), Counter[str](), _known_failures(writer, plan)
+    refuse_failures(wanted.root, failures.values(), at_most=max_failures)
+    jobs = _withdrawn(writer, planner, plan)
+    # Closed before the store's lock is given back, whatever happens: nothing writes it then.
+    with closing(engine.run(jobs, commission, meter.advance)) as outcomes:
+        for outcome in outcomes:
+            for name in outcome.job.todo:
+                files, notes = outcome.files[name], outcome.notes[name]
+                writer.commit(name, outcome.job.shard, files, notes=notes)
+            meter.add(outcome.seconds, size=outcome.bytes, failures=len(outcome.failures))
+            meter.advance(0)
+            forwards.update(outcome.forwards)
+            kept.update(outcome.kept)
+            for row, reason in outcome.failures.items():
+                _log.warning("row %d cannot be used: %s", row, reason)
+            failures |= outcome.failures
+            refuse_failures(wanted.root, failures.values(), at_most=max_failures)
+    writer.log(
+        {
+            "begin": begin.isoformat(timespec="seconds"),
+            "end": datetime.now(UTC).isoformat(timespec="seconds"),
+            "seconds": {phase: round(value, 3) for phase, value in meter.seconds.items()},
+            "shards": {name: len(shards) for name, shards in plan.todo.items()},
+            "forwards": dict(forwards),
+            "kept": dict(kept),
+            "versions": _versions(),
+            **engine.ask(partial(described, config=wanted.config)),
+        }
+    )
+    return dict(forwards), dict(kept)
+
+
+def _known_failures(writer: Writer, plan: Plan) -> dict[int, str]:
+    """Row -> reason, of the shards that are not looked at again."""
+    failures: dict[int, str] = {}
+    index, _ = writer.manifest.arrays["status"]
+    for shard in set(writer.manifest.shards(index)).difference(plan.shards):
+        if receipt := writer.receipt("index", shard):
+            failures |= {int(row): reason for row, reason in receipt["failures"].items()}
+    return failures
+
+
+def _withdrawn(writer: Writer, planner: Planner, plan: Plan) -> Iterator[Job]:
+    """The jobs, each with its receipts withdrawn when it is handed out.
+
+    Dependents first, so that what a killed run leaves still shows the reason for it.
+    """
+    for shard in plan.shards:
+        job = planner.job(plan, shard)
+        for name in reversed(job.todo):
+            writer.withdraw(name, shard)
+        yield job
+
+
+def _compute_units(
+    writer: Writer, plan: Plan, wanted: Wanted, engine: Engine, meter: Meter
+) -> None:
+    """Text embeddings and the basis of dense tokens: one each per store."""
+    spec, config = wanted.spec, wanted.config
+    if "text" in plan.todo:
+        text_CD = engine.ask(partial(class_texts, names=spec.prompt_names, config=config))
+        writer.write("text", 0, {"text": text_CD})
+        meter.advance(plan.rows["text"])
+    if BASIS in plan.todo:
+        question = partial(
+            fitted_basis, spec=spec, root=wanted.root, samples=wanted.samples, config=config
+        )
+        basis_dD, mean_D = engine.ask(question)
+        writer.write(BASIS, 0, {"pca_basis": basis_dD, "pca_mean": mean_D})
+        meter.advance(plan.rows[BASIS])
+
+
+def _versions() -> dict[str, str]:
+    found: dict[str, str] = {}
+    for package in _PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:  # zsseg itself, run from a checkout
+            continue
+    return found

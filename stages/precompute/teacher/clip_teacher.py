@@ -1,0 +1,227 @@
+"""The frozen CLIP that stage one runs over the data: images and prompts in, tokens out.
+
+With `dense.py` the only door to open_clip; `teacher_files.py` finds the files without it.
+Legend: n images or prompts, H W pixels, D CLIP width, h w token grid.
+"""
+
+import logging
+import pickle
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Literal
+
+import numpy as np
+import open_clip
+import torch
+from numpy.typing import NDArray
+from safetensors import SafetensorError
+from torch import Tensor
+
+from zsseg.stages.data.images import resize_image
+from zsseg.stages.errors import ResourceError, UserError
+from zsseg.stages.precompute.precompute_config import DenseConfig, Precision
+from zsseg.stages.precompute.teacher.dense_tokens import dense_path, dense_tokens, token_grid
+from zsseg.stages.precompute.teacher.passes import Passes
+from zsseg.stages.precompute.teacher.teacher_device import choose_device
+from zsseg.stages.precompute.teacher.teacher_files import TeacherFiles
+
+logger = logging.getLogger(__name__)
+
+Colour = tuple[float, float, float]
+
+
+@dataclass(frozen=True)
+class Teacher:
+    """A loaded CLIP in evaluation mode, its weights in fp32. Make one with `load_teacher`.
+
+    It sees images in the precision of its passes, and prompts in fp32.
+    """
+
+    model: Any
+    tokenizer: Callable[[list[str]], Tensor]
+    passes: Passes
+    width: int
+    """CLIP width D."""
+    native_size: tuple[int, int]
+    """Height and width in pixels that the image tower was trained with."""
+    mean: Colour
+    std: Colour
+    interpolation: Literal["bilinear", "bicubic"]
+    turn: Callable[[int], AbstractContextManager[object]] = nullcontext
+    """Entered with the number of images around every forward pass of them: whose turn it is at the
+    model, where several threads share it, and what it cost."""
+
+    @property
+    def device(self) -> torch.device:
+        """Where it runs."""
+        return self.passes.device
+
+    @property
+    def precision(self) -> Precision:
+        """What it sees images in."""
+        return self.passes.precision
+
+    @property
+    def mean_colour(self) -> tuple[int, int, int]:
+        """The RGB value (0..255) nearest to what the image tower sees as zero."""
+        red, green, blue = (round(255 * value) for value in self.mean)
+        return red, green, blue
+
+    def cls(self, images: Sequence[NDArray[np.uint8]]) -> NDArray[np.float32]:
+        """(n, D) global tokens of whole images (H, W, 3), not normalised.
+
+        Each image is squeezed to the native size rather than cropped, so that its token speaks of
+        all of it.
+        """
+        image_nHW3 = self._ready(images, self.native_size)
+        with self.turn(len(images)):
+            return self.passes.run(
+                lambda few_nHW3: self.model.encode_image(self._pixels(few_nHW3)), image_nHW3
+            )
+
+    def dense(
+        self, images: Sequence[NDArray[np.uint8]], config: DenseConfig
+    ) -> NDArray[np.float32]:
+        """(n, D, h, w) tokens of whole images (H, W, 3) in the text space, not normalised."""
+        image_nHW3 = self._ready(images, config.size)
+        with self.turn(len(images)):
+            return self.passes.run(
+                lambda few_nHW3: dense_tokens(self.model.visual, self._pixels(few_nHW3), config),
+                image_nHW3,
+            )
+
+    def grid(self, config: DenseConfig) -> tuple[int, int]:
+        """(h, w) of `dense`. Raises UserError when the size does not fit the image tower."""
+        return token_grid(self.model.visual, config.size)
+
+    def dense_path(self, config: DenseConfig) -> str:
+        """The path that `dense` takes: the one asked for, where the image tower has it."""
+        return dense_path(self.model.visual, config)
+
+    def text(self, prompts: Sequence[str]) -> NDArray[np.float32]:
+        """(n, D) embeddings of prompts, not normalised."""
+        with torch.inference_mode():
+            token_nL = self.tokenizer(list(prompts)).to(self.device)
+            token_nD: NDArray[np.float32] = self.model.encode_text(token_nL).cpu().numpy()
+        return token_nD
+
+    def fitted(self, image: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]:
+        """An image as this teacher sees it at `size` (rows, columns); in threads, before its turn.
+
+        `cls` sees images at `native_size`, `dense` at its configuration's size; what has that size
+        is not resized again.
+        """
+        if image.shape[:2] == size:
+            return image
+        return resize_image(image, size, interpolation=self.interpolation)
+
+    def _ready(self, images: Sequence[NDArray[np.uint8]], size: tuple[int, int]) -> Tensor:
+        """(n, H, W, 3) images resized to `size`, for the device to fetch."""
+        return self.passes.ready(np.stack([self.fitted(image, size) for image in images]))
+
+    def _pixels(self, image_nHW3: Tensor) -> Tensor:
+        """(n, 3, H, W) normalised pixels on the device; in memory the channels come last."""
+        mean_311, std_311 = self._normal
+        pixel_n3HW = image_nHW3.permute(0, 3, 1, 2).float()
+        return pixel_n3HW.div_(255).sub_(mean_311).div_(std_311)
+
+    @cached_property
+    def _normal(self) -> tuple[Tensor, Tensor]:
+        """Mean and standard deviation on the device, brought there once: it makes the host wait."""
+        mean_311, std_311 = (
+            torch.tensor(value, device=self.device).view(3, 1, 1) for value in (self.mean, self.std)
+        )
+        return mean_311, std_311
+
+
+def load_teacher(
+    files: TeacherFiles,
+    *,
+    device: Literal["auto", "cpu", "cuda"],
+    precision: Precision = "fp32",
+) -> Teacher:
+    """Load a teacher onto a device (auto: the GPU where torch can use one).
+
+    Raises UserError for weights that do not fit the model, ResourceError when the GPU or the
+    tokenizer is missing.
+    """
+    target = choose_device(device)
+    preprocessing = _file_preprocessing(files) if files.pretrained == str(files.weights) else {}
+    try:
+        model = open_clip.create_model(
+            files.model,
+            pretrained=files.pretrained,
+            require_pretrained=True,
+            device=target,
+            force_preprocess_cfg=preprocessing,
+        )
+    except (
+        OSError,
+        EOFError,
+        RuntimeError,
+        ValueError,
+        TypeError,
+        KeyError,
+        SafetensorError,
+        pickle.UnpicklingError,
+    ) as error:
+        reason = " ".join(str(error).split())[:300]
+        raise UserError(
+            f"{files.spec}: open_clip cannot load {files.weights}: {reason}. "
+            "Check that the file is whole, belongs to this model and is no TorchScript archive"
+        ) from error
+    try:
+        tokenizer = open_clip.get_tokenizer(files.model)
+    except (OSError, ImportError) as error:
+        raise ResourceError(
+            f"{files.spec}: its tokenizer is missing: {error}. Install the package `transformers` "
+            "and, without network, put the tokenizer's files beside the weights (local-dir:FOLDER)"
+        ) from error
+    settings = model.visual.preprocess_cfg
+    if settings["interpolation"] not in {"bilinear", "bicubic"}:
+        raise UserError(
+            f"{files.spec}: interpolation {settings['interpolation']!r} of its preprocess_cfg is "
+            "neither bilinear nor bicubic"
+        )
+    height, width = _pair(settings["size"])
+    if target.type == "cuda":  # on a CPU it would change the last digits of what stores hold
+        model.visual.to(memory_format=torch.channels_last)
+    return Teacher(
+        model=model.eval().requires_grad_(False),
+        tokenizer=tokenizer,
+        passes=Passes(target, precision),
+        width=files.width,
+        native_size=(height, width),
+        mean=tuple(settings["mean"]),
+        std=tuple(settings["std"]),
+        interpolation=settings["interpolation"],
+    )
+
+
+def _file_preprocessing(files: TeacherFiles) -> dict[str, Any]:
+    """Preprocessing for a built-in model with a weights file, which does not tell its own.
+
+    Taken from the model's published weights; open_clip would assume OpenAI's mean and standard
+    deviation even for SigLIP.
+    """
+    tags = open_clip.list_pretrained_tags_by_model(files.model)
+    published = [open_clip.get_pretrained_cfg(files.model, tag) for tag in tags]
+    keys = ("mean", "std", "interpolation")
+    choices = {(tuple(p["mean"]), tuple(p["std"]), p["interpolation"]) for p in published}
+    if len(choices) == 1:
+        return dict(zip(keys, choices.pop(), strict=True))
+    logger.warning(
+        "%s: the file does not tell its image preprocessing; OpenAI's is assumed. "
+        "To state another, use local-dir:FOLDER with preprocess_cfg in open_clip_config.json",
+        files.spec,
+    )
+    return {}
+
+
+def _pair(size: int | Sequence[int]) -> tuple[int, int]:
+    if isinstance(size, int):
+        return size, size
+    height, width = size
+    return height, width

@@ -1,0 +1,263 @@
+"""Which files a teacher is made of, found and hashed without loading it: no torch, no open_clip.
+
+A teacher is named in one of four forms:
+
+- `NAME/PRETRAINED`: a model of open_clip with published weights ("ViT-B-16-quickgelu/openai")
+- `NAME@FILE`: the same model with a weights file (.safetensors, .bin, .pt, .pth)
+- `hf-hub:ORGANISATION/REPOSITORY`: a model of the Hugging Face hub in open_clip's form
+- `local-dir:FOLDER`: a folder with open_clip_config.json and a weights file
+
+Only the two forms whose files open_clip keeps or downloads itself import it, to find them.
+"""
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from difflib import get_close_matches
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import xxhash
+
+from zsseg.stages.cache.format.recipe import fingerprint
+from zsseg.stages.errors import ResourceError, UserError
+
+CONFIG_FILE = "open_clip_config.json"
+
+# The order in which open_clip picks the weights of a folder; other names only when there is one.
+_WEIGHT_FILES = (
+    "open_clip_model.safetensors",
+    "open_clip_pytorch_model.safetensors",
+    "open_clip_pytorch_model.bin",
+    "open_clip_pytorch_model.pth",
+    "model.safetensors",
+    "pytorch_model.bin",
+    "pytorch_model.pth",
+    "model.pth",
+)
+
+
+@dataclass(frozen=True)
+class TeacherFiles:
+    """A teacher's configuration and weights, found on this machine but not loaded."""
+
+    spec: str
+    """The teacher as it was asked for."""
+    slug: str
+    """Short name of lower-case letters, digits and hyphens, for the store's folder name."""
+    model: str
+    """First argument of `open_clip.create_model`."""
+    pretrained: str | None
+    """Its second one: a tag, a file, or None where the model's name says where the weights are."""
+    width: int
+    """CLIP width D."""
+    weights: Path
+    config_hash: str
+    """Fingerprint of the architecture and preprocessing."""
+    weights_hash: str
+    """xxh3_128 of the weight file's bytes."""
+
+    @property
+    def located(self) -> str:
+        """The spec with an absolute path, so that it also finds the files from another folder."""
+        if self.spec.startswith("local-dir:"):
+            return f"local-dir:{self.weights.parent.resolve()}"
+        if "@" in self.spec:
+            return f"{self.spec.partition('@')[0]}@{self.weights.resolve()}"
+        return self.spec
+
+    def recipe(self) -> dict[str, str]:
+        """What decides every number that this teacher gives; free of paths and names."""
+        return {"config": self.config_hash, "weights": self.weights_hash}
+
+
+def resolve_teacher(spec: str) -> TeacherFiles:
+    """Find and hash the files of a teacher; the forms of `spec` stand at the top of this file.
+
+    Raises UserError for a name that means nothing or a wrong activation function, ResourceError
+    when a file is neither here nor can be downloaded.
+    """
+    if spec.startswith("local-dir:"):
+        return _from_folder(spec)
+    if spec.startswith("hf-hub:"):
+        return _from_hub(spec)
+    if "@" in spec:
+        return _from_file(spec)
+    return _from_tag(spec)
+
+
+def _from_folder(spec: str) -> TeacherFiles:
+    folder = Path(spec.removeprefix("local-dir:"))
+    if not folder.is_dir():
+        raise ResourceError(f"{spec}: there is no folder {folder}")
+    found = sorted(
+        file for file in folder.iterdir() if file.suffix in {".safetensors", ".bin", ".pth"}
+    )
+    named = sorted(
+        (file for file in found if file.name in _WEIGHT_FILES),
+        key=lambda file: _WEIGHT_FILES.index(file.name),
+    )
+    if not found:
+        raise ResourceError(
+            f"{spec}: no weights in {folder}. Put the model's {_WEIGHT_FILES[0]} there"
+        )
+    if len(found) > 1 and not named:
+        raise UserError(
+            f"{spec}: several weight files in {folder} ({', '.join(f.name for f in found)}). "
+            f"Name the right one {_WEIGHT_FILES[0]}"
+        )
+    config = _read_config(folder / CONFIG_FILE, spec)
+    weights = (named or found)[0]
+    if _says_quickgelu(weights) and not config["model_cfg"].get("quick_gelu"):
+        raise UserError(
+            f"{spec}: {weights.name} says that its weights were trained with QuickGELU, "
+            f"{folder / CONFIG_FILE} says plain GELU, which gives wrong embeddings. Set "
+            '"quick_gelu": true in its "model_cfg", or rename the weights if they are others'
+        )
+    return _teacher_files(spec, spec, None, config, weights, slug=folder.resolve().name)
+
+
+def _from_hub(spec: str) -> TeacherFiles:
+    from open_clip.pretrained import download_pretrained_from_hf
+
+    repository = spec.removeprefix("hf-hub:")
+    try:
+        config_file = Path(download_pretrained_from_hf(repository, filename=CONFIG_FILE))
+        weights = Path(download_pretrained_from_hf(repository))
+    except (OSError, RuntimeError) as error:
+        reason = str(error).rstrip(".")
+        raise ResourceError(
+            f"{spec}: cannot get {CONFIG_FILE} and the weights from the hub: {reason}. "
+            f"Without network, copy these two files of {repository} into a folder and "
+            "name it as local-dir:FOLDER"
+        ) from error
+    config = _read_config(config_file, spec)
+    return _teacher_files(spec, spec, None, config, weights, slug=repository.split("/")[-1])
+
+
+def _from_file(spec: str) -> TeacherFiles:
+    name, _, file = spec.partition("@")
+    config, weights = _builtin_config(name, spec), Path(file)
+    if not weights.is_file():
+        raise ResourceError(f"{spec}: there is no weights file {weights}")
+    if _says_quickgelu(weights) and not config.get("quick_gelu"):
+        raise UserError(
+            f"{spec}: {weights} says that its weights were trained with QuickGELU, {name} has "
+            f"plain GELU, which gives wrong embeddings. Ask for {name}-quickgelu@{file}"
+        )
+    slug = f"{name}-{weights.stem}"
+    return _teacher_files(spec, name, str(weights), {"model_cfg": config}, weights, slug=slug)
+
+
+def _from_tag(spec: str) -> TeacherFiles:
+    name, _, tag = spec.partition("/")
+    config = _builtin_config(name, spec)
+
+    from open_clip.pretrained import (
+        download_pretrained,
+        get_pretrained_cfg,
+        list_pretrained_tags_by_model,
+    )
+
+    tags = list_pretrained_tags_by_model(name)
+    if not tag and len(tags) == 1:
+        tag = tags[0]
+    published = get_pretrained_cfg(name, tag)
+    # A tag that exists for this model's other activation is the commonest mistake: name the cure.
+    sibling = f"{name}-quickgelu" if not name.endswith("-quickgelu") else name[: -len("-quickgelu")]
+    if not published and tag and get_pretrained_cfg(sibling, tag):
+        published = get_pretrained_cfg(sibling, tag)
+    if not published:
+        raise UserError(
+            f"{spec}: {f'no weights {tag!r}' if tag else 'say which weights'} for {name}. "
+            f"There are: {', '.join(f'{name}/{each}' for each in tags) or 'none; give NAME@FILE'}"
+        )
+    if bool(published.get("quick_gelu")) != bool(config.get("quick_gelu")):
+        kinds = ("QuickGELU", "plain GELU")
+        trained, built = kinds if published.get("quick_gelu") else kinds[::-1]
+        raise UserError(
+            f"{spec}: the weights {tag!r} were trained with {trained}, {name} has {built}, which "
+            f"gives wrong embeddings. Ask for {sibling}/{tag}"
+        )
+    try:
+        weights = Path(download_pretrained(published))
+    except (OSError, RuntimeError) as error:
+        source = published.get("hf_hub") or published.get("url")
+        # A hub entry that ends in a slash names a repository only.
+        file = f"{source}{_WEIGHT_FILES[0]}" if source.endswith("/") else source
+        reason = str(error).rstrip(".")
+        raise ResourceError(
+            f"{spec}: cannot get its weights: {reason}. "
+            f"Without network, bring {file} to this machine and ask for {name}@FILE"
+        ) from error
+    preprocessing = {key: published[key] for key in ("mean", "std", "interpolation")}
+    effective = {"model_cfg": config, "preprocess_cfg": preprocessing}
+    return _teacher_files(spec, name, tag, effective, weights, slug=f"{name}-{tag}")
+
+
+def _teacher_files(
+    spec: str,
+    model: str,
+    pretrained: str | None,
+    config: Mapping[str, Any],
+    weights: Path,
+    *,
+    slug: str,
+) -> TeacherFiles:
+    with weights.open("rb") as stream:
+        weights_hash = hashlib.file_digest(stream, xxhash.xxh3_128).hexdigest()
+    return TeacherFiles(
+        spec=spec,
+        slug=re.sub(r"[^a-z0-9]+", "-", slug.lower())[:40].strip("-"),
+        model=model,
+        pretrained=pretrained,
+        width=config["model_cfg"]["embed_dim"],
+        weights=weights,
+        config_hash=fingerprint(dict(config)),
+        weights_hash=weights_hash,
+    )
+
+
+def _builtin_config(name: str, spec: str) -> dict[str, Any]:
+    """The architecture of one of open_clip's models, read from its package without importing it."""
+    package = find_spec("open_clip")
+    assert package is not None
+    assert package.submodule_search_locations
+    folder = Path(package.submodule_search_locations[0]) / "model_configs"
+    known = {file.stem: file for file in folder.glob("*.json")}
+    if name not in known:
+        close = get_close_matches(name, sorted(known), n=4, cutoff=0.5)
+        raise UserError(
+            f"{spec}: open_clip has no model {name!r}"
+            + (f"; close: {', '.join(close)}" if close else "")
+            + ". Forms: NAME/PRETRAINED, NAME@FILE, hf-hub:ORG/REPOSITORY, local-dir:FOLDER"
+        )
+    config: dict[str, Any] = json.loads(known[name].read_text(encoding="utf-8"))
+    return config
+
+
+def _read_config(file: Path, spec: str) -> dict[str, Any]:
+    """`model_cfg` and `preprocess_cfg` of an open_clip_config.json."""
+    if not file.is_file():
+        raise ResourceError(f"{spec}: {file} is missing; it comes with the weights")
+    try:
+        config = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise UserError(f"{spec}: {file} is not valid JSON: {error}") from error
+    architecture = config.get("model_cfg") if isinstance(config, dict) else None
+    if not isinstance(architecture, dict) or not isinstance(architecture.get("embed_dim"), int):
+        raise UserError(f'{spec}: {file} has no "model_cfg" with an "embed_dim"')
+    return {"model_cfg": architecture, "preprocess_cfg": config.get("preprocess_cfg", {})}
+
+
+def _says_quickgelu(weights: Path) -> bool:
+    """True where a file's name, or its folder in the hub's cache, tells of OpenAI's activation.
+
+    The tensors do not tell: the activation has no weights.
+    """
+    folders = (part for part in weights.parts[:-1] if part.startswith("models--"))
+    told = " ".join((weights.name, *folders)).lower()
+    return "openai" in told or "quickgelu" in told

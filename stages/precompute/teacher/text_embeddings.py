@@ -1,0 +1,54 @@
+"""Text embeddings of classes: prompt templates, averaged.
+
+Legend: C classes, T templates, D CLIP width.
+"""
+
+from collections.abc import Sequence
+from importlib.resources import files
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+import yaml
+from numpy.typing import NDArray
+
+from zsseg.stages.precompute.teacher.teacher_files import resolve_teacher
+
+if TYPE_CHECKING:
+    from zsseg.stages.precompute.teacher.clip_teacher import Teacher
+
+Templates = Literal["single", "coco15", "imagenet80"]
+
+
+def load_templates(name: Templates) -> tuple[str, ...]:
+    """The prompt templates of a set in configs/templates.yaml; `{}` stands for the class name."""
+    text = (files("zsseg.configs") / "templates.yaml").read_text(encoding="utf-8")
+    return tuple(yaml.safe_load(text)[name])
+
+
+def embed_classes(
+    teacher: "Teacher", names: Sequence[str], templates: Templates
+) -> NDArray[np.float32]:
+    """(C, D) unit vectors: per class the mean of its normalised prompts, normalised again.
+
+    `names` are the names for prompts, in class order (CLIP, Radford et al. 2021, section 3.1.4).
+    """
+    patterns = load_templates(templates)
+    text_CD = np.empty((len(names), teacher.width), dtype=np.float32)
+    for index, name in enumerate(names):
+        prompt_TD = teacher.text([pattern.replace("{}", name) for pattern in patterns])
+        prompt_TD /= np.linalg.norm(prompt_TD, axis=1, keepdims=True)
+        mean_D = prompt_TD.mean(0)
+        text_CD[index] = mean_D / np.linalg.norm(mean_D)
+    return text_CD
+
+
+def encode_names(
+    teacher_spec: str, names: Sequence[str], templates: Templates
+) -> NDArray[np.float32]:
+    """`embed_classes` for a teacher that is not loaded yet (`predict --classes`)."""
+    # The templates are also read where nothing is computed, and there torch must not be loaded.
+    from zsseg.stages.precompute.teacher.clip_teacher import load_teacher
+
+    return embed_classes(
+        load_teacher(resolve_teacher(teacher_spec), device="auto"), names, templates
+    )

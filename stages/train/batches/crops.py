@@ -1,0 +1,199 @@
+"""The crops of a run: an image and its visible label with what the store knows of it.
+
+Image, label, region map and tokens all go through the one view that was drawn for a position.
+
+Legend: N images, H W pixels of the crop, h w token grid of the image, y x token grid of the crop, K
+masks that the store keeps per image, D CLIP width.
+"""
+
+import math
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from zsseg.stages.cache.format.codec import DENSE
+from zsseg.stages.cache.reader import Store
+from zsseg.stages.data.geometry import (
+    View,
+    crop_image,
+    crop_map,
+    inside,
+    nearest_cells,
+    pool_tokens,
+    token_weights,
+)
+from zsseg.stages.data.images import read_image
+from zsseg.stages.data.spec import VOID, DatasetSpec
+from zsseg.stages.data.visible import read_visible_label
+from zsseg.stages.errors import DatasetError
+from zsseg.stages.train.batches.batch import Batch
+from zsseg.stages.train.batches.imagenet import normalise
+from zsseg.stages.train.batches.photometric import Jitter
+from zsseg.stages.train.batches.sampling import (
+    epoch_order,
+    jitter_rng,
+    random_view,
+    recorded_view,
+    view_rng,
+)
+from zsseg.stages.train.batches.store_check import stored_samples
+from zsseg.stages.train.run_config import RunConfig
+
+
+class CropDataset(Dataset[Batch]):
+    """The endless stateless sequence of a run's crops; item p is the batch of one at position p.
+
+    Positions are dealt in epochs: each shows every readable image once, in an order of its own.
+    It holds the open store and the order of the last epoch asked for.
+    """
+
+    def __init__(self, store: Store, spec: DatasetSpec, root: Path, config: RunConfig) -> None:
+        self._store, self._spec, self._config = store, spec, config
+        self._samples = stored_samples(store, spec, root)
+        self._row_N = np.flatnonzero(store.read_all("status") == 0)
+        if not self._row_N.size:
+            raise DatasetError(f"{store.path}: no image of it could be read by precompute")
+        self._epoch, self._order_N = -1, np.empty(0, dtype=np.intp)
+        self._slots_N = _used_slots(store.read_all("local_ids")) if config.uses_local else None
+        self._jitter = Jitter() if config.augmentation.photometric else None
+
+    def _row(self, position: int) -> int:
+        epoch, place = divmod(position, self._row_N.size)
+        if epoch != self._epoch:
+            self._epoch = epoch
+            self._order_N = epoch_order(self._config.train.seed, epoch, self._row_N.size)
+        return int(self._row_N[self._order_N[place]])
+
+    def slots(self, positions: Iterable[int]) -> int:
+        """Slots for masks that the images at some positions need; 1 at least.
+
+        A store keeps room for the image with most masks; every slot costs a score per pixel.
+        """
+        if self._slots_N is None:
+            return 1
+        return max(1, *(int(self._slots_N[self._row(position)]) for position in positions))
+
+    def __getitem__(self, position: int) -> Batch:
+        """The crop at a position.
+
+        Raises DatasetError when the image or its label can no longer be read.
+        """
+        config, seed = self._config.augmentation, self._config.train.seed
+        row = self._row(position)
+        sample = self._samples[row]
+        image_HW3 = read_image(sample.image)
+        visible_HW = read_visible_label(self._spec, sample)
+        if visible_HW.shape != image_HW3.shape[:2]:
+            raise DatasetError(
+                f"{sample.label}: label of {visible_HW.shape} pixels (H, W), but its image "
+                f"{sample.image} has {image_HW3.shape[:2]}. `zsseg dataset verify` lists all such"
+            )
+        view, number = self._view(row, position, visible_HW)
+        crop_HW3 = crop_image(image_HW3, view, config.crop, fill=(0, 0, 0))
+        if self._jitter is not None:
+            crop_HW3 = self._jitter(crop_HW3, jitter_rng(seed, position))
+        inside_HW = inside(view, *config.crop)
+        image_3HW = normalise(crop_HW3)
+        if not inside_HW.all():
+            image_3HW[:, ~inside_HW] = 0
+        token_D, (local_KD, id_K) = self._token(row, view, number), self._local(row)
+        region_hw, row_H, column_W = self._region(row, view)
+        dense_Dhw, down_yh, across_xw = self._dense(row, view)
+        return Batch(
+            row_B=torch.tensor([row]),
+            image_B3HW=torch.from_numpy(image_3HW)[None],
+            label_BHW=torch.from_numpy(crop_map(visible_HW, view, config.crop, VOID))[None],
+            inside_BHW=torch.from_numpy(inside_HW)[None],
+            region_BHW=None,
+            token_BD=_tensor(token_D),
+            local_BKD=_tensor(local_KD),
+            local_id_BK=_tensor(id_K),
+            image_region_Bhw=_tensor(region_hw),
+            row_BH=_tensor(row_H),
+            column_BW=_tensor(column_W),
+            image_dense_BDhw=_tensor(dense_Dhw),
+            down_Byh=_tensor(down_yh),
+            across_Bxw=_tensor(across_xw),
+        )
+
+    def _view(self, row: int, position: int, visible_HW: NDArray[np.uint8]) -> tuple[View, int]:
+        """The view at a position, and which of the store's CLS tokens goes with it."""
+        config = self._config.augmentation
+        rng = view_rng(self._config.train.seed, position)
+        if config.views == "random":
+            height, width = visible_HW.shape
+            # Its token is that of view 0, the whole image.
+            return random_view(rng, (height, width), config, visible_HW=visible_HW), 0
+        view_V6 = self._store.read("views", row)
+        number = recorded_view(rng, view_V6, config, visible_HW=visible_HW)
+        return View.from_row(view_V6[number]), number
+
+    def _region(self, row: int, view: View) -> tuple[NDArray[Any] | None, ...]:
+        if not self._config.uses_regions:
+            return None, None, None
+        region_hw = self._store.read("regions", row)
+        grid = (region_hw.shape[0], region_hw.shape[1])
+        return region_hw, *nearest_cells(view, self._config.augmentation.crop, grid)
+
+    def _token(self, row: int, view: View, number: int) -> NDArray[np.float32] | None:
+        if not self._config.uses_token:
+            return None
+        if self._config.objectives.token == "pooled":
+            return pool_tokens(self._store.read("dense", row), view)
+        cls_VD = self._store.read("cls", row)
+        return np.asarray(cls_VD[number], dtype=np.float32)
+
+    def _local(self, row: int) -> tuple[NDArray[np.float32] | None, NDArray[np.int64] | None]:
+        if not self._config.uses_local:
+            return None, None
+        local_KD, id_K = (self._store.read(name, row) for name in ("local", "local_ids"))
+        return local_KD.astype(np.float32), id_K.astype(np.int64)
+
+    def _dense(self, row: int, view: View) -> tuple[NDArray[Any] | None, ...]:
+        if not self._config.uses_dense:
+            return None, None, None
+        dense_Dhw = self._store.read("dense", row)
+        stride = self._config.objectives.dense_stride
+        rows, columns = (side // stride for side in self._config.augmentation.crop)
+        grid = (dense_Dhw.shape[1], dense_Dhw.shape[2])
+        return dense_Dhw, *token_weights(view, (rows, columns), grid)
+
+
+def cache_bytes(store: Store, config: RunConfig) -> int:
+    """Bytes of the store that one crop is made from, before compression."""
+    total = 0
+    for name in (name for name, used in _arrays(config).items() if used):
+        artifact, spec = store.manifest.arrays[name]
+        # Dense tokens may lie in several arrays, such as numbers and their scales.
+        for each in artifact.arrays if name == DENSE else (spec,):
+            total += math.prod(each.shape) * np.dtype(each.dtype).itemsize
+    return total
+
+
+def _arrays(config: RunConfig) -> dict[str, bool]:
+    """Which arrays of a store are read for every crop."""
+    pooled = config.objectives.token == "pooled"
+    return {
+        DENSE: config.uses_dense or (config.uses_token and pooled),
+        "regions": config.uses_regions,
+        "cls": config.uses_token and not pooled,
+        "views": config.augmentation.views == "recorded",
+        "local": config.uses_local,
+        "local_ids": config.uses_local,
+    }
+
+
+def _used_slots(id_NK: NDArray[np.int16]) -> NDArray[np.intp]:
+    """(N,) slots up to the last one that has a mask."""
+    used_NK = id_NK >= 0
+    return np.where(used_NK.any(1), used_NK.shape[1] - used_NK[:, ::-1].argmax(1), 0)
+
+
+def _tensor(values: NDArray[Any] | None) -> Tensor | None:
+    return None if values is None else torch.from_numpy(values)[None]

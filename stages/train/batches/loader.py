@@ -1,0 +1,107 @@
+"""The batches of a run in their order, made by worker processes.
+
+A step s with batches of B shows positions s B to s B + B - 1; of several training processes each
+makes its own run of them, so what a step shows depends on the number of neither.
+"""
+
+import signal
+from collections.abc import Generator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from threadpoolctl import threadpool_limits
+from torch.utils.data import DataLoader, Dataset
+
+from zsseg.stages.cache.reader import Store
+from zsseg.stages.data.spec import DatasetSpec
+from zsseg.stages.errors import UserError
+from zsseg.stages.train.batches.batch import Batch
+from zsseg.stages.train.batches.crops import CropDataset
+from zsseg.stages.train.batches.packing import Packed, packed, unpacked
+from zsseg.stages.train.batches.photometric import one_opencv_thread
+from zsseg.stages.train.processes import processes
+from zsseg.stages.train.run_config import RunConfig
+
+
+class Steps(Dataset[Packed | UserError]):
+    """A process's batches of a run by step; pickles, for workers that are spawned.
+
+    An error is an item: torch would raise it again with the worker's traceback as its message.
+    """
+
+    def __init__(self, crops: CropDataset, batch: int, *, number: int, count: int) -> None:
+        """`batch` crops per step for `count` processes, of which this is `number`."""
+        self._crops, self._batch = crops, batch
+        self._first, self._images = number * batch // count, batch // count
+
+    def __getitem__(self, step: int) -> Packed | UserError:
+        start = step * self._batch
+        own = range(start + self._first, start + self._first + self._images)
+        # As many as the images of all processes need, so that what they share has one shape.
+        slots = self._crops.slots(range(start, start + self._batch))
+        try:
+            return packed([less_empty_slots(self._crops[position], slots) for position in own])
+        except UserError as error:
+            return error
+
+
+def less_empty_slots(batch: Batch, slots: int) -> Batch:
+    """The batch less the slots for masks after the first `slots`."""
+    if batch.local_id_BK is None or batch.local_BKD is None:
+        return batch
+    return replace(
+        batch, local_BKD=batch.local_BKD[:, :slots], local_id_BK=batch.local_id_BK[:, :slots]
+    )
+
+
+def _start_worker(_: int) -> None:
+    # Ctrl-C, and SIGTERM of a job scheduler, reach the whole process group; the training process
+    # decides when the workers end.
+    for kind in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(kind, signal.SIG_IGN)
+    # torch limits itself to one thread in a worker; others do not, and BLAS's threads spin while
+    # they wait: dense tokens cost twice the processor time.
+    one_opencv_thread()
+    threadpool_limits(1)
+
+
+def make_loader(
+    store: Store, spec: DatasetSpec, root: Path, config: RunConfig, *, start_step: int = 0
+) -> Generator[Batch, None, None]:
+    """This process's batches of steps `start_step` .. steps - 1, whatever the number of workers.
+
+    Raises DatasetError at once when the data set is not the store's, and while iterating when a
+    file can no longer be read; CacheError when the store cannot. A killed worker is torch's
+    RuntimeError (`resources.explained`).
+    """
+    number, count = processes()
+    crops = CropDataset(store, spec, root, config)
+    return _batches(
+        Steps(crops, config.train.batch, number=number, count=count), config, start_step
+    )
+
+
+def _batches(steps: Steps, config: RunConfig, start_step: int) -> Generator[Batch, None, None]:
+    loader: DataLoader[Packed | UserError] = DataLoader(
+        steps,
+        batch_size=None,
+        sampler=range(start_step, config.train.steps),
+        num_workers=config.train.workers,
+        worker_init_fn=_start_worker,
+        pin_memory=torch.cuda.is_available() and config.train.device != "cpu",
+        # Its own generator: the loader's draw must not shift that of the training.
+        generator=torch.Generator(),
+    )
+    items: Any = iter(loader)
+    try:
+        for item in items:
+            if isinstance(item, UserError):
+                raise item
+            yield unpacked(item)
+    finally:
+        # torch ends its workers when the iterator is freed, and an error's traceback keeps it. They
+        # ignore SIGTERM, so Python would wait for them at its end for ever.
+        if config.train.workers:
+            items._shutdown_workers()

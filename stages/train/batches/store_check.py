@@ -1,0 +1,100 @@
+"""Does a store hold what a run needs, and is its data set still there?"""
+
+from pathlib import Path
+
+from zsseg.stages.cache.format.codec import DENSE, NOT_KEPT, stored_format
+from zsseg.stages.cache.format.recipe import difference
+from zsseg.stages.cache.reader import Store
+from zsseg.stages.data.samples import Sample, list_samples
+from zsseg.stages.data.spec import VOID, DatasetSpec
+from zsseg.stages.errors import CacheError, DatasetError, UserError
+from zsseg.stages.train.run_config import RunConfig
+
+
+def check_store(store: Store, spec: DatasetSpec, config: RunConfig) -> None:
+    """Raise CacheError when the store is of another data set, or lacks what the run needs.
+
+    Raises UserError when the run trains itself on unseen classes and the data set has none.
+    """
+    stored = {name: store.identity[name] for name in ("dataset", "classes", "unseen")}
+    asked = {"dataset": spec.name, "classes": spec.classes, "unseen": spec.unseen}
+    if changed := difference(stored, asked):
+        raise CacheError(
+            f"{store.path}: was made for other classes than those asked for:\n  "
+            + "\n  ".join(changed)
+            + "\nMake a store for these with `zsseg precompute`, or give the data set of this one"
+        )
+    method = config.self_training.method
+    if method != "none" and not spec.unseen:
+        raise UserError(
+            f"self_training.method {method}: gives pixels labels of unseen classes, and "
+            f"'{spec.name}' has none. List some under `unseen` in its description and make the "
+            "store again, or use --set self_training.method=none"
+        )
+    pooled = config.objectives.token == "pooled"
+    needs = {
+        "text": True,
+        "regions": config.uses_regions,
+        "local": config.uses_local,
+        "cls": config.uses_token and not pooled,
+        "dense": (config.uses_token and pooled) or config.uses_dense,
+    }
+    if lacking := [name for name, needed in needs.items() if needed and not store.has(name)]:
+        if lacking == [DENSE] and stored_format(store.recipes.get(DENSE, {})) == "none":
+            raise CacheError(f"{store.path}: this experiment needs dense, and the store {NOT_KEPT}")
+        if lacking == ["local"]:
+            raise CacheError(
+                f"{store.path}: was made without local tokens, which this experiment needs. Add "
+                "them with --update and --set local.enabled=true to the `zsseg precompute` command "
+                "of this store (its README.md has it)"
+            )
+        raise CacheError(
+            f"{store.path}: holds no {', '.join(lacking)}, which this experiment needs. Make a "
+            "complete store with `zsseg precompute`"
+        )
+    if config.augmentation.views == "recorded" and not recorded_views(store):
+        raise CacheError(
+            f"{store.path}: keeps no recorded views, which augmentation.views=recorded needs. Add "
+            "them with --update --views 8 to the `zsseg precompute` command of this store (its "
+            "README.md has it), or use --set augmentation.views=random"
+        )
+    if config.latent.enabled:
+        _, spec_of_ids = store.manifest.arrays["local_ids"]
+        if (classes := len(spec.classes) + spec_of_ids.shape[0]) > VOID:
+            raise UserError(
+                f"latent.enabled: {len(spec.classes)} classes and {spec_of_ids.shape[0]} masks per "
+                f"image are {classes}, and labels hold {VOID}. Make the store with a smaller "
+                "local.max_masks"
+            )
+
+
+def recorded_views(store: Store) -> int:
+    """How many crops with a CLS token each the store keeps of an image; 0: the whole image only."""
+    if not store.has("views"):
+        return 0
+    _, spec_of_views = store.manifest.arrays["views"]
+    return spec_of_views.shape[0] - 1
+
+
+def stored_samples(store: Store, spec: DatasetSpec, root: Path) -> list[Sample]:
+    """The data set's samples in the order of the store's rows.
+
+    Raises DatasetError when an image of the store, or the label of one, is no longer there.
+    """
+    split = str(store.identity["split"])
+    samples = {sample.id: sample for sample in list_samples(spec, root, split)}
+    ids = [str(entry["id"]) for entry in store.index]
+    if gone := [id_ for id_ in ids if id_ not in samples]:
+        raise DatasetError(
+            f"{root}: {len(gone)} of the {len(ids)} images in {store.path} are not there, such as "
+            f"'{gone[0]}'. Give the data set that the store was made from with --root, or make a "
+            "store of this one with `zsseg precompute`"
+        )
+    had_label = [str(entry["id"]) for entry in store.index if entry["label"] is not None]
+    if gone := [id_ for id_ in had_label if samples[id_].label is None]:
+        raise DatasetError(
+            f"{root}: the labels of {len(gone)} of the {len(had_label)} labelled images in "
+            f"{store.path} are not there, such as that of '{gone[0]}'. Put them back, or make a "
+            "store of the data set as it is now with `zsseg precompute`"
+        )
+    return [samples[id_] for id_ in ids]

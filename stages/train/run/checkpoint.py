@@ -1,0 +1,179 @@
+"""Checkpoints: written whole or not at all, and checked before they are used.
+
+    checkpoints/step-000200/
+      student.safetensors   weights and buffers of the student
+      training.pt           everything else that a resume needs: `state.save_state`
+      meta.json             step, and the size and hash of the other two; written last
+
+A checkpoint is written to `step-000200.partial`, synced to disk and renamed, so a crash never
+leaves half of one under its final name; the next save clears what it left. Nothing in it can carry
+code: safetensors, and torch.load with weights_only.
+"""
+
+import json
+import logging
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from zsseg.stages.cache.disk.files import PARTIAL, hash_file, sync, write_durably
+from zsseg.stages.errors import ResourceError, UserError
+from zsseg.stages.train.run.run_folder import read_record, read_text
+from zsseg.stages.train.students.student import Student, build_student
+
+KEPT = 2
+"""Whole checkpoints kept: the newest, and one before in case the newest is damaged."""
+
+_FORMAT = 1
+_WEIGHTS, _TRAINING, _META = "student.safetensors", "training.pt", "meta.json"
+
+logger = logging.getLogger(__name__)
+
+
+def save(run: Path, step: int, *, student: nn.Module, training: dict[str, Any]) -> Path:
+    """Write the checkpoint after `step` steps.
+
+    `training` holds tensors and plain values only: what a resume needs besides the weights. One
+    of this step is replaced if it is damaged, and stays if it is intact. Raises ResourceError when
+    it cannot be written.
+    """
+    final = place(run, step)
+    # While it is replaced it would be missing, and a run that has just resumed may have no other.
+    if final.exists() and _fault(final) is None:
+        return final
+    partial = final.with_name(final.name + PARTIAL)
+    try:
+        _write(partial, step, student=student, training=training)
+        if final.exists():
+            shutil.rmtree(final)
+        partial.rename(final)
+        sync(final.parent)
+    except (OSError, SafetensorError, RuntimeError) as error:
+        # torch's own writer meets a full disk with this RuntimeError; others have other causes.
+        if isinstance(error, RuntimeError) and "inline_container" not in str(error):
+            raise
+        shutil.rmtree(partial, ignore_errors=True)
+        names = ", ".join(path.name for path in _by_step(run)) or "none: start again without it"
+        raise ResourceError(
+            f"{final}: the checkpoint could not be written ({error}). Checkpoints that are kept: "
+            f"{names}. Make room, or mend what the message names, and go on with --resume"
+        ) from error
+    return final
+
+
+def prune(run: Path, known: Sequence[Path]) -> None:
+    """Delete what is older than the last KEPT of `known`: those that this process has written or
+    found intact, oldest first. Any other may be damaged, and so pushes out nothing."""
+    if len(known) < KEPT:
+        return
+    for each in _by_step(run):
+        if step_of(each) < step_of(known[-KEPT]):
+            shutil.rmtree(each)
+
+
+def _write(folder: Path, step: int, *, student: nn.Module, training: dict[str, Any]) -> None:
+    for left in folder.parent.glob(f"step-*{PARTIAL}"):
+        shutil.rmtree(left, ignore_errors=True)
+    folder.mkdir(parents=True)
+    weights = {name: tensor.contiguous() for name, tensor in student.state_dict().items()}
+    save_file(weights, folder / _WEIGHTS)
+    torch.save(training, folder / _TRAINING)
+    receipts = {}
+    for name in (_WEIGHTS, _TRAINING):
+        sync(folder / name)
+        receipts[name] = _receipt(folder / name)
+    meta = {"format": _FORMAT, "step": step, "files": receipts}
+    write_durably(folder / _META, (json.dumps(meta, indent=2) + "\n").encode())
+
+
+def latest(run: Path) -> Path | None:
+    """The newest checkpoint that is complete and intact; None when there is none.
+
+    A damaged one is passed over with a warning.
+    """
+    for folder in reversed(_by_step(run)):
+        if fault := _fault(folder):
+            logger.warning("passing over %s: %s", folder, fault)
+        else:
+            return folder
+    return None
+
+
+def place(run: Path, step: int) -> Path:
+    """Where the checkpoint after `step` steps is, or would be."""
+    return run / "checkpoints" / f"step-{step:06d}"
+
+
+def step_of(checkpoint: Path) -> int:
+    """How many steps were done when a checkpoint was written."""
+    return int(checkpoint.name.removeprefix("step-"))
+
+
+def load_weights(checkpoint: Path, student: nn.Module) -> None:
+    """Put a checkpoint's weights and buffers into a student of the same configuration."""
+    student.load_state_dict(load_file(checkpoint / _WEIGHTS))
+
+
+def load_training(checkpoint: Path) -> dict[str, Any]:
+    """What `save` was given as `training`, on the CPU. Raises UserError when it holds code."""
+    path = checkpoint / _TRAINING
+    try:
+        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    except UnpicklingError as error:
+        raise UserError(
+            f"{path}: holds more than tensors and numbers, so `zsseg train` did not write it, and "
+            "it is not loaded. Delete the checkpoint and resume from the one before"
+        ) from error
+    return state
+
+
+def load_student(run: Path) -> tuple[Student, int]:
+    """The student of a run's newest intact checkpoint, and how many steps it was trained for.
+
+    On the CPU, in evaluation mode. Raises UserError when the run has none.
+    """
+    checkpoint = latest(run)
+    if checkpoint is None:
+        raise UserError(
+            f"{run}: holds no complete checkpoint. Finish it with `zsseg train --resume`"
+        )
+    record = read_record(run)
+    student = build_student(record.config.student, read_text(run).shape[1], pretrained=False)
+    load_weights(checkpoint, student)
+    done, steps = step_of(checkpoint), record.config.train.steps
+    if done < steps:
+        logger.warning("%s: the run is not finished; using step %d of %d", run, done, steps)
+    return student.eval(), done
+
+
+def _by_step(run: Path) -> list[Path]:
+    """A run's checkpoint folders, oldest first, intact or not."""
+    folders = (run / "checkpoints").glob("step-*")
+    return sorted((path for path in folders if not path.name.endswith(PARTIAL)), key=step_of)
+
+
+def _receipt(path: Path) -> dict[str, int | str]:
+    return {"bytes": path.stat().st_size, "xxh3_128": hash_file(path)}
+
+
+def _fault(folder: Path) -> str | None:
+    """What is wrong with a checkpoint; None when nothing is."""
+    try:
+        meta = json.loads((folder / _META).read_bytes())
+        if meta["format"] != _FORMAT:
+            return f"{_META} is of format {meta['format']}, not {_FORMAT}"
+        if meta["step"] != step_of(folder):
+            return f"{_META} is that of step {meta['step']}"
+        for name in (_WEIGHTS, _TRAINING):
+            if _receipt(folder / name) != meta["files"][name]:
+                return f"{name} is not what was written"
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        return f"{type(error).__name__}: {error}"
+    return None

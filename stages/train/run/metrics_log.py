@@ -1,0 +1,97 @@
+"""The numbers of a run: one JSON line per log step, and the same for TensorBoard."""
+
+import json
+import logging
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from torch.utils.tensorboard.writer import SummaryWriter
+
+from zsseg.stages.cache.disk.files import write_durably
+
+logger = logging.getLogger(__name__)
+
+
+class MetricsLog:
+    """`metrics.jsonl` and `tensorboard/` of a run folder, both open.
+
+    A resumed run goes on at `start_step`: lines that a killed run wrote after its last checkpoint,
+    or only in part, are taken out, so that every step is in the file once.
+    """
+
+    def __init__(self, run: Path, *, start_step: int) -> None:
+        path = run / "metrics.jsonl"
+        kept = _lines_until(path, start_step)
+        write_durably(path, "".join(f"{line}\n" for line in kept).encode())
+        self._file = path.open("a", encoding="utf-8")
+        self._board = SummaryWriter(str(run / "tensorboard"), purge_step=start_step + 1)
+
+    def write(self, step: int, metrics: dict[str, float]) -> None:
+        """Record the numbers of a step."""
+        self._file.write(json.dumps({"step": step, **metrics}) + "\n")
+        self._file.flush()
+        for name, value in metrics.items():
+            self._board.add_scalar(name, value, step)
+
+    def sync(self) -> None:
+        """Bring `metrics.jsonl` to the disk: what a checkpoint has passed, no resume does again."""
+        os.fsync(self._file.fileno())
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._file.close()
+        self._board.close()
+
+
+class Throughput:
+    """Images and cache bytes per second, and the share of time spent waiting for data."""
+
+    def __init__(self, bytes_per_image: int) -> None:
+        self._bytes = bytes_per_image
+        self._start, self._waited, self._images = time.perf_counter(), 0.0, 0
+
+    @contextmanager
+    def waiting(self, images: int) -> Iterator[None]:
+        """Time how long the next `images` are waited for."""
+        start = time.perf_counter()
+        yield
+        self._waited += time.perf_counter() - start
+        self._images += images
+
+    def report(self) -> dict[str, float]:
+        """Since the last report: `images_per_second`, `data_wait` (0 to 1; of this process), and
+        `cache_mb_per_second` (10^6 bytes as they are stored, not counting compression)."""
+        now = time.perf_counter()
+        seconds = now - self._start
+        images_per_second = self._images / seconds
+        rates = {
+            "images_per_second": images_per_second,
+            "data_wait": self._waited / seconds,
+            "cache_mb_per_second": images_per_second * self._bytes / 1e6,
+        }
+        self._start, self._waited, self._images = now, 0.0, 0
+        return rates
+
+
+def _lines_until(path: Path, step: int) -> list[str]:
+    """The complete lines of the first `step` steps."""
+    kept = []
+    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
+        try:
+            if json.loads(line)["step"] <= step:
+                kept.append(line)
+        except ValueError:
+            logger.warning("%s: dropping a line that was cut short", path)
+    return kept

@@ -1,0 +1,243 @@
+"""The run folder's record: what was trained, from what, with what.
+
+run.json            RunRecord, as the run was started; never changed afterwards
+text.safetensors    text (C, D): the classes' text embeddings, so that nothing needs the store
+resumed.jsonl       one line per resumption: step, versions, revision, processes, and
+                    the settings that were changed
+metrics.jsonl, tensorboard/    see metrics_log
+checkpoints/        see checkpoint
+.lock, .writer.json    of the one training that writes here: see `zsseg.stages.cache.disk.lock`
+"""
+
+import logging
+import shutil
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from importlib.metadata import version
+from pathlib import Path
+
+import torch
+from pydantic import BaseModel, ConfigDict, ValidationError
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save
+from torch import Tensor
+
+from zsseg.stages.cache.disk.files import (
+    PARTIAL,
+    disk_errors,
+    json_lines,
+    make_folder,
+    write_durably,
+)
+from zsseg.stages.cache.disk.lock import HOLDER, LOCK, acquire, held_by, release
+from zsseg.stages.cache.format.recipe import difference
+from zsseg.stages.data.spec import DatasetSpec
+from zsseg.stages.errors import CacheLocked, UserError
+from zsseg.stages.train.run_config import RunConfig
+
+_RECORD, _TEXT, _RESUMED = "run.json", "text.safetensors", "resumed.jsonl"
+_CHECKPOINTS = "checkpoints"
+_FIRST_FILES = {LOCK, HOLDER, _TEXT, _TEXT + PARTIAL, _RECORD + PARTIAL}
+"""All that a folder can hold whose run was killed before its record was written."""
+_PACKAGES = ("torch", "segmentation_models_pytorch", "timm", "albumentations", "numpy", "pillow")
+
+logger = logging.getLogger(__name__)
+
+
+class RunRecord(BaseModel):
+    """One run of stage two, complete enough to resume, evaluate and repeat it."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+    format: int = 1
+    experiment: str
+    config: RunConfig
+    dataset: DatasetSpec
+    split: str
+    root: Path
+    teacher: str
+    """CLIP's name or folder, for embedding other class names later."""
+    templates: str
+    """Name of the prompt templates of the text embeddings."""
+    store: str
+    """Path or URL."""
+    store_fingerprint: str
+    versions: dict[str, str]
+    revision: str | None
+    """git revision of the code, `-dirty` with uncommitted changes; None outside a checkout."""
+    processes: int = 1
+    """How many processes shared each batch."""
+
+
+def package_versions() -> dict[str, str]:
+    """Versions of the packages that a run's numbers depend on."""
+    return {name: version(name) for name in _PACKAGES}
+
+
+def git_revision() -> str | None:
+    """The checked out revision of this code, if it runs from a git checkout."""
+    checkout = Path(__file__).parents[2]
+    if not (checkout / ".git").exists():
+        return None
+    command = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    try:
+        done = subprocess.run(command, cwd=checkout, capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError) as error:
+        logger.warning("git revision unknown: %s", error)
+        return None
+    return done.stdout.strip()
+
+
+@contextmanager
+def only_writer(out: Path) -> Iterator[None]:
+    """Keep other trainings from a run folder; one that is new and still empty in the end goes.
+
+    Raises CacheLocked when another process trains into it, UserError when it is something else,
+    and ResourceError when it cannot be written.
+    """
+    _check_nothing_else(out)
+    new = not out.exists()
+    with disk_errors(out, f"its {LOCK}"):
+        make_folder(out)
+        try:
+            lock = acquire(out)
+        except CacheLocked as error:
+            raise CacheLocked(
+                f"{out}: {held_by(out)} trains into this folder. Wait until it ends, and the lock "
+                "with it, or give another --out"
+            ) from error
+    try:
+        yield
+    finally:
+        # The folder may be gone, or its disk: that must neither hide an error nor keep the lock.
+        with suppress(OSError):
+            if new and _names(out) <= {LOCK, HOLDER}:
+                shutil.rmtree(out, ignore_errors=True)
+        with suppress(OSError):
+            release(out, lock)
+
+
+def check_folder(out: Path, record: RunRecord, *, resume: bool) -> bool:
+    """Is there a run to go on with? False: `write_record` may make one here.
+
+    A run that failed before its first checkpoint is as good as none. Raises UserError for a run
+    without `resume`, for one that was started with other settings (but for those that follow from
+    the machine, and change results by rounding or how batch normalisation sees a batch), and for
+    a folder that holds anything else.
+    """
+    _check_nothing_else(out)
+    if not (out / _RECORD).exists():
+        return False
+    # Damaged ones count: they are for a person to look at, not to be replaced.
+    if not any(not each.name.endswith(PARTIAL) for each in (out / _CHECKPOINTS).glob("step-*")):
+        return False
+    if not resume:
+        raise UserError(
+            f"{out}: holds a run already. Go on with it by --resume, or give another --out"
+        )
+    if changed := difference(_comparable(read_record(out)), _comparable(record)):
+        raise UserError(
+            f"{out}: cannot be resumed with other settings:\n  "
+            + "\n  ".join(changed)
+            + "\nResume with the settings it was started with, or give another --out"
+        )
+    return True
+
+
+def _check_nothing_else(out: Path) -> None:
+    if is_run(out) or not out.exists():
+        return
+    if not (out.is_dir() and _names(out) <= _FIRST_FILES):
+        raise UserError(f"{out}: exists and is no run. Give another --out")
+
+
+def _names(folder: Path) -> set[str]:
+    return {path.name for path in folder.iterdir()}
+
+
+def write_record(out: Path, record: RunRecord, text_CD: Tensor) -> None:
+    """Make the folder a run: its text embeddings, then its record.
+
+    What a run without a checkpoint left there is deleted first; other files stay.
+    """
+    for name in ("metrics.jsonl", _RESUMED):
+        (out / name).unlink(missing_ok=True)
+    for folder in (out / "tensorboard", *(out / _CHECKPOINTS).glob(f"step-*{PARTIAL}")):
+        shutil.rmtree(folder, ignore_errors=True)
+    write_durably(out / _TEXT, save({"text": text_CD.contiguous()}))
+    write_durably(out / _RECORD, (record.model_dump_json(indent=2) + "\n").encode())
+
+
+def note_resumption(run: Path, step: int, record: RunRecord) -> None:
+    """Add to the run's `resumed.jsonl` that it goes on after `step` steps, with which code, and
+    which settings are not those that it was started with."""
+    changed = difference(
+        read_record(run).config.model_dump(),
+        record.config.model_dump(),
+        sides=("started with", "now"),
+    )
+    entry = {
+        "step": step,
+        "versions": record.versions,
+        "revision": record.revision,
+        "processes": record.processes,
+        "changed": changed,
+    }
+    with (run / _RESUMED).open("ab") as file:
+        file.write(json_lines([entry]))
+
+
+def is_run(path: Path) -> bool:
+    """Does a path hold the record of a run?"""
+    return (path / _RECORD).is_file()
+
+
+def read_record(run: Path) -> RunRecord:
+    """The record of a run. Raises UserError when there is none, or when it is damaged."""
+    path = run / _RECORD
+    try:
+        return RunRecord.model_validate_json(path.read_bytes())
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise UserError(
+            f"{path}: the file is missing, so {run} is no run. Give a folder that `zsseg train` "
+            "wrote"
+        ) from error
+    except ValidationError as error:
+        lines = [f"{'.'.join(map(str, e['loc'])) or 'file'}: {e['msg']}" for e in error.errors()]
+        raise UserError(
+            f"{path}: damaged, or of another version: {'; '.join(lines)}. Use the version of zsseg "
+            "that trained this run, or train it again"
+        ) from error
+
+
+def read_text(run: Path) -> Tensor:
+    """(C, D) float32 text embeddings of a run's classes. Raises UserError."""
+    path = run / _TEXT
+    try:
+        return load_file(path)["text"].to(torch.float32)
+    except (OSError, SafetensorError, KeyError) as error:
+        raise UserError(f"{path}: missing or damaged ({error}). Train the run again") from error
+
+
+def _comparable(record: RunRecord) -> dict[str, object]:
+    """What must not change between a run's start and its resumption."""
+    return record.model_dump(
+        mode="json",
+        include={"config": True, "dataset": True, "store_fingerprint": True},
+        exclude={
+            "config": {
+                "evaluate": True,
+                "student": {"checkpointing"},
+                "train": {
+                    "workers",
+                    "device",
+                    "accumulate",
+                    "channels_last",
+                    "compile",
+                    "log_every",
+                    "checkpoint_every",
+                },
+            }
+        },
+    )

@@ -1,0 +1,129 @@
+"""The network that a configuration names: encoder and decoder, of smp or of the papers.
+
+The only door to segmentation_models_pytorch; SegNeXt and SETR, which it does not have, are in
+`segnext.py` and `setr.py`.
+"""
+
+import logging
+import math
+from typing import Any, NamedTuple
+
+import segmentation_models_pytorch as smp
+from segmentation_models_pytorch.decoders.segformer.decoder import SegformerDecoder
+from torch import nn
+
+from zsseg.stages.errors import ResourceError, UserError
+from zsseg.stages.train.run_config import StudentConfig
+from zsseg.stages.train.students import mscan, segnext, setr
+from zsseg.stages.train.students.encoder_weights import load_encoder_weights
+from zsseg.stages.train.students.segformer import FusedFirst
+
+_OURS = ("segnext", "setr_mla", "setr_naive", "setr_pup")
+
+_COARSEST_STRIDE = 32
+"""Of every encoder of smp, also of dilated and of shortened ones, and of MSCAN."""
+
+_logger = logging.getLogger(__name__)
+
+
+class Network(NamedTuple):
+    """What a student needs to know of its network."""
+
+    module: nn.Module
+    """(B, 3, H, W) to (B, channels, h, w); its `encoder` is the part that weights exist for."""
+    channels: int
+    multiple: int
+    """Pixels that H and W must divide by."""
+
+
+def build_network(config: StudentConfig, *, pretrained: bool) -> Network:
+    """The network of a configuration, on the CPU in training mode.
+
+    `pretrained` False leaves out the encoder's weights. Raises UserError for an architecture or
+    encoder that does not exist, or a pair of them that does not fit, and ResourceError when the
+    encoder's weights cannot be had.
+    """
+    hub = pretrained and config.weights == "hub"
+    try:
+        match config.architecture:
+            case "segnext":
+                network = _segnext(config.encoder, hub=hub)
+            case "setr_naive" | "setr_pup" | "setr_mla":
+                vit, patch = setr.build_vit(config.encoder, config.architecture, pretrained=hub)
+                module = setr.Setr(config.architecture, vit)
+                network = Network(module, module.channels, patch)
+            case _:
+                network = _smp_network(config, hub=hub)
+    except UserError:
+        raise
+    except (KeyError, ValueError, RuntimeError, AssertionError) as error:
+        raise UserError(
+            f"student: no {config.architecture} with encoder '{config.encoder}' can be built "
+            f"(weights: {config.weights}): {error}"
+        ) from error
+    except Exception as error:  # the hub's transport errors share no class across its versions
+        if config.weights != "hub":
+            raise
+        raise ResourceError(
+            f"student.weights: the ImageNet weights of encoder '{config.encoder}' could not be "
+            f"downloaded: {error}. Without network give a file (`--set student.weights=FILE`), or "
+            "start from random weights (`--set student.weights=none`)"
+        ) from error
+    if pretrained and not hub:
+        encoder = network.module.get_submodule("encoder")
+        _logger.info(load_encoder_weights(encoder, config.weights))
+    return network
+
+
+def _segnext(encoder: str, *, hub: bool) -> Network:
+    """SegNeXt by the name of its encoder."""
+    if encoder not in mscan.SIZES:
+        raise UserError(
+            f"student.encoder: '{encoder}' is no encoder of segnext; there are "
+            f"{', '.join(mscan.SIZES)}"
+        )
+    if hub:
+        raise UserError(
+            f"student.weights: no hub has the weights of {encoder}. Download {encoder}.pth from "
+            "the SegNeXt repository (Visual-Attention-Network/SegNeXt) and give the file "
+            "(`--set student.weights=FILE`), or start from random weights "
+            "(`--set student.weights=none`)"
+        )
+    module = segnext.SegNext(encoder)
+    return Network(module, module.channels, _COARSEST_STRIDE)
+
+
+def _smp_network(config: StudentConfig, *, hub: bool) -> Network:
+    """A network of smp whose last layer, the classifier, is taken off."""
+    if config.architecture not in smp.MODEL_ARCHITECTURES_MAPPING:
+        known = sorted([*smp.MODEL_ARCHITECTURES_MAPPING, *_OURS])
+        raise UserError(
+            f"student.architecture: '{config.architecture}' is not known; "
+            f"there are {', '.join(known)}"
+        )
+    weights = True if config.encoder.startswith("tu-") else "imagenet"
+    # A ViT of timm accepts one image size only, unless it is told to resample its positions.
+    options = {"dynamic_img_size": True} if config.architecture == "dpt" else {}
+    module = smp.create_model(
+        config.architecture,
+        encoder_name=config.encoder,
+        encoder_weights=weights if hub else None,
+        **options,
+    )
+    if config.architecture == "segformer":
+        stride_2 = module.encoder.out_channels[1]
+        module.decoder = FusedFirst(_four_stages(module.encoder) if stride_2 else module.decoder)
+    head = next(part for part in module.segmentation_head.modules() if isinstance(part, nn.Conv2d))
+    module.segmentation_head = nn.Identity()
+    multiple = math.lcm(module.encoder.output_stride, _COARSEST_STRIDE)
+    return Network(module, head.in_channels, multiple)
+
+
+def _four_stages(encoder: Any) -> SegformerDecoder:
+    """SegFormer's decoder of strides 4 to 32, as in its paper, for a convolutional encoder.
+
+    smp decodes the encoder's stride-2 map too where there is one: 256 channels at twice the side,
+    computed only to be shrunk to stride 4. A map without channels has no part in its decoder.
+    """
+    channels = encoder.out_channels
+    return SegformerDecoder(encoder_channels=[channels[0], 0, *channels[2:]])

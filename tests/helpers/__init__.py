@@ -1,0 +1,1 @@
+"""What tests make and use: worlds, stores, runs, processes, damage."""

@@ -1,0 +1,23 @@
+"""The command line in this process."""
+
+import sys
+
+from zsseg.pipeline.cli.main import app, main
+
+
+def zsseg(*words: object) -> int:
+    """Run a command as a person does; its exit code."""
+    before = sys.argv
+    sys.argv = ["zsseg", *map(str, words)]
+    try:
+        main()
+    except SystemExit as stop:
+        return int(stop.code or 0)
+    finally:
+        sys.argv = before
+    return 0
+
+
+def called(*words: object) -> None:
+    """Run a command; its errors are raised."""
+    app([str(word) for word in words], standalone_mode=False)

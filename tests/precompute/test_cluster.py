@@ -1,0 +1,338 @@
+"""Stage one on worker processes: the same bytes, whatever happens to a worker."""
+
+import logging
+import os
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, cast
+
+import dask
+import numpy as np
+import psutil
+import pytest
+from helpers.clip_store import CONFIG
+from helpers.drawn_world import draw_world
+from helpers.seven_row_store import content
+
+from zsseg.stages.cache.reader import Store
+from zsseg.stages.cache.writer import Writer
+from zsseg.stages.data.spec import load_spec
+from zsseg.stages.errors import ResourceError, UserError
+from zsseg.stages.precompute.engine.cluster import Cluster, bisect
+from zsseg.stages.precompute.engine.jobs import Job, Outcome
+from zsseg.stages.precompute.progress import Progress
+from zsseg.stages.precompute.run import PrecomputeResult, precompute
+from zsseg.stages.precompute.teacher.teacher_files import resolve_teacher
+
+pytestmark = [
+    # Processes that are killed leave sockets behind; dask closes them when it notices.
+    pytest.mark.filterwarnings("ignore::ResourceWarning"),
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
+]
+
+
+def run(world: Path, clip: str, cache: Path, **more: Any) -> PrecomputeResult:
+    settings: dict[str, Any] = {"progress": lambda _: None} | more
+    return precompute(
+        load_spec(str(world)),
+        root=world.parent,
+        split="train",
+        teacher=clip,
+        cache=cache,
+        config=CONFIG,
+        limit=None,
+        update=False,
+        **settings,
+    )
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return draw_world(tmp_path_factory.mktemp("world"), images=22)
+
+
+@pytest.fixture(scope="module")
+def expected(
+    world: Path, tiny_clip: str, tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, bytes]:
+    return content(run(world, tiny_clip, tmp_path_factory.mktemp("here")).path)
+
+
+@pytest.mark.parametrize("asked", ["1", ""])
+def test_workers_share_the_processors_unless_their_threads_are_said(
+    asked: str, tiny_clip: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", asked)
+    monkeypatch.setattr("os.cpu_count", lambda: 6)
+    with Cluster(resolve_teacher(tiny_clip), CONFIG, workers=1, scheduler=None) as engine:
+        (threads,) = engine.client.run(os.getenv, "OMP_NUM_THREADS").values()
+        kept = engine.client.run_on_scheduler(
+            lambda dask_scheduler: dask_scheduler.transition_log.maxlen
+        )
+    assert threads == asked or threads == "6"
+    assert (asked == "1") == (threads == "1")
+    assert kept == 10, "dask keeps what every shard was sent"
+
+
+def worker_processes() -> list[psutil.Process]:
+    """The dask workers that this process has started."""
+    found = []
+    for child in psutil.Process().children(recursive=True):
+        if "spawn_main" in " ".join(child.cmdline()):
+            found.append(child)
+    return found
+
+
+def test_two_workers_write_the_bytes_of_one_process_and_listen_on_loopback_only(
+    world: Path, tiny_clip: str, expected: dict[str, bytes], tmp_path: Path
+) -> None:
+    seen: list[Progress] = []
+    addresses: set[str] = set()
+
+    def look(now: Progress) -> None:
+        seen.append(now)
+        for process in (psutil.Process(), *worker_processes()):
+            listening = (c for c in process.net_connections() if c.status == psutil.CONN_LISTEN)
+            addresses.update(connection.laddr.ip for connection in listening)
+
+    result = run(world, tiny_clip, tmp_path, workers=2, progress=look)
+    assert content(result.path) == expected
+    assert seen[-1].done == seen[-1].total
+    assert set(result.seconds) >= {"read", "preprocess", "teacher", "regions", "crops", "write"}
+    assert addresses == {"127.0.0.1"}
+    assert not worker_processes()
+
+
+def test_a_killed_worker_costs_no_result(
+    world: Path,
+    tiny_clip: str,
+    expected: dict[str, bytes],
+    tmp_path: Path,
+) -> None:
+    """Whether we begin its shard again or dask does, which it may without asking."""
+    killed: list[int] = []
+
+    def kill_one(now: Progress) -> None:
+        if not killed and now.done > 30 and (workers := worker_processes()):
+            killed.append(workers[0].pid)
+            workers[0].kill()
+
+    result = run(world, tiny_clip, tmp_path, workers=2, progress=kill_one)
+    assert killed
+    assert not psutil.pid_exists(killed[0])
+    assert content(result.path) == expected
+    assert not result.failed
+
+
+def test_an_image_that_kills_its_worker_is_isolated_and_named(
+    world: Path, tiny_clip: str, expected: dict[str, bytes], tmp_path: Path
+) -> None:
+    poison = tmp_path / "poison.py"
+    poison.write_text(
+        "import os, signal\n"
+        "from zsseg.stages.precompute import rows, worker\n"
+        "def wrapped(read):\n"
+        "    def read_row(spec, root, sample):\n"
+        "        if sample.id in ('scene_006', 'scene_021'):\n"
+        "            os.kill(os.getpid(), signal.SIGKILL)\n"
+        "        return read(spec, root, sample)\n"
+        "    return read_row\n"
+        "if rows.read_row.__name__ == rows.read_row.__qualname__:\n"  # dask reloads preloads
+        "    rows.read_row = worker.read_row = wrapped(rows.read_row)\n"
+    )
+    with dask.config.set({"distributed.worker.preload": [str(poison)]}):
+        result = run(world, tiny_clip, tmp_path / "cache", workers=2)
+    reasons = [f"its process died at this image: images/train/{name}.png" for name in result.failed]
+    assert list(result.failed) == ["scene_006", "scene_021"]
+    for reason, wanted in zip(result.failed.values(), reasons, strict=True):
+        assert reason.startswith(wanted)
+    store = Store.open(result.path)
+    assert np.flatnonzero(store.read_all("status")).tolist() == [6, 21]
+    # Run again, it is left alone; asked for, it is tried again, here without the poison.
+    assert run(world, tiny_clip, tmp_path / "cache").written == {}
+    mended = run(world, tiny_clip, tmp_path / "cache", retry_failed=True)
+    assert mended.written["dense"] == 2
+    assert content(result.path).keys() == expected.keys()
+    assert content(result.path) == expected
+
+
+def test_an_interrupted_run_of_workers_continues_to_the_same_bytes(
+    world: Path, tiny_clip: str, expected: dict[str, bytes], tmp_path: Path
+) -> None:
+    commit, calls = Writer.commit, [0]
+
+    def failing(self: Writer, *args: Any, **kwargs: Any) -> None:
+        calls[0] += 1
+        if calls[0] == 9:
+            raise KeyboardInterrupt
+        commit(self, *args, **kwargs)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Writer, "commit", failing)
+        with pytest.raises(KeyboardInterrupt):
+            run(world, tiny_clip, tmp_path, workers=1)
+    assert not worker_processes()
+    assert content(run(world, tiny_clip, tmp_path).path) == expected
+
+
+def test_workers_of_a_running_cluster_are_joined(
+    world: Path, tiny_clip: str, expected: dict[str, bytes], tmp_path: Path
+) -> None:
+    from distributed import LocalCluster
+
+    with LocalCluster(
+        n_workers=1, threads_per_worker=2, dashboard_address="127.0.0.1:0", silence_logs=False
+    ) as cluster:
+        result = run(world, tiny_clip, tmp_path, scheduler=cluster.scheduler_address)
+        assert worker_processes()
+    assert content(result.path) == expected
+
+
+def test_a_cluster_without_workers_is_said_and_waited_for(
+    world: Path,
+    tiny_clip: str,
+    expected: dict[str, bytes],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """None at the start ends the run; when the last one goes meanwhile, another may come."""
+    from distributed import Client, LocalCluster
+
+    monkeypatch.setattr("zsseg.stages.precompute.engine.dask_client._PATIENCE", 0.3)
+    said: list[str] = []
+
+    with LocalCluster(
+        n_workers=0, threads_per_worker=2, dashboard_address="127.0.0.1:0", silence_logs=False
+    ) as cluster:
+        address = cluster.scheduler_address
+        with pytest.raises(ResourceError, match=rf"{address}: .*no worker.*`dask worker {address}"):
+            run(world, tiny_clip, tmp_path, scheduler=address)
+        cluster.scale(1)
+        with Client(cluster, set_as_default=False) as client:
+            client.wait_for_workers(1, timeout=60)
+
+        class Heard(logging.Handler):
+            def emit(self, record: logging.LogRecord) -> None:
+                if "no worker is left" in record.getMessage() and not said:
+                    said.append(record.getMessage())
+                    cluster.scale(1)
+
+        def look(now: Progress) -> None:
+            if now.done and not gone:
+                gone.append(now.done)
+                cluster.scale(0)
+
+        gone: list[int] = []
+        handler = Heard()
+        logging.getLogger("zsseg.stages.precompute.engine.dask_client").addHandler(handler)
+        try:
+            result = run(world, tiny_clip, tmp_path, scheduler=address, progress=look)
+        finally:
+            logging.getLogger("zsseg.stages.precompute.engine.dask_client").removeHandler(handler)
+    assert address in said[0]
+    assert content(result.path) == expected
+
+
+def test_workers_of_a_running_cluster_write_nothing_once_the_store_is_let_go(
+    world: Path, tiny_clip: str, expected: dict[str, bytes], tmp_path: Path
+) -> None:
+    from distributed import LocalCluster
+
+    slow, wrote, let_go = tmp_path / "slow.py", tmp_path / "wrote", list[float]()
+    wrote.touch()
+    slow.write_text(
+        "import time\n"
+        "from zsseg.stages.precompute import fill\n"
+        "def wrapped(put):\n"
+        "    def slow_put(*args, **kwargs):\n"
+        "        time.sleep(1 if args[3] else 0)\n"  # the first shard is done first
+        "        files = put(*args, **kwargs)\n"
+        f"        with open({str(wrote)!r}, 'a') as file:\n"
+        "            file.write(f'{time.time()}\\n')\n"
+        "        return files\n"
+        "    return slow_put\n"
+        "if fill.put.__name__ == 'put':\n"  # dask reloads preloads
+        "    fill.put = wrapped(fill.put)\n"
+    )
+    close = Writer.close
+
+    def noted(self: Writer) -> None:
+        let_go.append(time.time())
+        close(self)
+
+    def interrupted(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    with (
+        dask.config.set({"distributed.worker.preload": [str(slow)]}),
+        LocalCluster(
+            n_workers=1, threads_per_worker=3, dashboard_address="127.0.0.1:0", silence_logs=False
+        ) as cluster,
+    ):
+        address = cluster.scheduler_address
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(Writer, "close", noted)
+            patch.setattr("zsseg.stages.precompute.shard_loop.Writer.commit", interrupted)
+            patch.setattr(Writer, "write", lambda *_, **__: None)  # `text` is no worker's
+            with pytest.raises(KeyboardInterrupt):
+                run(world, tiny_clip, tmp_path / "cache", scheduler=address)
+        time.sleep(1.5)
+        times = [float(line) for line in wrote.read_text().split()]
+        assert max(times) < let_go[0]
+        path = run(world, tiny_clip, tmp_path / "cache", scheduler=address).path
+    assert content(path) == expected
+
+
+def test_shards_that_a_killed_client_left_at_work_are_waited_for(tmp_path: Path) -> None:
+    answers = iter([{"a": True, "b": False}, {"a": False, "b": True}, {"a": False, "b": False}])
+
+    class Client:
+        def run(self, _: Any, store: Path, **__: Any) -> dict[str, bool]:
+            assert store == tmp_path
+            return next(answers)
+
+    engine = Cluster(cast(Any, None), CONFIG, workers=1, scheduler=None)
+    engine._client = cast(Any, Client())
+    engine._wait_until_idle(tmp_path)
+    assert list(answers) == []
+
+
+@pytest.mark.parametrize("losses", [1, 2])
+def test_a_worker_that_is_lost_for_no_image_is_lost_twice_before_the_run_ends(
+    monkeypatch: pytest.MonkeyPatch, losses: int
+) -> None:
+    made = Outcome(Job(3, (), ()), {}, {}, {}, {}, {}, {})
+    answers = iter([*[None] * losses, made])
+    engine = Cluster(cast(Any, None), CONFIG, workers=1, scheduler=None)
+    monkeypatch.setattr(engine, "_alone", lambda *_: next(answers))
+    if losses == 1:
+        assert engine._isolate(made.job, cast(Any, None)) is made
+    else:
+        with pytest.raises(ResourceError, match="shard 3 lost its worker again and again"):
+            engine._isolate(made.job, cast(Any, None))
+
+
+def test_a_scheduler_that_is_not_there(world: Path, tiny_clip: str, tmp_path: Path) -> None:
+    with pytest.raises(ResourceError, match=r"tcp://127.0.0.1:9: no dask scheduler answers"):
+        run(world, tiny_clip, tmp_path, scheduler="tcp://127.0.0.1:9")
+
+
+def test_one_kind_of_workers_is_asked_for(world: Path, tiny_clip: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="give one"):
+        run(world, tiny_clip, tmp_path, scheduler="tcp://127.0.0.1:9", workers=2)
+    with pytest.raises(UserError, match="at least one"):
+        run(world, tiny_clip, tmp_path, workers=0)
+
+
+@pytest.mark.parametrize("culprit", [None, *range(13)])
+def test_bisection_finds_the_one(culprit: int | None) -> None:
+    asked: list[Sequence[int]] = []
+
+    def dies(places: Sequence[int]) -> bool:
+        asked.append(places)
+        return culprit in places
+
+    assert bisect(list(range(13)), dies) == culprit
+    assert len(asked) <= 5
+    assert bisect([], dies) is None

@@ -1,0 +1,116 @@
+"""What is known of files without reading them: their sizes and times."""
+
+import os
+from pathlib import Path
+
+import pytest
+from helpers.clip_store import image_of, label_of
+from helpers.drawn_world import draw_world
+
+from zsseg.stages.data.samples import Sample, list_samples
+from zsseg.stages.data.spec import load_spec
+from zsseg.stages.precompute.plan.stat_cache import StatCache
+
+
+@pytest.fixture
+def fresh(tmp_path: Path) -> tuple[Path, Path]:
+    """A world of six images, and a folder that knows them."""
+    world, path = draw_world(tmp_path / "world", images=6), tmp_path / "store"
+    path.mkdir()
+    stat_cache(world, path).save(samples_of(world), without=lambda _: False)
+    return world, path
+
+
+def samples_of(world: Path) -> list[Sample]:
+    return list_samples(load_spec(str(world)), world.parent, "train")
+
+
+def stat_cache(world: Path, path: Path, seen: dict[str, int] | None = None) -> StatCache:
+    spec = load_spec(str(world))
+    return StatCache(path, spec, world.parent, seen={} if seen is None else seen)
+
+
+def test_the_stat_cache_knows_files_by_size_and_time(fresh: tuple[Path, Path]) -> None:
+    world, path = fresh
+    samples = samples_of(world)
+    cache = stat_cache(world, path)
+    cache.save(samples, without=lambda row: row == 2)
+    again = stat_cache(world, path)
+    assert [again.knows(sample) for sample in samples] == [row != 2 for row in range(6)]
+    again.add([samples[2]])
+    assert all(map(stat_cache(world, path).knows, samples))
+    os.utime(label_of(world, 4), ns=(1, 1))
+    assert [stat_cache(world, path).knows(sample) for sample in samples] == [
+        row != 4 for row in range(6)
+    ]
+
+
+def test_a_stat_cache_that_says_what_it_said_is_not_written(fresh: tuple[Path, Path]) -> None:
+    world, path = fresh
+    samples = samples_of(world)
+    stat_cache(world, path).save(samples, without=lambda _: False)
+    os.utime(path / "sources.jsonl", ns=(1, 1))
+    stat_cache(world, path).save(samples, without=lambda _: False)
+    assert (path / "sources.jsonl").stat().st_mtime_ns == 1
+
+
+def test_a_stat_cache_of_files_that_are_known_looks_at_none_of_them_again(
+    fresh: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world, path = fresh
+    samples = samples_of(world)
+    cache = stat_cache(world, path)
+    assert all(map(cache.knows, samples))
+    with monkeypatch.context() as patched:
+        patched.delattr("zsseg.stages.precompute.plan.stat_cache._stat")
+        cache.save(samples, without=lambda _: False)
+        with pytest.raises(NameError):
+            cache.save(samples, without=lambda row: row == 2)
+        with pytest.raises(NameError):
+            cache.save(samples[:-1], without=lambda _: False)
+    cache.save(samples, without=lambda row: row == 2)
+    assert not stat_cache(world, path).knows(samples[2])
+    cache.save(samples, without=lambda _: False)  # whatever it has loaded once
+    assert stat_cache(world, path).knows(samples[2])
+    before = (path / "sources.jsonl").read_bytes()
+    cache.add(samples[:1])
+    again = stat_cache(world, path)
+    assert all(map(again.knows, samples))
+    again.save(samples, without=lambda _: False)
+    assert (path / "sources.jsonl").read_bytes() == before, "a line twice"
+
+
+@pytest.mark.parametrize("content", [b"", b"\xff\n", b'{"labels":"other"}\n'])
+def test_a_stat_cache_that_cannot_be_used_knows_nothing_and_is_begun_anew(
+    fresh: tuple[Path, Path], content: bytes
+) -> None:
+    world, path = fresh
+    samples = samples_of(world)
+    lines = (path / "sources.jsonl").read_bytes().splitlines(keepends=True)
+    cut = b"".join(lines)[:-4] if not content else content + b"".join(lines[1:])
+    (path / "sources.jsonl").write_bytes(cut)
+    cache = stat_cache(world, path)
+    assert not any(map(cache.knows, samples))
+    cache.add(samples[:2])
+    again = stat_cache(world, path)
+    assert [again.knows(sample) for sample in samples] == [True] * 2 + [False] * 4
+
+
+def test_a_file_that_changed_since_it_was_seen_gets_no_entry(fresh: tuple[Path, Path]) -> None:
+    """Its size and time are not those of the content that was looked at."""
+    world, path = fresh
+    samples = samples_of(world)
+    seen: dict[str, int] = {}
+    cache = stat_cache(world, path, seen)
+    assert cache.knows(samples[1])
+    cache.save(samples, without=lambda _: False)
+    for row in (1, 3):
+        os.utime(image_of(world, row), ns=(1, 1))
+    cache.save(samples, without=lambda _: False)
+    again = stat_cache(world, path)
+    assert [again.knows(sample) for sample in samples] == [row not in (1, 3) for row in range(6)]
+    (path / "other").mkdir()
+    other = stat_cache(world, path / "other", seen)  # another store, the same run
+    other.add(samples)
+    known = stat_cache(world, path / "other")
+    assert [known.knows(sample) for sample in samples] == [row not in (1, 3) for row in range(6)]

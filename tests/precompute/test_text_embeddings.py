@@ -1,0 +1,68 @@
+"""Prompt templates and class embeddings."""
+
+import numpy as np
+import open_clip
+import pytest
+import torch
+from open_clip.zero_shot_metadata import OPENAI_IMAGENET_TEMPLATES
+
+from zsseg.stages.precompute.teacher.clip_teacher import Teacher, load_teacher
+from zsseg.stages.precompute.teacher.teacher_files import resolve_teacher
+from zsseg.stages.precompute.teacher.text_embeddings import (
+    Templates,
+    embed_classes,
+    encode_names,
+    load_templates,
+)
+
+
+@pytest.fixture(scope="module")
+def teacher(tiny_clip: str) -> Teacher:
+    return load_teacher(resolve_teacher(tiny_clip), device="cpu")
+
+
+def test_imagenet80_are_the_prompts_of_open_clip() -> None:
+    expected = tuple(template("cat") for template in OPENAI_IMAGENET_TEMPLATES)
+    assert tuple(t.replace("{}", "cat") for t in load_templates("imagenet80")) == expected
+
+
+@pytest.mark.parametrize(("name", "count"), [("single", 1), ("coco15", 15), ("imagenet80", 80)])
+def test_templates_are_distinct_and_name_the_class_once(name: Templates, count: int) -> None:
+    templates = load_templates(name)
+    assert len(templates) == len(set(templates)) == count
+    assert all(template.count("{}") == 1 for template in templates)
+
+
+def test_embedding_is_the_normalised_mean_of_normalised_prompts(
+    teacher: Teacher, tiny_clip: str
+) -> None:
+    names = ["sky", "cardboard box"]
+    model = open_clip.create_model(tiny_clip).eval()
+    tokenize = open_clip.get_tokenizer(tiny_clip)
+    expected = []
+    for name in names:
+        prompts = [template.format(name) for template in load_templates("coco15")]
+        with torch.no_grad():
+            rows = model.encode_text(tokenize(prompts)).double().numpy()
+        mean = np.mean([row / np.sqrt((row**2).sum()) for row in rows], axis=0)
+        expected.append(mean / np.sqrt((mean**2).sum()))
+    text_CD = embed_classes(teacher, names, "coco15")
+    assert text_CD.dtype == np.float32
+    np.testing.assert_allclose(text_CD, expected, atol=1e-5)
+    assert np.abs(text_CD[0] - text_CD[1]).max() > 1e-3
+
+
+def test_class_does_not_depend_on_its_neighbours(teacher: Teacher) -> None:
+    alone = embed_classes(teacher, ["ball"], "single")
+    among = embed_classes(teacher, ["sky", "ball", "box"], "single")
+    np.testing.assert_array_equal(alone[0], among[1])
+
+
+def test_braces_in_a_name_are_only_a_name(teacher: Teacher) -> None:
+    assert np.isfinite(embed_classes(teacher, ["odd {0} name"], "single")).all()
+
+
+def test_names_encoded_by_teacher_spec(teacher: Teacher, tiny_clip: str) -> None:
+    encoded = encode_names(tiny_clip, ["sky", "ball"], "single")
+    expected = embed_classes(teacher, ["sky", "ball"], "single")
+    np.testing.assert_allclose(encoded, expected, atol=1e-6)

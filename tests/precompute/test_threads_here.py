@@ -1,0 +1,405 @@
+"""Whose turn it is, what comes of jobs side by side, and where their time goes."""
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+
+from zsseg.stages.cache.format.manifest import Manifest
+from zsseg.stages.data.spec import DatasetSpec
+from zsseg.stages.errors import DatasetError
+from zsseg.stages.precompute.engine import fill_shard, threads_here
+from zsseg.stages.precompute.engine.jobs import Commission, Job, Outcome
+from zsseg.stages.precompute.engine.threads_here import Here, Tick, Turn, Workshop
+from zsseg.stages.precompute.precompute_config import PrecomputeConfig
+from zsseg.stages.precompute.progress import Clock, Meter, Progress, Stopped
+from zsseg.stages.precompute.teacher.teacher_files import TeacherFiles
+
+FILES = TeacherFiles("t", "t", "m", None, 24, Path("w"), config_hash="c", weights_hash="w")
+COMMISSION = Commission(
+    Path("store"),
+    cast(Manifest, None),
+    cast(DatasetSpec, None),
+    Path("root"),
+    PrecomputeConfig(device="cpu", precision="fp32"),
+)
+WAIT = 20.0
+"""Seconds after which something that should have happened has not."""
+
+
+def outcome(job: Job) -> Outcome:
+    return Outcome(job, {}, {}, {}, {}, {}, {})
+
+
+def until(condition: Callable[[], bool]) -> None:
+    end = time.monotonic() + WAIT
+    while not condition():
+        assert time.monotonic() < end, "it never came to that"
+        time.sleep(0.002)
+
+
+def jobs(number: int, taken: list[int] | None = None) -> Iterator[Job]:
+    for shard in range(number):
+        if taken is not None:
+            taken.append(shard)
+        yield Job(shard, (), ())
+
+
+def here(
+    monkeypatch: pytest.MonkeyPatch, work: Callable[[Job, Tick], Outcome], *, at_once: int
+) -> Here:
+    """An engine whose workshop does `work` in the place of computing."""
+
+    def instead(_: Workshop, job: Job, __: Commission, tick: Tick) -> Outcome:
+        return work(job, tick)
+
+    monkeypatch.setattr(Workshop, "work", instead)
+    return Here(FILES, shards_at_once=at_once)
+
+
+def test_the_turn_is_the_lowest_rank_s_of_those_who_wait() -> None:
+    turn, order = Turn(), list[int]()
+
+    def take(rank: int) -> None:
+        with turn.of(rank):
+            order.append(rank)
+
+    threads = [threading.Thread(target=take, args=(rank,)) for rank in (5, 2, 9, 0, 7)]
+    with turn.of(3):
+        for count, thread in enumerate(threads, start=1):
+            thread.start()
+            until(lambda count=count: len(turn._waiting) == count)  # type: ignore[misc]
+        assert order == []
+    for thread in threads:
+        thread.join(WAIT)
+    assert order == [0, 2, 5, 7, 9]
+
+
+def test_the_turn_is_one_s_at_a_time_and_is_given_back_after_an_error() -> None:
+    turn, inside, most = Turn(), [0], [0]
+
+    def take(rank: int) -> None:
+        for _ in range(50):
+            with turn.of(rank):
+                inside[0] += 1
+                most[0] = max(most[0], inside[0])
+                time.sleep(0)
+                inside[0] -= 1
+
+    with pytest.raises(DatasetError), turn.of(1):
+        raise DatasetError("an image")
+    threads = [threading.Thread(target=take, args=(rank,)) for rank in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(WAIT)
+        assert not thread.is_alive()
+    assert most == [1]
+
+
+@pytest.mark.parametrize("at_once", [1, 3, 20])
+def test_all_outcomes_come_and_no_more_jobs_are_taken_than_are_at_work(
+    monkeypatch: pytest.MonkeyPatch, at_once: int
+) -> None:
+    lock, at_work, most = threading.Lock(), [0], [0]
+
+    def work(job: Job, tick: Tick) -> Outcome:
+        with lock:
+            at_work[0] += 1
+            most[0] = max(most[0], at_work[0])
+        time.sleep(0.01 * (job.shard % 3))
+        tick(2)
+        with lock:
+            at_work[0] -= 1
+        return outcome(job)
+
+    taken, steps, found = list[int](), list[int](), list[int]()
+    with here(monkeypatch, work, at_once=at_once) as made:
+        for each in made.run(jobs(11, taken), COMMISSION, steps.append):
+            found.append(each.job.shard)
+            assert len(taken) <= len(found) + 2 * at_once
+    assert sorted(found) == list(range(11))
+    assert steps == [2] * 11
+    assert most[0] <= at_once
+    assert (most[0] > 1) == (at_once > 1)
+
+
+def test_no_jobs_no_outcomes(monkeypatch: pytest.MonkeyPatch) -> None:
+    with here(monkeypatch, lambda job, _: outcome(job), at_once=3) as made:
+        assert list(made.run([], COMMISSION, print)) == []
+
+
+def work_on(tick: Tick, stopped: Callable[[], object]) -> None:
+    """Step after step until the run ends, which is told to `stopped` and raised."""
+    end = time.monotonic() + WAIT
+    try:
+        while time.monotonic() < end:
+            tick(1)
+            time.sleep(0.002)
+    except Stopped:
+        stopped()
+        raise
+
+
+def test_the_first_error_ends_the_others_at_their_next_step(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Nothing hangs: those at work stop, those that wait never begin."""
+    begun, stopped = set[int](), set[int]()
+
+    def work(job: Job, tick: Tick) -> Outcome:
+        begun.add(job.shard)
+        if job.shard == 1:
+            until(lambda: begun >= {0, 1, 2})
+            raise DatasetError("shard 1")
+        work_on(tick, lambda: stopped.add(job.shard))
+        raise AssertionError("it was never told")
+
+    taken: list[int] = []
+    made = here(monkeypatch, work, at_once=3)
+    with pytest.raises(DatasetError, match="shard 1"), made:
+        list(made.run(jobs(9, taken), COMMISSION, lambda _: None))
+    assert begun == {0, 1, 2}
+    assert stopped == {0, 2}
+    assert taken == [0, 1, 2]
+
+
+def test_an_interrupt_ends_what_is_at_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ctrl-C comes to the thread that takes the outcomes."""
+    stopped: list[int] = []
+
+    def work(job: Job, tick: Tick) -> Outcome:
+        if job.shard == 0:
+            return outcome(job)
+        work_on(tick, lambda: stopped.append(job.shard))
+        raise AssertionError("it was never told")
+
+    def interrupted(made: Here) -> None:
+        with made:
+            for each in made.run(jobs(9), COMMISSION, lambda _: None):
+                assert each.job.shard == 0
+                raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted(here(monkeypatch, work, at_once=2))
+    assert sorted(stopped) in ([1, 2], [1])  # the third job may not have begun
+    names = {thread.name for thread in threading.enumerate()}
+    assert not any(name.startswith("shard") for name in names)
+
+
+def test_outcomes_that_are_closed_end_what_is_at_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The store's lock is given back then, before the engine is left."""
+    ended: list[int] = []
+
+    def work(job: Job, tick: Tick) -> Outcome:
+        if job.shard == 0:
+            return outcome(job)
+
+        def slowly() -> None:
+            time.sleep(0.1)
+            ended.append(job.shard)
+
+        work_on(tick, slowly)
+        raise AssertionError("it was never told")
+
+    with here(monkeypatch, work, at_once=2) as made:
+        outcomes = made.run(jobs(9), COMMISSION, lambda _: None)
+        assert next(outcomes).job.shard == 0
+        outcomes.close()
+        assert sorted(ended) == [1, 2]
+
+
+def test_an_interrupted_shard_gives_its_turn_to_no_more_forward_passes() -> None:
+    """Whoever waits for the device when a run ends does not begin with it."""
+    turn, ended = Turn(), threading.Event()
+
+    def tick(_: int) -> None:
+        if ended.is_set():
+            raise Stopped
+
+    passed: list[int] = []
+    clock = Clock(tick, lambda: turn.of(1))
+
+    def wait() -> None:
+        with pytest.raises(Stopped), clock.forward(4):
+            passed.append(4)
+
+    thread = threading.Thread(target=wait)
+    with turn.of(0):
+        thread.start()
+        until(lambda: turn._waiting == [1])
+        ended.set()
+    thread.join(WAIT)
+    assert (passed, clock.passed) == ([], 0)
+    with turn.of(2):
+        assert turn._waiting == []
+
+
+def test_a_workshop_has_one_teacher_and_so_many_places(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where more threads come than it has places, as those of a cluster's worker may."""
+
+    class Teacher:
+        """What a workshop asks of one."""
+
+        device = "cpu"
+
+    loaded, lock, at_work, most = list[str](), threading.Lock(), [0], [0]
+
+    def load(_: TeacherFiles, *, device: str, precision: str) -> Teacher:
+        time.sleep(0.02)
+        loaded.append(f"{device} {precision}")
+        return Teacher()
+
+    def filled(job: Job, _: Commission, *, teacher: Any, backend: str, clock: Clock) -> Outcome:
+        assert backend == "sklearn"
+        assert teacher["turn"] == clock.forward
+        with lock:
+            at_work[0] += 1
+            most[0] = max(most[0], at_work[0])
+        time.sleep(0.01)
+        with lock:
+            at_work[0] -= 1
+        return outcome(job)
+
+    monkeypatch.setattr("zsseg.stages.precompute.teacher.clip_teacher.load_teacher", load)
+    monkeypatch.setattr("zsseg.stages.precompute.make.kmeans.choose_backend", lambda _: "sklearn")
+    monkeypatch.setattr(threads_here, "replace", lambda _, **changes: changes)
+    monkeypatch.setattr(fill_shard, "fill", filled)
+    workshop = Workshop(FILES, shards_at_once=2)
+    done: list[int] = []
+
+    def work(job: Job) -> None:
+        done.append(workshop.work(job, COMMISSION, lambda _: None).job.shard)
+
+    threads = [threading.Thread(target=work, args=(job,)) for job in jobs(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(WAIT)
+    assert sorted(done) == list(range(8))
+    assert loaded == ["cpu fp32"]
+    assert most == [2]
+
+
+class Time:
+    """In place of the clock of the machine: it goes on when told."""
+
+    def __init__(self, patch: pytest.MonkeyPatch) -> None:
+        self.now = 100.0
+        patch.setattr("zsseg.stages.precompute.progress.perf_counter", lambda: self.now)
+
+    def passes(self, seconds: float) -> None:
+        self.now += seconds
+
+
+def test_nested_phases_are_counted_once_and_sum_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    machine = Time(monkeypatch)
+
+    @contextmanager
+    def turn() -> Iterator[None]:
+        machine.passes(1000)  # waiting for the device is no one's time
+        yield
+        machine.passes(2000)
+
+    clock = Clock(lambda _: None, turn)
+    machine.passes(7)  # no phase
+    with clock.phase("crops"):
+        machine.passes(1)
+        with clock.forward(3):
+            machine.passes(20)
+        machine.passes(2)
+        with clock.phase("read"):
+            machine.passes(300)
+        machine.passes(4)
+        with clock.forward(2):
+            machine.passes(40)
+    machine.passes(7)
+    with clock.phase("write"):
+        machine.passes(5)
+    assert clock.seconds == {"crops": 7, "teacher": 60, "read": 300, "write": 5}
+    assert clock.passed == 5
+
+
+def test_phases_sum_up_to_the_time_of_the_wall() -> None:
+    clock = Clock(lambda _: None, lambda: nullcontext())
+    start = time.perf_counter()
+    with clock.phase("preprocess"):
+        time.sleep(0.02)
+        with clock.forward(1):
+            time.sleep(0.03)
+        with clock.phase("write"):
+            time.sleep(0.01)
+    wall = time.perf_counter() - start
+    assert 0.06 <= sum(clock.seconds.values()) <= wall
+    assert clock.seconds["teacher"] >= 0.03
+    assert clock.seconds["preprocess"] >= 0.02
+    assert clock.seconds["write"] >= 0.01
+
+
+def test_a_phase_that_fails_ends_and_counts_no_forward_pass(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    machine = Time(monkeypatch)
+    clock = Clock(lambda _: None, lambda: nullcontext())
+
+    def failing() -> None:
+        with clock.forward(4):
+            machine.passes(3)
+            raise DatasetError("out of memory")
+
+    with clock.phase("read"):
+        with pytest.raises(DatasetError):
+            failing()
+        machine.passes(1)
+    assert clock.seconds == {"read": 1, "teacher": 3}
+    assert clock.passed == 0
+
+
+def test_the_meter_adds_up_and_its_speed_is_that_of_the_computing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    machine, seen = Time(monkeypatch), list[Progress]()
+    meter = Meter(seen.append)
+    meter.expect(4)
+    with meter.phase("read"):
+        machine.passes(50)
+    meter.advance(4)  # files that are looked at again
+    meter.expect(40)
+    meter.begin(10)
+    machine.passes(2)
+    meter.advance(20)
+    meter.add({"read": 1, "teacher": 2}, size=30, failures=1)
+    machine.passes(6)
+    meter.add({"teacher": 5}, size=12)
+    meter.advance(20)
+    assert [(step.done, step.total) for step in seen] == [(4, 4), (24, 44), (44, 44)]
+    assert [step.images_per_second for step in seen] == [None, 5 / 2, 10 / 8]
+    assert [(step.bytes, step.failures) for step in seen] == [(0, 0), (0, 0), (42, 1)]
+    assert seen[1].seconds == {"read": 50}
+    assert seen[2].seconds == {"read": 51, "teacher": 7}
+
+
+def test_progress_of_many_threads_never_goes_back() -> None:
+    seen: list[int] = []
+
+    def slow(step: Progress) -> None:
+        time.sleep(0.0005 * (step.done % 3))
+        seen.append(step.done)
+
+    meter = Meter(slow)
+    meter.expect(120)
+
+    def advance() -> None:
+        for _ in range(20):
+            meter.advance(1)
+
+    threads = [threading.Thread(target=advance) for _ in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(WAIT)
+    assert seen == list(range(1, 121))

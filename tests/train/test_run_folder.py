@@ -1,0 +1,270 @@
+"""The run folder's record, its metrics, and the guards around both."""
+
+import json
+import logging
+import os
+import signal
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tensorboard.backend.event_processing.event_accumulator import (  # type: ignore[import-untyped]
+    EventAccumulator,
+)
+
+from zsseg.stages.data.spec import DatasetSpec
+from zsseg.stages.errors import ResourceError, UserError
+from zsseg.stages.train.interrupt import held_signals
+from zsseg.stages.train.run.metrics_log import MetricsLog, Throughput
+from zsseg.stages.train.run.run_folder import (
+    RunRecord,
+    check_folder,
+    git_revision,
+    note_resumption,
+    package_versions,
+    read_record,
+    read_text,
+    write_record,
+)
+from zsseg.stages.train.run_config import RunConfig
+from zsseg.stages.train.student_device import autocast_type, choose_device
+
+TEXT_CD = torch.eye(2, 5)
+
+
+def record_of(**sections: dict[str, Any]) -> RunRecord:
+    return RunRecord(
+        experiment="tiny",
+        config=RunConfig.model_validate(sections),
+        dataset=DatasetSpec(
+            name="two", layout="camvid", classes=("a", "b"), encoding={7: 0, 9: 1}, ignore=(255,)
+        ),
+        split="train",
+        root=Path("/data"),
+        teacher="ViT-B-16-quickgelu/openai",
+        templates="single",
+        store="/stores/two",
+        store_fingerprint="ab",
+        versions=package_versions(),
+        revision=git_revision(),
+    )
+
+
+def start(out: Path, record: RunRecord) -> None:
+    """A run with a checkpoint."""
+    write_record(out, record, TEXT_CD)
+    (out / "checkpoints" / "step-000100").mkdir(parents=True)
+
+
+def test_a_record_comes_back(tmp_path: Path) -> None:
+    record = record_of(train={"steps": 3}, augmentation={"scale": (1.0, 1.5)})
+    write_record(tmp_path / "run", record, TEXT_CD)
+    assert read_record(tmp_path / "run") == record
+    assert torch.equal(read_text(tmp_path / "run"), TEXT_CD)
+    assert set(record.versions) >= {"torch", "segmentation_models_pytorch"}
+
+
+def test_a_new_run_needs_an_empty_folder(tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    check_folder(out, record_of(), resume=False)
+    out.mkdir()
+    check_folder(out, record_of(), resume=False)
+    check_folder(out, record_of(), resume=True)
+    start(out, record_of())
+    with pytest.raises(UserError, match="--resume, or give another --out"):
+        check_folder(out, record_of(), resume=False)
+    assert check_folder(out, record_of(), resume=True)
+
+
+@pytest.mark.parametrize("resume", [False, True])
+def test_a_run_without_a_checkpoint_counts_as_none(tmp_path: Path, resume: bool) -> None:
+    out = tmp_path / "run"
+    write_record(out, record_of(train={"steps": 7}), TEXT_CD)
+    with MetricsLog(out, start_step=0) as log:
+        log.write(1, {"loss": 1.0})
+    note_resumption(out, 0, record_of())
+    (out / "checkpoints" / "step-000004.partial").mkdir(parents=True)
+    (out / "notes.txt").write_text("learning rate too high")
+    assert not check_folder(out, record_of(train={"steps": 8}), resume=resume)
+    write_record(out, record_of(train={"steps": 8}), TEXT_CD)
+    assert read_record(out).config.train.steps == 8
+    assert {path.name for path in out.rglob("*")} == {
+        "run.json",
+        "text.safetensors",
+        "checkpoints",
+        "notes.txt",
+    }
+
+
+@pytest.mark.parametrize(
+    "left", ["text.safetensors.partial", "text.safetensors", ".lock", ".writer.json"]
+)
+def test_a_run_killed_before_its_record_counts_as_none(tmp_path: Path, left: str) -> None:
+    (tmp_path / left).write_bytes(b"half")
+    assert not check_folder(tmp_path, record_of(), resume=False)
+    write_record(tmp_path, record_of(), TEXT_CD)
+    assert torch.equal(read_text(tmp_path), TEXT_CD)
+
+
+def test_resumptions_are_noted_one_by_one(tmp_path: Path) -> None:
+    write_record(tmp_path, record_of(), TEXT_CD)
+    before = (tmp_path / "run.json").read_bytes()
+    for step, revision in ((5, "abc"), (9, None)):
+        record = record_of().model_copy(update={"revision": revision, "versions": {"torch": "3"}})
+        note_resumption(tmp_path, step, record)
+    lines = [json.loads(line) for line in (tmp_path / "resumed.jsonl").read_text().splitlines()]
+    assert lines == [
+        {"step": 5, "versions": {"torch": "3"}, "revision": "abc", "processes": 1, "changed": []},
+        {"step": 9, "versions": {"torch": "3"}, "revision": None, "processes": 1, "changed": []},
+    ]
+    assert (tmp_path / "run.json").read_bytes() == before
+
+
+@pytest.mark.parametrize("resume", [False, True])
+def test_other_files_are_never_written_over(tmp_path: Path, resume: bool) -> None:
+    (tmp_path / "thesis.tex").write_text("x")
+    with pytest.raises(UserError, match="exists and is no run"):
+        check_folder(tmp_path, record_of(), resume=resume)
+    with pytest.raises(UserError, match="exists and is no run"):
+        check_folder(tmp_path / "thesis.tex", record_of(), resume=resume)
+
+
+def test_resuming_with_other_settings_names_them(tmp_path: Path) -> None:
+    start(tmp_path, record_of(train={"steps": 100}))
+    changed = record_of(train={"steps": 200}, objectives={"sdd": 1.0})
+    with pytest.raises(UserError) as caught:
+        check_folder(tmp_path, changed, resume=True)
+    assert "config.train.steps: stored 100, asked 200" in str(caught.value)
+    assert "config.objectives.sdd: stored 0.0, asked 1.0" in str(caught.value)
+    other_store = record_of(train={"steps": 100}).model_copy(update={"store_fingerprint": "cd"})
+    with pytest.raises(UserError, match='store_fingerprint: stored "ab", asked "cd"'):
+        check_folder(tmp_path, other_store, resume=True)
+
+
+def test_settings_that_follow_from_the_machine_may_change(tmp_path: Path) -> None:
+    start(tmp_path, record_of())
+    free = {"workers": 7, "log_every": 3, "checkpoint_every": 5, "device": "cpu"}
+    lean = {"accumulate": 4, "compile": True, "channels_last": False}
+    changed = record_of(
+        train=free | lean, student={"checkpointing": True}, evaluate={"mode": "whole"}
+    )
+    assert check_folder(tmp_path, changed, resume=True)
+    note_resumption(tmp_path, 100, changed)
+    noted = json.loads((tmp_path / "resumed.jsonl").read_text())["changed"]
+    assert len(noted) == 9
+    assert noted[-1] == "train.workers: started with 2, now 7"
+
+
+def test_a_missing_or_damaged_record_is_named(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"run\.json: the file is missing"):
+        read_record(tmp_path)
+    with pytest.raises(UserError, match=r"text\.safetensors: missing or damaged"):
+        read_text(tmp_path)
+    write_record(tmp_path, record_of(), TEXT_CD)
+    for name in ("run.json", "text.safetensors"):
+        content = (tmp_path / name).read_bytes()
+        (tmp_path / name).write_bytes(content[: len(content) // 2])
+    with pytest.raises(UserError, match=r"run\.json: damaged"):
+        read_record(tmp_path)
+    with pytest.raises(UserError, match=r"text\.safetensors: missing or damaged"):
+        read_text(tmp_path)
+
+
+def test_metrics_go_to_both_places(tmp_path: Path) -> None:
+    with MetricsLog(tmp_path, start_step=0) as log:
+        log.write(10, {"loss": 2.5})
+        log.write(20, {"loss": 1.5, "sdd": 0.25})
+    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert lines == [{"step": 10, "loss": 2.5}, {"step": 20, "loss": 1.5, "sdd": 0.25}]
+    board = EventAccumulator(str(tmp_path / "tensorboard"))
+    board.Reload()
+    assert [(e.step, e.value) for e in board.Scalars("loss")] == [(10, 2.5), (20, 1.5)]
+
+
+def test_a_resumed_log_drops_what_is_done_again(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with MetricsLog(tmp_path, start_step=0) as log:
+        for step in (10, 20, 30):
+            log.write(step, {"loss": float(step)})
+    path = tmp_path / "metrics.jsonl"
+    path.write_text(path.read_text() + '{"step": 40, "lo')
+    with caplog.at_level(logging.WARNING), MetricsLog(tmp_path, start_step=20) as log:
+        log.write(30, {"loss": 3.0})
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    assert [(line["step"], line["loss"]) for line in lines] == [(10, 10.0), (20, 20.0), (30, 3.0)]
+    assert "cut short" in caplog.text
+
+
+def test_throughput_counts_since_the_last_report(monkeypatch: pytest.MonkeyPatch) -> None:
+    times = iter([0.0, 1.0, 2.0, 4.0, 5.0, 5.0, 6.0])
+    monkeypatch.setattr("zsseg.stages.train.run.metrics_log.time.perf_counter", lambda: next(times))
+    throughput = Throughput(3_000_000)  # at 0
+    with throughput.waiting(8):  # 1 to 2
+        pass
+    # reported at 4, and the next window starts at 4
+    assert throughput.report() == {
+        "images_per_second": 2.0,
+        "data_wait": 0.25,
+        "cache_mb_per_second": 6.0,
+    }
+    with throughput.waiting(2):  # 5 to 5
+        pass
+    assert throughput.report() == {
+        "images_per_second": 1.0,
+        "data_wait": 0.0,
+        "cache_mb_per_second": 3.0,
+    }
+
+
+@pytest.mark.parametrize(
+    ("kind", "error"), [(signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, SystemExit)]
+)
+def test_the_first_signal_waits(kind: signal.Signals, error: type[BaseException]) -> None:
+    before = signal.getsignal(kind)
+    with held_signals() as interrupt:
+        os.kill(os.getpid(), kind)
+        assert interrupt.signal == kind
+        with pytest.raises(error):
+            interrupt.raise_()
+        assert signal.getsignal(kind) == before  # the second acts at once
+    assert signal.getsignal(kind) == before
+
+
+def test_signals_are_left_alone_in_other_threads() -> None:
+    seen = []
+
+    def run() -> None:
+        with held_signals() as interrupt:
+            seen.append(interrupt.signal)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    thread.join()
+    assert seen == [None]
+
+
+def test_devices(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert choose_device("auto") == choose_device("cpu") == torch.device("cpu")
+    with pytest.raises(ResourceError, match="no usable GPU"):
+        choose_device("cuda")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert choose_device("auto") == choose_device("cuda") == torch.device("cuda")
+    assert choose_device("cpu") == torch.device("cpu")
+
+
+def test_precisions(monkeypatch: pytest.MonkeyPatch) -> None:
+    cpu, gpu = torch.device("cpu"), torch.device("cuda")
+    assert autocast_type("auto", cpu) == torch.float32
+    assert autocast_type("bf16", cpu) == torch.bfloat16
+    for real, expected in ((True, torch.bfloat16), (False, torch.float16)):
+
+        def supported(including_emulation: bool = True, *, real: bool = real) -> bool:
+            return real or including_emulation
+
+        monkeypatch.setattr(torch.cuda, "is_bf16_supported", supported)
+        assert autocast_type("auto", gpu) == expected
+    assert autocast_type("fp32", gpu) == torch.float32
