@@ -1,1 +1,1 @@
-"""`zsseg demo`: `demo_run` runs the commands, `demo_report` writes the page, `curves` draws in it."""
+"""`zsseg demo`: `demo_run` runs the commands, `demo_report` writes the page with `curves`."""
