@@ -4,6 +4,7 @@ import json
 import logging
 import os
 import signal
+import subprocess
 import threading
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,7 @@ from zsseg.stages.train.run_config import RunConfig
 from zsseg.stages.train.student_device import autocast_type, choose_device
 
 TEXT_CD = torch.eye(2, 5)
+CHECKOUT = Path(__file__).resolve().parents[2]
 
 
 def record_of(**sections: dict[str, Any]) -> RunRecord:
@@ -50,6 +52,15 @@ def record_of(**sections: dict[str, Any]) -> RunRecord:
         versions=package_versions(),
         revision=git_revision(),
     )
+
+
+@pytest.mark.skipif(not (CHECKOUT / ".git").exists(), reason="not a git checkout")
+def test_the_revision_of_a_checkout_is_found() -> None:
+    command = ["git", "rev-parse", "HEAD"]
+    done = subprocess.run(command, cwd=CHECKOUT, capture_output=True, text=True, check=True)
+    revision = git_revision()
+    assert revision is not None
+    assert revision.removesuffix("-dirty") == done.stdout.strip()
 
 
 def start(out: Path, record: RunRecord) -> None:

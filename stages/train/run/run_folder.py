@@ -77,7 +77,7 @@ def package_versions() -> dict[str, str]:
 
 def git_revision() -> str | None:
     """The checked out revision of this code, if it runs from a git checkout."""
-    checkout = Path(__file__).parents[2]
+    checkout = Path(__file__).resolve().parents[3]  # `zsseg/stages` is a link to `stages`
     if not (checkout / ".git").exists():
         return None
     command = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
