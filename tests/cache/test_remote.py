@@ -234,7 +234,7 @@ def test_a_second_writer_is_refused_and_told_who_writes(folder: "UPath") -> None
 
 def test_a_second_process_is_refused(bucket: "UPath") -> None:
     program = (
-        "import sys; from small_store import open_writer\n"
+        "import sys; from helpers.seven_row_store import open_writer\n"
         "from zsseg.stages.cache.disk.place import store_path\n"
         "with open_writer(store_path(sys.argv[1])): print('open', flush=True); sys.stdin.read()"
     )

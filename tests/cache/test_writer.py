@@ -351,7 +351,8 @@ def test_a_full_disk_is_said_and_loses_nothing(
 def test_a_second_writer_is_refused_until_the_first_ends(tmp_path: Path) -> None:
     path = tmp_path / "store"
     program = (
-        "import sys, time; from pathlib import Path; from small_store import open_writer\n"
+        "import sys, time; from pathlib import Path\n"
+        "from helpers.seven_row_store import open_writer\n"
         "with open_writer(Path(sys.argv[1])): print('open', flush=True); time.sleep(60)"
     )
     search = os.pathsep.join([str(Path(__file__).parents[1]), str(Path(__file__).parents[2])])

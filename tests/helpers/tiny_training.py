@@ -106,8 +106,8 @@ def tiny_student(_: StudentConfig, width: int, *, pretrained: bool = True) -> St
 
 def train_tiny_students(patch: pytest.MonkeyPatch) -> None:
     """Let runs train a tiny student, and their checkpoints be loaded into one."""
-    for place in ("state", "checkpoint"):
-        patch.setattr(f"zsseg.stages.train.{place}.build_student", tiny_student)
+    for module in ("state", "run.checkpoint"):
+        patch.setattr(f"zsseg.stages.train.{module}.build_student", tiny_student)
 
 
 def sure_student(config: StudentConfig, width: int, *, pretrained: bool = True) -> Student:

@@ -131,15 +131,17 @@ def test_an_image_that_kills_its_worker_is_isolated_and_named(
     poison = tmp_path / "poison.py"
     poison.write_text(
         "import os, signal\n"
-        "from zsseg.stages.precompute import rows, worker\n"
+        "from zsseg.stages.precompute.engine import dask_worker\n"
+        "from zsseg.stages.precompute.make import pictures\n"
         "def wrapped(read):\n"
         "    def read_row(spec, root, sample):\n"
         "        if sample.id in ('scene_006', 'scene_021'):\n"
         "            os.kill(os.getpid(), signal.SIGKILL)\n"
         "        return read(spec, root, sample)\n"
         "    return read_row\n"
-        "if rows.read_row.__name__ == rows.read_row.__qualname__:\n"  # dask reloads preloads
-        "    rows.read_row = worker.read_row = wrapped(rows.read_row)\n"
+        # dask reloads preloads
+        "if pictures.read_row.__name__ == pictures.read_row.__qualname__:\n"
+        "    pictures.read_row = dask_worker.read_row = wrapped(pictures.read_row)\n"
     )
     with dask.config.set({"distributed.worker.preload": [str(poison)]}):
         result = run(world, tiny_clip, tmp_path / "cache", workers=2)
@@ -243,7 +245,7 @@ def test_workers_of_a_running_cluster_write_nothing_once_the_store_is_let_go(
     wrote.touch()
     slow.write_text(
         "import time\n"
-        "from zsseg.stages.precompute import fill\n"
+        "from zsseg.stages.precompute.engine import fill_shard\n"
         "def wrapped(put):\n"
         "    def slow_put(*args, **kwargs):\n"
         "        time.sleep(1 if args[3] else 0)\n"  # the first shard is done first
@@ -252,8 +254,8 @@ def test_workers_of_a_running_cluster_write_nothing_once_the_store_is_let_go(
         "            file.write(f'{time.time()}\\n')\n"
         "        return files\n"
         "    return slow_put\n"
-        "if fill.put.__name__ == 'put':\n"  # dask reloads preloads
-        "    fill.put = wrapped(fill.put)\n"
+        "if fill_shard.put.__name__ == 'put':\n"  # dask reloads preloads
+        "    fill_shard.put = wrapped(fill_shard.put)\n"
     )
     close = Writer.close
 
