@@ -1,5 +1,6 @@
 """`zsseg demo`: everything, on a small drawn world, with nothing to download."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -10,6 +11,7 @@ from zsseg.pipeline.cli.options import Quiet, Settings
 
 
 def demo(
+    context: typer.Context,
     out: Annotated[Path, typer.Option(help="Folder of the demo; run again to go on.")] = Path(
         "demo"
     ),
@@ -25,4 +27,9 @@ def demo(
     console.configure_logging(quiet=quiet)
     from zsseg.pipeline.demo.demo_run import run_demo
 
-    run_demo(out, method=method, seed=seed, scenes=scenes, settings=settings or [], quiet=quiet)
+    def run(words: Sequence[str]) -> None:
+        context.find_root().command.main(list(words), prog_name="zsseg", standalone_mode=False)
+
+    run_demo(
+        out, run, method=method, seed=seed, scenes=scenes, settings=settings or [], quiet=quiet
+    )

@@ -1,13 +1,13 @@
 """The whole pipeline on the small world, as the commands a person would type.
 
-Every step is a `zsseg` command, shown and then run in this process, so the demo can do nothing that
-the commands cannot. What an earlier demo in the same folder has finished is not done again.
+Every step is a `zsseg` command, printed and then run in this process, so the demo can do nothing
+that the commands cannot. What an earlier demo in the same folder has finished is not done again.
 """
 
 import json
 import shlex
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from importlib.resources import files
@@ -73,11 +73,12 @@ class Demo:
 
     def scores(self, method: str) -> Path:
         """The result of a method on `val`, as `zsseg evaluate` names it."""
+        from zsseg.stages.evaluate.result import file_stem, variant
         from zsseg.stages.train.run.run_folder import read_record
 
-        gamma = read_record(self.run(method)).config.evaluate.calibration
-        name = f"evaluation-val-gamma{gamma:g}.json" if gamma else "evaluation-val.json"
-        return self.run(method) / name
+        own = read_record(self.run(method)).config.evaluate.model_dump()
+        words = variant(dataset="demo", own_dataset="demo", settings=own, own_settings=own)
+        return self.run(method) / f"{file_stem('student', 'val', words)}.json"
 
     def commands(self) -> list[str]:
         """The `zsseg` commands, in order, as a shell takes them."""
@@ -120,13 +121,20 @@ def demo_methods() -> list[str]:
 
 
 def run_demo(
-    out: Path, *, method: str, seed: int, scenes: int, settings: Sequence[str], quiet: bool
+    out: Path,
+    run: Callable[[Sequence[str]], None],
+    *,
+    method: str,
+    seed: int,
+    scenes: int,
+    settings: Sequence[str],
+    quiet: bool,
 ) -> None:
     """Fill the folder `out`: scenes, stores, two runs, predictions, report; prints the scores.
 
-    Raises UserError for a method that there is not, and for a folder that is in use.
+    `run` runs one `zsseg` command from its words. Raises UserError for a method that there is not,
+    and for a folder that is in use.
     """
-    from zsseg.pipeline.cli.main import app
     from zsseg.stages.demo.world import write_world
 
     if method not in demo_methods():
@@ -145,8 +153,7 @@ def run_demo(
         if not quiet:
             console.err.print(f"\n$ {command}", style="bold", markup=False, soft_wrap=True)
         with console.no_output():
-            arguments = shlex.split(command)[1:]
-            app([*arguments, *(["--quiet"] if quiet else [])], standalone_mode=False)
+            run([*shlex.split(command)[1:], *(["--quiet"] if quiet else [])])
     results = _results(demo)
     minutes = (time.perf_counter() - started) / 60
     _write_report(demo, results, minutes)
@@ -167,10 +174,10 @@ def _claim(out: Path, settings: Mapping[str, int]) -> None:
 
 
 def _results(demo: Demo) -> "dict[str, EvaluationResult]":
-    from zsseg.stages.evaluate.result import read_result
+    from zsseg.stages.evaluate.result import file_stem, read_result
 
     return {
-        "teacher alone": read_result(demo.out / "evaluation-teacher-val.json"),
+        "teacher alone": read_result(demo.out / f"{file_stem('teacher', 'val')}.json"),
         BASELINE: read_result(demo.scores(BASELINE)),
         f"ours ({demo.method})": read_result(demo.scores(demo.method)),
     }
