@@ -4,12 +4,19 @@
 
 Mines again from a store's dense tokens, with the settings of `zsseg precompute`. Without a GPU or
 without cuML there is nothing to compare: it says which is missing, and that is no error.
+
+cuML is not reproducible bit for bit, not even against itself, so regions of the two libraries are
+compared by the adjusted Rand index over an image's unlabelled tokens, which ignores how regions are
+numbered. Legend: h w token grid, D CLIP width.
 """
 
 import argparse
 import sys
-from collections.abc import Iterator
+import warnings
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
+from time import perf_counter
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,10 +26,61 @@ from zsseg.stages.cache.reader import Store
 from zsseg.stages.data.samples import list_samples
 from zsseg.stages.data.visible import read_visible_label
 from zsseg.stages.errors import ResourceError
-from zsseg.stages.precompute.make.agreement import BACKENDS, backend_agreement
-from zsseg.stages.precompute.make.kmeans import choose_backend
-from zsseg.stages.precompute.make.regions import unlabelled_tokens
+from zsseg.stages.precompute.check.against_teacher import rand_index
+from zsseg.stages.precompute.make.kmeans import EMPTIED, Backend, choose_backend
+from zsseg.stages.precompute.make.regions import mine_regions, unlabelled_tokens
 from zsseg.stages.precompute.precompute_config import RegionConfig
+
+BACKENDS: tuple[Backend, Backend] = ("sklearn", "cuml")
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """Adjusted Rand index of both libraries' regions."""
+
+    images: int
+    """Images with an unlabelled token; the others are not counted."""
+    mean: float
+    worst: float
+    seconds: tuple[float, float]
+    """To mine all of them, in the order of BACKENDS."""
+
+
+def backend_agreement(
+    images: Iterable[tuple[NDArray[np.floating], NDArray[np.bool_]]],
+    config: RegionConfig,
+) -> Agreement | None:
+    """Mine every image with both libraries, one after the other, and compare.
+
+    An image is its dense tokens (D, h, w) and which of them are unlabelled (h, w). All tokens that
+    are in no region (of too few tokens) count as one region. The first image is mined once more
+    before it is timed, for what each library does once. None when no image has an unlabelled token.
+    """
+    scores: list[float] = []
+    seconds = [0.0, 0.0]
+    for dense_Dhw, unlabelled_hw in images:
+        if not unlabelled_hw.any():
+            continue
+        mined = []
+        for place, backend in enumerate(BACKENDS):
+            # Labels, not the warning, tell which clusters are empty: see `region_arrays`.
+            with warnings.catch_warnings():
+                warnings.filterwarnings("ignore", EMPTIED)
+                if not scores:
+                    mine_regions(dense_Dhw, unlabelled_hw, config, backend=backend)
+                start = perf_counter()
+                region_hw = mine_regions(dense_Dhw, unlabelled_hw, config, backend=backend)
+                seconds[place] += perf_counter() - start
+            mined.append(region_hw[unlabelled_hw])
+        scores.append(rand_index(*mined))
+    if not scores:
+        return None
+    return Agreement(
+        images=len(scores),
+        mean=float(np.mean(scores)),
+        worst=min(scores),
+        seconds=(seconds[0], seconds[1]),
+    )
 
 
 def stored_images(

@@ -73,8 +73,11 @@ def test_cache_and_data_load_no_torch() -> None:
         ("segmentation_models_pytorch", {"stages/train/students/networks.py"}),
         (
             "sklearn",
-            {"stages/precompute/make/kmeans.py", "stages/precompute/make/agreement.py"},
-        ),  # and score
+            {  # clusters, and the score that compares them
+                "stages/precompute/make/kmeans.py",
+                "stages/precompute/check/against_teacher.py",
+            },
+        ),
         ("timm", {"stages/train/students/mscan.py", "stages/train/students/setr.py"}),
         ("upath", {"stages/cache/disk/place.py"}),
         ("zarr", {"stages/cache/format/arrays.py"}),

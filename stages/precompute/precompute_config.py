@@ -10,6 +10,9 @@ from pydantic import BaseModel, ConfigDict, Field, PositiveInt, model_validator
 Precision = Literal["fp32", "bf16", "fp16"]
 """Of the teacher's convolutions and matrix products; its weights and sums stay in fp32."""
 
+BASIS_IMAGES = 128
+"""Images at most that the basis of dense.format=pca:d is fitted to."""
+
 _STRICT = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
 
 

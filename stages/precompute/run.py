@@ -20,7 +20,6 @@ from zsseg.stages.precompute.engine.cluster import open_engine
 from zsseg.stages.precompute.engine.threads_here import Engine
 from zsseg.stages.precompute.forecast import Forecast, forecast
 from zsseg.stages.precompute.plan.changed_files import refuse_changed, refuse_failures
-from zsseg.stages.precompute.plan.recipes import Traits
 from zsseg.stages.precompute.plan.request import Wanted, wanted_store
 from zsseg.stages.precompute.plan.resolve_auto import require_gpu
 from zsseg.stages.precompute.plan.store_command import store_command
@@ -28,7 +27,7 @@ from zsseg.stages.precompute.plan.stored_settings import settings_entry
 from zsseg.stages.precompute.plan.work_plan import Plan, Planner, planned_bytes
 from zsseg.stages.precompute.precompute_config import PrecomputeConfig
 from zsseg.stages.precompute.progress import Meter, Phase, Progress
-from zsseg.stages.precompute.teacher.teacher_files import TeacherFiles, resolve_teacher
+from zsseg.stages.precompute.teacher.teacher_files import TeacherFiles, Traits, resolve_teacher
 
 
 @dataclass(frozen=True)
@@ -162,9 +161,9 @@ def _wanted(
     """The store that is asked for; what a new one is begun with says the place that computes it."""
 
     def look(asked: PrecomputeConfig) -> dict[str, str]:
-        from zsseg.stages.precompute.engine.questions import found_there
+        from zsseg.stages.precompute.engine.questions import found_where_asked
 
-        return engine.ask(partial(found_there, config=asked))
+        return engine.ask(partial(found_where_asked, config=asked))
 
     def ask_traits(settled: PrecomputeConfig) -> Traits:
         from zsseg.stages.precompute.engine.questions import teacher_traits

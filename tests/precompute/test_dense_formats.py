@@ -29,12 +29,12 @@ from zsseg.stages.errors import CacheError, NonFiniteError, UserError
 from zsseg.stages.evaluate.evaluate import evaluate_teacher
 from zsseg.stages.precompute.make.regions import mine_regions, unlabelled_tokens
 from zsseg.stages.precompute.make.token_loss import compare
-from zsseg.stages.precompute.plan.recipes import Traits, store_artifacts
+from zsseg.stages.precompute.plan.recipes import store_artifacts
 from zsseg.stages.precompute.precompute_config import DenseConfig, PrecomputeConfig, TextConfig
 from zsseg.stages.precompute.progress import Progress
 from zsseg.stages.precompute.run import precompute
 from zsseg.stages.precompute.teacher.clip_teacher import Teacher
-from zsseg.stages.precompute.teacher.teacher_files import TeacherFiles, resolve_teacher
+from zsseg.stages.precompute.teacher.teacher_files import TeacherFiles, Traits, resolve_teacher
 from zsseg.stages.train.batches.store_check import check_store
 from zsseg.stages.train.run_config import RunConfig
 

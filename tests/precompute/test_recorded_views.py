@@ -19,7 +19,7 @@ from zsseg.stages.data.spec import DatasetSpec, FolderPatterns, load_spec
 from zsseg.stages.precompute.make.artifacts import cls_arrays
 from zsseg.stages.precompute.make.pictures import Picture
 from zsseg.stages.precompute.make.recorded_views import image_views, seen_by_teacher
-from zsseg.stages.precompute.plan.recipes import Traits, store_artifacts
+from zsseg.stages.precompute.plan.recipes import store_artifacts
 from zsseg.stages.precompute.precompute_config import (
     DenseConfig,
     PrecomputeConfig,
@@ -28,7 +28,7 @@ from zsseg.stages.precompute.precompute_config import (
 )
 from zsseg.stages.precompute.run import precompute
 from zsseg.stages.precompute.teacher.clip_teacher import Teacher, load_teacher
-from zsseg.stages.precompute.teacher.teacher_files import TeacherFiles, resolve_teacher
+from zsseg.stages.precompute.teacher.teacher_files import TeacherFiles, Traits, resolve_teacher
 
 SIZES = ((48, 64), (97, 61), (33, 33), (20, 90))
 

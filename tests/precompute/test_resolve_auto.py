@@ -21,7 +21,8 @@ from zsseg.stages.cache.format.manifest import (
 from zsseg.stages.cache.reader import Store
 from zsseg.stages.data.spec import DatasetSpec, FolderPatterns, load_spec
 from zsseg.stages.errors import CacheError, ResourceError
-from zsseg.stages.precompute.plan.recipes import Traits, store_artifacts
+from zsseg.stages.precompute.engine.questions import found_where_asked
+from zsseg.stages.precompute.plan.recipes import store_artifacts
 from zsseg.stages.precompute.plan.resolve_auto import settle
 from zsseg.stages.precompute.precompute_config import (
     DenseConfig,
@@ -31,7 +32,7 @@ from zsseg.stages.precompute.precompute_config import (
     TextConfig,
 )
 from zsseg.stages.precompute.run import PrecomputeResult, precompute
-from zsseg.stages.precompute.teacher.teacher_files import TeacherFiles
+from zsseg.stages.precompute.teacher.teacher_files import TeacherFiles, Traits
 
 SPEC = DatasetSpec(
     name="two",
@@ -66,6 +67,11 @@ def begun(path: Path, config: PrecomputeConfig) -> Path:
     return path
 
 
+def resolved(config: PrecomputeConfig, path: Path) -> PrecomputeConfig:
+    """The settings as this machine resolves them."""
+    return settle(config, path, look=lambda asked: found_where_asked(None, config=asked))
+
+
 def machine(monkeypatch: pytest.MonkeyPatch, *, gpu: bool, cuml: bool) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: gpu)
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: object() if cuml else None)
@@ -90,15 +96,15 @@ def test_a_new_store_takes_what_the_machine_has(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     machine(monkeypatch, gpu=gpu, cuml=cuml)
-    assert chosen(settle(asked(device=device), tmp_path / "none")) == expected
+    assert chosen(resolved(asked(device=device), tmp_path / "none")) == expected
     own = asked(device=device, precision="bf16", backend="sklearn")
-    assert settle(own, tmp_path / "none") == own
+    assert resolved(own, tmp_path / "none") == own
 
 
 def test_a_new_store_with_cuml_needs_a_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     machine(monkeypatch, gpu=False, cuml=True)
     with pytest.raises(ResourceError, match="no CUDA GPU"):
-        settle(asked(backend="cuml"), tmp_path / "none")
+        resolved(asked(backend="cuml"), tmp_path / "none")
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
@@ -109,11 +115,11 @@ def test_a_store_goes_on_with_what_it_was_begun_with(
     path = begun(tmp_path / "store", asked(precision=precision, backend=backend))
     for here in (False, True):
         machine(monkeypatch, gpu=here, cuml=here)
-        now = settle(asked(), path)
+        now = resolved(asked(), path)
         assert chosen(now) == (precision, backend)
         wanted = store_artifacts(SPEC, FILES, now, TRAITS)
         assert fingerprints(wanted) == fingerprints(read_manifest(path).artifacts)
-        assert chosen(settle(asked(precision="fp16", backend="sklearn"), path)) == (
+        assert chosen(resolved(asked(precision="fp16", backend="sklearn"), path)) == (
             "fp16",
             "sklearn",
         )
@@ -128,7 +134,7 @@ def test_a_store_of_before_is_fp32_and_of_scikit_learn_on_a_gpu_too(
     assert not any("precision" in recipe for recipe in recipes.values())
     assert recipes["regions"]["backend"] == "auto"
     machine(monkeypatch, gpu=True, cuml=True)
-    assert chosen(settle(asked(), path)) == ("fp32", "sklearn")
+    assert chosen(resolved(asked(), path)) == ("fp32", "sklearn")
 
 
 def test_an_existing_store_needs_no_torch_to_be_recognised(tmp_path: Path) -> None:
@@ -138,7 +144,7 @@ def test_an_existing_store_needs_no_torch_to_be_recognised(tmp_path: Path) -> No
         "from pathlib import Path\n"
         "from zsseg.stages.precompute.plan.resolve_auto import settle\n"
         "from zsseg.stages.precompute.precompute_config import PrecomputeConfig\n"
-        f"config = settle(PrecomputeConfig(), Path({str(path)!r}))\n"
+        f"config = settle(PrecomputeConfig(), Path({str(path)!r}), look=lambda _: None)\n"
         "assert config.precision == 'bf16'\n"
         "assert not {'torch', 'sklearn'} & set(sys.modules)\n"
     )

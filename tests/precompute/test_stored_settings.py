@@ -23,7 +23,7 @@ from zsseg.stages.cache.format.manifest import (
 from zsseg.stages.cache.format.recipe import plain
 from zsseg.stages.data.spec import DatasetSpec, load_spec
 from zsseg.stages.errors import CacheError
-from zsseg.stages.precompute.plan.recipes import Traits, store_artifacts, store_identity, store_info
+from zsseg.stages.precompute.plan.recipes import store_artifacts, store_identity, store_info
 from zsseg.stages.precompute.plan.stored_settings import (
     Settings,
     recall_settings,
@@ -32,7 +32,7 @@ from zsseg.stages.precompute.plan.stored_settings import (
     stored_config,
 )
 from zsseg.stages.precompute.precompute_config import PrecomputeConfig
-from zsseg.stages.precompute.teacher.teacher_files import TeacherFiles
+from zsseg.stages.precompute.teacher.teacher_files import TeacherFiles, Traits
 from zsseg.stages.precompute.teacher.text_embeddings import load_templates
 
 FILES = TeacherFiles(

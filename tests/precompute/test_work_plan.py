@@ -24,12 +24,11 @@ from zsseg.stages.precompute.engine.threads_here import Engine
 from zsseg.stages.precompute.forecast import forecast
 from zsseg.stages.precompute.plan import changed_files
 from zsseg.stages.precompute.plan.changed_files import refuse_changed
-from zsseg.stages.precompute.plan.recipes import Traits
 from zsseg.stages.precompute.plan.request import Wanted, wanted_store
 from zsseg.stages.precompute.plan.work_plan import Plan, Planner, planned_bytes
 from zsseg.stages.precompute.precompute_config import DenseConfig, LocalConfig, PrecomputeConfig
 from zsseg.stages.precompute.progress import Meter
-from zsseg.stages.precompute.teacher.teacher_files import resolve_teacher
+from zsseg.stages.precompute.teacher.teacher_files import Traits, resolve_teacher
 
 PER_ROW = ("index", "cls", "dense", "regions", "local")
 FIRST, LAST, ALL = [0], [1], [0, 1]

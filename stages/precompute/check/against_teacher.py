@@ -158,7 +158,6 @@ def _scores(
 
     Each from what is stored of those before it, so that one that is wrong is named alone.
     """
-    from zsseg.stages.precompute.make.agreement import rand_index
     from zsseg.stages.precompute.make.artifacts import (
         cls_arrays,
         dense_arrays,
@@ -208,6 +207,16 @@ def _scores(
     elif (id_K >= 0).any():
         there = id_K >= 0
         yield "local", _cosine(store.read("local", row)[there].T, fresh["local"][0][there].T)
+
+
+def rand_index(one_T: NDArray[np.uint8], other_T: NDArray[np.uint8]) -> float:
+    """Adjusted Rand index of the values of two region maps at the same tokens (T,).
+
+    1: the same parts, whatever their numbers; about 0: as alike as parts drawn at random.
+    """
+    from sklearn.metrics import adjusted_rand_score
+
+    return float(adjusted_rand_score(one_T, other_T))
 
 
 def _cosine(stored: NDArray[np.floating], fresh: NDArray[np.floating]) -> Score:

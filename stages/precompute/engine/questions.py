@@ -14,9 +14,8 @@ from zsseg.stages.data.samples import Sample
 from zsseg.stages.data.spec import DatasetSpec
 from zsseg.stages.precompute.engine.threads_here import Workshop
 from zsseg.stages.precompute.make.token_loss import measure_dense
-from zsseg.stages.precompute.plan.recipes import Traits
-from zsseg.stages.precompute.plan.resolve_auto import found_here
 from zsseg.stages.precompute.precompute_config import PrecomputeConfig
+from zsseg.stages.precompute.teacher.teacher_files import Traits
 from zsseg.stages.precompute.teacher.text_embeddings import embed_classes
 
 
@@ -83,6 +82,13 @@ def described(workshop: Workshop, *, config: PrecomputeConfig) -> dict[str, Any]
     return {"device": device, "kmeans": config.regions.backend}
 
 
-def found_there(_: Workshop, *, config: PrecomputeConfig) -> dict[str, str]:
-    """The precision and the k-means library that there are where it is computed."""
-    return found_here(config)
+def found_where_asked(_: object, *, config: PrecomputeConfig) -> dict[str, str]:
+    """The precision and the k-means library that the process has that is asked."""
+    from zsseg.stages.precompute.make.kmeans import choose_backend
+    from zsseg.stages.precompute.teacher.teacher_device import choose_device, choose_precision
+
+    device = choose_device(config.device)
+    return {
+        "precision": choose_precision(config.precision, device),
+        "backend": choose_backend(config.regions.backend),
+    }

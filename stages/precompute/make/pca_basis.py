@@ -16,8 +16,7 @@ from zsseg.stages.data.spec import DatasetSpec
 from zsseg.stages.errors import DatasetError, NonFiniteError
 from zsseg.stages.precompute.make.pictures import read_row
 from zsseg.stages.precompute.make.token_loss import spread
-from zsseg.stages.precompute.plan.recipes import BASIS_IMAGES
-from zsseg.stages.precompute.precompute_config import DenseConfig
+from zsseg.stages.precompute.precompute_config import BASIS_IMAGES, DenseConfig
 from zsseg.stages.precompute.teacher.clip_teacher import Teacher
 
 

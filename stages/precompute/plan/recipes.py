@@ -5,7 +5,7 @@ Legend: C classes, D CLIP width, K masks of an image, h w token grid.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -16,26 +16,9 @@ from zsseg.stages.data.folders import names_below
 from zsseg.stages.data.samples import Sample
 from zsseg.stages.data.spec import DatasetSpec
 from zsseg.stages.errors import CacheError, UserError
-from zsseg.stages.precompute.precompute_config import Precision, PrecomputeConfig
-from zsseg.stages.precompute.teacher.teacher_files import TeacherFiles
+from zsseg.stages.precompute.precompute_config import BASIS_IMAGES, Precision, PrecomputeConfig
+from zsseg.stages.precompute.teacher.teacher_files import TeacherFiles, Traits
 from zsseg.stages.precompute.teacher.text_embeddings import load_templates
-
-BASIS_IMAGES = 128
-"""Images at most that the basis of dense.format=pca:d is fitted to."""
-
-
-@dataclass(frozen=True)
-class Traits:
-    """What only the loaded teacher knows of itself; a store keeps it in its description."""
-
-    width: int
-    """CLIP width D."""
-    native_size: list[int]
-    """Height and width in pixels of the images that CLS tokens are made from."""
-    grid: list[int]
-    """(h, w) of the dense tokens."""
-    dense_path: str
-    """The path really taken; towers of timm have one only."""
 
 
 def stored_traits(path: StorePath) -> Traits | None:

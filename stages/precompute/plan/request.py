@@ -17,7 +17,6 @@ from zsseg.stages.data.samples import Sample, list_samples
 from zsseg.stages.data.spec import DatasetSpec
 from zsseg.stages.errors import UserError
 from zsseg.stages.precompute.plan.recipes import (
-    Traits,
     store_artifacts,
     store_identity,
     store_index,
@@ -27,7 +26,7 @@ from zsseg.stages.precompute.plan.recipes import (
 from zsseg.stages.precompute.plan.resolve_auto import settle
 from zsseg.stages.precompute.plan.stored_settings import Settings
 from zsseg.stages.precompute.precompute_config import PrecomputeConfig
-from zsseg.stages.precompute.teacher.teacher_files import TeacherFiles
+from zsseg.stages.precompute.teacher.teacher_files import TeacherFiles, Traits
 
 
 @dataclass(frozen=True)

@@ -17,16 +17,15 @@ def settle(
     config: PrecomputeConfig,
     path: StorePath,
     *,
-    look: Callable[[PrecomputeConfig], dict[str, str]] | None = None,
+    look: Callable[[PrecomputeConfig], dict[str, str]],
 ) -> PrecomputeConfig:
     """The settings of the store at `path`, with no `auto` in what changes its bytes.
 
-    `look` says what there is where a new store is computed; None: on this machine.
-
+    `look` asks the place that computes a new store what it has (`questions.found_where_asked`).
     What is asked for stays, even where the store has another: opening it then says what differs.
     Raises ResourceError for a new store when a GPU or cuML is asked for and not there.
     """
-    settled = _stored(path) or (look or found_here)(config)
+    settled = _stored(path) or look(config)
     if config.precision != "auto":
         settled = settled | {"precision": config.precision}
     if config.regions.backend != "auto":
@@ -50,15 +49,3 @@ def _stored(path: StorePath) -> dict[str, str] | None:
         return {"precision": recipe_precision(recipes["cls"]), "backend": library}
     except (CacheError, KeyError):
         return None
-
-
-def found_here(config: PrecomputeConfig) -> dict[str, str]:
-    """The precision and the k-means library that this machine has for the settings."""
-    from zsseg.stages.precompute.make.kmeans import choose_backend
-    from zsseg.stages.precompute.teacher.teacher_device import choose_device, choose_precision
-
-    device = choose_device(config.device)
-    return {
-        "precision": choose_precision(config.precision, device),
-        "backend": choose_backend(config.regions.backend),
-    }

@@ -20,9 +20,9 @@ from zsseg.stages.cache.format.manifest import GROUP, HISTORY, Manifest
 from zsseg.stages.cache.format.recipe import difference
 from zsseg.stages.data.spec import DatasetSpec
 from zsseg.stages.errors import CacheError
-from zsseg.stages.precompute.plan.recipes import Traits, recipe_precision, store_identity
+from zsseg.stages.precompute.plan.recipes import recipe_precision, store_identity
 from zsseg.stages.precompute.precompute_config import LocalConfig, PrecomputeConfig, RegionConfig
-from zsseg.stages.precompute.teacher.teacher_files import TeacherFiles, resolve_teacher
+from zsseg.stages.precompute.teacher.teacher_files import TeacherFiles, Traits, resolve_teacher
 
 _KEY = "settings"
 

@@ -22,9 +22,9 @@ from zsseg.stages.errors import CacheError
 from zsseg.stages.precompute.engine.jobs import FROM_LABELS, KILLED, Job, Old, OldRow
 from zsseg.stages.precompute.plan.changed_files import State, old_rows, row_states
 from zsseg.stages.precompute.plan.earlier_stores import Known, known_receipts, known_stores
-from zsseg.stages.precompute.plan.recipes import BASIS_IMAGES
 from zsseg.stages.precompute.plan.request import Wanted
 from zsseg.stages.precompute.plan.stat_cache import StatCache
+from zsseg.stages.precompute.precompute_config import BASIS_IMAGES
 from zsseg.stages.precompute.progress import Meter
 
 ORDER = ("index", "cls", "dense", "regions", "local")

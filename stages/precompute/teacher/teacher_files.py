@@ -74,6 +74,20 @@ class TeacherFiles:
         return {"config": self.config_hash, "weights": self.weights_hash}
 
 
+@dataclass(frozen=True)
+class Traits:
+    """What only the loaded teacher knows of itself; a store keeps it in its description."""
+
+    width: int
+    """CLIP width D."""
+    native_size: list[int]
+    """Height and width in pixels of the images that CLS tokens are made from."""
+    grid: list[int]
+    """(h, w) of the dense tokens."""
+    dense_path: str
+    """The path really taken; towers of timm have one only."""
+
+
 def resolve_teacher(spec: str) -> TeacherFiles:
     """Find and hash the files of a teacher; the forms of `spec` stand at the top of this file.
 

@@ -1,4 +1,4 @@
-"""How alike regions of both k-means libraries are: by hand, and what the benchmark says of it."""
+"""The benchmark of the two k-means libraries: its score by hand, and what it prints."""
 
 import sys
 from pathlib import Path
@@ -10,9 +10,9 @@ from helpers.random_store import write_store
 from numpy.typing import NDArray
 
 from benchmarks import kmeans_backends
+from benchmarks.kmeans_backends import backend_agreement
 from zsseg.stages.data.spec import load_spec
-from zsseg.stages.precompute.make import agreement, kmeans
-from zsseg.stages.precompute.make.agreement import backend_agreement
+from zsseg.stages.precompute.make import kmeans
 from zsseg.stages.precompute.make.kmeans import Backend
 from zsseg.stages.precompute.precompute_config import RegionConfig
 
@@ -92,7 +92,7 @@ def test_other_parts_agree_as_far_as_their_pairs_do(monkeypatch: pytest.MonkeyPa
 def test_both_libraries_are_warmed_up_once_and_timed(monkeypatch: pytest.MonkeyPatch) -> None:
     asked = quarters(monkeypatch, {})
     clock = iter(range(100))
-    monkeypatch.setattr(agreement, "perf_counter", lambda: next(clock))
+    monkeypatch.setattr(kmeans_backends, "perf_counter", lambda: next(clock))
     found = backend_agreement([four_blocks(0), four_blocks(1)], CONFIG)
     assert found
     assert list(found.seconds) == [2, 2]
