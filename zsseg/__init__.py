@@ -5,6 +5,7 @@ The functions behind the commands, imported on first use, so `import zsseg` load
 
 from importlib import import_module
 from importlib.metadata import version
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -18,6 +19,12 @@ if TYPE_CHECKING:
     from zsseg.stages.precompute.run import precompute as precompute
     from zsseg.stages.train.loop import train as train
     from zsseg.stages.train.run_config import RunConfig as RunConfig
+
+if not Path(__file__).with_name("stages").is_dir():
+    raise ImportError(
+        f"{Path(__file__).parent}: its links to the folders beside it were checked out as text "
+        "files. Run `git config core.symlinks true`, then `git checkout -- zsseg`"
+    )
 
 __version__ = version("zsseg")
 
