@@ -80,6 +80,7 @@ def test_cache_and_data_load_no_torch() -> None:
         ),
         ("timm", {"stages/train/students/mscan.py", "stages/train/students/setr.py"}),
         ("upath", {"stages/cache/disk/place.py"}),
+        ("yaml", {"stages/yaml_files.py"}),
         ("zarr", {"stages/cache/format/arrays.py"}),
         (
             "open_clip",  # the teacher: found, loaded, its last block taken apart; and the demo's

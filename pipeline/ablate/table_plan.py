@@ -7,16 +7,16 @@ once.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib.resources import files
 from pathlib import Path
 from typing import Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from zsseg.pipeline.settings import apply_settings, build, read_experiment, read_packaged
+from zsseg.pipeline.settings import apply_settings, build, read_experiment
 from zsseg.stages.cache.format.recipe import fingerprint
 from zsseg.stages.errors import UserError
 from zsseg.stages.train.run_config import RunConfig
+from zsseg.stages.yaml_files import builtin_names, packaged_values
 
 _STRICT = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
 _NUMERALS = {"2": "II", "3": "III", "4": "IV", "5": "V"}
@@ -86,29 +86,20 @@ class PlannedRow:
     runs: tuple[PlannedRun, ...]
 
 
-def table_names() -> list[str]:
-    """Names of the tables that come with zsseg, sorted."""
-    folder = files("zsseg.configs") / "ablations"
-    return sorted(
-        entry.name.removesuffix(".yaml")
-        for entry in folder.iterdir()
-        if entry.name.endswith(".yaml")
-    )
-
-
 def table_name(given: str) -> str:
     """The name of the table that a person means: 'ii', '2' and 'II' are II. Raises UserError."""
     wanted = _NUMERALS.get(given, given).lower()
-    for name in table_names():
+    names = builtin_names("ablations")
+    for name in names:
         if name.lower() == wanted:
             return name
-    raise UserError(f"there is no table '{given}'; there are {', '.join(table_names())}")
+    raise UserError(f"there is no table '{given}'; there are {', '.join(names)}")
 
 
 def read_table(name: str) -> AblationTable:
     """The table of a name that `table_name` returned. Raises UserError."""
     place = f"ablations/{name}.yaml"
-    return build(AblationTable, read_packaged(place), where=f"configs/{place}")
+    return build(AblationTable, packaged_values(place), where=f"configs/{place}")
 
 
 def table_stem(

@@ -61,13 +61,13 @@ def ablate(
         plan,
         read_table,
         table_name,
-        table_names,
         table_stem,
         unique_runs,
     )
     from zsseg.pipeline.ablate.table_report import Header, markdown
     from zsseg.pipeline.named_stores import dataset_root, stored_spec, training_store
     from zsseg.stages.cache.reader import Store
+    from zsseg.stages.yaml_files import builtin_names
 
     name = table_name(table)
     chosen = read_table(name)
@@ -84,7 +84,7 @@ def ablate(
     store = Store.open(training_store(cache))
     check_stores(list(runs), store)
     if dry_run:
-        others = [each for each in table_names() if each != name]
+        others = [each for each in builtin_names("ablations") if each != name]
         shared = elsewhere(others, experiment=experiment, settings=changes, seeds=seeds, out=out)
         for run, names in runs.items():
             also = f"; also {', '.join(found)}" if (found := shared.get(run.folder)) else ""

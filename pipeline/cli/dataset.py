@@ -9,8 +9,9 @@ from typing import Annotated
 import typer
 
 from zsseg.pipeline import console
-from zsseg.stages.data.spec import builtin_names, load_spec
+from zsseg.stages.data.spec import load_spec
 from zsseg.stages.errors import DatasetError
+from zsseg.stages.yaml_files import builtin_names
 
 app = typer.Typer(no_args_is_help=True, help="Data sets: list, describe, verify.")
 
@@ -22,7 +23,7 @@ def ls(as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False
     """List the built-in data sets."""
     from zsseg.pipeline.tables import dataset_table
 
-    specs = [load_spec(name) for name in builtin_names()]
+    specs = [load_spec(name) for name in builtin_names("datasets")]
     if as_json:
         sys.stdout.write(json.dumps([spec.model_dump(mode="json") for spec in specs]) + "\n")
     else:

@@ -1,13 +1,12 @@
 """Figures of published systems (`configs/published.yaml`), for the runs that they compare with."""
 
 from functools import cache
-from importlib.resources import files
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field
 
-from zsseg.stages.data.spec import DatasetSpec, builtin_names, load_spec
+from zsseg.stages.data.spec import DatasetSpec, load_spec
 from zsseg.stages.train.run_config import Protocol
+from zsseg.stages.yaml_files import builtin_names, packaged_values
 
 _STRICT = ConfigDict(extra="forbid", strict=True, frozen=True)
 _SPLIT = "val"  # the field's papers score no other one
@@ -44,8 +43,7 @@ class Published(BaseModel):
 @cache
 def published() -> Published:
     """All figures that come with zsseg."""
-    text = (files("zsseg.configs") / "published.yaml").read_text(encoding="utf-8")
-    return Published.model_validate(yaml.safe_load(text), strict=False)
+    return Published.model_validate(packaged_values("published.yaml"), strict=False)
 
 
 def published_figures(
@@ -56,7 +54,7 @@ def published_figures(
     Published are scores on the built-in data sets: a description of the same name with other
     classes or another choice of unseen ones has none, nor has a split other than `val`.
     """
-    if split != _SPLIT or spec.name not in builtin_names():
+    if split != _SPLIT or spec.name not in builtin_names("datasets"):
         return ()
     own = load_spec(spec.name)
     if (own.classes, own.unseen) != (spec.classes, spec.unseen):

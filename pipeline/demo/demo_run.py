@@ -19,10 +19,10 @@ from rich.table import Table
 
 from zsseg.pipeline import console
 from zsseg.pipeline.demo.curves import Points
-from zsseg.pipeline.settings import experiment_names
 from zsseg.pipeline.tables import percent
 from zsseg.stages.cache.disk.files import write_durably
 from zsseg.stages.errors import UserError
+from zsseg.stages.yaml_files import builtin_names
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -116,8 +116,8 @@ def small_clip() -> Path:
 
 def demo_methods() -> list[str]:
     """Methods that the demo can compare with its baseline, sorted."""
-    names = (name.removeprefix("demo_") for name in experiment_names() if name.startswith("demo_"))
-    return sorted(set(names) - {BASELINE})
+    names = [name for name in builtin_names("experiments") if name.startswith("demo_")]
+    return sorted({name.removeprefix("demo_") for name in names} - {BASELINE})
 
 
 def run_demo(

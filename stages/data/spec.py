@@ -3,14 +3,14 @@
 A description is a YAML file: the built-in ones lie in `configs/datasets/`, a user's own anywhere.
 """
 
-from importlib.resources import files
 from pathlib import Path
 from typing import Literal, Self
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from zsseg.stages.errors import DatasetError
+from zsseg.stages.validation_errors import error_lines
+from zsseg.stages.yaml_files import builtin_names, packaged_text, parse_yaml
 
 VOID = 255
 """Value of every pixel without a label: void in evaluation, void *or unseen* in training."""
@@ -105,16 +105,6 @@ class DatasetSpec(BaseModel):
         return tuple(self.names.get(name, name) for name in self.classes)
 
 
-def builtin_names() -> list[str]:
-    """Names of the data sets that zsseg knows, sorted."""
-    folder = files("zsseg.configs") / "datasets"
-    return sorted(
-        entry.name.removesuffix(".yaml")
-        for entry in folder.iterdir()
-        if entry.name.endswith(".yaml")
-    )
-
-
 def load_spec(name_or_file: str) -> DatasetSpec:
     """Read a description by built-in name ('camvid') or from a YAML file.
 
@@ -125,21 +115,16 @@ def load_spec(name_or_file: str) -> DatasetSpec:
         if not path.is_file():
             raise DatasetError(f"{path}: there is no such data set description")
         text, where = path.read_text(encoding="utf-8"), str(path)
-    elif name_or_file in builtin_names():
-        text = (files("zsseg.configs") / "datasets" / f"{name_or_file}.yaml").read_text(
-            encoding="utf-8"
-        )
-        where = f"configs/datasets/{name_or_file}.yaml"
+    elif name_or_file in (names := builtin_names("datasets")):
+        place = f"datasets/{name_or_file}.yaml"
+        text, where = packaged_text(place), f"configs/{place}"
     else:
         raise DatasetError(
-            f"unknown data set '{name_or_file}'. Built in: {', '.join(builtin_names())}; "
+            f"unknown data set '{name_or_file}'. Built in: {', '.join(names)}; "
             "for your own images write a YAML description (layout: folder) and give its path"
         )
+    values = parse_yaml(text, where=where, error=DatasetError)
     try:
-        values = yaml.safe_load(text)
         return DatasetSpec.model_validate(values, strict=False)
-    except yaml.YAMLError as error:
-        raise DatasetError(f"{where}: not valid YAML: {error}") from error
     except ValidationError as error:
-        lines = [f"{'.'.join(map(str, e['loc'])) or 'file'}: {e['msg']}" for e in error.errors()]
-        raise DatasetError(f"{where}: " + "; ".join(lines)) from error
+        raise DatasetError(f"{where}: {'; '.join(error_lines(DatasetSpec, error))}") from error

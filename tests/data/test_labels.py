@@ -12,9 +12,10 @@ from pycocotools import mask as run_length
 from zsseg.stages.data.labels import read_label
 from zsseg.stages.data.pascal_context import Masks, encoding_59, paint
 from zsseg.stages.data.samples import Sample, list_samples
-from zsseg.stages.data.spec import VOID, DatasetSpec, FolderPatterns, builtin_names, load_spec
+from zsseg.stages.data.spec import VOID, DatasetSpec, FolderPatterns, load_spec
 from zsseg.stages.data.visible import read_visible_label
 from zsseg.stages.errors import DatasetError
+from zsseg.stages.yaml_files import builtin_names
 
 
 def _save(path: Path, label: object, dtype: type = np.uint8) -> Path:
@@ -64,8 +65,8 @@ CLASSES = {
 
 
 def test_builtin_descriptions_are_as_published() -> None:
-    assert builtin_names() == sorted(UNSEEN)
-    for name in builtin_names():
+    assert builtin_names("datasets") == sorted(UNSEEN)
+    for name in builtin_names("datasets"):
         spec = load_spec(name)
         assert len(spec.classes) == CLASSES[name]
         assert {each.replace(" ", "_") for each in spec.unseen} == set(UNSEEN[name].split())

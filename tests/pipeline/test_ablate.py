@@ -22,7 +22,6 @@ from zsseg.pipeline.ablate.table_plan import (
     plan,
     read_table,
     table_name,
-    table_names,
     table_stem,
     unique_runs,
 )
@@ -32,6 +31,7 @@ from zsseg.stages.cache.reader import Store
 from zsseg.stages.errors import NonFiniteError, UserError
 from zsseg.stages.train import loop
 from zsseg.stages.train.run_config import RunConfig
+from zsseg.stages.yaml_files import builtin_names
 
 PAPER_1 = ("II", "III", "IV", "V")
 EXPERIMENT = {
@@ -119,7 +119,7 @@ def test_rows_are_what_their_names_say(table: str, experiment: str) -> None:
 
 
 def test_every_shipped_table_is_tested_and_reads_the_papers_figures() -> None:
-    assert table_names() == sorted([*PAPER_1, "c2s"])
+    assert builtin_names("ablations") == sorted([*PAPER_1, "c2s"])
     figures = [row.paper for row in read_table("IV").rows]
     assert [(each.hIoU, each.sIoU, each.uIoU) for each in figures if each] == [
         (57.6, 53.0, 63.2),

@@ -14,12 +14,13 @@ from helpers.zsseg_command import called as zsseg
 
 from zsseg.pipeline.compare.comparison import compare
 from zsseg.pipeline.compare.published import published, published_figures
-from zsseg.stages.data.spec import DatasetSpec, builtin_names, load_spec
+from zsseg.stages.data.spec import DatasetSpec, load_spec
 from zsseg.stages.errors import UserError
 from zsseg.stages.evaluate.metrics import scores
 from zsseg.stages.evaluate.result import EvaluationResult, save_result, variant
 from zsseg.stages.train.run.run_folder import write_record
 from zsseg.stages.train.run_config import RunConfig
+from zsseg.stages.yaml_files import builtin_names
 
 pytestmark = pytest.mark.usefixtures("logging_as_before")
 
@@ -213,7 +214,7 @@ def test_a_narrow_screen_folds_notes_no_further_than_a_page(
 
 def test_published_figures_are_of_the_builtin_task_only() -> None:
     assert set(published().figures) == {"coco-stuff", "pascal-voc", "pascal-context"}
-    for name in builtin_names():
+    for name in builtin_names("datasets"):
         for protocol in ("transductive", "inductive"):
             figures = published_figures(load_spec(name), "val", protocol)
             assert bool(figures) == (name in published().figures)

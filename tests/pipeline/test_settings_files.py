@@ -3,10 +3,11 @@ from pathlib import Path
 import pytest
 import yaml
 
-from zsseg.pipeline.settings import apply_settings, build, experiment_names, read_experiment
+from zsseg.pipeline.settings import apply_settings, build, read_experiment
 from zsseg.stages.errors import UserError
 from zsseg.stages.precompute.precompute_config import PrecomputeConfig
 from zsseg.stages.train.run_config import RunConfig
+from zsseg.stages.yaml_files import builtin_names
 
 
 def test_settings_are_typed_and_leave_the_original_alone() -> None:
@@ -88,7 +89,7 @@ def test_a_file_that_is_no_mapping_is_refused(tmp_path: Path) -> None:
         read_experiment(str(path))
 
 
-@pytest.mark.parametrize("name", experiment_names())
+@pytest.mark.parametrize("name", builtin_names("experiments"))
 def test_every_experiment_is_complete_and_says_how_to_run_it(name: str) -> None:
     path = Path("configs/experiments") / f"{name}.yaml"
     values = yaml.safe_load(path.read_text())

@@ -4,14 +4,13 @@ Legend: C classes, T templates, D CLIP width.
 """
 
 from collections.abc import Sequence
-from importlib.resources import files
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
-import yaml
 from numpy.typing import NDArray
 
 from zsseg.stages.precompute.teacher.teacher_files import resolve_teacher
+from zsseg.stages.yaml_files import packaged_values
 
 if TYPE_CHECKING:
     from zsseg.stages.precompute.teacher.clip_teacher import Teacher
@@ -21,8 +20,7 @@ Templates = Literal["single", "coco15", "imagenet80"]
 
 def load_templates(name: Templates) -> tuple[str, ...]:
     """The prompt templates of a set in configs/templates.yaml; `{}` stands for the class name."""
-    text = (files("zsseg.configs") / "templates.yaml").read_text(encoding="utf-8")
-    return tuple(yaml.safe_load(text)[name])
+    return tuple(packaged_values("templates.yaml")[name])
 
 
 def embed_classes(

@@ -35,6 +35,7 @@ from zsseg.stages.cache.format.recipe import difference
 from zsseg.stages.data.spec import DatasetSpec
 from zsseg.stages.errors import CacheLocked, UserError
 from zsseg.stages.train.run_config import RunConfig
+from zsseg.stages.validation_errors import error_lines
 
 _RECORD, _TEXT, _RESUMED = "run.json", "text.safetensors", "resumed.jsonl"
 _CHECKPOINTS = "checkpoints"
@@ -204,7 +205,7 @@ def read_record(run: Path) -> RunRecord:
             "wrote"
         ) from error
     except ValidationError as error:
-        lines = [f"{'.'.join(map(str, e['loc'])) or 'file'}: {e['msg']}" for e in error.errors()]
+        lines = error_lines(RunRecord, error)
         raise UserError(
             f"{path}: damaged, or of another version: {'; '.join(lines)}. Use the version of zsseg "
             "that trained this run, or train it again"

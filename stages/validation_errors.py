@@ -1,0 +1,54 @@
+"""What pydantic finds wrong with values, as lines for a person: one per mistake."""
+
+import difflib
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, get_args
+
+from pydantic import BaseModel, ValidationError
+
+if TYPE_CHECKING:
+    from pydantic_core import ErrorDetails
+
+_SHOWN = 80
+"""Characters of a wrong value that a line repeats."""
+
+
+def error_lines(model: type[BaseModel], error: ValidationError) -> list[str]:
+    """`train.steps: Input should be a valid integer (got 'many')`, and so on.
+
+    An unknown name comes with the nearest one that `model` has, or with all of them.
+    """
+    return [_line(model, mistake) for mistake in error.errors()]
+
+
+def _line(model: type[BaseModel], mistake: "ErrorDetails") -> str:
+    place, given = mistake["loc"], mistake["input"]
+    start = f"{'.'.join(map(str, place))}: " if place else ""
+    if mistake["type"] == "extra_forbidden":
+        known = _fields(model, place[:-1])
+        near = difflib.get_close_matches(str(place[-1]), known, n=1)
+        hint = f"did you mean '{near[0]}'?" if near else f"known here: {', '.join(known)}"
+        return f"{start}no such setting; {hint}"
+    # Whole sections, and the text of a whole file, would drown what is said of them.
+    whole = isinstance(given, dict) or mistake["type"] == "json_invalid"
+    shown = "" if whole else f" (got {_short(given)})"
+    return f"{start}{mistake['msg'].removeprefix('Value error, ')}{shown}"
+
+
+def _short(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."
+
+
+def _fields(model: type[BaseModel], place: Sequence[str | int]) -> list[str]:
+    """Field names of the model at a place below `model`; [] where there is none."""
+    for part in place:
+        if isinstance(part, int):  # which one of a list: all are of one model
+            continue
+        field = model.model_fields.get(part)
+        kinds = () if field is None else (field.annotation, *get_args(field.annotation))
+        models = [k for k in kinds if isinstance(k, type) and issubclass(k, BaseModel)]
+        if not models:
+            return []
+        model = models[0]
+    return sorted(model.model_fields)
