@@ -1,8 +1,8 @@
-"""What stage two trains and how: student, method, crops, schedule; one line per field.
+"""Settings of a training run: student, method, crops, schedule; one line per field.
 
 Defaults are the papers' values where they state one (the paper stands in the line); `[ours]` marks
-a default that neither paper states. A run is a complete file in `configs/experiments/`; these
-defaults only fill what a short `--set` leaves out.
+a default that neither paper states. An experiment (`configs/experiments/`) states what differs from
+them; `zsseg config show NAME` prints every setting of one.
 """
 
 from typing import Literal, Self
@@ -157,7 +157,7 @@ class EvaluateConfig(BaseModel):
 
 
 class RunConfig(BaseModel):
-    """One experiment of stage two, complete."""
+    """Every setting of one training run."""
 
     model_config = STRICT
 

@@ -1,13 +1,25 @@
+"""Experiments and settings: the files that come with zsseg, `--set`, and what is wrong in them."""
+
+import json
 from pathlib import Path
+from typing import Any
 
 import pytest
-import yaml
+from helpers.zsseg_command import called as zsseg
 
-from zsseg.pipeline.settings import apply_settings, build, read_experiment
+from zsseg.pipeline.settings import (
+    apply_settings,
+    build,
+    experiment_text,
+    header,
+    read_experiment,
+)
 from zsseg.stages.errors import UserError
 from zsseg.stages.precompute.precompute_config import PrecomputeConfig
 from zsseg.stages.train.run_config import RunConfig
-from zsseg.stages.yaml_files import builtin_names
+from zsseg.stages.yaml_files import builtin_names, parse_yaml
+
+FIXTURES = Path(__file__).parents[1] / "fixtures"
 
 
 def test_settings_are_typed_and_leave_the_original_alone() -> None:
@@ -90,24 +102,62 @@ def test_a_file_that_is_no_mapping_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", builtin_names("experiments"))
-def test_every_experiment_is_complete_and_says_how_to_run_it(name: str) -> None:
-    path = Path("configs/experiments") / f"{name}.yaml"
-    values = yaml.safe_load(path.read_text())
-    checked = build(RunConfig, values, where=name).model_dump(mode="json")
-    assert {section: set(fields) for section, fields in values.items()} == {
-        section: set(fields) for section, fields in checked.items()
-    }
-    header = path.read_text().split("student:")[0]
-    assert "zsseg train --cache data_cache/" in header
-    assert "Hardware:" in header
-    assert "Measured" in header
+def test_an_experiment_states_what_differs_and_how_to_run_it(name: str) -> None:
+    text = experiment_text(name)
+    values = parse_yaml(text, where=name)
+    assert as_json(build(RunConfig, values, where=name), exclude_defaults=True) == values
+    assert "zsseg train --cache data_cache/" in header(text)
+    assert "Hardware:" in header(text)
+    assert "Measured" in header(text)
+
+
+def test_the_experiments_are_what_they_were_when_their_files_held_every_setting() -> None:
+    """Settings that came later are not in that list, and count as changed nothing."""
+    before = json.loads((FIXTURES / "experiments_resolved.json").read_text())
+    for name, sections in before.items():
+        now = as_json(build(RunConfig, read_experiment(name), where=name))
+        assert now["protocol"] == sections.pop("protocol"), name
+        for section, values in sections.items():
+            assert {key: now[section][key] for key in values} == values, f"{name}: {section}"
+
+
+def as_json(config: RunConfig, *, exclude_defaults: bool = False) -> dict[str, Any]:
+    return config.model_dump(mode="json", exclude_defaults=exclude_defaults)
 
 
 def test_the_methods_differ_in_nothing_but_their_method() -> None:
     """A comparison of experiments must compare methods, not steps or crops."""
     for family in ("", "camvid_", "demo_"):
-        baseline = read_experiment(f"{family}baseline")
+        baseline = build(RunConfig, read_experiment(f"{family}baseline"), where="baseline")
         for method in ("st", "rst", "sdd", "sdd_rst", "c2s", "dense", "teacher"):
-            other = read_experiment(f"{family}{method}")
+            other = build(RunConfig, read_experiment(f"{family}{method}"), where=method)
             for section in ("student", "augmentation", "train", "evaluate"):
-                assert other[section] == baseline[section], f"{family}{method}: {section}"
+                assert getattr(other, section) == getattr(baseline, section), (family, method)
+
+
+@pytest.mark.parametrize("name", ["camvid_best", "baseline"])
+def test_the_whole_of_an_experiment_can_be_printed_copied_and_edited(
+    name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    expected = build(RunConfig, read_experiment(name), where=name)
+    mine = tmp_path / "mine.yaml"
+    for source in (name, mine):
+        zsseg("config", "show", source)
+        shown = capsys.readouterr().out
+        mine.write_text(shown)
+        assert header(shown) == header(experiment_text(name))
+        values = read_experiment(str(mine))
+        assert build(RunConfig, values, where="mine") == expected
+        assert list(values) == list(RunConfig.model_fields)
+        for section, fields in values.items():
+            model = type(getattr(expected, section))
+            assert section == "protocol" or list(fields) == list(model.model_fields)
+
+
+def test_what_is_changed_can_be_printed_alone(capsys: pytest.CaptureFixture[str]) -> None:
+    zsseg("config", "show", "rst", "--changed", "--set", "augmentation.crop=[64, 96]")
+    shown = capsys.readouterr().out
+    assert "  crop: [64, 96]\n" in shown
+    assert parse_yaml(shown, where="shown") == read_experiment("rst") | {
+        "augmentation": {"crop": [64, 96]}
+    }
