@@ -1,0 +1,111 @@
+"""What the documents name is there: files, links, commands and options; the README is short."""
+
+import re
+import shlex
+import subprocess
+from pathlib import Path
+
+import pytest
+import typer
+
+from zsseg.pipeline.cli.main import app
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGES = sorted(
+    [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"), ROOT / "data_cache" / "README.md"]
+)
+PAGES.remove(ROOT / "CHANGELOG.md")  # speaks of what was
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+by_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+
+
+def code_of(page: Path) -> list[str]:
+    """The lines of a page's fenced code, with continued lines joined."""
+    blocks = re.findall(r"^```\w*\n(.*?)^```", page.read_text("utf-8"), re.MULTILINE | re.DOTALL)
+    return "".join(blocks).replace("\\\n", " ").splitlines()
+
+
+def tracked() -> list[str]:
+    listed = subprocess.run(
+        ["git", "ls-files"], capture_output=True, text=True, cwd=ROOT, check=False
+    ).stdout.splitlines()
+    if not listed:
+        pytest.skip("not a git checkout")
+    return listed
+
+
+def test_the_readme_is_short() -> None:
+    assert len(README.splitlines()) <= 150
+
+
+def test_the_tree_of_the_readme_names_every_folder_and_every_file_at_the_top() -> None:
+    tree = README.partition("## The tree")[2].partition("## ")[0]
+    named = set(re.findall(r"[\w.-]+", tree))
+    files = [Path(name) for name in tracked()]
+    top = {path.name for path in files if len(path.parts) == 1}
+    own_trees = ("tests/", "zsseg/")  # folders as above, and links to what is above
+    folders = {
+        part
+        for path in files
+        for part in path.parts[:-1]
+        if not path.as_posix().startswith(own_trees)
+    }
+    assert top | folders | {"tests", "zsseg"} <= named
+    assert len(tree.splitlines()) <= 50
+
+
+def test_the_tree_of_the_readme_names_nothing_that_is_not_there() -> None:
+    block = README.partition("## The tree")[2].split("```")[1]
+    there = {part for name in tracked() for part in Path(name).parts}
+    for name in re.findall(r"[\w.-]+(?:\.py\b|/)", block):
+        assert name.rstrip("/") in there, name
+
+
+@by_page
+def test_links_lead_somewhere(page: Path) -> None:
+    text = page.read_text("utf-8")
+    for target in re.findall(r"\]\(([^)]+)\)", text):
+        if "://" in target:
+            continue
+        file, _, anchor = target.partition("#")
+        aim = (page.parent / file) if file else page
+        assert aim.exists(), f"{page.name}: {target}"
+        if anchor:
+            titles = re.findall(r"^#+ (.*)$", aim.read_text("utf-8"), re.MULTILINE)
+            anchors = {re.sub(r"[^\w -]", "", each).lower().replace(" ", "-") for each in titles}
+            assert anchor in anchors, f"{page.name}: {target}"
+
+
+@by_page
+def test_files_named_in_the_text_are_there(page: Path) -> None:
+    text = page.read_text("utf-8")
+    pattern = r"`((?:pipeline|stages|configs|tests|benchmarks|docs|zsseg)/[\w./-]+)`"
+    for name in set(re.findall(pattern, text)) - {
+        "benchmarks/results.json"
+    }:  # `make bench` writes it
+        assert (ROOT / name).exists(), f"{page.name}: {name}"
+    for name in re.findall(r"pytest (tests/[\w./-]+)", text):
+        assert (ROOT / name).exists(), f"{page.name}: {name}"
+    for module in re.findall(r"python -m ((?:benchmarks|zsseg)[\w.]+)", text):
+        assert (ROOT / f"{module.replace('.', '/')}.py").exists(), f"{page.name}: {module}"
+
+
+@by_page
+def test_commands_and_their_options_exist(page: Path) -> None:
+    root = typer.main.get_command(app)
+    lines = [re.sub(r"^.* -- (?=zsseg )", "", line.partition(" #")[0]) for line in code_of(page)]
+    for line in lines:
+        # Words of a shell loop stand around a command.
+        if found := re.search(r"(?:^|\bdo |; )\s*(zsseg [^;]*)", line):
+            words = shlex.split(found[1])[1:]
+            command = root
+            while hasattr(command, "commands") and words and not words[0].startswith("-"):
+                name = words.pop(0)
+                assert name in command.commands, f"{page.name}: {line}"
+                command = command.commands[name]
+            options = {
+                name for each in command.params for name in [*each.opts, *each.secondary_opts]
+            }
+            used = {word.partition("=")[0] for word in words if re.match(r"--?[a-z]", word)}
+            assert used <= options | {"--help", "--debug"}, f"{page.name}: {line}"
