@@ -1,4 +1,4 @@
-"""What a person sees: data on stdout, progress and messages on stderr."""
+"""Output for people: results on stdout; progress bars, messages and logging on stderr."""
 
 import logging
 import sys
@@ -15,26 +15,22 @@ out = Console(highlight=False, width=None if sys.stdout.isatty() else 160)
 err = Console(stderr=True, highlight=False)
 
 Advance = Callable[[int, int, str], None]
-"""Called with what is done, of how much, and a few words on how it goes."""
+"""Called with the number done, the number in all, and a few words such as the speed."""
 
 _SECONDS_BETWEEN_LINES = 10.0
 
 
-def configure_logging(*, quiet: bool) -> None:
-    """Messages of zsseg's own modules go to stderr; of libraries, warnings only."""
+def configure_logging(*, quiet: bool, first: bool = True) -> None:
+    """Messages of zsseg's own modules go to stderr; of libraries, warnings only.
+
+    `first`: False in all but the first of several processes that were launched together; they log
+    errors only, so that a warning is not printed by each of them.
+    """
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr, force=True)
     logging.getLogger("zsseg").setLevel(logging.WARNING if quiet else logging.INFO)
     logging.captureWarnings(True)
-
-
-def others_are_silent(*, quiet: bool) -> bool:
-    """Is this process to be quiet? Of several that were launched together the first one speaks."""
-    from zsseg.stages.train.processes import launched
-
-    if launched()[0] == 0:
-        return quiet
-    logging.disable(logging.WARNING)
-    return True
+    if not first:
+        logging.disable(logging.WARNING)
 
 
 @contextmanager
@@ -79,15 +75,15 @@ def _plain_lines(title: str) -> Iterator[Advance]:
             line(*state)
 
     yield advance
-    # The end is told at the end: what comes with the last step may still change the words.
+    # The last line is printed here: a report after the last step may still change its words.
     if state is not None and state[0] >= state[1]:
         line(*state)
 
 
 def print_whole(table: Table, *, widest: int = 1000) -> None:
-    """Print a table as wide as it is: a narrow screen breaks its lines, but loses no column.
+    """Print a table in its full width: a narrow screen wraps its lines, but no column is cut.
 
-    One that is wider than the screen and than `widest` characters is folded to the larger of both.
+    A table wider than both the screen and `widest` characters is folded to the larger of the two.
     """
     wide = out.options.update_width(widest)
     width = max(out.width, out.measure(table, options=wide).maximum)
@@ -96,7 +92,7 @@ def print_whole(table: Table, *, widest: int = 1000) -> None:
 
 @contextmanager
 def no_output() -> Iterator[None]:
-    """Commands that run inside another one print no results; progress and messages stay."""
+    """Within, `out` prints nothing: for commands that run inside another one. `err` still does."""
     before, out.quiet = out.quiet, True
     try:
         yield
@@ -105,7 +101,7 @@ def no_output() -> Iterator[None]:
 
 
 def size_text(count: int) -> str:
-    """A number of bytes for a person: 1.2 GB."""
+    """A number of bytes as text, such as 1.2 GB."""
     value = float(count)
     for unit in ("B", "kB", "MB", "GB"):
         if value < 1000:

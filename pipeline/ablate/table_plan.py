@@ -34,7 +34,7 @@ class Figures(BaseModel):
     uIoU: float = Field(ge=0, le=100)
 
 
-class Row(BaseModel):
+class TableRow(BaseModel):
     """One row: what it sets, and what the paper has for it."""
 
     model_config = _STRICT
@@ -60,7 +60,7 @@ class AblationTable(BaseModel):
     base: str
     """Experiment that the rows stand on unless `--config` names another."""
     notes: tuple[str, ...] = ()
-    rows: tuple[Row, ...] = Field(min_length=1)
+    rows: tuple[TableRow, ...] = Field(min_length=1)
 
     @model_validator(mode="after")
     def _names_tell_rows_apart(self) -> Self:
@@ -82,7 +82,7 @@ class PlannedRun:
 class PlannedRow:
     """A row of the table with its runs, one per seed; rows that mean the same have the same."""
 
-    row: Row
+    row: TableRow
     runs: tuple[PlannedRun, ...]
 
 
@@ -167,7 +167,7 @@ def _field(setting: str) -> str:
 
 
 def _planned(
-    row: Row, base: dict[str, Any], *, experiment: str, seeds: int, out: Path
+    row: TableRow, base: dict[str, Any], *, experiment: str, seeds: int, out: Path
 ) -> PlannedRow:
     where = f"row '{row.name}' on top of {experiment}"
     configs = [

@@ -27,13 +27,18 @@ def compare(
 ) -> None:
     """Put results of `zsseg evaluate` side by side, above those of published systems."""
     console.configure_logging(quiet=as_json)
-    from zsseg.pipeline.compare.comparison import compare as collect
-    from zsseg.pipeline.compare.comparison_tables import published_table, run_table, to_csv, to_json
+    from zsseg.pipeline.compare.comparison import compare_runs
+    from zsseg.pipeline.compare.comparison_tables import (
+        comparison_csv,
+        comparison_json,
+        published_table,
+        run_table,
+    )
     from zsseg.stages.cache.disk.files import write_durably
 
-    comparison = collect(runs, split, mean=mean)
+    comparison = compare_runs(runs, split, mean=mean)
     if as_json:
-        sys.stdout.write(json.dumps(to_json(comparison), allow_nan=False) + "\n")
+        sys.stdout.write(json.dumps(comparison_json(comparison), allow_nan=False) + "\n")
     else:
         console.out.print(f"{comparison.dataset} {split}, in percent\n")
         console.print_whole(run_table(comparison))
@@ -48,6 +53,6 @@ def compare(
             console.out.print("\nno mean: no two of these results differ in their seed only")
     # Shown first: a file that cannot be written must not cost the comparison.
     if csv_file is not None:
-        write_durably(csv_file, to_csv(comparison).encode())
+        write_durably(csv_file, comparison_csv(comparison).encode())
         if not as_json:
             console.out.print(f"written: {csv_file}", soft_wrap=True)

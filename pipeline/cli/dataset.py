@@ -64,7 +64,7 @@ def verify(
 ) -> None:
     """Decode every image and label; name each file that is wrong, count pixels per class."""
     from zsseg.pipeline.tables import pixel_table
-    from zsseg.stages.data.dataset_check import verify as check
+    from zsseg.stages.data.dataset_check import verify_split
     from zsseg.stages.data.samples import splits
 
     console.configure_logging(quiet=quiet)
@@ -75,7 +75,7 @@ def verify(
     problems = 0
     for each in chosen:
         with console.progress(f"verify {each}", quiet=quiet) as advance:
-            report = check(spec, root, each, progress=partial(_advance, advance))
+            report = verify_split(spec, root, each, progress=partial(_advance, advance))
         console.out.print(f"\n{spec.name} {each}: {report.samples:,} images")
         console.out.print(pixel_table(spec, report))
         for problem in report.problems:

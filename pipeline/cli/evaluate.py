@@ -61,10 +61,11 @@ def evaluate(
     For several GPUs or machines, start it with `torchrun --no-python --nproc-per-node N -- zsseg
     evaluate ...` or `accelerate launch`: they share the images, and the result stays what it is.
     """
-    from zsseg.stages.train.processes import joined_processes, processes
+    from zsseg.stages.train.processes import joined_processes, launched
 
-    quiet = console.others_are_silent(quiet=quiet)
-    console.configure_logging(quiet=quiet or as_json)
+    first = launched()[0] == 0
+    quiet = quiet or not first
+    console.configure_logging(quiet=quiet or as_json, first=first)
     from zsseg.pipeline.named_stores import dataset_root, stored_spec
     from zsseg.stages.cache.catalogue import choose_store
     from zsseg.stages.cache.reader import Store
@@ -79,7 +80,6 @@ def evaluate(
             raise UserError("give either --run RUN (a student) or --teacher --cache DIR (a store)")
         if run is None and (limit or settings):
             raise UserError("--limit and --set are for runs; --teacher scores the whole store")
-        first = processes()[0] == 0
         with console.progress("evaluate", quiet=quiet or as_json) as advance:
             if run is None:
                 store = Store.open(choose_store(cache, split=split))

@@ -41,10 +41,11 @@ def train(
     For several GPUs or machines, start it with `torchrun --no-python --nproc-per-node N -- zsseg
     train ...` or `accelerate launch`: batch, sample order and losses stay what they are.
     """
-    from zsseg.stages.train.processes import joined_processes
+    from zsseg.stages.train.processes import joined_processes, launched
 
-    quiet = console.others_are_silent(quiet=quiet)
-    console.configure_logging(quiet=quiet)
+    first = launched()[0] == 0
+    quiet = quiet or not first
+    console.configure_logging(quiet=quiet, first=first)
     if replay is not None:
         _replay(replay, settings or [])
         return

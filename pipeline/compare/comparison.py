@@ -23,7 +23,7 @@ logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Row:
+class ResultRow:
     """One result of one run."""
 
     run: Path
@@ -40,7 +40,7 @@ class Row:
 class MeanRow:
     """Runs that differ in their seed only: means and standard deviations of their scores."""
 
-    rows: tuple[Row, ...]
+    rows: tuple[ResultRow, ...]
     """Two or more, by seed."""
     mean: Mapping[str, float]
     deviation: Mapping[str, float]
@@ -53,7 +53,7 @@ class Comparison:
 
     dataset: str
     split: str
-    rows: tuple[Row, ...]
+    rows: tuple[ResultRow, ...]
     means: tuple[MeanRow, ...]
     published: Mapping[Protocol, tuple[PublishedFigure, ...]]
     """For each protocol of the runs; () where nothing is published."""
@@ -70,7 +70,7 @@ def named(scores: Scores) -> dict[str, float]:
     }
 
 
-def compare(runs: Sequence[Path], split: str, *, mean: bool = False) -> Comparison:
+def compare_runs(runs: Sequence[Path], split: str, *, mean: bool = False) -> Comparison:
     """Read the results that `zsseg evaluate` left in each run, in the order given.
 
     Every variant of an evaluation (gamma, limit, ...) is a row of its own. With `mean`, runs of one
@@ -103,7 +103,7 @@ def compare(runs: Sequence[Path], split: str, *, mean: bool = False) -> Comparis
     )
 
 
-def _rows(run: Path, split: str) -> list[Row]:
+def _rows(run: Path, split: str) -> list[ResultRow]:
     """The run's results on `split` of its own data set, the plain one first."""
     record = read_record(run)
     rows = []
@@ -115,7 +115,7 @@ def _rows(run: Path, split: str) -> list[Row]:
         if result.dataset != record.dataset.name:
             logger.info("%s: left out, it is on another data set, %s", path, result.dataset)
             continue
-        rows.append(Row(run, record, result))
+        rows.append(ResultRow(run, record, result))
     if not rows:
         raise UserError(
             f"{run}: holds no result on split '{split}' of '{record.dataset.name}' (looked for "
@@ -124,7 +124,7 @@ def _rows(run: Path, split: str) -> list[Row]:
     return sorted(rows, key=lambda row: row.result.variant)
 
 
-def _check_same_task(one: Row, other: Row) -> None:
+def _check_same_task(one: ResultRow, other: ResultRow) -> None:
     """Scores compare only on the same data set, classes and unseen classes."""
     lines = []
     if one.result.dataset != other.result.dataset:
@@ -147,14 +147,14 @@ def _check_same_task(one: Row, other: Row) -> None:
         )
 
 
-def _means(rows: Sequence[Row]) -> tuple[MeanRow, ...]:
-    groups: dict[str, list[Row]] = {}
+def _means(rows: Sequence[ResultRow]) -> tuple[MeanRow, ...]:
+    groups: dict[str, list[ResultRow]] = {}
     for row in rows:
         groups.setdefault(_but_for_the_seed(row), []).append(row)
     return tuple(_mean(group) for group in groups.values() if len(group) > 1)
 
 
-def _but_for_the_seed(row: Row) -> str:
+def _but_for_the_seed(row: ResultRow) -> str:
     """All that decides a row's scores but the seed, as one text."""
     config = row.record.config.model_dump(
         mode="json",
@@ -174,7 +174,7 @@ def _but_for_the_seed(row: Row) -> str:
     )
 
 
-def _mean(rows: Sequence[Row]) -> MeanRow:
+def _mean(rows: Sequence[ResultRow]) -> MeanRow:
     by_seed = sorted(rows, key=lambda row: row.record.config.train.seed)
     for one, other in pairwise(by_seed):
         if one.record.config.train.seed == other.record.config.train.seed:

@@ -11,7 +11,7 @@ from typing import Any
 
 from rich.table import Table
 
-from zsseg.pipeline.compare.comparison import Comparison, MeanRow, Row
+from zsseg.pipeline.compare.comparison import Comparison, MeanRow, ResultRow
 from zsseg.pipeline.compare.published import PublishedFigure
 from zsseg.pipeline.tables import percent
 
@@ -50,7 +50,7 @@ def published_table(figures: tuple[PublishedFigure, ...]) -> Table:
     return table
 
 
-def to_json(comparison: Comparison) -> dict[str, Any]:
+def comparison_json(comparison: Comparison) -> dict[str, Any]:
     """The comparison as plain JSON values; null stands for what is not defined or not published."""
     return {
         "dataset": comparison.dataset,
@@ -86,7 +86,7 @@ def to_json(comparison: Comparison) -> dict[str, Any]:
     }
 
 
-def to_csv(comparison: Comparison) -> str:
+def comparison_csv(comparison: Comparison) -> str:
     """Runs, means and published figures one below the other, told apart by the column `kind`."""
     deviations = tuple(f"{name} deviation" for name in SCORES)
     table = io.StringIO()
@@ -126,7 +126,7 @@ def to_csv(comparison: Comparison) -> str:
     return table.getvalue()
 
 
-def _facts(row: Row) -> dict[str, Any]:
+def _facts(row: ResultRow) -> dict[str, Any]:
     """What tells one row from another, by column."""
     config, result = row.record.config, row.result
     return {

@@ -19,7 +19,7 @@ from zsseg.stages.evaluate.result import EvaluationResult, class_rows
 
 
 @dataclass(frozen=True)
-class Comparison:
+class ReportContent:
     """What the report shows. Results, grid columns and the table's rows have the same order."""
 
     title: str
@@ -37,7 +37,7 @@ class Comparison:
     """How long it took, with what."""
 
 
-def write_report(path: Path, shown: Comparison) -> None:
+def write_report(path: Path, shown: ReportContent) -> None:
     """Write the comparison as a single HTML file, whole or not at all."""
     first = next(iter(shown.results.values()))
     unseen_ids = [first.classes.index(name) for name in first.unseen]

@@ -192,7 +192,7 @@ def _score_table(results: "Mapping[str, EvaluationResult]") -> Table:
 
 
 def _write_report(demo: Demo, results: "Mapping[str, EvaluationResult]", minutes: float) -> None:
-    from zsseg.pipeline.demo.demo_report import Comparison, write_report
+    from zsseg.pipeline.demo.demo_report import ReportContent, write_report
     from zsseg.stages.data.spec import load_spec
     from zsseg.stages.evaluate.overlay import palette
 
@@ -211,7 +211,7 @@ def _write_report(demo: Demo, results: "Mapping[str, EvaluationResult]", minutes
     }
     write_report(
         demo.report,
-        Comparison(
+        ReportContent(
             title=f"zsseg demo: {', '.join(others)} and {last}, segmented without a single label",
             about="Three classes of these drawn street scenes had no label in training. The "
             "teacher is a small CLIP that knows their names from captions only. The baseline is a "

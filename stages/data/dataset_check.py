@@ -18,7 +18,7 @@ _BATCH = 64  # samples handed to the threads at once; bounds how long an interru
 
 
 @dataclass(frozen=True)
-class Problem:
+class FileProblem:
     """What is wrong with one file."""
 
     path: Path
@@ -30,14 +30,14 @@ class VerifyReport:
     """What a split holds, and all that is wrong with it."""
 
     samples: int
-    problems: tuple[Problem, ...]
+    problems: tuple[FileProblem, ...]
     pixels: NDArray[np.int64]
     """(C,) labelled pixels of each class, over all labels that could be read."""
     void: int
     """Pixels without a class in them."""
 
 
-def verify(
+def verify_split(
     spec: DatasetSpec, root: Path, split: str, *, progress: Callable[[int, int], None]
 ) -> VerifyReport:
     """Decode every image and label of a split; `progress` is given samples done and in all.
@@ -48,7 +48,7 @@ def verify(
     """
     samples = list_samples(spec, root, split)
     problems = [
-        Problem(path, "a label without an image of the same name")
+        FileProblem(path, "a label without an image of the same name")
         for path in unpaired_labels(spec, root, split)
     ]
     pixels_V = np.zeros(VOID + 1, dtype=np.int64)
@@ -67,9 +67,9 @@ def verify(
     )
 
 
-def _check(spec: DatasetSpec, sample: Sample) -> tuple[list[Problem], NDArray[np.int64]]:
+def _check(spec: DatasetSpec, sample: Sample) -> tuple[list[FileProblem], NDArray[np.int64]]:
     """All that is wrong with one sample, and its pixels by label value (256,)."""
-    problems: list[Problem] = []
+    problems: list[FileProblem] = []
     pixels_V = np.zeros(VOID + 1, dtype=np.int64)
     image_shape = label_shape = None
     try:
@@ -78,7 +78,7 @@ def _check(spec: DatasetSpec, sample: Sample) -> tuple[list[Problem], NDArray[np
         problems.append(_problem(sample.image, error))
     if sample.label is None:
         if spec.patterns is None or spec.patterns.labels is not None:
-            problems.append(Problem(sample.image, "an image without a label"))
+            problems.append(FileProblem(sample.image, "an image without a label"))
         return problems, pixels_V
     try:
         label_HW = read_label(spec, sample)
@@ -92,9 +92,9 @@ def _check(spec: DatasetSpec, sample: Sample) -> tuple[list[Problem], NDArray[np
         )
         if image_shape == label_shape[::-1]:
             reason += "; one of them lies on its side (images are turned by their EXIF orientation)"
-        problems.append(Problem(sample.label, reason))
+        problems.append(FileProblem(sample.label, reason))
     return problems, pixels_V
 
 
-def _problem(path: Path, error: DatasetError) -> Problem:
-    return Problem(path, str(error).removeprefix(f"{path}: "))
+def _problem(path: Path, error: DatasetError) -> FileProblem:
+    return FileProblem(path, str(error).removeprefix(f"{path}: "))

@@ -1,4 +1,6 @@
-"""Image files in and out, and text as pixels: the only module that imports Pillow.
+"""Reads and writes image files, resizes images, draws text; Pillow behind one door.
+
+Beside this module only `stages/demo/canvas.py` imports Pillow, to draw polygons.
 
 Whatever a file holds, `read_image` gives 8-bit RGB by these rules:
 

@@ -45,7 +45,7 @@ _ORDER_59 = (
 
 
 @dataclass(frozen=True)
-class Masks:
+class RunLengthMasks:
     """One image's label as run-length masks, each with its id in the 459-name list."""
 
     height: int
@@ -69,7 +69,7 @@ def _class_id(classes: Sequence[str], name: str | None) -> int:
     return classes.index(name) if name in classes else VOID
 
 
-def read_masks(path: Path, split: str) -> dict[Path, Masks]:
+def read_masks(path: Path, split: str) -> dict[Path, RunLengthMasks]:
     """Labels of one split ('train', 'val') by image file, from trainval_merged.json."""
     try:
         content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
@@ -81,7 +81,7 @@ def read_masks(path: Path, split: str) -> dict[Path, Masks]:
                 counts = str(segment["segmentation"]["counts"])
                 segments[segment["image_id"]].append((int(segment["category_id"]), counts))
         return {
-            Path(image["file_name"]): Masks(
+            Path(image["file_name"]): RunLengthMasks(
                 int(image["height"]), int(image["width"]), tuple(segments[image["image_id"]])
             )
             for image in content["images"]
@@ -94,7 +94,7 @@ def read_masks(path: Path, split: str) -> dict[Path, Masks]:
         ) from error
 
 
-def paint(masks: Masks) -> NDArray[np.int64]:
+def paint(masks: RunLengthMasks) -> NDArray[np.int64]:
     """(H, W) ids of the 459-name list; 0 where no mask lies; a later mask covers an earlier one.
 
     Raises ValueError when a mask is damaged.

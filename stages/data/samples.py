@@ -14,7 +14,7 @@ from pathlib import Path
 from zsseg.stages.data.folders import Folders, LabelForm, inside, labelled, split_folders
 from zsseg.stages.data.folders import images as folder_images
 from zsseg.stages.data.folders import labels as folder_labels
-from zsseg.stages.data.pascal_context import Masks, read_masks
+from zsseg.stages.data.pascal_context import RunLengthMasks, read_masks
 from zsseg.stages.data.spec import DatasetSpec, Layout
 from zsseg.stages.errors import DatasetError
 
@@ -48,7 +48,7 @@ class Sample:
     """With '/', as `label_file`."""
     label_file: str | None
     form: LabelForm
-    masks: Masks | None
+    masks: RunLengthMasks | None
     """The label itself, of form `context-masks` (its file holds the labels of all images)."""
 
     def __init__(
@@ -57,7 +57,7 @@ class Sample:
         image: Path,
         label: Path | None,
         form: LabelForm = "described",
-        masks: Masks | None = None,
+        masks: RunLengthMasks | None = None,
     ) -> None:
         object.__setattr__(self, "id", id)
         object.__setattr__(self, "image_file", image.as_posix())

@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from zsseg.stages.data.dataset_check import VerifyReport, verify
+from zsseg.stages.data.dataset_check import VerifyReport, verify_split
 from zsseg.stages.data.spec import DatasetSpec, load_spec
 
 
 def _verify(spec: DatasetSpec, root: Path, split: str = "train") -> VerifyReport:
-    return verify(spec, root, split, progress=lambda done, total: None)
+    return verify_split(spec, root, split, progress=lambda done, total: None)
 
 
 def _listed(report: VerifyReport, root: Path) -> list[tuple[str, str]]:
@@ -37,7 +37,7 @@ def test_sound_data_set(tiny_world: Path) -> None:
 def test_progress_reaches_the_end(tiny_world: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("zsseg.stages.data.dataset_check._BATCH", 4)
     seen: list[tuple[int, int]] = []
-    verify(
+    verify_split(
         load_spec(str(tiny_world)),
         tiny_world.parent,
         "train",

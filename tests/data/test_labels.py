@@ -10,7 +10,7 @@ from PIL import Image
 from pycocotools import mask as run_length
 
 from zsseg.stages.data.labels import read_label
-from zsseg.stages.data.pascal_context import Masks, encoding_59, paint
+from zsseg.stages.data.pascal_context import RunLengthMasks, encoding_59, paint
 from zsseg.stages.data.samples import Sample, list_samples
 from zsseg.stages.data.spec import VOID, DatasetSpec, FolderPatterns, load_spec
 from zsseg.stages.data.visible import read_visible_label
@@ -213,13 +213,13 @@ def test_run_lengths_are_decoded(tmp_path: Path, shape: tuple[int, int], share: 
     """Against pycocotools' encoder; rare and dense masks have long and short runs."""
     mask_HW = np.random.default_rng(4).random(shape) < share
     mask_HW[:, : shape[1] // 3] |= share > 0  # one long run
-    masks = Masks(*shape, segments=((187, str(_run_length(mask_HW)["counts"])),))
+    masks = RunLengthMasks(*shape, segments=((187, str(_run_length(mask_HW)["counts"])),))
     np.testing.assert_array_equal(paint(masks), np.where(mask_HW, 187, 0))
 
 
 @pytest.mark.parametrize("counts", ["", "0", "9", "[5", "\xff1", "0O0", "~~~~~~~~"])
 def test_damaged_run_lengths_name_the_image(tmp_path: Path, counts: str) -> None:
-    masks = Masks(2, 3, ((187, counts),))
+    masks = RunLengthMasks(2, 3, ((187, counts),))
     sample = Sample("x", tmp_path / "x.jpg", tmp_path / "a.json", "context-masks", masks)
     with pytest.raises(DatasetError, match=r"a\.json: the label of 'x' is damaged \(run lengths"):
         read_label(load_spec("pascal-context"), sample)
@@ -234,7 +234,7 @@ def test_all_459_ids_match_mmsegmentations_list(tmp_path: Path) -> None:
     spec = load_spec("pascal-context")
     everywhere = str(_run_length(np.ones((2, 3), dtype=bool))["counts"])
     for number in range(460):
-        masks = Masks(2, 3, ((number, everywhere),))
+        masks = RunLengthMasks(2, 3, ((number, everywhere),))
         sample = Sample("a", tmp_path / "a.jpg", tmp_path / "a.json", "context-masks", masks)
         expected = order.index(number) - 1 if number in order[1:] else VOID
         assert (read_label(spec, sample) == expected).all()

@@ -8,7 +8,7 @@ from helpers.zsseg_command import called as zsseg
 from numpy.typing import NDArray
 from PIL import Image
 
-from zsseg.stages.data.dataset_check import verify
+from zsseg.stages.data.dataset_check import verify_split
 from zsseg.stages.data.labels import read_label
 from zsseg.stages.data.samples import list_samples, splits, unpaired_labels
 from zsseg.stages.data.spec import VOID, load_spec
@@ -126,7 +126,7 @@ def test_cityscapes_problems_are_named(tmp_path: Path) -> None:
     _image(tmp_path / "leftImg8bit/val/ulm/notes.png")  # no `_leftImg8bit`: no image
     _label(tmp_path / "gtFine/val/bonn/bonn_000004_000019_gtFine_labelIds.png", [7, 34])
     before = _stamps(tmp_path)
-    report = verify(spec, tmp_path, "val", progress=lambda done, total: None)
+    report = verify_split(spec, tmp_path, "val", progress=lambda done, total: None)
     assert report.samples == 2
     found = [(problem.path.name, problem.reason) for problem in report.problems]
     assert [name for name, _ in found] == [

@@ -6,7 +6,7 @@ import math
 import pytest
 
 from zsseg.pipeline.ablate.orders import Statistic, orderings
-from zsseg.pipeline.ablate.table_plan import AblationTable, Figures, Row
+from zsseg.pipeline.ablate.table_plan import AblationTable, Figures, TableRow
 from zsseg.pipeline.ablate.table_report import Header, MeasuredRow, as_csv, as_json, markdown
 
 HEADER = Header(
@@ -29,7 +29,7 @@ TABLE = AblationTable(
     source="paper 1, Table II",
     base="sdd_rst",
     notes=("Not under one setting.",),
-    rows=tuple(Row(name=name, paper=figures) for name, figures in PAPER.items()),
+    rows=tuple(TableRow(name=name, paper=figures) for name, figures in PAPER.items()),
 )
 
 

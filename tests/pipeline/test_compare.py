@@ -12,7 +12,7 @@ import torch
 from helpers.colour_run import record
 from helpers.zsseg_command import called as zsseg
 
-from zsseg.pipeline.compare.comparison import compare
+from zsseg.pipeline.compare.comparison import compare_runs
 from zsseg.pipeline.compare.published import published, published_figures
 from zsseg.stages.data.spec import DatasetSpec, load_spec
 from zsseg.stages.errors import UserError
@@ -88,7 +88,7 @@ def test_every_variant_of_every_run_is_a_row(
     _score(other, noise=4, split="val-night")  # its file's name begins as those of `val` do
     _score(other, noise=5, dataset="sunny")
 
-    found = compare([other, one], "val")
+    found = compare_runs([other, one], "val")
     assert [(row.run, row.result.variant) for row in found.rows] == [
         (other, ()),
         (one, ()),
@@ -111,7 +111,7 @@ def test_every_variant_of_every_run_is_a_row(
     assert "inductive" in _line(shown, "other ")
     for protocol in ("transductive", "inductive"):
         assert f"no published figures for camvid val, {protocol}" in shown
-    assert len(compare([other], "val-night").rows) == 1
+    assert len(compare_runs([other], "val-night").rows) == 1
 
 
 def test_means_are_over_seeds_only(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -126,7 +126,7 @@ def test_means_are_over_seeds_only(tmp_path: Path, capsys: pytest.CaptureFixture
     half = _run(tmp_path / "half", train={"seed": 5})
     _score(half, noise=8, images=20)  # not the same images, so no part of the mean
 
-    found = compare([*runs, longer, half], "val", mean=True)
+    found = compare_runs([*runs, longer, half], "val", mean=True)
     plain, with_gamma = found.means
     assert [row.run.name for row in plain.rows] == ["seed-0", "seed-1", "seed-2"]
     centre = sum(values) / 3
@@ -144,8 +144,8 @@ def test_means_are_over_seeds_only(tmp_path: Path, capsys: pytest.CaptureFixture
     again = _run(tmp_path / "again", train={"seed": 1})
     _score(again, noise=1)
     with pytest.raises(UserError, match=r"again are the same experiment with the same seed 1"):
-        compare([*runs, again], "val", mean=True)
-    assert len(compare([*runs, again], "val").rows) == 7
+        compare_runs([*runs, again], "val", mean=True)
+    assert len(compare_runs([*runs, again], "val").rows) == 7
 
 
 def test_one_run_has_no_mean(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -241,14 +241,14 @@ def test_a_run_without_a_result_is_told_how_to_get_one(tmp_path: Path) -> None:
     _score(other, noise=1, split="test")
     _score(other, noise=2, dataset="sunny")
     with pytest.raises(UserError) as error:
-        compare([one, other], "val")
+        compare_runs([one, other], "val")
     assert "other: holds no result on split 'val' of 'camvid'" in str(error.value)
     assert f"zsseg evaluate --run {other} --split val" in str(error.value)
     for nothing in (tmp_path, one / "run.json", tmp_path / "nowhere"):
         with pytest.raises(UserError, match=r"run\.json: the file is missing"):
-            compare([nothing], "val")
+            compare_runs([nothing], "val")
     with pytest.raises(UserError, match="one: given twice"):
-        compare([one, tmp_path / "other" / ".." / "one"], "val")
+        compare_runs([one, tmp_path / "other" / ".." / "one"], "val")
 
 
 def test_what_else_lies_among_runs_is_left_out(
@@ -258,12 +258,12 @@ def test_what_else_lies_among_runs_is_left_out(
     _score(one, noise=1)
     (tmp_path / "ablations").mkdir()
     (tmp_path / "seed-0.lock").touch()
-    found = compare(sorted(tmp_path.iterdir()), "val")
+    found = compare_runs(sorted(tmp_path.iterdir()), "val")
     assert [row.run for row in found.rows] == [one]
     for name in ("ablations", "seed-0.lock"):
         assert f"{tmp_path / name}: left out, it is no run" in caplog.messages
     with pytest.raises(UserError, match=r"on is no run\. Give a folder"):
-        compare([one, tmp_path / "on"], "val")
+        compare_runs([one, tmp_path / "on"], "val")
 
 
 @pytest.mark.parametrize("text", ["{", "[]", '{"subject": "student"}'])
@@ -271,7 +271,7 @@ def test_a_damaged_result_is_named(tmp_path: Path, text: str) -> None:
     run = _run(tmp_path / "one")
     (run / "evaluation-val.json").write_text(text)
     with pytest.raises(UserError, match=r"evaluation-val\.json: damaged.*Delete it, and run"):
-        compare([run], "val")
+        compare_runs([run], "val")
 
 
 def test_other_data_or_classes_are_refused(tmp_path: Path) -> None:
@@ -280,14 +280,14 @@ def test_other_data_or_classes_are_refused(tmp_path: Path) -> None:
     context = _run(tmp_path / "context", CONTEXT)
     _score(context, CONTEXT, noise=1)
     with pytest.raises(UserError, match=r"data set: camvid and pascal-context") as error:
-        compare([one, context], "val")
+        compare_runs([one, context], "val")
     assert "classes only in" in str(error.value)
 
     hides_sky = CAMVID.model_copy(update={"unseen": ("sky", "car")})
     other = _run(tmp_path / "other", hides_sky)
     _score(other, hides_sky, noise=1)
     with pytest.raises(UserError) as error:
-        compare([one, other], "val")
+        compare_runs([one, other], "val")
     assert f"unseen only in {one}: pavement, tree" in str(error.value)
     assert f"unseen only in {other}: sky" in str(error.value)
 
@@ -295,4 +295,4 @@ def test_other_data_or_classes_are_refused(tmp_path: Path) -> None:
     third = _run(tmp_path / "third", turned)
     _score(third, turned, noise=1)
     with pytest.raises(UserError, match="classes: the same in another order"):
-        compare([one, third], "val")
+        compare_runs([one, third], "val")

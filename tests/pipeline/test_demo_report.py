@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from zsseg.pipeline.demo.curves import curves
-from zsseg.pipeline.demo.demo_report import Comparison, write_report
+from zsseg.pipeline.demo.demo_report import ReportContent, write_report
 from zsseg.stages.evaluate.metrics import scores
 from zsseg.stages.evaluate.overlay import palette
 from zsseg.stages.evaluate.result import EvaluationResult, read_result, save_result
@@ -40,13 +40,13 @@ def result(confusion: list[list[int]], *, subject: str = "student") -> Evaluatio
 
 
 @pytest.fixture
-def shown() -> Comparison:
+def shown() -> ReportContent:
     rng = np.random.default_rng(0)
     image_HW3 = rng.integers(0, 255, (32, 48, 3), dtype=np.uint8)
     label_HW = np.zeros((32, 48), dtype=np.uint8)
     label_HW[8:24, 8:40] = 2
     none_HW: NDArray[np.uint8] = np.ones_like(label_HW)
-    return Comparison(
+    return ReportContent(
         title="A dog & nothing else",
         about="About it.",
         results={
@@ -80,7 +80,7 @@ class Page(HTMLParser):
         self.text.append(data.strip())
 
 
-def test_the_page_holds_everything(shown: Comparison, tmp_path: Path) -> None:
+def test_the_page_holds_everything(shown: ReportContent, tmp_path: Path) -> None:
     write_report(tmp_path / "report.html", shown)
     page = Page((tmp_path / "report.html").read_text(encoding="utf-8"))
     assert page.fetched
@@ -96,7 +96,7 @@ def test_the_page_holds_everything(shown: Comparison, tmp_path: Path) -> None:
         assert text in " ".join(cells)
 
 
-def test_only_unseen_classes_are_coloured(shown: Comparison, tmp_path: Path) -> None:
+def test_only_unseen_classes_are_coloured(shown: ReportContent, tmp_path: Path) -> None:
     write_report(tmp_path / "report.html", shown)
     pictures = [decoded(source) for source in Page((tmp_path / "report.html").read_text()).fetched]
     image, label, baseline, ours = pictures[:4]
@@ -178,7 +178,7 @@ def look(page: Path, profile: Path) -> tuple[NDArray[np.uint8], list[str]]:
 
 
 @needs_chromium
-def test_a_browser_shows_it_without_errors_and_network(shown: Comparison, tmp_path: Path) -> None:
+def test_a_browser_shows_it_without_errors(shown: ReportContent, tmp_path: Path) -> None:
     write_report(tmp_path / "report.html", shown)
     seen, errors = look(tmp_path / "report.html", tmp_path / "profile")
     assert not errors
@@ -188,7 +188,7 @@ def test_a_browser_shows_it_without_errors_and_network(shown: Comparison, tmp_pa
 
 
 @needs_chromium
-def test_the_browser_would_tell_of_a_fetch(shown: Comparison, tmp_path: Path) -> None:
+def test_the_browser_would_tell_of_a_fetch(shown: ReportContent, tmp_path: Path) -> None:
     path = tmp_path / "report.html"
     write_report(path, shown)
     fetching = '<img src="https://example.org/a.png"></body>'
