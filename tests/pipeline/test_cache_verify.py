@@ -84,7 +84,7 @@ def test_damage_is_named_and_repaired(
     assert f"2 damaged or missing files. `zsseg cache verify {path} --repair`" in shown.err
     assert verify(path, "--repair") == 0
     shown = capsys.readouterr()
-    assert "computed again: dense 4\n" in shown.out  # the seal proves the receipt
+    assert "computed again: dense 4, cls 2\n" in shown.out
     assert "equal byte for byte" in shown.out
     assert content(path) == content(made)
     assert verify(path, "--read-data") == 0

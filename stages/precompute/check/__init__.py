@@ -1,3 +1,1 @@
-"""Finished stores checked and mended: `against_teacher`, `consistency_gap`, `repair` with
-`lost_receipts`.
-"""
+"""Finished stores checked and mended: `against_teacher`, `consistency_gap`, `repair`."""

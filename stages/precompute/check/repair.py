@@ -32,7 +32,6 @@ from zsseg.stages.cache.format.recipe import difference, plain
 from zsseg.stages.cache.verify import Inspection, Problem, Share, inspect_store
 from zsseg.stages.data.samples import Sample, list_samples
 from zsseg.stages.errors import CacheError
-from zsseg.stages.precompute.check.lost_receipts import proved_receipts
 from zsseg.stages.precompute.plan.recipes import (
     store_artifacts,
     store_identity,
@@ -103,12 +102,9 @@ def repair_store(
         plan = _plan(path, found.manifest, root=root, teacher=teacher)
         _put_back(path, found, plan)
         _check_place(path, plan)
-        proved = _proved_receipts(path, found, plan)
         for problem in found.problems:
             if problem.file not in (GROUP, INDEX, HISTORY):
                 _remove(path, problem.file)
-        for file, content in proved.items():
-            write_durably(path / file, content)
         write_durably(path / HISTORY, json_lines(sound_history(path)))
     config = plan.settings.config
     result = precompute(
@@ -205,22 +201,6 @@ def _unproved(
         for file, (rows, there, asked) in receipts.items()
         if file not in expected or expected[file] != rows or there != asked
     ][:1]
-
-
-def _proved_receipts(path: StorePath, found: Inspection, plan: _Plan) -> dict[str, bytes]:
-    """The damaged receipts that need no new shard: without a seal there is no proof of any."""
-    if found.root is None:
-        return {}
-    return proved_receipts(
-        path,
-        plan.manifest,
-        {problem.file for problem in found.problems},
-        sealed=read_seal(path)["files"],
-        spec=plan.settings.spec,
-        root=plan.root,
-        samples=plan.samples,
-        config=plan.settings.config.local,
-    )
 
 
 def _check_place(path: StorePath, plan: _Plan) -> None:
