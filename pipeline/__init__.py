@@ -1,5 +1,6 @@
-"""What a person drives: commands (`cli/`), settings files, tables, the demo.
+"""What a person drives: the commands, and what they print.
 
-`settings.py` turns YAML and `--set` into checked settings, `named_stores.py` finds the store that
-is meant, `console.py` and `tables.py` print.
+`cli/` has one file per command. `ablate/`, `compare/` and `demo/` do the work of the three commands
+that combine others. Shared by them: `settings` (YAML files and `--set` to checked settings),
+`named_stores` (from the folder given to the store meant), `tables` and `console` (output).
 """

@@ -1,8 +1,10 @@
 """The rules of the house that no linter knows."""
 
+import ast
 import re
 import subprocess
 import sys
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import pytest
@@ -10,6 +12,14 @@ import pytest
 import zsseg
 
 ROOT = Path(__file__).resolve().parents[1]
+PRODUCT = {
+    path.relative_to(ROOT).as_posix(): path.read_text()
+    for folder in ("zsseg", "pipeline", "stages", "configs")
+    for path in sorted((ROOT / folder).rglob("*.py"))
+    if folder != "zsseg" or path.parent.name == "zsseg"  # what is below are links
+}
+TREES = {file: ast.parse(text) for file, text in PRODUCT.items()}
+COMMANDS = "pipeline/cli/"
 
 
 def modules_after(code: str) -> set[str]:
@@ -94,13 +104,7 @@ def test_cache_and_data_load_no_torch() -> None:
 )
 def test_a_heavy_package_has_one_door(package: str, doors: set[str]) -> None:
     pattern = re.compile(rf"^\s*(from|import) {package}\b", re.MULTILINE)
-    found = {
-        path.relative_to(ROOT).as_posix()
-        for folder in ("zsseg", "pipeline", "stages")
-        for path in (ROOT / folder).rglob("*.py")
-        if pattern.search(path.read_text())
-    }
-    assert found == doors
+    assert {file for file, text in PRODUCT.items() if pattern.search(text)} == doors
 
 
 def test_nothing_is_committed_that_belongs_to_a_person_or_a_run() -> None:
@@ -115,11 +119,147 @@ def test_nothing_is_committed_that_belongs_to_a_person_or_a_run() -> None:
     assert [name for name in tracked if name.startswith("data_cache/")] == ["data_cache/README.md"]
 
 
+LONG_FUNCTIONS = {
+    "stages/evaluate/evaluate.py:evaluate_run",
+    "stages/evaluate/evaluate.py:evaluate_teacher",
+    "stages/precompute/engine/fill_shard.py:_make",
+    "stages/precompute/plan/recipes.py:store_artifacts",
+    "stages/precompute/run.py:precompute",
+    "stages/precompute/shard_loop.py:compute",
+    "stages/precompute/teacher/clip_teacher.py:load_teacher",
+    "stages/train/loop.py:train",
+    "stages/train/losses/batch_losses.py:batch_losses",
+}
+WIDE_SIGNATURES = {
+    "stages/precompute/check/lost_receipts.py:_notes",
+    "stages/precompute/check/lost_receipts.py:proved_receipts",
+    "stages/precompute/engine/fill_shard.py:_make",
+    "stages/precompute/make/artifacts.py:local_arrays",
+    "stages/precompute/plan/request.py:wanted_store",
+    "stages/precompute/run.py:_wanted",
+    "stages/precompute/run.py:foretell",
+    "stages/precompute/run.py:precompute",
+    "stages/train/loop.py:train",
+    "stages/train/losses/batch_losses.py:batch_losses",
+    "stages/train/losses/batch_losses.py:distillation_losses",
+    "stages/train/losses/contrast.py:global_distillation",
+}
+UNNAMED = {
+    *(f"stages/{name}/__init__.py" for name in ("cache", "evaluate", "precompute", "train")),
+    *(f"stages/train/{name}/__init__.py" for name in ("batches", "losses", "students")),
+    "stages/precompute/plan/__init__.py",
+    "stages/__init__.py",
+    "zsseg/__init__.py",
+}
+SHARED_CLASS_NAMES = {"Row", "Problem", "Step", "Outcome", "Masks"}
+
+
+def functions() -> Iterator[tuple[str, ast.FunctionDef, bool]]:
+    """Each function of the product: its file, itself, and whether it is a method."""
+    for file, tree in TREES.items():
+        methods = {
+            id(function)
+            for each in ast.walk(tree)
+            if isinstance(each, ast.ClassDef)
+            for function in each.body
+        }
+        for each in ast.walk(tree):
+            if isinstance(each, ast.FunctionDef):
+                yield file, each, id(each) in methods
+
+
+def parameters(function: ast.FunctionDef) -> list[str]:
+    every = function.args
+    return [each.arg for each in (*every.posonlyargs, *every.args, *every.kwonlyargs)]
+
+
+def repeated(names: Iterable[tuple[str, str]]) -> dict[str, list[str]]:
+    """Name -> the files that have it, of those that several have."""
+    files: dict[str, list[str]] = {}
+    for name, file in names:
+        files.setdefault(name, []).append(file)
+    return {name: found for name, found in files.items() if len(found) > 1}
+
+
 def test_source_files_stay_readable() -> None:
-    long = {
-        str(path.relative_to(ROOT)): count
-        for folder in ("zsseg", "pipeline", "stages")
-        for path in (ROOT / folder).rglob("*.py")
-        if (count := len(path.read_text().splitlines())) > 330
-    }
+    lengths = {file: len(text.splitlines()) for file, text in PRODUCT.items()}
+    long = {file: length for file, length in lengths.items() if length > 330}
     assert not long, f"look for the second subject in: {long}"
+
+
+def test_no_two_modules_have_one_name() -> None:
+    """But for the commands: a file of pipeline/cli is named after its command."""
+    files = [file for file in PRODUCT if not file.startswith(COMMANDS)]
+    named = ((Path(file).stem, file) for file in files if not file.endswith("__init__.py"))
+    assert repeated(named) == {}
+
+
+def test_no_two_public_classes_have_one_name() -> None:
+    named = (
+        (each.name, file)
+        for file, tree in TREES.items()
+        for each in tree.body
+        if isinstance(each, ast.ClassDef) and not each.name.startswith("_")
+    )
+    assert repeated(named).keys() <= SHARED_CLASS_NAMES
+
+
+def test_functions_are_read_on_one_screen() -> None:
+    long = {
+        f"{file}:{function.name}"
+        for file, function, _ in functions()
+        if (function.end_lineno or 0) - function.lineno + 1 > 60
+    }
+    assert long <= LONG_FUNCTIONS | {
+        f"{COMMANDS}{name}.py:{name}" for name in ("ablate", "evaluate", "precompute")
+    }
+
+
+def test_what_belongs_together_is_handed_over_together() -> None:
+    """At most seven parameters; a command's are its options."""
+    wide = {
+        f"{file}:{function.name}"
+        for file, function, method in functions()
+        if len(parameters(function)) - method > 7
+        and not (file.startswith(COMMANDS) and not function.name.startswith("_"))
+    }
+    assert wide <= WIDE_SIGNATURES
+
+
+def test_disk_or_url_is_decided_where_a_path_is_opened() -> None:
+    asked = [
+        f"{file}: {line.strip()}"
+        for file, text in PRODUCT.items()
+        for line in text.splitlines()
+        if re.search(r"isinstance\([a-z_]+, Path\)", line)
+    ]
+    assert len(asked) <= 47, asked
+
+
+def test_no_function_only_hands_on_its_arguments() -> None:
+    found = []
+    for file, function, method in functions():
+        *_, last = function.body
+        if method or len(function.body) > 2 or not isinstance(last, ast.Return):
+            continue
+        call = last.value
+        if isinstance(call, ast.Call) and isinstance(call.func, ast.Name):
+            handed = [*call.args, *(keyword.value for keyword in call.keywords)]
+            names = [each.id if isinstance(each, ast.Name) else None for each in handed]
+            if names == parameters(function) != []:
+                found.append(f"{file}:{function.name}")
+    assert not found
+
+
+@pytest.mark.parametrize(
+    "package",
+    [file for file in PRODUCT if file.endswith("/__init__.py") and file not in UNNAMED],
+)
+def test_a_package_names_all_that_is_in_it(package: str) -> None:
+    folder = package.removesuffix("__init__.py")
+    inside = {
+        file.removeprefix(folder).split("/")[0] for file in PRODUCT if file.startswith(folder)
+    }
+    names = {name.removesuffix(".py") for name in inside} - {"__init__"}
+    text = ast.get_docstring(TREES[package]) or ""
+    assert {name for name in names if not re.search(rf"`{name}(\.py|/)?`", text)} == set()

@@ -1,3 +1,5 @@
-"""The papers' tables from one store: `table_plan` (which runs), `runs` (train and score them),
-`orders` (does a paper's order hold), `table_report` (the files written).
+"""`zsseg ablate`: the tables of the papers, trained and scored from one store.
+
+In order: `table_plan` (from a table to the runs it needs), `runs` (train and score each run once),
+`orders` (are our rows ordered as the paper's), `table_report` (Markdown, JSON and CSV).
 """

@@ -1,5 +1,10 @@
-"""The commands: parse, call, print. One file per command, named after it.
+"""The commands: each parses its options, calls a function and prints the result.
 
-Start with `main.py`; `options.py` has what commands share, `run_options.py` what those share that
-use a trained run.
+`main` is the `zsseg` command. `options` has the options and exit codes of several commands,
+`run_options` what commands on a trained run share, `forecast_text` prints a dry run, `signals`
+turns SIGTERM into an orderly end. Every other file is named after its command:
+
+- `demo`, `precompute`, `train`, `evaluate`, `predict`, `compare`, `ablate`
+- `dataset`, `config`, `student`: their subcommands are in the file
+- `cache`, with its larger subcommands in `cache_manage`, `cache_verify`, `cache_why`, `cache_gap`
 """

@@ -1,1 +1,8 @@
-"""Data sets: class lists and splits, samples on disk, decoding, hiding of unseen labels, views."""
+"""Data sets: what their classes are, where their files lie, and how images and labels are read.
+
+Read `spec` (classes, unseen classes, label encoding), then `samples` (the images and labels of a
+split), which asks `folders` where they lie. `images` and `labels` decode files; PASCAL Context's
+other label formats are in `pascal_context`. `visible` is the only way in which labels reach
+training: without the unseen classes. `geometry` cuts one crop out of image, label and tokens
+alike. `dataset_check` is `zsseg dataset verify`.
+"""
