@@ -20,7 +20,7 @@ import numpy as np
 
 from zsseg.stages.cache.catalogue import find_stores
 from zsseg.stages.cache.disk import remote
-from zsseg.stages.cache.disk.place import store_path
+from zsseg.stages.cache.disk.store_path import store_path
 from zsseg.stages.cache.reader import Store
 from zsseg.stages.cache.writer import ArraySpec, Artifact, Writer
 

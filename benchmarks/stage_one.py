@@ -24,7 +24,7 @@ from threadpoolctl import threadpool_limits
 from torch import Tensor
 
 from benchmarks.ratio import Ratio, timed, timed_in_turn
-from zsseg.stages.cache.disk.files import read_json_lines
+from zsseg.stages.cache.disk.json_files import read_json_lines
 from zsseg.stages.cache.format.manifest import HISTORY
 from zsseg.stages.data.spec import VOID, DatasetSpec, load_spec
 from zsseg.stages.demo.world import write_world

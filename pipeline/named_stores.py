@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 from zsseg.stages.cache.catalogue import choose_store
-from zsseg.stages.cache.disk.place import StorePath
+from zsseg.stages.cache.disk.store_path import StorePath
 from zsseg.stages.cache.reader import Store
 from zsseg.stages.data.spec import DatasetSpec
 from zsseg.stages.errors import DatasetError

@@ -68,7 +68,7 @@ def test_cache_and_data_load_no_torch() -> None:
     ("package", "doors"),
     [
         ("PIL", {"stages/data/images.py", "stages/demo/canvas.py"}),  # files, and drawing
-        ("fsspec", {"stages/cache/disk/place.py", "stages/cache/disk/remote.py"}),
+        ("fsspec", {"stages/cache/disk/store_path.py", "stages/cache/disk/remote.py"}),
         ("jinja2", {"pipeline/demo/demo_report.py"}),
         ("albumentations", {"stages/train/batches/photometric.py"}),
         ("cuml", {"stages/precompute/make/kmeans.py"}),
@@ -89,7 +89,7 @@ def test_cache_and_data_load_no_torch() -> None:
             },
         ),
         ("timm", {"stages/train/students/mscan.py", "stages/train/students/setr.py"}),
-        ("upath", {"stages/cache/disk/place.py"}),
+        ("upath", {"stages/cache/disk/store_path.py"}),
         ("yaml", {"stages/yaml_files.py"}),
         ("zarr", {"stages/cache/format/arrays.py"}),
         (

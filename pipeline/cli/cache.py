@@ -14,7 +14,7 @@ from zsseg.pipeline.cli.cache_manage import Runs, export, import_, prune, rm, un
 from zsseg.pipeline.cli.cache_verify import verify
 from zsseg.pipeline.cli.cache_why import why
 from zsseg.pipeline.cli.options import FolderArgument, StoreArgument
-from zsseg.stages.cache.disk.place import StorePath, store_path
+from zsseg.stages.cache.disk.store_path import StorePath, store_path
 
 if TYPE_CHECKING:
     from zsseg.stages.cache.tools.store_differences import ArtifactDifference

@@ -7,7 +7,7 @@ import typer
 
 from zsseg.pipeline import console
 from zsseg.pipeline.cli.options import CacheFolder, FolderArgument, StoreArgument
-from zsseg.stages.cache.disk.place import StorePath, store_path
+from zsseg.stages.cache.disk.store_path import StorePath, store_path
 from zsseg.stages.errors import UserError
 
 Runs = Annotated[
@@ -112,7 +112,7 @@ def unlock(
     """Take away the lock of a store at a URL whose writer was killed on another machine."""
     from zsseg.stages.cache.disk.lock import holder_of
     from zsseg.stages.cache.disk.lock import unlock as run
-    from zsseg.stages.cache.disk.place import check_reachable
+    from zsseg.stages.cache.disk.remote import check_reachable
 
     check_reachable(store)
     if (holder := holder_of(store)) is None:

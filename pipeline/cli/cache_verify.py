@@ -10,7 +10,7 @@ import typer
 
 from zsseg.pipeline import console
 from zsseg.pipeline.cli.options import Quiet, StoreArgument
-from zsseg.stages.cache.disk.place import StorePath
+from zsseg.stages.cache.disk.store_path import StorePath
 from zsseg.stages.errors import CacheError, UserError
 
 if TYPE_CHECKING:

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from zsseg.stages.cache.disk.place import StorePath, store_path
+from zsseg.stages.cache.disk.store_path import StorePath, store_path
 
 Settings = Annotated[
     list[str] | None,

@@ -8,7 +8,7 @@ import typer
 from zsseg.pipeline import console
 from zsseg.pipeline.cli.options import CacheFolder, Quiet, Settings
 from zsseg.pipeline.settings import apply_settings, build, read_experiment
-from zsseg.stages.cache.disk.place import StorePath
+from zsseg.stages.cache.disk.store_path import StorePath
 
 DEFAULT_EXPERIMENT = "sdd_rst"
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from zsseg.pipeline.compare.published import PublishedFigure, published_figures
-from zsseg.stages.cache.format.recipe import canonical_json
+from zsseg.stages.cache.disk.json_files import canonical_json
 from zsseg.stages.errors import UserError
 from zsseg.stages.evaluate.metrics import Scores
 from zsseg.stages.evaluate.result import EvaluationResult, file_stem, read_result

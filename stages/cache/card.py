@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from zsseg.stages.cache.disk.place import StorePath
+from zsseg.stages.cache.disk.store_path import StorePath
 from zsseg.stages.cache.format.arrays import open_array, read
 from zsseg.stages.cache.format.ledger import read_receipt
 from zsseg.stages.cache.format.manifest import Artifact, Manifest, read_manifest

@@ -7,9 +7,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from zsseg.stages.cache.disk.files import each, exists, file_size, folder_bytes, subfolders
-from zsseg.stages.cache.disk.place import StorePath, check_reachable
+from zsseg.stages.cache.disk.json_files import plain
+from zsseg.stages.cache.disk.remote import check_reachable
+from zsseg.stages.cache.disk.store_path import StorePath
 from zsseg.stages.cache.format.manifest import GROUP, IMPORTING, REMOVING, SEAL, read_manifest
-from zsseg.stages.cache.format.recipe import fingerprint, plain
+from zsseg.stages.cache.format.recipe import fingerprint
 from zsseg.stages.errors import CacheError
 
 _log = logging.getLogger(__name__)

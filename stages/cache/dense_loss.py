@@ -8,8 +8,8 @@ was made of, so that it is not shown of another.
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from zsseg.stages.cache.disk.files import newest, read_json_lines
-from zsseg.stages.cache.disk.place import StorePath
+from zsseg.stages.cache.disk.json_files import newest, read_json_lines
+from zsseg.stages.cache.disk.store_path import StorePath
 from zsseg.stages.cache.format import ledger
 from zsseg.stages.cache.format.codec import BASIS, DENSE
 from zsseg.stages.cache.format.manifest import HISTORY, LEDGER, Manifest

@@ -11,8 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from zsseg.stages.cache.disk.files import file_size, hash_file, list_files, read_bytes, read_json
-from zsseg.stages.cache.disk.place import StorePath
+from zsseg.stages.cache.disk.files import file_size, list_files, read_bytes
+from zsseg.stages.cache.disk.hashing import hash_file
+from zsseg.stages.cache.disk.json_files import canonical_json, read_json
+from zsseg.stages.cache.disk.store_path import StorePath
 from zsseg.stages.cache.format import ledger
 from zsseg.stages.cache.format.manifest import (
     GROUP,
@@ -22,7 +24,7 @@ from zsseg.stages.cache.format.manifest import (
     Manifest,
     read_manifest,
 )
-from zsseg.stages.cache.format.recipe import canonical_json, fingerprint
+from zsseg.stages.cache.format.recipe import fingerprint
 from zsseg.stages.errors import CacheError
 
 MISSING = "missing"

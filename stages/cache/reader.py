@@ -6,15 +6,9 @@ from typing import Any, Self
 
 import numpy as np
 
-from zsseg.stages.cache.disk.files import (
-    each,
-    file_size,
-    folder_bytes,
-    newest,
-    read_ahead,
-    read_json_lines,
-)
-from zsseg.stages.cache.disk.place import StorePath
+from zsseg.stages.cache.disk.files import each, file_size, folder_bytes, read_ahead
+from zsseg.stages.cache.disk.json_files import newest, read_json_lines
+from zsseg.stages.cache.disk.store_path import StorePath
 from zsseg.stages.cache.format import ledger
 from zsseg.stages.cache.format.arrays import ZarrArray, open_array, read
 from zsseg.stages.cache.format.codec import DENSE, NOT_KEPT, decode, stored_format

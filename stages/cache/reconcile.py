@@ -12,13 +12,13 @@ from zsseg.stages.cache.disk.files import (
     exists,
     list_files,
     read_bytes,
-    read_json_lines,
     remove_durably,
     remove_folder,
     write_durably,
 )
+from zsseg.stages.cache.disk.json_files import read_json_lines
 from zsseg.stages.cache.disk.lock import HOLDER, LOCK
-from zsseg.stages.cache.disk.place import StorePath
+from zsseg.stages.cache.disk.store_path import StorePath
 from zsseg.stages.cache.format import ledger
 from zsseg.stages.cache.format.arrays import array_json
 from zsseg.stages.cache.format.manifest import (

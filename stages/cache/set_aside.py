@@ -8,7 +8,7 @@ image is the same, and sealing the new one deletes it. Both are under the one lo
 from pathlib import Path
 
 from zsseg.stages.cache.disk.files import exists, make_folder, remove_durably, remove_folder, sync
-from zsseg.stages.cache.disk.place import StorePath
+from zsseg.stages.cache.disk.store_path import StorePath
 from zsseg.stages.cache.format.manifest import (
     CARD,
     GROUP,

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from zsseg.stages.cache.disk.files import disk_errors
-from zsseg.stages.cache.disk.place import StorePath
+from zsseg.stages.cache.disk.store_path import StorePath
 from zsseg.stages.cache.format.arrays import open_array, place, read, write_shard
 from zsseg.stages.cache.format.codec import DENSE, decode
 from zsseg.stages.cache.format.manifest import ArraySpec, Artifact, Manifest, shard_file

@@ -10,8 +10,8 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from zsseg.stages.cache.disk.files import read_json, read_json_lines
-from zsseg.stages.cache.disk.place import StorePath
+from zsseg.stages.cache.disk.json_files import read_json, read_json_lines
+from zsseg.stages.cache.disk.store_path import StorePath
 from zsseg.stages.cache.evidence import (
     MISSING,
     Shard,

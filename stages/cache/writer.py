@@ -18,18 +18,16 @@ from zsseg.stages.cache.card import make_card
 from zsseg.stages.cache.disk.files import (
     disk_errors,
     exists,
-    json_lines,
     make_folder,
-    newest,
     read_ahead,
     read_bytes,
-    read_json_lines,
     remove_durably,
     sweep,
     write_durably,
 )
+from zsseg.stages.cache.disk.json_files import json_lines, newest, plain, read_json_lines
 from zsseg.stages.cache.disk.lock import LOCK, Lock, acquire, check_held, release
-from zsseg.stages.cache.disk.place import StorePath
+from zsseg.stages.cache.disk.store_path import StorePath
 from zsseg.stages.cache.format import ledger
 from zsseg.stages.cache.format.manifest import (
     CARD,
@@ -43,7 +41,6 @@ from zsseg.stages.cache.format.manifest import (
     index_lines,
     receipt_file,
 )
-from zsseg.stages.cache.format.recipe import plain
 from zsseg.stages.cache.reconcile import prepare
 from zsseg.stages.cache.set_aside import discard, previous
 from zsseg.stages.errors import CacheError, ResourceError

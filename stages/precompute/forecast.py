@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from zsseg.stages.cache.disk.files import free_bytes
-from zsseg.stages.cache.disk.place import StorePath
+from zsseg.stages.cache.disk.store_path import StorePath
 from zsseg.stages.cache.reconcile import Differences
 from zsseg.stages.cache.set_aside import NOT_MOVED
 from zsseg.stages.precompute.engine.threads_here import Engine

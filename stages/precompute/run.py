@@ -11,7 +11,7 @@ from typing import Any
 
 from zsseg.stages.cache.dense_loss import DenseLoss, loss_entry, recorded_loss
 from zsseg.stages.cache.disk.files import free_bytes, read_ahead
-from zsseg.stages.cache.disk.place import StorePath
+from zsseg.stages.cache.disk.store_path import StorePath
 from zsseg.stages.cache.writer import Writer
 from zsseg.stages.data.samples import Sample
 from zsseg.stages.data.spec import DatasetSpec

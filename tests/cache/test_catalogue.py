@@ -15,7 +15,7 @@ from zsseg.stages.cache.catalogue import (
     place_store,
     store_name,
 )
-from zsseg.stages.cache.disk.place import StorePath
+from zsseg.stages.cache.disk.store_path import StorePath
 from zsseg.stages.cache.format.recipe import fingerprint
 from zsseg.stages.cache.reader import Store
 from zsseg.stages.errors import CacheError

@@ -11,7 +11,7 @@ import pytest
 from helpers.file_damage import HARMS, flip, kind, swap
 from helpers.seven_row_store import INDEX, ROWS, SHARD_ROWS, artifacts, content, make_store
 
-from zsseg.stages.cache.disk.files import hash_file
+from zsseg.stages.cache.disk.hashing import hash_file
 from zsseg.stages.cache.format.manifest import HISTORY, LEDGER, SEAL
 from zsseg.stages.cache.verify import Inspection, Problem, Share, inspect_store, verify_store
 

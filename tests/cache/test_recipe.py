@@ -6,7 +6,8 @@ import xxhash
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from zsseg.stages.cache.format.recipe import canonical_json, difference, fingerprint, plain
+from zsseg.stages.cache.disk.json_files import canonical_json, plain
+from zsseg.stages.cache.format.recipe import difference, fingerprint
 
 plain_values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False)

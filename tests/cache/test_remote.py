@@ -22,7 +22,8 @@ from zsseg.stages.cache import shards
 from zsseg.stages.cache.catalogue import choose_store, find_stores
 from zsseg.stages.cache.disk import remote
 from zsseg.stages.cache.disk.lock import HOLDER, holder_of, locked, unlock
-from zsseg.stages.cache.disk.place import StorePath, check_reachable, store_path
+from zsseg.stages.cache.disk.remote import check_reachable
+from zsseg.stages.cache.disk.store_path import StorePath, store_path
 from zsseg.stages.cache.format.arrays import write_shard
 from zsseg.stages.cache.format.manifest import CARD, GROUP, HISTORY, SEAL, SOURCES, USED
 from zsseg.stages.cache.reader import Store
@@ -235,7 +236,7 @@ def test_a_second_writer_is_refused_and_told_who_writes(folder: "UPath") -> None
 def test_a_second_process_is_refused(bucket: "UPath") -> None:
     program = (
         "import sys; from helpers.seven_row_store import open_writer\n"
-        "from zsseg.stages.cache.disk.place import store_path\n"
+        "from zsseg.stages.cache.disk.store_path import store_path\n"
         "with open_writer(store_path(sys.argv[1])): print('open', flush=True); sys.stdin.read()"
     )
     search = os.pathsep.join([str(Path(__file__).parents[1]), str(Path(__file__).parents[2])])

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from sklearn.metrics import accuracy_score, jaccard_score
 
-from zsseg.stages.cache.disk.files import hash_file
+from zsseg.stages.cache.disk.hashing import hash_file
 from zsseg.stages.cache.reader import Store
 from zsseg.stages.cache.writer import ArraySpec, Artifact, Writer
 from zsseg.stages.data.spec import FolderPatterns, load_spec

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from zsseg.stages.cache.disk.place import StorePath
+from zsseg.stages.cache.disk.store_path import StorePath
 from zsseg.stages.data.spec import DatasetSpec, load_spec
 from zsseg.stages.precompute.precompute_config import (
     DenseConfig,

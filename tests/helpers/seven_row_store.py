@@ -6,7 +6,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from zsseg.stages.cache.disk.place import StorePath
+from zsseg.stages.cache.disk.store_path import StorePath
 from zsseg.stages.cache.writer import ArraySpec, Artifact, Writer
 
 ROWS, SHARD_ROWS = 7, 3

@@ -21,7 +21,7 @@ from helpers.stage_one_faults import kill_commit
 from numpy.typing import NDArray
 from PIL import Image
 
-from zsseg.stages.cache.disk.place import StorePath
+from zsseg.stages.cache.disk.store_path import StorePath
 from zsseg.stages.cache.format.manifest import read_manifest
 from zsseg.stages.cache.reader import Store
 from zsseg.stages.cache.writer import Writer

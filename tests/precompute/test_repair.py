@@ -16,7 +16,7 @@ from helpers.random_clip import write_clip
 
 from zsseg.stages.cache.disk.files import list_files, read_bytes, write_durably
 from zsseg.stages.cache.disk.lock import locked
-from zsseg.stages.cache.disk.place import StorePath, store_path
+from zsseg.stages.cache.disk.store_path import StorePath, store_path
 from zsseg.stages.cache.format.manifest import GROUP, HISTORY, INDEX, SEAL
 from zsseg.stages.cache.verify import EVERYTHING, verify_store
 from zsseg.stages.data.spec import load_spec

@@ -11,7 +11,7 @@ import pytest
 from helpers.drawn_world import WORLD
 from helpers.seven_row_store import make_store
 
-from zsseg.stages.cache.disk.files import json_lines
+from zsseg.stages.cache.disk.json_files import json_lines, plain
 from zsseg.stages.cache.format.manifest import (
     GROUP,
     HISTORY,
@@ -20,7 +20,6 @@ from zsseg.stages.cache.format.manifest import (
     group_json,
     read_manifest,
 )
-from zsseg.stages.cache.format.recipe import plain
 from zsseg.stages.data.spec import DatasetSpec, load_spec
 from zsseg.stages.errors import CacheError
 from zsseg.stages.precompute.plan.recipes import store_artifacts, store_identity, store_info

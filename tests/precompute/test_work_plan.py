@@ -17,7 +17,7 @@ from helpers.stage_one_faults import kill_commit
 from PIL import Image
 
 from zsseg.pipeline.cli.forecast_text import forecast_lines
-from zsseg.stages.cache.disk.place import StorePath, store_path
+from zsseg.stages.cache.disk.store_path import StorePath, store_path
 from zsseg.stages.data.spec import DatasetSpec, load_spec
 from zsseg.stages.errors import CacheError
 from zsseg.stages.precompute.engine.threads_here import Engine

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from zsseg.stages.cache.disk.files import hash_file
+from zsseg.stages.cache.disk.hashing import hash_file
 from zsseg.stages.errors import ResourceError, UserError
 from zsseg.stages.train.run.checkpoint import (
     latest,

@@ -3,22 +3,18 @@
 A path may lead elsewhere (see `place`): then a file is written and read by one request.
 """
 
-import json
 import logging
 import os
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, TypeVar
-
-import xxhash
+from typing import TypeVar
 
 from zsseg.stages.cache.disk import remote
-from zsseg.stages.cache.disk.place import StorePath
-from zsseg.stages.cache.format.recipe import canonical_json
-from zsseg.stages.errors import CacheError, ResourceError
+from zsseg.stages.cache.disk.store_path import StorePath
+from zsseg.stages.errors import ResourceError
 
 PARTIAL = ".partial"
 """Ending of files under way, here and in zarr; the next writer sweeps what a crash left."""
@@ -134,61 +130,6 @@ def list_files(folder: StorePath) -> list[str]:
     return found
 
 
-def read_json(path: StorePath) -> dict[str, Any]:
-    """Read a JSON object; CacheError names the file when it is missing, cut short or no object."""
-    try:
-        value = json.loads(read_bytes(path))
-    except FileNotFoundError as error:
-        raise CacheError(f"{path}: the file is missing") from error
-    except ValueError as error:  # UnicodeDecodeError and JSONDecodeError
-        raise CacheError(f"{path}: damaged, not valid JSON ({error})") from error
-    if not isinstance(value, dict):
-        raise CacheError(f"{path}: damaged, not a JSON object")
-    return value
-
-
-def json_lines(entries: Iterable[Mapping[str, Any]]) -> bytes:
-    """One JSON object per line, in canonical spelling."""
-    return "".join(f"{canonical_json(entry)}\n" for entry in entries).encode("ascii")
-
-
-def read_json_lines(path: StorePath) -> list[dict[str, Any]]:
-    """Read one JSON object per line; no file, no objects; CacheError names file and line."""
-    try:
-        lines = read_bytes(path).splitlines()
-    except (FileNotFoundError, NotADirectoryError):
-        lines = []
-    values = []
-    for number, line in enumerate(lines, start=1):
-        try:
-            value = json.loads(line)
-        except ValueError as error:
-            raise CacheError(f"{path}, line {number}: damaged ({error})") from error
-        if not isinstance(value, dict):
-            raise CacheError(f"{path}, line {number}: damaged, not a JSON object")
-        values.append(value)
-    return values
-
-
-def hash_file(path: StorePath) -> str:
-    """128-bit XXH3 of a file's bytes, 32 hexadecimal digits."""
-    digest = xxhash.xxh3_128()
-    for block in _blocks(path) if isinstance(path, Path) else remote.blocks(path):
-        digest.update(block)
-    return digest.hexdigest()
-
-
-def hash_bytes(content: bytes | memoryview) -> str:
-    """What `hash_file` gives for a file of these bytes."""
-    return xxhash.xxh3_128_hexdigest(content)
-
-
-def _blocks(path: Path) -> Iterator[bytes]:
-    with path.open("rb") as file:
-        while block := file.read(_BLOCK):
-            yield block
-
-
 def folder_bytes(folder: StorePath) -> int:
     """Size of all files below a folder; those that vanish meanwhile (a writer's) count 0."""
     if not isinstance(folder, Path):
@@ -274,8 +215,3 @@ def append_durably(path: StorePath, content: bytes) -> None:
         file.write(content)
         file.flush()
         os.fsync(file.fileno())
-
-
-def newest(entries: Sequence[Mapping[str, Any]], key: str) -> Any:
-    """The value of `key` in the last entry that has it; None when none has."""
-    return next((entry[key] for entry in reversed(entries) if key in entry), None)

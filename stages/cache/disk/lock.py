@@ -23,12 +23,12 @@ from filelock import FileLock, Timeout
 
 from zsseg.stages.cache.disk import remote
 from zsseg.stages.cache.disk.files import exists, read_bytes
-from zsseg.stages.cache.disk.place import StorePath
-from zsseg.stages.cache.format.recipe import canonical_json
+from zsseg.stages.cache.disk.json_files import canonical_json
+from zsseg.stages.cache.disk.store_path import StorePath
 from zsseg.stages.errors import CacheError, CacheLocked
 
 if TYPE_CHECKING:
-    from zsseg.stages.cache.disk.place import UPath
+    from zsseg.stages.cache.disk.store_path import UPath
 
 LOCK = ".lock"
 HOLDER = ".writer.json"

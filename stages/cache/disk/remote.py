@@ -13,10 +13,14 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 from datetime import datetime
 from functools import cache
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
+from zsseg.stages.cache.disk.store_path import BUCKETS, CREDENTIALS_ADVICE, StorePath
+from zsseg.stages.errors import ResourceError
+
 if TYPE_CHECKING:
-    from zsseg.stages.cache.disk.place import UPath
+    from zsseg.stages.cache.disk.store_path import UPath
 
 _BLOCK = 1 << 23  # bytes of one request of a file that is read in pieces
 _THREADS = 32  # requests at a time; the time goes into waiting
@@ -156,6 +160,25 @@ def has_bucket(path: "UPath") -> bool:
         return bool(_told(path, _files(path).exists, path.path.split("/")[0]))
     except PermissionError:
         return True
+
+
+def check_reachable(path: StorePath) -> None:
+    """ResourceError when a place elsewhere cannot be used: no bucket, permission or network.
+
+    A folder that is not there yet is none of these. A path of this machine is not looked at.
+    """
+    if isinstance(path, Path):
+        return
+    try:
+        if is_there(path) or path.protocol not in BUCKETS:
+            return
+        bucket = path.path.split("/")[0]
+        if not has_bucket(path):
+            raise ResourceError(f"{path}: there is no bucket {bucket}. Make it, or mend the URL")
+    except PermissionError as error:
+        raise ResourceError(f"{path}: no permission: {error}. {CREDENTIALS_ADVICE}") from error
+    except OSError as error:
+        raise ResourceError(f"{path}: cannot be reached: {error}. {CREDENTIALS_ADVICE}") from error
 
 
 @contextmanager

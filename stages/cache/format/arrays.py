@@ -14,8 +14,9 @@ from zarr.core.buffer import Buffer, default_buffer_prototype
 from zarr.storage import FsspecStore, LocalStore, MemoryStore
 
 from zsseg.stages.cache.disk import remote
-from zsseg.stages.cache.disk.files import hash_bytes, hash_file, sync, write_durably
-from zsseg.stages.cache.disk.place import StorePath
+from zsseg.stages.cache.disk.files import sync, write_durably
+from zsseg.stages.cache.disk.hashing import hash_bytes, hash_file
+from zsseg.stages.cache.disk.store_path import StorePath
 from zsseg.stages.cache.format.fast_rows import damaged
 from zsseg.stages.cache.format.manifest import ArraySpec, Artifact, Manifest, shard_file
 from zsseg.stages.errors import CacheError

@@ -8,8 +8,10 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from zsseg.stages.cache.disk.files import exists, file_size, hash_file, read_json, write_durably
-from zsseg.stages.cache.disk.place import StorePath
+from zsseg.stages.cache.disk.files import exists, file_size, write_durably
+from zsseg.stages.cache.disk.hashing import hash_file
+from zsseg.stages.cache.disk.json_files import canonical_json, read_json
+from zsseg.stages.cache.disk.store_path import StorePath
 from zsseg.stages.cache.format.manifest import (
     GROUP,
     INDEX,
@@ -19,7 +21,7 @@ from zsseg.stages.cache.format.manifest import (
     receipt_file,
     shard_file,
 )
-from zsseg.stages.cache.format.recipe import canonical_json, fingerprint
+from zsseg.stages.cache.format.recipe import fingerprint
 from zsseg.stages.errors import CacheError
 
 ABSENT, STALE = "not there yet", "made otherwise"

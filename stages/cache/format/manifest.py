@@ -17,9 +17,10 @@ from typing import Any
 
 import numpy as np
 
-from zsseg.stages.cache.disk.files import file_size, json_lines, read_json
-from zsseg.stages.cache.disk.place import StorePath
-from zsseg.stages.cache.format.recipe import fingerprint, plain
+from zsseg.stages.cache.disk.files import file_size
+from zsseg.stages.cache.disk.json_files import json_lines, plain, read_json
+from zsseg.stages.cache.disk.store_path import StorePath
+from zsseg.stages.cache.format.recipe import fingerprint
 from zsseg.stages.errors import CacheError
 
 FORMAT = 1

@@ -1,25 +1,12 @@
 """Recipes: what an artifact was made from, as plain JSON values, and their fingerprints."""
 
-import json
 from collections.abc import Mapping
-from typing import Any
 
 import xxhash
 
+from zsseg.stages.cache.disk.json_files import canonical_json, plain
+
 _SHOWN = 80  # characters of a value in a difference
-
-
-def canonical_json(value: object) -> str:
-    """The one spelling of a JSON value: keys sorted, no spaces, ASCII only, tuples as lists.
-
-    NaN, infinity and anything that is not JSON (a NumPy scalar, a path) is refused.
-    """
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
-
-
-def plain(value: object) -> Any:
-    """The value as it reads back from a file: tuples become lists, keys become strings."""
-    return json.loads(canonical_json(value))
 
 
 def fingerprint(recipe: object) -> str:

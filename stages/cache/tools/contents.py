@@ -7,7 +7,7 @@ from pathlib import Path
 
 from zsseg.stages.cache.disk.files import PARTIAL, list_files
 from zsseg.stages.cache.disk.lock import HOLDER, LOCK
-from zsseg.stages.cache.disk.place import StorePath
+from zsseg.stages.cache.disk.store_path import StorePath
 from zsseg.stages.cache.format.ledger import sealed_files
 from zsseg.stages.cache.format.manifest import (
     CARD,

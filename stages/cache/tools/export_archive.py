@@ -15,7 +15,7 @@ from zsseg.stages.cache.disk.files import (
     read_bytes,
     sync,
 )
-from zsseg.stages.cache.disk.place import StorePath
+from zsseg.stages.cache.disk.store_path import StorePath
 from zsseg.stages.cache.format.ledger import read_seal, sealed_files
 from zsseg.stages.cache.format.manifest import CARD, HISTORY, SEAL, Manifest, read_manifest
 from zsseg.stages.cache.tools.contents import data_files

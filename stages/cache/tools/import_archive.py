@@ -20,12 +20,13 @@ from zsseg.stages.cache.disk.files import (
     list_files,
     make_folder,
     read_ahead,
-    read_json_lines,
     sync,
     write_durably,
 )
+from zsseg.stages.cache.disk.json_files import read_json_lines
 from zsseg.stages.cache.disk.lock import HOLDER, LOCK, acquire, locked, release
-from zsseg.stages.cache.disk.place import StorePath, check_reachable
+from zsseg.stages.cache.disk.remote import check_reachable
+from zsseg.stages.cache.disk.store_path import StorePath
 from zsseg.stages.cache.format.ledger import read_seal
 from zsseg.stages.cache.format.manifest import (
     GROUP,

@@ -16,22 +16,17 @@ from typing import TYPE_CHECKING
 
 from zsseg.stages.cache.catalogue import find_stores, is_leftover
 from zsseg.stages.cache.disk import remote
-from zsseg.stages.cache.disk.files import (
-    exists,
-    file_size,
-    folder_bytes,
-    read_json,
-    remove_durably,
-    sync,
-)
+from zsseg.stages.cache.disk.files import exists, file_size, folder_bytes, remove_durably, sync
+from zsseg.stages.cache.disk.json_files import read_json
 from zsseg.stages.cache.disk.lock import HOLDER, LOCK, acquire, locked, release
-from zsseg.stages.cache.disk.place import StorePath, check_reachable
+from zsseg.stages.cache.disk.remote import check_reachable
+from zsseg.stages.cache.disk.store_path import StorePath
 from zsseg.stages.cache.format.manifest import GROUP, REMOVING, SEAL, Manifest, read_manifest
 from zsseg.stages.cache.tools.contents import Contents, sort_contents
 from zsseg.stages.errors import CacheError
 
 if TYPE_CHECKING:
-    from zsseg.stages.cache.disk.place import UPath
+    from zsseg.stages.cache.disk.store_path import UPath
 
 _SHOWN = 3  # files named in one message
 

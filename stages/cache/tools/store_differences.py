@@ -4,8 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from zsseg.stages.cache.disk.files import read_json_lines
-from zsseg.stages.cache.disk.place import StorePath
+from zsseg.stages.cache.disk.json_files import read_json_lines
+from zsseg.stages.cache.disk.store_path import StorePath
 from zsseg.stages.cache.format.ledger import read_receipt
 from zsseg.stages.cache.format.manifest import (
     INDEX,

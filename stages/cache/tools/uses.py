@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
-from zsseg.stages.cache.disk.files import modified, read_json, touch
-from zsseg.stages.cache.disk.place import StorePath
+from zsseg.stages.cache.disk.files import modified, touch
+from zsseg.stages.cache.disk.json_files import read_json
+from zsseg.stages.cache.disk.store_path import StorePath
 from zsseg.stages.cache.format.ledger import read_seal
 from zsseg.stages.cache.format.manifest import USED
 from zsseg.stages.errors import CacheError

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from zsseg.stages.cache.disk.place import StorePath
+from zsseg.stages.cache.disk.store_path import StorePath
 from zsseg.stages.cache.format.codec import DENSE, decode
 from zsseg.stages.cache.reader import Store
 from zsseg.stages.data.samples import Sample, list_samples

@@ -15,9 +15,10 @@ from typing import Literal
 import xxhash
 
 from zsseg.stages.cache.catalogue import place_store
-from zsseg.stages.cache.disk.files import json_lines, remove_durably, sync, write_durably
+from zsseg.stages.cache.disk.files import remove_durably, sync, write_durably
+from zsseg.stages.cache.disk.json_files import json_lines, plain
 from zsseg.stages.cache.disk.lock import locked
-from zsseg.stages.cache.disk.place import StorePath
+from zsseg.stages.cache.disk.store_path import StorePath
 from zsseg.stages.cache.evidence import list_shards, read_seal
 from zsseg.stages.cache.format.manifest import (
     GROUP,
@@ -28,7 +29,7 @@ from zsseg.stages.cache.format.manifest import (
     fingerprints,
     group_json,
 )
-from zsseg.stages.cache.format.recipe import difference, plain
+from zsseg.stages.cache.format.recipe import difference
 from zsseg.stages.cache.verify import Inspection, Problem, Share, inspect_store
 from zsseg.stages.data.samples import Sample, list_samples
 from zsseg.stages.errors import CacheError

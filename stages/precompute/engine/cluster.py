@@ -18,7 +18,7 @@ from functools import partial
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
-from zsseg.stages.cache.disk.place import StorePath
+from zsseg.stages.cache.disk.store_path import StorePath
 from zsseg.stages.errors import ResourceError, UserError
 from zsseg.stages.precompute.engine import dask_worker
 from zsseg.stages.precompute.engine.dask_client import reach

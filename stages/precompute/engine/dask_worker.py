@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from zsseg.stages.cache.disk.place import StorePath
+from zsseg.stages.cache.disk.store_path import StorePath
 from zsseg.stages.data.samples import Sample
 from zsseg.stages.precompute.engine.jobs import Commission, Job, Outcome
 from zsseg.stages.precompute.engine.threads_here import Workshop

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from zsseg.stages.cache.dense_loss import DenseLoss
-from zsseg.stages.cache.disk.place import StorePath
+from zsseg.stages.cache.disk.store_path import StorePath
 from zsseg.stages.cache.format.codec import components
 from zsseg.stages.data.samples import Sample
 from zsseg.stages.data.spec import DatasetSpec

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from zsseg.stages.cache.dense_loss import DenseLoss, dense_bytes
-from zsseg.stages.cache.disk.place import StorePath
+from zsseg.stages.cache.disk.store_path import StorePath
 from zsseg.stages.cache.format.codec import DENSE, stored_format
 from zsseg.stages.cache.reader import Store
 from zsseg.stages.data.samples import Sample

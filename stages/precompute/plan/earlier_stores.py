@@ -5,8 +5,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from zsseg.stages.cache.disk.files import exists, read_json_lines
-from zsseg.stages.cache.disk.place import StorePath
+from zsseg.stages.cache.disk.files import exists
+from zsseg.stages.cache.disk.json_files import read_json_lines
+from zsseg.stages.cache.disk.store_path import StorePath
 from zsseg.stages.cache.format import ledger
 from zsseg.stages.cache.format.manifest import (
     GROUP,

@@ -9,7 +9,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from zsseg.stages.cache.disk.place import StorePath
+from zsseg.stages.cache.disk.store_path import StorePath
 from zsseg.stages.cache.format.codec import BASIS, basis_specs, components, dense_specs
 from zsseg.stages.cache.format.manifest import ArraySpec, Artifact, read_manifest
 from zsseg.stages.data.folders import names_below

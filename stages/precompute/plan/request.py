@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from zsseg.stages.cache.catalogue import place_store
-from zsseg.stages.cache.disk.place import StorePath
+from zsseg.stages.cache.disk.json_files import plain
+from zsseg.stages.cache.disk.store_path import StorePath
 from zsseg.stages.cache.format.manifest import Manifest
-from zsseg.stages.cache.format.recipe import plain
 from zsseg.stages.data.samples import Sample, list_samples
 from zsseg.stages.data.spec import DatasetSpec
 from zsseg.stages.errors import UserError

@@ -6,7 +6,7 @@ loaded for a new store only: one that is finished is recognised without it.
 
 from collections.abc import Callable
 
-from zsseg.stages.cache.disk.place import StorePath
+from zsseg.stages.cache.disk.store_path import StorePath
 from zsseg.stages.cache.format.manifest import read_manifest
 from zsseg.stages.errors import CacheError
 from zsseg.stages.precompute.plan.recipes import recipe_precision

@@ -12,14 +12,9 @@ from typing import Any
 
 import xxhash
 
-from zsseg.stages.cache.disk.files import (
-    append_durably,
-    disk_errors,
-    json_lines,
-    read_bytes,
-    write_durably,
-)
-from zsseg.stages.cache.disk.place import StorePath
+from zsseg.stages.cache.disk.files import append_durably, disk_errors, read_bytes, write_durably
+from zsseg.stages.cache.disk.json_files import json_lines
+from zsseg.stages.cache.disk.store_path import StorePath
 from zsseg.stages.cache.format.manifest import SOURCES
 from zsseg.stages.cache.format.recipe import fingerprint
 from zsseg.stages.data.folders import names_below

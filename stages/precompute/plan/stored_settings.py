@@ -13,8 +13,9 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from zsseg.stages.cache.disk.files import newest, read_bytes
-from zsseg.stages.cache.disk.place import StorePath
+from zsseg.stages.cache.disk.files import read_bytes
+from zsseg.stages.cache.disk.json_files import newest
+from zsseg.stages.cache.disk.store_path import StorePath
 from zsseg.stages.cache.format.codec import stored_format
 from zsseg.stages.cache.format.manifest import GROUP, HISTORY, Manifest
 from zsseg.stages.cache.format.recipe import difference

@@ -13,7 +13,7 @@ from functools import cached_property
 
 import numpy as np
 
-from zsseg.stages.cache.disk.place import StorePath
+from zsseg.stages.cache.disk.store_path import StorePath
 from zsseg.stages.cache.format import ledger
 from zsseg.stages.cache.format.codec import BASIS, DENSE
 from zsseg.stages.cache.format.manifest import Artifact, Manifest, fingerprints

@@ -23,7 +23,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from zsseg.stages.cache.disk.files import PARTIAL, hash_file, sync, write_durably
+from zsseg.stages.cache.disk.files import PARTIAL, sync, write_durably
+from zsseg.stages.cache.disk.hashing import hash_file
 from zsseg.stages.errors import ResourceError, UserError
 from zsseg.stages.train.run.run_folder import read_record, read_text
 from zsseg.stages.train.students.student import Student, build_student

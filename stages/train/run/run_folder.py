@@ -23,13 +23,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor
 
-from zsseg.stages.cache.disk.files import (
-    PARTIAL,
-    disk_errors,
-    json_lines,
-    make_folder,
-    write_durably,
-)
+from zsseg.stages.cache.disk.files import PARTIAL, disk_errors, make_folder, write_durably
+from zsseg.stages.cache.disk.json_files import json_lines
 from zsseg.stages.cache.disk.lock import HOLDER, LOCK, acquire, held_by, release
 from zsseg.stages.cache.format.recipe import difference
 from zsseg.stages.data.spec import DatasetSpec

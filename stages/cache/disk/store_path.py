@@ -22,7 +22,7 @@ BUCKETS = frozenset({"s3", "s3a", "gs", "gcs", "az", "abfs", "abfss"})
 
 _LOCAL = ("file", "local")
 _S3 = ("s3", "s3a")
-_ADVICE = (
+CREDENTIALS_ADVICE = (
     "Credentials and endpoint come from the environment or the configuration files of the object "
     "store's own tools (for s3:// AWS_PROFILE, AWS_ACCESS_KEY_ID, AWS_ENDPOINT_URL, ~/.aws)"
 )
@@ -44,7 +44,9 @@ def store_path(text: str | Path) -> StorePath:
             "machine with `zsseg cache export` and `import`"
         )
     if urlsplit(url).password is not None:
-        raise UserError(f"--cache {protocol}://...: a password stands in this URL. {_ADVICE}")
+        raise UserError(
+            f"--cache {protocol}://...: a password stands in this URL. {CREDENTIALS_ADVICE}"
+        )
     if protocol in _LOCAL:
         return Path(rest)
     if not rest.strip("/"):
@@ -67,24 +69,3 @@ def store_path(text: str | Path) -> StorePath:
     if protocol in _S3:  # else s3fs asks for the size of every file that it reads
         options["max_concurrency"] = 1
     return UPath(url.rstrip("/"), protocol=protocol, **options)
-
-
-def check_reachable(path: StorePath) -> None:
-    """ResourceError when a place elsewhere cannot be used: no bucket, permission or network.
-
-    A folder that is not there yet is none of these. A path of this machine is not looked at.
-    """
-    if isinstance(path, Path):
-        return
-    from zsseg.stages.cache.disk import remote
-
-    try:
-        if remote.is_there(path) or path.protocol not in BUCKETS:
-            return
-        bucket = path.path.split("/")[0]
-        if not remote.has_bucket(path):
-            raise ResourceError(f"{path}: there is no bucket {bucket}. Make it, or mend the URL")
-    except PermissionError as error:
-        raise ResourceError(f"{path}: no permission: {error}. {_ADVICE}") from error
-    except OSError as error:
-        raise ResourceError(f"{path}: cannot be reached: {error}. {_ADVICE}") from error

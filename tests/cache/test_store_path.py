@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from zsseg.stages.cache.disk.place import store_path
+from zsseg.stages.cache.disk.store_path import store_path
 from zsseg.stages.errors import ResourceError, UserError
 
 

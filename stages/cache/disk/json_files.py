@@ -1,0 +1,64 @@
+"""JSON files: one object, or one object per line, read with errors that name the file."""
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from zsseg.stages.cache.disk.files import read_bytes
+from zsseg.stages.cache.disk.store_path import StorePath
+from zsseg.stages.errors import CacheError
+
+
+def canonical_json(value: object) -> str:
+    """The one spelling of a JSON value: keys sorted, no spaces, ASCII only, tuples as lists.
+
+    TypeError or ValueError for NaN, infinity and anything that is not JSON (a NumPy scalar, a
+    path).
+    """
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
+
+
+def plain(value: object) -> Any:
+    """The value as it reads back from a file: tuples become lists, keys become strings."""
+    return json.loads(canonical_json(value))
+
+
+def json_lines(entries: Iterable[Mapping[str, Any]]) -> bytes:
+    """One JSON object per line, in canonical spelling."""
+    return "".join(f"{canonical_json(entry)}\n" for entry in entries).encode("ascii")
+
+
+def read_json(path: StorePath) -> dict[str, Any]:
+    """Read a JSON object; CacheError names the file when it is missing, cut short or no object."""
+    try:
+        value = json.loads(read_bytes(path))
+    except FileNotFoundError as error:
+        raise CacheError(f"{path}: the file is missing") from error
+    except ValueError as error:  # UnicodeDecodeError and JSONDecodeError
+        raise CacheError(f"{path}: damaged, not valid JSON ({error})") from error
+    if not isinstance(value, dict):
+        raise CacheError(f"{path}: damaged, not a JSON object")
+    return value
+
+
+def read_json_lines(path: StorePath) -> list[dict[str, Any]]:
+    """Read one JSON object per line; no file, no objects; CacheError names file and line."""
+    try:
+        lines = read_bytes(path).splitlines()
+    except (FileNotFoundError, NotADirectoryError):
+        lines = []
+    values = []
+    for number, line in enumerate(lines, start=1):
+        try:
+            value = json.loads(line)
+        except ValueError as error:
+            raise CacheError(f"{path}, line {number}: damaged ({error})") from error
+        if not isinstance(value, dict):
+            raise CacheError(f"{path}, line {number}: damaged, not a JSON object")
+        values.append(value)
+    return values
+
+
+def newest(entries: Sequence[Mapping[str, Any]], key: str) -> Any:
+    """The value of `key` in the last entry that has it; None when none has."""
+    return next((entry[key] for entry in reversed(entries) if key in entry), None)
