@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from zsseg.pipeline import console
-from zsseg.pipeline.cli.options import CacheFolder, Exit, Quiet, Settings
+from zsseg.pipeline.cli.options import CacheFolder, Exit, MovedRoot, Quiet, Settings
 
 
 def ablate(
@@ -22,9 +22,7 @@ def ablate(
             help="Experiment that the rows change: a name or a file. \\[default: the table's]"
         ),
     ] = None,
-    root: Annotated[
-        Path | None, typer.Option(help="Folder of the data set, if it has moved.")
-    ] = None,
+    root: MovedRoot = None,
     split: Annotated[str, typer.Option(help="Split to score.")] = "val",
     seeds: Annotated[int, typer.Option(min=1, help="Seeds 0 to N - 1 of every row.")] = 3,
     calibration: Annotated[

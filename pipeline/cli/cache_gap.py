@@ -1,13 +1,12 @@
 """`zsseg cache gap`: how far a store of whole images is from what the teacher says of crops."""
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.table import Table
 
 from zsseg.pipeline import console
-from zsseg.pipeline.cli.options import Quiet, StoreArgument
+from zsseg.pipeline.cli.options import MovedRoot, MovedTeacher, Quiet, StoreArgument
 from zsseg.stages.errors import CacheError
 
 if TYPE_CHECKING:
@@ -22,12 +21,8 @@ def gap(
     images: Annotated[
         int, typer.Option(min=1, help="Images to look at, spread over the store.")
     ] = 32,
-    root: Annotated[
-        Path | None, typer.Option(help="Folder of the data set, if it has moved.")
-    ] = None,
-    teacher: Annotated[
-        str | None, typer.Option(help="The store's teacher, if its files have moved.")
-    ] = None,
+    root: MovedRoot = None,
+    teacher: MovedTeacher = None,
     quiet: Quiet = False,
 ) -> None:
     """Measure teacher(crop) against crop(teacher): are recorded views worth their time here?"""

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from zsseg.pipeline import console
-from zsseg.pipeline.cli.options import Quiet, StoreArgument
+from zsseg.pipeline.cli.options import MovedRoot, MovedTeacher, Quiet, StoreArgument
 from zsseg.stages.cache.disk.store_path import StorePath
 from zsseg.stages.errors import CacheError, UserError
 
@@ -43,12 +43,8 @@ def verify(
         bool,
         typer.Option("--repair", help="Read all data, and compute what is damaged once more."),
     ] = False,
-    root: Annotated[
-        Path | None, typer.Option(help="Folder of the data set, if it has moved.")
-    ] = None,
-    teacher: Annotated[
-        str | None, typer.Option(help="The store's teacher, if its files have moved.")
-    ] = None,
+    root: MovedRoot = None,
+    teacher: MovedTeacher = None,
     device: Annotated[
         Literal["auto", "cpu", "cuda"] | None, typer.Option(help="Where the teacher runs.")
     ] = None,

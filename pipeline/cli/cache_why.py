@@ -1,23 +1,14 @@
 """`zsseg cache why`: what would be computed of a store now, and why."""
 
-from pathlib import Path
-from typing import Annotated
-
-import typer
-
 from zsseg.pipeline import console
-from zsseg.pipeline.cli.options import Quiet, Settings, StoreArgument
+from zsseg.pipeline.cli.options import MovedRoot, MovedTeacher, Quiet, Settings, StoreArgument
 from zsseg.pipeline.settings import apply_settings, build
 
 
 def why(
     store: StoreArgument,
-    root: Annotated[
-        Path | None, typer.Option(help="Folder of the data set, if it has moved.")
-    ] = None,
-    teacher: Annotated[
-        str | None, typer.Option(help="The store's teacher, if its files have moved.")
-    ] = None,
+    root: MovedRoot = None,
+    teacher: MovedTeacher = None,
     settings: Settings = None,
     quiet: Quiet = False,
 ) -> None:

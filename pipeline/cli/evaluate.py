@@ -2,25 +2,38 @@
 
 import json
 import sys
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from zsseg.pipeline import console
-from zsseg.pipeline.cli.options import CacheFolder, Quiet, Settings
+from zsseg.pipeline.cli.options import CacheFolder, MovedRoot, Quiet, Settings
 from zsseg.pipeline.cli.run_options import evaluate_config, text_encoder
+from zsseg.stages.cache.disk.store_path import StorePath
 from zsseg.stages.errors import UserError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    import numpy as np
-    from numpy.typing import NDArray
-
     from zsseg.stages.evaluate.result import EvaluationResult
+    from zsseg.stages.train.run_config import EvaluateConfig
 
-    Embeddings = NDArray[np.float32]
+Dataset = Annotated[
+    str | None, typer.Option(help="Data set or description. \\[default: the run's]")
+]
+Calibration = Annotated[
+    float | None,
+    typer.Option(
+        min=0,
+        help="gamma: taken off the cosines of seen classes before the argmax. Above 0, the "
+        "scores without it are reported too. \\[default: the run's]",
+    ),
+]
+AsJson = Annotated[
+    bool, typer.Option("--json", help="Print each result as a line of JSON, gamma 0 first.")
+]
+Show = Callable[[int, int], None]
+"""Called with the number of images scored, and of all."""
 
 
 def evaluate(
@@ -29,28 +42,15 @@ def evaluate(
         bool, typer.Option("--teacher", help="Score the cached dense tokens, without training.")
     ] = False,
     cache: CacheFolder = Path("data_cache"),
-    dataset: Annotated[
-        str | None, typer.Option(help="Data set or description. \\[default: the run's]")
-    ] = None,
-    root: Annotated[
-        Path | None, typer.Option(help="Folder of the data set, if it has moved.")
-    ] = None,
+    dataset: Dataset = None,
+    root: MovedRoot = None,
     split: Annotated[str, typer.Option(help="Split to score.")] = "val",
     limit: Annotated[int | None, typer.Option(min=1, help="Only the first N images.")] = None,
-    calibration: Annotated[
-        float | None,
-        typer.Option(
-            min=0,
-            help="gamma: taken off the cosines of seen classes before the argmax. Above 0, the "
-            "scores without it are reported too. \\[default: the run's]",
-        ),
-    ] = None,
+    calibration: Calibration = None,
     out: Annotated[
         Path | None, typer.Option(help="Folder of the JSON and CSV. \\[default: the run]")
     ] = None,
-    as_json: Annotated[
-        bool, typer.Option("--json", help="Print each result as a line of JSON, gamma 0 first.")
-    ] = False,
+    as_json: AsJson = False,
     settings: Settings = None,
     quiet: Quiet = False,
 ) -> None:
@@ -64,47 +64,72 @@ def evaluate(
     from zsseg.stages.train.processes import joined_processes, launched
 
     first = launched()[0] == 0
-    quiet = quiet or not first
-    console.configure_logging(quiet=quiet or as_json, first=first)
-    from zsseg.pipeline.named_stores import dataset_root, stored_spec
-    from zsseg.stages.cache.catalogue import choose_store
-    from zsseg.stages.cache.reader import Store
-    from zsseg.stages.cache.tools.uses import note_use
-    from zsseg.stages.data.spec import load_spec
-    from zsseg.stages.evaluate.evaluate import evaluate_run, evaluate_teacher
-    from zsseg.stages.evaluate.trained_run import load_run
-    from zsseg.stages.evaluate.vocabulary import renamed
-
+    quiet = quiet or as_json or not first
+    console.configure_logging(quiet=quiet, first=first)
     with joined_processes():
         if (run is None) != teacher:
             raise UserError("give either --run RUN (a student) or --teacher --cache DIR (a store)")
         if run is None and (limit or settings):
             raise UserError("--limit and --set are for runs; --teacher scores the whole store")
-        with console.progress("evaluate", quiet=quiet or as_json) as advance:
+        with console.progress("evaluate", quiet=quiet) as advance:
+
+            def show(done: int, total: int) -> None:
+                advance(done, total, "")
+
             if run is None:
-                store = Store.open(choose_store(cache, split=split))
-                if first:
-                    note_use(store.path)
-                results = evaluate_teacher(
-                    store,
-                    load_spec(dataset) if dataset else stored_spec(store),
-                    dataset_root(root, store),
-                    calibration=calibration or 0.0,
-                    progress=lambda done, total: advance(done, total, ""),
-                )
+                results = _of_teacher(cache, split, dataset, root, calibration or 0.0, show)
             else:
-                student = load_run(run, evaluate=evaluate_config(run, calibration, settings or []))
-                spec = load_spec(dataset) if dataset else student.spec
-                results = evaluate_run(
-                    renamed(student, spec, encode=text_encoder(student)),
-                    spec,
-                    root or student.record.root,
-                    split,
-                    limit=limit,
-                    progress=lambda done, total: advance(done, total, ""),
-                )
+                config = evaluate_config(run, calibration, settings or [])
+                results = _of_run(run, config, dataset, root, split, limit, show)
         if first:
             _report(results, out or run, as_json=as_json)
+
+
+def _of_teacher(
+    cache: StorePath,
+    split: str,
+    dataset: str | None,
+    root: Path | None,
+    calibration: float,
+    show: Show,
+) -> "Sequence[EvaluationResult]":
+    """Scores of the dense tokens in the store of a split."""
+    from zsseg.pipeline.named_stores import dataset_root, stored_spec
+    from zsseg.stages.cache.catalogue import choose_store
+    from zsseg.stages.cache.reader import Store
+    from zsseg.stages.cache.tools.uses import note_use
+    from zsseg.stages.data.spec import load_spec
+    from zsseg.stages.evaluate.evaluate import evaluate_teacher
+    from zsseg.stages.train.processes import processes
+
+    store = Store.open(choose_store(cache, split=split))
+    if processes()[0] == 0:
+        note_use(store.path)
+    spec = load_spec(dataset) if dataset else stored_spec(store)
+    folder = dataset_root(root, store)
+    return evaluate_teacher(store, spec, folder, calibration=calibration, progress=show)
+
+
+def _of_run(
+    run: Path,
+    config: "EvaluateConfig",
+    dataset: str | None,
+    root: Path | None,
+    split: str,
+    limit: int | None,
+    show: Show,
+) -> "Sequence[EvaluationResult]":
+    """Scores of a run's student."""
+    from zsseg.stages.data.spec import load_spec
+    from zsseg.stages.evaluate.evaluate import evaluate_run
+    from zsseg.stages.evaluate.trained_run import load_run
+    from zsseg.stages.evaluate.vocabulary import renamed
+
+    student = load_run(run, evaluate=config)
+    spec = load_spec(dataset) if dataset else student.spec
+    named = renamed(student, spec, encode=text_encoder(student))
+    folder = root or student.record.root
+    return evaluate_run(named, spec, folder, split, limit=limit, progress=show)
 
 
 def _report(results: "Sequence[EvaluationResult]", folder: Path | None, *, as_json: bool) -> None:

@@ -1,6 +1,7 @@
 """Options and exit codes that several commands share."""
 
 from enum import IntEnum
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -12,7 +13,7 @@ Settings = Annotated[
     typer.Option("--set", metavar="A.B=C", help="Change one setting; may be given many times."),
 ]
 PLACE = "DIR|URL"
-"""How help names a store or a folder of stores: both may be elsewhere (s3://bucket/folder)."""
+"""Stands in help for a store or a folder of stores, which may be at a URL (s3://bucket/folder)."""
 
 CacheFolder = Annotated[
     StorePath,
@@ -33,6 +34,13 @@ StoreArgument = Annotated[
 FolderArgument = Annotated[
     StorePath,
     typer.Argument(parser=store_path, metavar=PLACE, help="Folder of stores.", show_default=True),
+]
+MovedRoot = Annotated[
+    Path | None, typer.Option("--root", help="Folder of the data set, if it has moved.")
+]
+MovedTeacher = Annotated[
+    str | None,
+    typer.Option("--teacher", help="The store's teacher, if its files have moved."),
 ]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress and no messages.")]
 

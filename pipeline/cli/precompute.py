@@ -1,7 +1,7 @@
 """`zsseg precompute`: stage one."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -10,54 +10,64 @@ from zsseg.pipeline.cli.options import CacheFolder, Exit, Quiet, Settings
 from zsseg.pipeline.cli.signals import ended_by_sigterm
 from zsseg.pipeline.settings import apply_settings, build, read_values
 
+if TYPE_CHECKING:
+    from zsseg.stages.precompute.run import PrecomputeResult
+
 DEFAULT_TEACHER = "ViT-B-16-quickgelu/openai"
+
+Teacher = Annotated[
+    str,
+    typer.Option(
+        help="CLIP: NAME/PRETRAINED of open_clip, hf-hub:ORG/REPO, local-dir:DIR, NAME@FILE."
+    ),
+]
+Views = Annotated[
+    int | None,
+    typer.Option(
+        min=0, help="Random crops per image with a CLS token each; the setting views.number."
+    ),
+]
+Update = Annotated[bool, typer.Option("--update", help="Compute in place what was made otherwise.")]
+DryRun = Annotated[
+    bool, typer.Option("--dry-run", help="Say what would run, why, and what it would cost.")
+]
+Workers = Annotated[
+    int | None,
+    typer.Option(min=1, help="Processes on this machine, one per GPU where there are any."),
+]
+Scheduler = Annotated[
+    str | None, typer.Option(help="A running dask cluster to join: tcp://HOST:PORT.")
+]
+RetryFailed = Annotated[
+    bool, typer.Option("--retry-failed", help="Try images again that could not be used.")
+]
+MaxFailures = Annotated[
+    int | None, typer.Option(min=0, help="Stop when more images cannot be used.")
+]
 
 
 def precompute(
     dataset: Annotated[str, typer.Option(help="Data set by name, or a YAML description.")],
     root: Annotated[Path, typer.Option(help="Folder of the data set; never written to.")],
     split: Annotated[str, typer.Option(help="Split of the data set.")] = "train",
-    teacher: Annotated[
-        str,
-        typer.Option(
-            help="CLIP: NAME/PRETRAINED of open_clip, hf-hub:ORG/REPO, local-dir:DIR, NAME@FILE."
-        ),
-    ] = DEFAULT_TEACHER,
+    teacher: Teacher = DEFAULT_TEACHER,
     cache: CacheFolder = Path("data_cache"),
     config: Annotated[Path | None, typer.Option(help="YAML file of precompute settings.")] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Only the first N images.")] = None,
-    views: Annotated[
-        int | None,
-        typer.Option(
-            min=0, help="Random crops per image with a CLS token each; the setting views.number."
-        ),
-    ] = None,
-    update: Annotated[
-        bool, typer.Option("--update", help="Compute in place what was made otherwise.")
-    ] = False,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Say what would run, why, and what it would cost.")
-    ] = False,
-    workers: Annotated[
-        int | None,
-        typer.Option(min=1, help="Processes on this machine, one per GPU where there are any."),
-    ] = None,
-    scheduler: Annotated[
-        str | None, typer.Option(help="A running dask cluster to join: tcp://HOST:PORT.")
-    ] = None,
-    retry_failed: Annotated[
-        bool, typer.Option("--retry-failed", help="Try images again that could not be used.")
-    ] = False,
-    max_failures: Annotated[
-        int | None, typer.Option(min=0, help="Stop when more images cannot be used.")
-    ] = None,
+    views: Views = None,
+    update: Update = False,
+    dry_run: DryRun = False,
+    workers: Workers = None,
+    scheduler: Scheduler = None,
+    retry_failed: RetryFailed = False,
+    max_failures: MaxFailures = None,
     settings: Settings = None,
     quiet: Quiet = False,
 ) -> None:
     """Stage one: run CLIP once over a split and write the store. Run it again to resume."""
     console.configure_logging(quiet=quiet)
     from zsseg.pipeline.cli.forecast_text import print_forecast
-    from zsseg.pipeline.tables import loss_line, precompute_words, shares
+    from zsseg.pipeline.tables import precompute_words
     from zsseg.stages.data.spec import load_spec
     from zsseg.stages.precompute.precompute_config import PrecomputeConfig
     from zsseg.stages.precompute.run import foretell
@@ -97,6 +107,14 @@ def precompute(
             workers=workers,
             scheduler=scheduler,
         )
+    _print_result(result)
+    if result.failed:
+        raise typer.Exit(Exit.SKIPPED)
+
+
+def _print_result(result: "PrecomputeResult") -> None:
+    from zsseg.pipeline.tables import loss_line, shares
+
     for name, reason in result.failed.items():
         console.err.print(f"{name}: left out: {reason}", markup=False, soft_wrap=True)
     if result.written:
@@ -114,5 +132,3 @@ def precompute(
         console.out.print(loss_line(result.loss), soft_wrap=True)
     good = result.images - len(result.failed)
     console.out.print(f"{result.path}: {good} of {result.images} images, complete", soft_wrap=True)
-    if result.failed:
-        raise typer.Exit(Exit.SKIPPED)

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from zsseg.pipeline import console
-from zsseg.pipeline.cli.options import CacheFolder, Quiet, Settings
+from zsseg.pipeline.cli.options import CacheFolder, MovedRoot, Quiet, Settings
 from zsseg.pipeline.settings import apply_settings, build, read_experiment
 from zsseg.stages.cache.disk.store_path import StorePath
 
@@ -18,9 +18,7 @@ def train(
     config: Annotated[
         str, typer.Option(help="Experiment by name (`zsseg config ls`), or a YAML file.")
     ] = DEFAULT_EXPERIMENT,
-    root: Annotated[
-        Path | None, typer.Option(help="Folder of the data set, if it has moved.")
-    ] = None,
+    root: MovedRoot = None,
     out: Annotated[
         Path | None, typer.Option(help="Folder of the run. \\[default: runs/EXPERIMENT]")
     ] = None,
