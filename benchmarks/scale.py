@@ -10,11 +10,10 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import psutil
@@ -22,6 +21,7 @@ import psutil
 from benchmarks.ratio import Ratio, timed
 from zsseg.stages.data.images import write_png
 from zsseg.stages.data.spec import load_spec
+from zsseg.stages.precompute.plan.request import PrecomputeRequest
 from zsseg.stages.precompute.precompute_config import (
     DenseConfig,
     PrecomputeConfig,
@@ -123,19 +123,25 @@ def run(folder: Path, images: int, *, device: str = "auto") -> Peaks:
     return Peaks(client=peak("self"), worker=worker)
 
 
-def stage_one(folder: Path, images: int, **more: Any) -> dict[str, int]:
+def stage_one(
+    folder: Path,
+    images: int,
+    *,
+    config: PrecomputeConfig = _CONFIG,
+    progress: Callable[[Progress], None] = lambda _: None,
+    workers: int | None = None,
+) -> dict[str, int]:
     """Rows that were computed."""
-    settings: dict[str, Any] = {"progress": lambda _: None, "config": _CONFIG} | more
-    return precompute(
-        load_spec(str(folder / "world.yaml")),
+    request = PrecomputeRequest(
+        spec=load_spec(str(folder / "world.yaml")),
         root=folder,
         split="train",
         teacher=f"local-dir:{folder / 'clip'}",
         cache=folder / f"cache-{images}",
+        config=config,
         limit=images,
-        update=False,
-        **settings,
-    ).written
+    )
+    return precompute(request, update=False, progress=progress, workers=workers).written
 
 
 def peak(process: int | str) -> int:

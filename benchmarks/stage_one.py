@@ -32,6 +32,7 @@ from zsseg.stages.precompute import run as run_module
 from zsseg.stages.precompute.engine.cluster import open_engine
 from zsseg.stages.precompute.make.class_crops import class_crops
 from zsseg.stages.precompute.make.regions import mine_regions, unlabelled_tokens
+from zsseg.stages.precompute.plan.request import PrecomputeRequest
 from zsseg.stages.precompute.precompute_config import (
     DenseConfig,
     LocalConfig,
@@ -39,7 +40,7 @@ from zsseg.stages.precompute.precompute_config import (
     RegionConfig,
     TextConfig,
 )
-from zsseg.stages.precompute.run import PrecomputeResult, foretell, precompute
+from zsseg.stages.precompute.run import PrecomputeResult, forecast, precompute
 from zsseg.stages.precompute.teacher import clip_teacher as teacher_module
 from zsseg.stages.precompute.teacher.dense_tokens import dense_tokens
 from zsseg.stages.precompute.teacher.teacher_files import resolve_teacher
@@ -59,18 +60,31 @@ class Subject:
     teacher: str
     folder: Path
 
-    def precompute(self, config: PrecomputeConfig, **more: Any) -> PrecomputeResult:
-        """Stage one on all images or the first; `cache` names the folder of the store."""
-        nothing = {"progress": lambda _: None, "update": False, "limit": None}
-        settings: dict[str, Any] = nothing | more
-        return precompute(
-            self.spec,
+    def request(
+        self, config: PrecomputeConfig, *, cache: str, limit: int | None = None
+    ) -> PrecomputeRequest:
+        """A store of all images or the first; `cache` names the folder of the store."""
+        return PrecomputeRequest(
+            spec=self.spec,
             root=self.root,
             split="train",
             teacher=self.teacher,
+            cache=self.folder / cache,
             config=config,
-            **settings | {"cache": self.folder / settings["cache"]},
+            limit=limit,
         )
+
+    def precompute(
+        self,
+        config: PrecomputeConfig,
+        *,
+        cache: str,
+        limit: int | None = None,
+        update: bool = False,
+    ) -> PrecomputeResult:
+        """Stage one on such a request."""
+        request = self.request(config, cache=cache, limit=limit)
+        return precompute(request, update=update, progress=lambda _: None)
 
 
 def write_teacher(folder: Path) -> str:
@@ -229,18 +243,12 @@ def changed_crops(*, quick: bool) -> list[Ratio]:
         changed = settings(shard_images=16, merge_threshold=0.92)
         store = one.precompute(first, limit=images, cache="store").path
         at_first = _last_run(store)["forwards"]
-        said = foretell(
-            one.spec,
-            root=one.root,
-            split="train",
-            teacher=one.teacher,
-            cache=one.folder / "store",
-            config=changed,
-            limit=images,
+        found = forecast(
+            one.request(changed, cache="store", limit=images),
             retry_failed=False,
             progress=lambda _: None,
         )
-        why = {step.artifact: " ".join(step.why) for step in said.steps}
+        why = {step.artifact: " ".join(step.why) for step in found.steps}
         assert why.keys() == {"regions", "local"}, why
         assert "regions.merge_threshold: stored 0.9, asked 0.92" in why["regions"], why
         assert "made from index, regions" in why["local"], why

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from zsseg.stages.evaluate.evaluate import evaluate_teacher as evaluate_teacher
     from zsseg.stages.evaluate.predict import predict_files as predict_files
     from zsseg.stages.evaluate.trained_run import load_run as load_run
+    from zsseg.stages.precompute.plan.request import PrecomputeRequest as PrecomputeRequest
     from zsseg.stages.precompute.precompute_config import PrecomputeConfig as PrecomputeConfig
     from zsseg.stages.precompute.run import precompute as precompute
     from zsseg.stages.train.loop import train as train
@@ -30,6 +31,7 @@ __version__ = version("zsseg")
 
 _HOME = {
     "PrecomputeConfig": "zsseg.stages.precompute.precompute_config",
+    "PrecomputeRequest": "zsseg.stages.precompute.plan.request",
     "RunConfig": "zsseg.stages.train.run_config",
     "Store": "zsseg.stages.cache.reader",
     "evaluate_run": "zsseg.stages.evaluate.evaluate",

@@ -1,5 +1,7 @@
 """`zsseg cache why`: what would be computed of a store now, and why."""
 
+from dataclasses import replace
+
 from zsseg.pipeline import console
 from zsseg.pipeline.cli.options import MovedRoot, MovedTeacher, Quiet, Settings, StoreArgument
 from zsseg.pipeline.settings import apply_settings, build
@@ -24,22 +26,17 @@ def why(
     from zsseg.stages.cache.format.manifest import read_manifest
     from zsseg.stages.precompute.plan.stored_settings import find_origin, recall_settings
     from zsseg.stages.precompute.precompute_config import PrecomputeConfig
-    from zsseg.stages.precompute.run import foretell
+    from zsseg.stages.precompute.run import forecast
 
     path = choose_store(store)
     manifest = read_manifest(path)
     made = recall_settings(path, manifest)
     folder, files = find_origin(path, made, manifest, root=root, teacher=teacher)
     values = apply_settings(made.config.model_dump(mode="json"), settings or [])
+    request = made.request(root=folder, teacher=files.spec, cache=path.parent)
     with console.progress("why", quiet=quiet) as advance:
-        found = foretell(
-            made.spec,
-            root=folder,
-            split=made.split,
-            teacher=files.spec,
-            cache=path.parent,
-            config=build(PrecomputeConfig, values, where=str(path)),
-            limit=made.limit,
+        found = forecast(
+            replace(request, config=build(PrecomputeConfig, values, where=str(path))),
             retry_failed=False,
             progress=lambda now: advance(now.done, now.total, precompute_words(now)),
         )

@@ -69,23 +69,27 @@ def precompute(
     from zsseg.pipeline.cli.forecast_text import print_forecast
     from zsseg.pipeline.tables import precompute_words
     from zsseg.stages.data.spec import load_spec
+    from zsseg.stages.precompute.plan.request import PrecomputeRequest
     from zsseg.stages.precompute.precompute_config import PrecomputeConfig
-    from zsseg.stages.precompute.run import foretell
+    from zsseg.stages.precompute.run import forecast
     from zsseg.stages.precompute.run import precompute as run
 
     number = [] if views is None else [f"views.number={views}"]
     values = apply_settings(read_values(config) if config else {}, [*(settings or []), *number])
     checked = build(PrecomputeConfig, values, where=str(config) if config else "precompute")
+    request = PrecomputeRequest(
+        spec=load_spec(dataset),
+        root=root,
+        split=split,
+        teacher=teacher,
+        cache=cache,
+        config=checked,
+        limit=limit,
+    )
     if dry_run:
         with console.progress("precompute", quiet=quiet) as advance:
-            found = foretell(
-                load_spec(dataset),
-                root=root,
-                split=split,
-                teacher=teacher,
-                cache=cache,
-                config=checked,
-                limit=limit,
+            found = forecast(
+                request,
                 retry_failed=retry_failed,
                 progress=lambda now: advance(now.done, now.total, precompute_words(now)),
             )
@@ -93,13 +97,7 @@ def precompute(
         return
     with ended_by_sigterm(), console.progress("precompute", quiet=quiet) as advance:
         result = run(
-            load_spec(dataset),
-            root=root,
-            split=split,
-            teacher=teacher,
-            cache=cache,
-            config=checked,
-            limit=limit,
+            request,
             update=update,
             progress=lambda now: advance(now.done, now.total, precompute_words(now)),
             retry_failed=retry_failed,

@@ -16,7 +16,7 @@ from zsseg.stages.cache.disk.store_path import StorePath
 from zsseg.stages.cache.reconcile import Differences
 from zsseg.stages.cache.set_aside import NOT_MOVED
 from zsseg.stages.precompute.engine.threads_here import Engine
-from zsseg.stages.precompute.plan.request import Wanted
+from zsseg.stages.precompute.plan.wanted_store import WantedStore
 from zsseg.stages.precompute.plan.work_plan import ORDER, Plan, Planner, planned_bytes
 
 SAMPLED = 4
@@ -55,9 +55,9 @@ class Forecast:
     """Estimated; None where nothing is to be done."""
 
 
-def forecast(wanted: Wanted, planner: Planner, plan: Plan, engine: Engine) -> Forecast:
+def forecast_plan(planner: Planner, plan: Plan, engine: Engine) -> Forecast:
     """The forecast of a plan. Loads the teacher to measure, when there is anything to compute."""
-    found = planner.differences
+    wanted, found = planner.wanted, planner.differences
     steps = tuple(
         Step(name, plan.rows[name], plan.copied[name], dict(plan.why[name])) for name in plan.todo
     )
@@ -85,7 +85,7 @@ def _refused(path: StorePath, found: Differences | None) -> tuple[str, ...]:
     return ()
 
 
-def _seconds(wanted: Wanted, plan: Plan, engine: Engine) -> float:
+def _seconds(wanted: WantedStore, plan: Plan, engine: Engine) -> float:
     """How long it would take one process, from a few images spread over the data set."""
     from zsseg.stages.precompute.timing import timed
 

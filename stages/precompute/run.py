@@ -6,7 +6,6 @@ The list of what is missing is made first, and torch is loaded only when there i
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 from zsseg.stages.cache.dense_loss import DenseLoss, loss_entry, recorded_loss
@@ -14,16 +13,16 @@ from zsseg.stages.cache.disk.files import free_bytes, read_ahead
 from zsseg.stages.cache.disk.store_path import StorePath
 from zsseg.stages.cache.writer import Writer
 from zsseg.stages.data.samples import Sample
-from zsseg.stages.data.spec import DatasetSpec
 from zsseg.stages.errors import DatasetError, ResourceError
 from zsseg.stages.precompute.engine.cluster import open_engine
 from zsseg.stages.precompute.engine.threads_here import Engine
-from zsseg.stages.precompute.forecast import Forecast, forecast
+from zsseg.stages.precompute.forecast import Forecast, forecast_plan
 from zsseg.stages.precompute.plan.changed_files import refuse_changed, refuse_failures
-from zsseg.stages.precompute.plan.request import Wanted, wanted_store
+from zsseg.stages.precompute.plan.request import PrecomputeRequest
 from zsseg.stages.precompute.plan.resolve_auto import require_gpu
 from zsseg.stages.precompute.plan.store_command import store_command
 from zsseg.stages.precompute.plan.stored_settings import settings_entry
+from zsseg.stages.precompute.plan.wanted_store import WantedStore, resolve_request
 from zsseg.stages.precompute.plan.work_plan import Plan, Planner, planned_bytes
 from zsseg.stages.precompute.precompute_config import PrecomputeConfig
 from zsseg.stages.precompute.progress import Meter, Phase, Progress
@@ -51,14 +50,8 @@ class PrecomputeResult:
 
 
 def precompute(
-    spec: DatasetSpec,
+    request: PrecomputeRequest,
     *,
-    root: Path,
-    split: str,
-    teacher: str,
-    cache: StorePath,
-    config: PrecomputeConfig,
-    limit: int | None,
     update: bool,
     progress: Callable[[Progress], None],
     retry_failed: bool = False,
@@ -66,17 +59,17 @@ def precompute(
     workers: int | None = None,
     scheduler: str | None = None,
 ) -> PrecomputeResult:
-    """Make, continue or check the store of a split in the folder `cache`; sealed on return.
+    """Make, continue or check the store that is asked for; it is sealed on return.
 
-    `limit` takes the first images only. `update` computes anew what was made with other settings,
-    from files that have changed since, or for images that came; without it each raises CacheError.
-    An image that cannot be used is a row of status 1, and stays it until its file changes or
-    `retry_failed` is asked for; more than `max_failures` of them raise DatasetError, as it does
-    when all are. `workers` and `scheduler`: see `cluster.open_engine`.
+    `update` computes again what was made with other settings, from files that have changed since,
+    or for images that were added; without it each raises CacheError. An image that cannot be used
+    becomes a row of status 1, and stays one until its file changes or `retry_failed` is given; more
+    than `max_failures` of them raise DatasetError, as it does when no image can be used. `workers`
+    and `scheduler`: see `cluster.open_engine`.
     """
-    files, meter = _found(teacher, config, scheduler), Meter(progress)
-    with open_engine(files, config, workers=workers, scheduler=scheduler) as engine:
-        wanted = _wanted(engine, spec, root, split, files, cache, config, limit)
+    files, meter = _teacher_files(request, scheduler), Meter(progress)
+    with open_engine(files, request.config, workers=workers, scheduler=scheduler) as engine:
+        wanted = _wanted_store(engine, request, files)
         with _open_writer(wanted, update=update) as writer:
             planner = Planner(wanted, retry_failed=retry_failed, keeps=True, meter=meter)
             plan = planner.plan()
@@ -90,25 +83,16 @@ def precompute(
                 planner.remember(plan)
                 _check_space(wanted, plan)
                 forwards, kept = compute(
-                    writer, planner, plan, wanted, engine, meter, max_failures=max_failures
+                    writer, planner, plan, engine, meter, max_failures=max_failures
                 )
             planner.remember(None)
             failed = _failures(writer, wanted.samples)
-            if len(failed) == len(wanted.samples):
-                raise DatasetError(
-                    f"{root}: none of the {len(failed)} images of split '{split}' can be used. "
-                    f"The first: {next(iter(failed.values()))}"
-                )
-            refuse_failures(root, failed.values(), at_most=max_failures)
-            writer.seal(command=store_command(spec, split, wanted.limit, wanted.config))
-            loss = _loss(writer, wanted, engine, meter)
-            places = {"root": str(root.resolve()), "teacher": files.located}
-            _remember(writer, places | settings_entry(wanted.settings))
-    done = {name: count for name, count in plan.rows.items() if count}
+            _refuse_failures(request, failed, wanted.manifest.rows, at_most=max_failures)
+            loss = _finish(writer, wanted, engine, meter)
     return PrecomputeResult(
         path=wanted.path,
         images=wanted.manifest.rows,
-        written=done,
+        written={name: count for name, count in plan.rows.items() if count},
         seconds=meter.seconds,
         failed=failed,
         forwards=forwards,
@@ -117,73 +101,44 @@ def precompute(
     )
 
 
-def foretell(
-    spec: DatasetSpec,
-    *,
-    root: Path,
-    split: str,
-    teacher: str,
-    cache: StorePath,
-    config: PrecomputeConfig,
-    limit: int | None,
-    retry_failed: bool,
-    progress: Callable[[Progress], None],
+def forecast(
+    request: PrecomputeRequest, *, retry_failed: bool, progress: Callable[[Progress], None]
 ) -> Forecast:
-    """What `precompute` of the same arguments would do, why, and at what cost; nothing is written.
+    """What `precompute` of this request would do, why, and at what cost; nothing is written.
 
-    Files that the store does not know by size and time are hashed.
+    Files whose size or time is not what the store knows are hashed.
     """
-    files, meter = _found(teacher, config, None), Meter(progress)
-    with open_engine(files, config, workers=None, scheduler=None) as engine:
-        wanted = _wanted(engine, spec, root, split, files, cache, config, limit)
+    files, meter = _teacher_files(request, None), Meter(progress)
+    with open_engine(files, request.config, workers=None, scheduler=None) as engine:
+        wanted = _wanted_store(engine, request, files)
         planner = Planner(wanted, retry_failed=retry_failed, keeps=False, meter=meter)
-        plan = planner.plan()
-        return forecast(wanted, planner, plan, engine)
+        return forecast_plan(planner, planner.plan(), engine)
 
 
-def _found(teacher: str, config: PrecomputeConfig, scheduler: str | None) -> TeacherFiles:
-    """The teacher's files; a GPU that is asked for and not there is told before any work."""
-    if config.device == "cuda" and scheduler is None:
+def _teacher_files(request: PrecomputeRequest, scheduler: str | None) -> TeacherFiles:
+    """The teacher's files. A GPU that is asked for and not there is an error before any work."""
+    if request.config.device == "cuda" and scheduler is None:
         require_gpu()
-    return resolve_teacher(teacher)
+    return resolve_teacher(request.teacher)
 
 
-def _wanted(
-    engine: Engine,
-    spec: DatasetSpec,
-    root: Path,
-    split: str,
-    files: TeacherFiles,
-    cache: StorePath,
-    config: PrecomputeConfig,
-    limit: int | None,
-) -> Wanted:
-    """The store that is asked for; what a new one is begun with says the place that computes it."""
+def _wanted_store(engine: Engine, request: PrecomputeRequest, files: TeacherFiles) -> WantedStore:
+    """The store that is asked for; the engine says what a new one is begun with."""
 
     def look(asked: PrecomputeConfig) -> dict[str, str]:
         from zsseg.stages.precompute.engine.questions import found_where_asked
 
         return engine.ask(partial(found_where_asked, config=asked))
 
-    def ask_traits(settled: PrecomputeConfig) -> Traits:
+    def ask_traits(resolved: PrecomputeConfig) -> Traits:
         from zsseg.stages.precompute.engine.questions import teacher_traits
 
-        return engine.ask(partial(teacher_traits, config=settled))
+        return engine.ask(partial(teacher_traits, config=resolved))
 
-    return wanted_store(
-        spec,
-        root=root,
-        split=split,
-        files=files,
-        cache=cache,
-        config=config,
-        limit=limit,
-        look=look,
-        ask_traits=ask_traits,
-    )
+    return resolve_request(request, files, look=look, ask_traits=ask_traits)
 
 
-def _open_writer(wanted: Wanted, *, update: bool) -> Writer:
+def _open_writer(wanted: WantedStore, *, update: bool) -> Writer:
     """The store that is wanted, under this process's lock."""
     return Writer.open(
         wanted.path,
@@ -196,7 +151,7 @@ def _open_writer(wanted: Wanted, *, update: bool) -> Writer:
     )
 
 
-def _check_space(wanted: Wanted, plan: Plan) -> None:
+def _check_space(wanted: WantedStore, plan: Plan) -> None:
     """Raise ResourceError before the work when what it makes does not fit on the disk."""
     needed, free = planned_bytes(plan, wanted.manifest), free_bytes(wanted.path)
     if free is not None and needed > free:
@@ -206,7 +161,29 @@ def _check_space(wanted: Wanted, plan: Plan) -> None:
         )
 
 
-def _loss(writer: Writer, wanted: Wanted, engine: Engine, meter: Meter) -> DenseLoss | None:
+def _refuse_failures(
+    request: PrecomputeRequest, failed: Mapping[str, str], images: int, *, at_most: int | None
+) -> None:
+    """Raise DatasetError when no image can be used, or fewer than are asked for."""
+    if len(failed) == images:
+        raise DatasetError(
+            f"{request.root}: none of the {len(failed)} images of split '{request.split}' can be "
+            f"used. The first: {next(iter(failed.values()))}"
+        )
+    refuse_failures(request.root, failed.values(), at_most=at_most)
+
+
+def _finish(writer: Writer, wanted: WantedStore, engine: Engine, meter: Meter) -> DenseLoss | None:
+    """Seal the store, measure its dense tokens, and note in its history what it was made from."""
+    command = store_command(wanted.spec, wanted.split, wanted.limit, wanted.config)
+    writer.seal(command=command)
+    loss = _loss(writer, wanted, engine, meter)
+    places = {"root": str(wanted.root.resolve()), "teacher": wanted.files.located}
+    _remember(writer, places | settings_entry(wanted.settings))
+    return loss
+
+
+def _loss(writer: Writer, wanted: WantedStore, engine: Engine, meter: Meter) -> DenseLoss | None:
     """What storing dense tokens in fewer bytes costs, measured once and kept in the history."""
     config = wanted.config
     loss = recorded_loss(wanted.path, writer.manifest)
@@ -229,13 +206,14 @@ def _loss(writer: Writer, wanted: Wanted, engine: Engine, meter: Meter) -> Dense
     return loss
 
 
-def _remember(writer: Writer, said: Mapping[str, Any]) -> None:
-    """Note where data set and teacher lie now and what was asked for, if that is news.
+def _remember(writer: Writer, values: Mapping[str, Any]) -> None:
+    """Write these values into the history, unless its newest ones are the same.
 
-    For the commands that come next, and for the repair of a store that cannot say it itself.
+    Later commands find data set and teacher by them, and `--repair` the settings of a store whose
+    own description is damaged.
     """
-    if any(writer.last(key) != value for key, value in said.items()):
-        writer.log(said)
+    if any(writer.last(key) != value for key, value in values.items()):
+        writer.log(values)
 
 
 def _failures(writer: Writer, samples: Sequence[Sample]) -> dict[str, str]:

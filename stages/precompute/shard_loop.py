@@ -16,7 +16,7 @@ from zsseg.stages.precompute.engine.jobs import Commission, Job
 from zsseg.stages.precompute.engine.questions import class_texts, described, fitted_basis
 from zsseg.stages.precompute.engine.threads_here import Engine
 from zsseg.stages.precompute.plan.changed_files import refuse_failures
-from zsseg.stages.precompute.plan.request import Wanted
+from zsseg.stages.precompute.plan.wanted_store import WantedStore
 from zsseg.stages.precompute.plan.work_plan import Plan, Planner
 from zsseg.stages.precompute.progress import Meter
 
@@ -31,20 +31,19 @@ def compute(
     writer: Writer,
     planner: Planner,
     plan: Plan,
-    wanted: Wanted,
     engine: Engine,
     meter: Meter,
     *,
     max_failures: int | None,
 ) -> tuple[dict[str, int], dict[str, int]]:
-    """Carry out a plan, and add what the run says about itself to the store's history.
+    """Carry out a plan, and write into the store's history how it went.
 
-    Returns, by artifact, the images and crops that passed the teacher and the values that were
-    there already: of `local` tokens of crops, else rows. An interrupt loses the shards at work.
-    Raises what `fill` raises, and DatasetError for more than `max_failures` images that cannot be
-    used.
+    Returns two numbers per artifact: images (of `local`: crops) that passed the teacher, and rows
+    (of `local`: tokens of crops) whose stored values were used again. An interrupt loses the shards
+    that are being computed. Raises what `fill` raises, and DatasetError for more than
+    `max_failures` images that cannot be used.
     """
-    begin = datetime.now(UTC)
+    begin, wanted = datetime.now(UTC), planner.wanted
     if DENSE not in wanted.manifest.arrays and (shards := plan.todo.get("regions")):
         _log.info(
             "%s keeps no dense tokens: they are made in memory for the regions of %d shards",
@@ -53,19 +52,44 @@ def compute(
         )
     meter.expect(plan.steps)
     meter.begin(max(plan.rows.values()))
-    for name, source in planner.units_set_aside.items():
-        artifact = planner.artifacts[name]
-        stored = read_manifest(source)
-        arrays = {spec.name: get(source, stored, spec.name, 0) for spec in artifact.arrays}
-        writer.write(name, 0, arrays)
+    _copy_set_aside(writer, planner)
     writer.withdraw_all(planner.forced(plan))
     with meter.phase("teacher"):
         _compute_units(writer, plan, wanted, engine, meter)
+    forwards, kept = _compute_shards(
+        writer, planner, plan, engine, meter, max_failures=max_failures
+    )
+    writer.log(
+        {
+            "begin": begin.isoformat(timespec="seconds"),
+            "end": datetime.now(UTC).isoformat(timespec="seconds"),
+            "seconds": {phase: round(value, 3) for phase, value in meter.seconds.items()},
+            "shards": {name: len(shards) for name, shards in plan.todo.items()},
+            "forwards": forwards,
+            "kept": kept,
+            "versions": _versions(),
+            **engine.ask(partial(described, config=wanted.config)),
+        }
+    )
+    return forwards, kept
+
+
+def _compute_shards(
+    writer: Writer,
+    planner: Planner,
+    plan: Plan,
+    engine: Engine,
+    meter: Meter,
+    *,
+    max_failures: int | None,
+) -> tuple[dict[str, int], dict[str, int]]:
+    """Have every shard of the plan computed, and commit each when it is done; as `compute`."""
+    wanted = planner.wanted
     commission = Commission(wanted.path, wanted.manifest, wanted.spec, wanted.root, wanted.config)
     forwards, kept, failures = Counter[str](), Counter[str](), _known_failures(writer, plan)
     refuse_failures(wanted.root, failures.values(), at_most=max_failures)
     jobs = _withdrawn(writer, planner, plan)
-    # Closed before the store's lock is given back, whatever happens: nothing writes it then.
+    # Closed before the store's lock is released, whatever happens: nothing writes to it then.
     with closing(engine.run(jobs, commission, meter.advance)) as outcomes:
         for outcome in outcomes:
             for name in outcome.job.todo:
@@ -79,19 +103,15 @@ def compute(
                 _log.warning("row %d cannot be used: %s", row, reason)
             failures |= outcome.failures
             refuse_failures(wanted.root, failures.values(), at_most=max_failures)
-    writer.log(
-        {
-            "begin": begin.isoformat(timespec="seconds"),
-            "end": datetime.now(UTC).isoformat(timespec="seconds"),
-            "seconds": {phase: round(value, 3) for phase, value in meter.seconds.items()},
-            "shards": {name: len(shards) for name, shards in plan.todo.items()},
-            "forwards": dict(forwards),
-            "kept": dict(kept),
-            "versions": _versions(),
-            **engine.ask(partial(described, config=wanted.config)),
-        }
-    )
     return dict(forwards), dict(kept)
+
+
+def _copy_set_aside(writer: Writer, planner: Planner) -> None:
+    """Copy the artifacts without rows that only the store that was set aside still has."""
+    for name, source in planner.units_set_aside.items():
+        stored = read_manifest(source)
+        specs = planner.artifacts[name].arrays
+        writer.write(name, 0, {spec.name: get(source, stored, spec.name, 0) for spec in specs})
 
 
 def _known_failures(writer: Writer, plan: Plan) -> dict[int, str]:
@@ -117,7 +137,7 @@ def _withdrawn(writer: Writer, planner: Planner, plan: Plan) -> Iterator[Job]:
 
 
 def _compute_units(
-    writer: Writer, plan: Plan, wanted: Wanted, engine: Engine, meter: Meter
+    writer: Writer, plan: Plan, wanted: WantedStore, engine: Engine, meter: Meter
 ) -> None:
     """Text embeddings and the basis of dense tokens: one each per store."""
     spec, config = wanted.spec, wanted.config

@@ -16,13 +16,13 @@ from zsseg.stages.precompute.engine.jobs import Commission, Job
 from zsseg.stages.precompute.engine.threads_here import Workshop
 from zsseg.stages.precompute.make.kmeans import choose_backend
 from zsseg.stages.precompute.plan.recipes import store_artifacts
-from zsseg.stages.precompute.plan.request import Wanted
+from zsseg.stages.precompute.plan.wanted_store import WantedStore
 from zsseg.stages.precompute.plan.work_plan import ORDER
 from zsseg.stages.precompute.progress import Clock
 from zsseg.stages.precompute.teacher.text_embeddings import embed_classes
 
 
-def timed(workshop: Workshop, *, wanted: Wanted, needed: Sequence[str]) -> dict[str, float]:
+def timed(workshop: Workshop, *, wanted: WantedStore, needed: Sequence[str]) -> dict[str, float]:
     """Seconds that each needed artifact takes per image of `wanted`, and `text` per class.
 
     Each is made as in a run, in a store of these images only that is deleted again; those before it

@@ -10,6 +10,7 @@ from PIL import Image
 
 from zsseg.stages.cache.disk.store_path import StorePath
 from zsseg.stages.data.spec import DatasetSpec, load_spec
+from zsseg.stages.precompute.plan.request import PrecomputeRequest
 from zsseg.stages.precompute.precompute_config import (
     DenseConfig,
     LocalConfig,
@@ -36,6 +37,27 @@ BALL = 3  # the unseen class of the tiny world
 NOT_CONTENT = {"history.jsonl", "sources.jsonl", ".lock", ".writer.json", ".used"}
 
 
+def request(
+    world: Path,
+    clip: str,
+    cache: StorePath,
+    *,
+    config: PrecomputeConfig = CONFIG,
+    spec: DatasetSpec | None = None,
+    limit: int | None = None,
+) -> PrecomputeRequest:
+    """A store of the training images of a drawn world."""
+    return PrecomputeRequest(
+        spec=spec or load_spec(str(world)),
+        root=world.parent,
+        split="train",
+        teacher=clip,
+        cache=cache,
+        config=config,
+        limit=limit,
+    )
+
+
 def run(
     world: Path,
     clip: str,
@@ -50,13 +72,7 @@ def run(
     max_failures: int | None = None,
 ) -> PrecomputeResult:
     return precompute(
-        spec or load_spec(str(world)),
-        root=world.parent,
-        split="train",
-        teacher=clip,
-        cache=cache,
-        config=config,
-        limit=limit,
+        request(world, clip, cache, config=config, spec=spec, limit=limit),
         update=update,
         progress=(seen if seen is not None else []).append,
         retry_failed=retry_failed,

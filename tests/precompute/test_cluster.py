@@ -11,13 +11,12 @@ import dask
 import numpy as np
 import psutil
 import pytest
-from helpers.clip_store import CONFIG
+from helpers.clip_store import CONFIG, request
 from helpers.drawn_world import draw_world
 from helpers.seven_row_store import content
 
 from zsseg.stages.cache.reader import Store
 from zsseg.stages.cache.writer import Writer
-from zsseg.stages.data.spec import load_spec
 from zsseg.stages.errors import ResourceError, UserError
 from zsseg.stages.precompute.engine.cluster import Cluster, bisect
 from zsseg.stages.precompute.engine.jobs import Job, Outcome
@@ -33,18 +32,8 @@ pytestmark = [
 
 
 def run(world: Path, clip: str, cache: Path, **more: Any) -> PrecomputeResult:
-    settings: dict[str, Any] = {"progress": lambda _: None} | more
-    return precompute(
-        load_spec(str(world)),
-        root=world.parent,
-        split="train",
-        teacher=clip,
-        cache=cache,
-        config=CONFIG,
-        limit=None,
-        update=False,
-        **settings,
-    )
+    settings: dict[str, Any] = {"progress": lambda _: None, "update": False} | more
+    return precompute(request(world, clip, cache), **settings)
 
 
 @pytest.fixture(scope="module")

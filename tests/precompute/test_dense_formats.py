@@ -30,6 +30,7 @@ from zsseg.stages.evaluate.evaluate import evaluate_teacher
 from zsseg.stages.precompute.make.regions import mine_regions, unlabelled_tokens
 from zsseg.stages.precompute.make.token_loss import compare
 from zsseg.stages.precompute.plan.recipes import store_artifacts
+from zsseg.stages.precompute.plan.request import PrecomputeRequest
 from zsseg.stages.precompute.precompute_config import DenseConfig, PrecomputeConfig, TextConfig
 from zsseg.stages.precompute.progress import Progress
 from zsseg.stages.precompute.run import precompute
@@ -414,18 +415,16 @@ def test_regions_without_tokens_on_the_disk_reach_their_progress(
 def test_int8_of_real_tokens(shared_data: Path, tmp_path: Path) -> None:
     """The targets of the format, on the first images of CamVid's val."""
     clip = f"local-dir:{shared_data / 'camvid_clip'}"
-    result = precompute(
-        load_spec("camvid"),
+    asked = PrecomputeRequest(
+        spec=load_spec("camvid"),
         root=shared_data / "camvid",
         split="val",
         teacher=clip,
         cache=tmp_path,
         config=PrecomputeConfig(dense=DenseConfig(format="int8"), shard_images=4, device="cpu"),
         limit=4,
-        update=False,
-        progress=lambda _: None,
     )
-    loss = result.loss
+    loss = precompute(asked, update=False, progress=lambda _: None).loss
     assert loss is not None
     assert loss.bytes <= 0.52
     assert loss.cosine_worst >= 0.999

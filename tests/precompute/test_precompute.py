@@ -123,14 +123,17 @@ def test_a_second_run_does_nothing_and_loads_no_model(
 import sys
 from pathlib import Path
 from zsseg.stages.data.spec import load_spec
+from zsseg.stages.precompute.plan.request import PrecomputeRequest
 from zsseg.stages.precompute.precompute_config import PrecomputeConfig
 from zsseg.stages.precompute.run import precompute
 spec = load_spec({str(world)!r})
 config = PrecomputeConfig.model_validate_json({CONFIG.model_dump_json()!r})
+request = PrecomputeRequest(
+    spec=spec, root=Path({str(world.parent)!r}), split="train", teacher={tiny_clip!r},
+    cache=Path({str(path.parent)!r}), config=config,
+)
 result = precompute(
-    spec, root=Path({str(world.parent)!r}), split="train", teacher={tiny_clip!r},
-    cache=Path({str(path.parent)!r}), config=config, limit=None, update=False,
-    progress=lambda _: sys.exit("there was something to do"),
+    request, update=False, progress=lambda _: sys.exit("there was something to do")
 )
 assert (result.images, result.written, result.seconds) == (6, {{}}, {{}}), result
 loaded = {{"torch", "open_clip", "sklearn", "cuml"}} & set(sys.modules)

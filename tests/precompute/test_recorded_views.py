@@ -7,6 +7,7 @@ from typing import Any, Literal, cast
 
 import numpy as np
 import pytest
+from helpers.clip_store import run
 from helpers.drawn_world import draw_world
 from numpy.typing import NDArray
 from PIL import Image
@@ -15,7 +16,7 @@ from pydantic import ValidationError
 from zsseg.stages.cache.format.manifest import fingerprints
 from zsseg.stages.cache.reader import Store
 from zsseg.stages.data.geometry import View
-from zsseg.stages.data.spec import DatasetSpec, FolderPatterns, load_spec
+from zsseg.stages.data.spec import DatasetSpec, FolderPatterns
 from zsseg.stages.precompute.make.artifacts import cls_arrays
 from zsseg.stages.precompute.make.pictures import Picture
 from zsseg.stages.precompute.make.recorded_views import image_views, seen_by_teacher
@@ -26,7 +27,6 @@ from zsseg.stages.precompute.precompute_config import (
     TextConfig,
     ViewConfig,
 )
-from zsseg.stages.precompute.run import precompute
 from zsseg.stages.precompute.teacher.clip_teacher import Teacher, load_teacher
 from zsseg.stages.precompute.teacher.teacher_files import TeacherFiles, Traits, resolve_teacher
 
@@ -249,17 +249,7 @@ def test_a_store_keeps_the_same_crops_whatever_its_shards(tmp_path: Path, tiny_c
             batch=batch,
             device="cpu",
         )
-        result = precompute(
-            load_spec(str(world)),
-            root=world.parent,
-            split="train",
-            teacher=tiny_clip,
-            cache=tmp_path / str(shard_images),
-            config=config,
-            limit=None,
-            update=False,
-            progress=lambda _: None,
-        )
+        result = run(world, tiny_clip, tmp_path / str(shard_images), config=config)
         stores.append(Store.open(result.path))
     one, other = stores
     np.testing.assert_array_equal(one.read_all("views"), other.read_all("views"))

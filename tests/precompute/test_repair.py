@@ -9,7 +9,7 @@ from random import Random
 from typing import Any
 
 import pytest
-from helpers.clip_store import CONFIG, NOT_CONTENT, content, load_once, make
+from helpers.clip_store import CONFIG, NOT_CONTENT, content, load_once, make, run
 from helpers.drawn_world import draw_world
 from helpers.file_damage import HARMS, Harm, delete, empty, flip, folder, kind, link, truncate
 from helpers.random_clip import write_clip
@@ -19,11 +19,9 @@ from zsseg.stages.cache.disk.lock import locked
 from zsseg.stages.cache.disk.store_path import StorePath, store_path
 from zsseg.stages.cache.format.manifest import GROUP, HISTORY, INDEX, SEAL
 from zsseg.stages.cache.verify import EVERYTHING, verify_store
-from zsseg.stages.data.spec import load_spec
 from zsseg.stages.errors import CacheError, CacheLocked
 from zsseg.stages.precompute.check.repair import Repair, repair_store
 from zsseg.stages.precompute.precompute_config import DenseConfig, LocalConfig
-from zsseg.stages.precompute.run import precompute
 from zsseg.stages.precompute.teacher.clip_teacher import Teacher
 
 
@@ -332,17 +330,7 @@ def test_what_this_version_would_make_otherwise_is_refused_and_nothing_is_touche
 def test_a_store_at_a_url_is_restored(tiny_clip: str, tmp_path: Path) -> None:
     cache = store_path(f"memory://{tmp_path.name}/cache")
     world = draw_world(tmp_path / "world", images=6)
-    path = precompute(
-        load_spec(str(world)),
-        root=world.parent,
-        split="train",
-        teacher=tiny_clip,
-        cache=cache,
-        config=CONFIG,
-        limit=None,
-        update=False,
-        progress=lambda _: None,
-    ).path
+    path = run(world, tiny_clip, cache).path
     whole = {file: read_bytes(path / file) for file in list_files(path)}
     for names in (("dense/c.1.0.0.0", "ledger/index/000000.json"), (GROUP, SEAL), (INDEX,)):
         for name in names:

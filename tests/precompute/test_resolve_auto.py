@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from helpers import clip_store
 
 from zsseg.stages.cache.format.codec import BASIS
 from zsseg.stages.cache.format.manifest import (
@@ -19,7 +20,7 @@ from zsseg.stages.cache.format.manifest import (
     read_manifest,
 )
 from zsseg.stages.cache.reader import Store
-from zsseg.stages.data.spec import DatasetSpec, FolderPatterns, load_spec
+from zsseg.stages.data.spec import DatasetSpec, FolderPatterns
 from zsseg.stages.errors import CacheError, ResourceError
 from zsseg.stages.precompute.engine.questions import found_where_asked
 from zsseg.stages.precompute.plan.recipes import store_artifacts
@@ -31,7 +32,7 @@ from zsseg.stages.precompute.precompute_config import (
     RegionConfig,
     TextConfig,
 )
-from zsseg.stages.precompute.run import PrecomputeResult, precompute
+from zsseg.stages.precompute.run import PrecomputeResult
 from zsseg.stages.precompute.teacher.teacher_files import TeacherFiles, Traits
 
 SPEC = DatasetSpec(
@@ -185,17 +186,8 @@ CONFIG = PrecomputeConfig(
 def run(
     world: Path, clip: str, cache: Path, *, precision: str = "auto", update: bool = False
 ) -> PrecomputeResult:
-    return precompute(
-        load_spec(str(world)),
-        root=world.parent,
-        split="train",
-        teacher=clip,
-        cache=cache,
-        config=CONFIG.model_copy(update={"precision": precision}),
-        limit=None,
-        update=update,
-        progress=lambda _: None,
-    )
+    config = CONFIG.model_copy(update={"precision": precision})
+    return clip_store.run(world, clip, cache, config=config, update=update)
 
 
 def test_a_store_of_another_precision(tiny_world: Path, tiny_clip: str, tmp_path: Path) -> None:
@@ -235,15 +227,10 @@ def test_a_gpu_that_is_not_there_is_missed_before_anything_is_done(
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr("zsseg.stages.precompute.run.resolve_teacher", None)
     with pytest.raises(ResourceError, match="device=cuda, but torch finds no usable GPU"):
-        precompute(
-            load_spec(str(tiny_world)),
-            root=tiny_world.parent,
-            split="train",
-            teacher="local-dir:nowhere",
-            cache=tmp_path / "cache",
+        clip_store.run(
+            tiny_world,
+            "local-dir:nowhere",
+            tmp_path / "cache",
             config=CONFIG.model_copy(update={"device": "cuda"}),
-            limit=None,
-            update=False,
-            progress=lambda _: None,
         )
     assert not (tmp_path / "cache").exists()

@@ -9,7 +9,7 @@ from typing import Any, cast
 
 import numpy as np
 import pytest
-from helpers.clip_store import CONFIG, IN_ORDER, content, files, image_of, label_of, pixels
+from helpers.clip_store import CONFIG, IN_ORDER, content, files, image_of, label_of, pixels, request
 from helpers.clip_store import run as run_stage
 from helpers.dataset_changes import add, edit, relabel, remove
 from helpers.drawn_world import draw_world
@@ -21,10 +21,10 @@ from zsseg.stages.cache.disk.store_path import StorePath, store_path
 from zsseg.stages.data.spec import DatasetSpec, load_spec
 from zsseg.stages.errors import CacheError
 from zsseg.stages.precompute.engine.threads_here import Engine
-from zsseg.stages.precompute.forecast import forecast
+from zsseg.stages.precompute.forecast import forecast_plan
 from zsseg.stages.precompute.plan import changed_files
 from zsseg.stages.precompute.plan.changed_files import refuse_changed
-from zsseg.stages.precompute.plan.request import Wanted, wanted_store
+from zsseg.stages.precompute.plan.wanted_store import WantedStore, resolve_request
 from zsseg.stages.precompute.plan.work_plan import Plan, Planner, planned_bytes
 from zsseg.stages.precompute.precompute_config import DenseConfig, LocalConfig, PrecomputeConfig
 from zsseg.stages.precompute.progress import Meter
@@ -65,24 +65,15 @@ def wanted(
     *,
     config: PrecomputeConfig = CONFIG,
     spec: DatasetSpec | None = None,
-) -> Wanted:
+) -> WantedStore:
     def ask(_: PrecomputeConfig) -> Traits:
         return Traits(24, [32, 32], [8, 12], "clearclip")
 
     def look(_: PrecomputeConfig) -> dict[str, str]:
         return {"precision": "fp32", "backend": "sklearn"}
 
-    return wanted_store(
-        spec or load_spec(str(world)),
-        root=world.parent,
-        split="train",
-        files=resolve_teacher(clip),
-        cache=cache,
-        config=config,
-        limit=None,
-        look=look,
-        ask_traits=ask,
-    )
+    asked = request(world, clip, cache, config=config, spec=spec)
+    return resolve_request(asked, resolve_teacher(clip), look=look, ask_traits=ask)
 
 
 def planned(
@@ -380,8 +371,7 @@ def test_a_forecast_says_what_would_be_refused(fresh: tuple[Path, Path], tiny_cl
     world, path = fresh
     config = CONFIG.model_copy(update={"shard_images": 2})
     planner, plan = planned(world, tiny_clip, path.parent, config=config)
-    asked = wanted(world, tiny_clip, path.parent, config=config)
-    lines = forecast_lines(forecast(asked, planner, plan, cast(Engine, Measured())))
+    lines = forecast_lines(forecast_plan(planner, plan, cast(Engine, Measured())))
     assert lines[1:] == [
         "this would be refused: another store lies there",
         "  shard_rows: stored 4, asked 2",
@@ -391,10 +381,9 @@ def test_a_forecast_says_what_would_be_refused(fresh: tuple[Path, Path], tiny_cl
     # The same change of images, followed on the disk, at a URL.
     add(world, 0, "z")
     planner, plan = planned(world, tiny_clip, path.parent)
-    here = wanted(world, tiny_clip, path.parent)
-    there = replace(here, path=store_path("memory://bucket/store"))
-    assert forecast(here, planner, plan, cast(Engine, Measured())).refused == ()
-    lines = forecast_lines(forecast(there, planner, plan, cast(Engine, Measured())))
+    assert forecast_plan(planner, plan, cast(Engine, Measured())).refused == ()
+    planner.wanted = replace(planner.wanted, path=store_path("memory://bucket/store"))
+    lines = forecast_lines(forecast_plan(planner, plan, cast(Engine, Measured())))
     assert lines[1].startswith("this would be refused: images came or went")
     assert "`zsseg cache export`" in lines[1]
     assert lines[2:] == ["  index: 1 images new: z"]
@@ -406,8 +395,7 @@ def test_a_forecast_says_that_an_update_is_needed_though_nothing_is_computed(
     world, path = fresh
     config = CONFIG.model_copy(update={"local": LocalConfig(enabled=False)})
     planner, plan = planned(world, tiny_clip, path.parent, config=config)
-    asked = wanted(world, tiny_clip, path.parent, config=config)
-    found = forecast(asked, planner, plan, cast(Engine, None))
+    found = forecast_plan(planner, plan, cast(Engine, None))
     assert (found.steps, found.update) == ((), True)
     assert forecast_lines(found)[-1] == "needs --update"
     with pytest.raises(CacheError, match="--update"):
@@ -419,14 +407,13 @@ def test_dense_tokens_that_are_not_kept_cost_time_where_regions_are_made(
 ) -> None:
     world, _ = fresh
     config = CONFIG.model_copy(update={"dense": DenseConfig(size=(64, 96), format="none")})
-    asked = wanted(world, tiny_clip, tmp_path / "none", config=config)
     anew = planned(world, tiny_clip, tmp_path / "none", config=config)
-    assert forecast(asked, *anew, cast(Engine, Measured())).seconds == 6 * 11111
+    assert forecast_plan(*anew, cast(Engine, Measured())).seconds == 6 * 11111
     path = run_stage(world, tiny_clip, tmp_path / "none", config=config).path
     (path / "ledger" / "regions" / "000001.json").unlink()
     again = planned(world, tiny_clip, path.parent, config=config)
     assert again[1].rows == {"regions": 2}
-    assert forecast(asked, *again, cast(Engine, Measured())).seconds == 2 * 1100
+    assert forecast_plan(*again, cast(Engine, Measured())).seconds == 2 * 1100
 
 
 def test_planning_with_the_lock_keeps_what_was_learnt(

@@ -8,7 +8,7 @@ written: by the hash in the seal, or without one by the fingerprints in the rece
 import logging
 import shutil
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -107,18 +107,11 @@ def repair_store(
             if problem.file not in (GROUP, INDEX, HISTORY):
                 _remove(path, problem.file)
         write_durably(path / HISTORY, json_lines(sound_history(path)))
-    config = plan.settings.config
-    result = precompute(
-        plan.settings.spec,
-        root=plan.root,
-        split=plan.settings.split,
-        teacher=plan.files.spec,
-        cache=path.parent,
-        config=config.model_copy(update={"device": device} if device else {}),
-        limit=plan.settings.limit,
-        update=False,
-        progress=progress,
-    )
+    request = plan.settings.request(root=plan.root, teacher=plan.files.spec, cache=path.parent)
+    if device is not None:
+        config = request.config.model_copy(update={"device": device})
+        request = replace(request, config=config)
+    result = precompute(request, update=False, progress=progress)
     after = inspect_store(path, share=share, progress=look)
     if after.problems or after.root is None:
         raise CacheError(

@@ -20,7 +20,7 @@ from zsseg.stages.cache.format.manifest import (
 from zsseg.stages.cache.reconcile import Differences, differences
 from zsseg.stages.cache.set_aside import previous
 from zsseg.stages.errors import CacheError
-from zsseg.stages.precompute.plan.request import Wanted
+from zsseg.stages.precompute.plan.wanted_store import WantedStore
 
 _log = logging.getLogger(__name__)
 
@@ -37,7 +37,7 @@ class Known:
     """Row by image id, where rows have moved; None: they are the same."""
 
 
-def known_stores(wanted: Wanted) -> tuple[Known | None, Known | None, Differences | None]:
+def known_stores(wanted: WantedStore) -> tuple[Known | None, Known | None, Differences | None]:
     """The store to continue, the one to copy from, and how the store there differs."""
     path = wanted.path
     if not exists(path / GROUP):

@@ -22,6 +22,7 @@ from zsseg.stages.cache.format.recipe import difference
 from zsseg.stages.data.spec import DatasetSpec
 from zsseg.stages.errors import CacheError
 from zsseg.stages.precompute.plan.recipes import recipe_precision, store_identity
+from zsseg.stages.precompute.plan.request import PrecomputeRequest
 from zsseg.stages.precompute.precompute_config import LocalConfig, PrecomputeConfig, RegionConfig
 from zsseg.stages.precompute.teacher.teacher_files import TeacherFiles, Traits, resolve_teacher
 
@@ -37,6 +38,18 @@ class Settings:
     limit: int | None
     config: PrecomputeConfig
     traits: Traits
+
+    def request(self, *, root: Path, teacher: str, cache: StorePath) -> PrecomputeRequest:
+        """What asks for the store again: with data set and teacher where they are now."""
+        return PrecomputeRequest(
+            spec=self.spec,
+            root=root,
+            split=self.split,
+            teacher=teacher,
+            cache=cache,
+            config=self.config,
+            limit=self.limit,
+        )
 
 
 def settings_entry(settings: Settings) -> dict[str, Any]:

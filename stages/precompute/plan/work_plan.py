@@ -22,8 +22,8 @@ from zsseg.stages.errors import CacheError
 from zsseg.stages.precompute.engine.jobs import FROM_LABELS, KILLED, Job, Old, OldRow
 from zsseg.stages.precompute.plan.changed_files import State, old_rows, row_states
 from zsseg.stages.precompute.plan.earlier_stores import Known, known_receipts, known_stores
-from zsseg.stages.precompute.plan.request import Wanted
 from zsseg.stages.precompute.plan.stat_cache import StatCache
+from zsseg.stages.precompute.plan.wanted_store import WantedStore
 from zsseg.stages.precompute.precompute_config import BASIS_IMAGES
 from zsseg.stages.precompute.progress import Meter
 
@@ -79,9 +79,11 @@ class Plan:
 class Planner:
     """Looks at a store and at what is wanted; all it ever writes is the stat cache."""
 
-    def __init__(self, wanted: Wanted, *, retry_failed: bool, keeps: bool, meter: Meter) -> None:
+    def __init__(
+        self, wanted: WantedStore, *, retry_failed: bool, keeps: bool, meter: Meter
+    ) -> None:
         """`keeps`: under the store's lock, so that what is learnt of files is kept there."""
-        self._wanted, self._retry, self._keeps, self._meter = wanted, retry_failed, keeps, meter
+        self.wanted, self._retry, self._keeps, self._meter = wanted, retry_failed, keeps, meter
         self._caches: dict[StorePath, StatCache] = {}
         self._seen: dict[str, int] = {}
         self.artifacts = {each.name: each for each in wanted.manifest.artifacts}
@@ -92,7 +94,7 @@ class Planner:
     def plan(self) -> Plan:
         """Everything that is to be done. Files that the stat cache does not know are hashed."""
         plan = Plan()
-        manifest = self._wanted.manifest
+        manifest = self.wanted.manifest
         for artifact in manifest.artifacts:
             if artifact.per_row or artifact.name in self.units_set_aside:
                 continue
@@ -110,7 +112,7 @@ class Planner:
         """Artifacts without rows that are missing, and the store that still has them."""
         return {
             artifact.name: self._aside.path
-            for artifact in self._wanted.manifest.artifacts
+            for artifact in self.wanted.manifest.artifacts
             if not artifact.per_row
             and self._aside is not None
             and self._lost(self._front, artifact, 0)
@@ -120,7 +122,7 @@ class Planner:
     def remember(self, plan: Plan | None) -> None:
         """Save what is known of the files; with a plan, less those that it still has to look at."""
         states = {} if plan is None else plan.states
-        self._cache(self._wanted.path).save(self._wanted.samples, without=lambda row: row in states)
+        self._cache(self.wanted.path).save(self.wanted.samples, without=lambda row: row in states)
 
     def forced(self, plan: Plan) -> tuple[str, ...]:
         """Artifacts to make again, each before what it is made from, whatever receipts say.
@@ -135,7 +137,7 @@ class Planner:
         old = self._old(shard)
         killed: dict[int, str] = {}
         if old is not None:
-            rows = self._wanted.manifest.rows_of(shard)
+            rows = self.wanted.manifest.rows_of(shard)
             states = {place: plan.states.get(rows[place]) for place in old.rows}
             killed = {
                 place: row.failure
@@ -155,13 +157,13 @@ class Planner:
                     for place, row in old.rows.items()
                 },
             )
-        samples = self._wanted.samples
-        numbers = self._wanted.manifest.rows_of(shard)
+        samples = self.wanted.samples
+        numbers = self.wanted.manifest.rows_of(shard)
         return Job(shard, tuple(samples[numbers.start : numbers.stop]), todo, old, killed)
 
     def _replaced(self, old: Old, shard: int, todo: Collection[str]) -> dict[str, Files]:
         """The files of old values that a job replaces, by artifact, as their receipts have them."""
-        if old.path != self._wanted.path:
+        if old.path != self.wanted.path:
             return {}
         found = {}
         for name in todo:
@@ -174,7 +176,7 @@ class Planner:
         return found
 
     def _plan_shard(self, plan: Plan, shard: int) -> None:
-        rows = self._wanted.manifest.rows_of(shard)
+        rows = self.wanted.manifest.rows_of(shard)
         old = self._old(shard)
         lost = {
             name: reason
@@ -211,22 +213,22 @@ class Planner:
     def _states(self, store: StorePath, known: Mapping[int, OldRow]) -> dict[int, State]:
         cache = self._cache(store)
         states, sound = row_states(
-            self._wanted.spec,
-            self._wanted.root,
-            self._wanted.samples,
+            self.wanted.spec,
+            self.wanted.root,
+            self.wanted.samples,
             known,
             cache,
             retry_failed=self._retry,
             meter=self._meter,
         )
         if sound and self._keeps:
-            cache.add(self._wanted.samples[row] for row in sound)
+            cache.add(self.wanted.samples[row] for row in sound)
         return states
 
     def _cache(self, store: StorePath) -> StatCache:
         if store not in self._caches:
             self._caches[store] = StatCache(
-                store, self._wanted.spec, self._wanted.root, seen=self._seen
+                store, self.wanted.spec, self.wanted.root, seen=self._seen
             )
         return self._caches[store]
 
@@ -241,7 +243,7 @@ class Planner:
 
     def _old(self, shard: int) -> Old | None:
         """What is known of a shard's rows, all of them taken to be the same."""
-        rows = self._wanted.manifest.rows_of(shard)
+        rows = self.wanted.manifest.rows_of(shard)
         if self._front is not None:
             receipts = known_receipts(self._front, shard)
             if receipts["index"] is not None:
@@ -260,7 +262,7 @@ class Planner:
         before = {
             place: row
             for place, number in enumerate(rows)
-            if (row := aside.row_of.get(self._wanted.samples[number].id)) is not None
+            if (row := aside.row_of.get(self.wanted.samples[number].id)) is not None
         }
         found: dict[int, OldRow] = {}
         valid = frozenset(self._per_row)

@@ -1,0 +1,91 @@
+"""The store that a request asks for: its place, its images and its manifest.
+
+Nothing here loads torch. Only where the store is new, `resolve_request` asks the process that
+computes it what its machine and its teacher are.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from zsseg.stages.cache.catalogue import place_store
+from zsseg.stages.cache.disk.json_files import plain
+from zsseg.stages.cache.disk.store_path import StorePath
+from zsseg.stages.cache.format.manifest import Manifest
+from zsseg.stages.data.samples import Sample, list_samples
+from zsseg.stages.data.spec import DatasetSpec
+from zsseg.stages.errors import UserError
+from zsseg.stages.precompute.plan.recipes import (
+    store_artifacts,
+    store_identity,
+    store_index,
+    store_info,
+    stored_traits,
+)
+from zsseg.stages.precompute.plan.request import PrecomputeRequest
+from zsseg.stages.precompute.plan.resolve_auto import settle
+from zsseg.stages.precompute.plan.stored_settings import Settings
+from zsseg.stages.precompute.precompute_config import PrecomputeConfig
+from zsseg.stages.precompute.teacher.teacher_files import TeacherFiles, Traits
+
+
+@dataclass(frozen=True)
+class WantedStore:
+    """The store that is asked for, whether it exists or not."""
+
+    path: StorePath
+    spec: DatasetSpec
+    root: Path
+    split: str
+    samples: list[Sample]
+    limit: int | None
+    """Number of images, the first of the split; None where that is all."""
+    files: TeacherFiles
+    config: PrecomputeConfig
+    """Resolved: no `auto` in what changes a byte."""
+    traits: Traits
+    manifest: Manifest
+
+    def index(self) -> Iterator[dict[str, Any]]:
+        """The entries of the store's index."""
+        return store_index(self.samples, self.root)
+
+    @property
+    def settings(self) -> Settings:
+        """What the store is made with, for its history."""
+        return Settings(self.spec, self.split, self.limit, self.config, self.traits)
+
+
+def resolve_request(
+    request: PrecomputeRequest,
+    files: TeacherFiles,
+    *,
+    look: Callable[[PrecomputeConfig], dict[str, str]],
+    ask_traits: Callable[[PrecomputeConfig], Traits],
+) -> WantedStore:
+    """The store that a request asks for, of the teacher `files`.
+
+    `look` (see `resolve_auto`) and `ask_traits` (of the loaded teacher) are called when there is no
+    such store yet. Raises DatasetError for a data set that is not there, UserError for settings
+    that do not fit the teacher.
+    """
+    spec, root, split, limit = request.spec, request.root, request.split, request.limit
+    if limit is not None and limit < 1:
+        raise UserError(f"--limit {limit}: at least one image is needed")
+    samples = list_samples(spec, root, split)
+    if limit is None or limit >= len(samples):
+        limit = None
+    samples = samples[:limit]
+    identity = store_identity(spec, split, limit, files, request.config)
+    path = place_store(request.cache, identity, dataset=spec.name, split=split, teacher=files.slug)
+    config = settle(request.config, path, look=look)
+    traits = stored_traits(path) or ask_traits(config)
+    manifest = Manifest(
+        identity=plain(identity),
+        info=plain(store_info(spec, files, traits)),
+        artifacts=store_artifacts(spec, files, config, traits),
+        rows=len(samples),
+        shard_rows=config.shard_images,
+    )
+    return WantedStore(path, spec, root, split, samples, limit, files, config, traits, manifest)
