@@ -7,7 +7,7 @@ them; `zsseg config show NAME` prints every setting of one.
 
 from typing import Literal, Self
 
-from pydantic import BaseModel, Field, model_validator
+from pydantic import BaseModel, Field, field_validator, model_validator
 
 from zsseg.stages.train.method_config import (
     STRICT,
@@ -18,6 +18,9 @@ from zsseg.stages.train.method_config import (
 
 Protocol = Literal["inductive", "transductive"]
 """What training knows of the unseen classes: nothing, or their names."""
+
+MOVED_WEIGHTS = ("package:stages.demo/", "package:zsseg.stages.demo/")
+"""How `student.weights` names the demo's files in runs of zsseg 0.1 and before, and since."""
 
 SMALLEST_CROP = 32
 """Pixels: the coarsest stride of every encoder."""
@@ -48,6 +51,12 @@ class StudentConfig(BaseModel):
     checkpointing: bool = False
     """Keep only the input of each of the encoder's blocks for the backward pass, and compute the
     rest again: less memory for another forward pass of the encoder. Gradients are equal."""
+
+    @field_validator("weights")
+    @classmethod
+    def _where_they_lie_now(cls, weights: str) -> str:
+        before, now = MOVED_WEIGHTS
+        return now + weights.removeprefix(before) if weights.startswith(before) else weights
 
 
 class AugmentationConfig(BaseModel):

@@ -168,6 +168,19 @@ def test_settings_that_follow_from_the_machine_may_change(tmp_path: Path) -> Non
     assert noted[-1] == "train.workers: started with 2, now 7"
 
 
+def test_a_record_of_before_the_package_was_one_goes_on(tmp_path: Path) -> None:
+    """zsseg 0.1 imported `stages`; its runs of the demo name a file beside `stages.demo`."""
+    file = "clip/open_clip_model.safetensors"
+    now = record_of(student={"weights": f"package:zsseg.stages.demo/{file}"})
+    start(tmp_path, now)
+    path = tmp_path / "run.json"
+    path.write_text(path.read_text().replace("package:zsseg.stages.demo/", "package:stages.demo/"))
+    assert read_record(tmp_path) == now
+    assert check_folder(tmp_path, now, resume=True)
+    mine = record_of(student={"weights": "package:stages.mine/weights.pth"})
+    assert mine.config.student.weights == "package:stages.mine/weights.pth"
+
+
 def test_a_missing_or_damaged_record_is_named(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"run\.json: the file is missing"):
         read_record(tmp_path)
