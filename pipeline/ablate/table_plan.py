@@ -5,7 +5,7 @@ the resolved settings, never after the row or the table, so rows that mean the s
 once.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -15,7 +15,8 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from zsseg.pipeline.settings import apply_settings, build, read_experiment
 from zsseg.stages.cache.format.recipe import fingerprint
 from zsseg.stages.errors import UserError
-from zsseg.stages.train.run_config import RunConfig
+from zsseg.stages.setting_marks import marked, selection
+from zsseg.stages.train.run_config import MOVED_WEIGHTS, RunConfig
 from zsseg.stages.yaml_files import builtin_names, packaged_values
 
 _STRICT = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
@@ -182,31 +183,52 @@ def _planned(
                 f"{where}: {name} is off, and with it this row would be another one. Give an "
                 f"experiment that has it with --config, or a value with --set {name}=..."
             )
-    stem = Path(experiment).stem
+    stem = out / Path(experiment).stem
     return PlannedRow(
         row,
-        tuple(
-            PlannedRun(out / f"{stem}-{_identity(config)}" / f"seed-{config.train.seed}", config)
-            for config in configs
-        ),
+        tuple(PlannedRun(_run_folder(stem, config), config) for config in configs),
     )
+
+
+def _run_folder(stem: Path, config: RunConfig) -> Path:
+    """Where a run lies: `stem`, a hyphen and its identity, then the seed."""
+    runs, before = (
+        stem.with_name(f"{stem.name}-{identity}")
+        for identity in (_identity(config), _earlier_identity(config))
+    )
+    return (before if before.is_dir() else runs) / f"seed-{config.train.seed}"
 
 
 def _identity(config: RunConfig) -> str:
     """What the trained weights follow from, but for the seed: equal for equal runs.
 
-    Defaults are left out, so a setting that is added later does not orphan what is trained.
-    Scoring does not change a run, and no result depends on the excluded settings of `train`.
+    Defaults are left out, so a setting that is added later does not orphan what is trained, and so
+    are settings that change no result.
     """
-    trained = config.model_dump(
-        mode="json",
-        exclude_defaults=True,
-        exclude={
-            "evaluate": True,
-            "train": {"seed", "workers", "device", "log_every", "checkpoint_every"},
-        },
+    trained = _not_default(config, marked(RunConfig, result=False))
+    # `train` may be empty, as it was for nearly every run when names were first given.
+    return _digits({"train": {}} | {name: value for name, value in trained.items() if value != {}})
+
+
+def _earlier_identity(config: RunConfig) -> str:
+    """The identity up to zsseg 0.1, which told runs apart by settings that change no result."""
+    names = ("workers", "device", "log_every", "checkpoint_every")
+    return _digits(_not_default(config, ["evaluate", *(f"train.{name}" for name in names)]))
+
+
+def _not_default(config: RunConfig, without: Sequence[str]) -> dict[str, Any]:
+    """The settings that are not the default, but for those of these names and the seed."""
+    values = config.model_dump(
+        mode="json", exclude_defaults=True, exclude=selection([*without, "train.seed"])
     )
-    return fingerprint(trained)[:_DIGITS]
+    if weights := values.get("student", {}).get("weights"):
+        before, now = MOVED_WEIGHTS  # folders are named after where they lay
+        values["student"]["weights"] = weights.replace(now, before)
+    return values
+
+
+def _digits(values: Mapping[str, Any]) -> str:
+    return fingerprint(values)[:_DIGITS]
 
 
 def unique_runs(rows: Sequence[PlannedRow]) -> dict[PlannedRun, list[str]]:

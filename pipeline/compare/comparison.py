@@ -16,8 +16,9 @@ from zsseg.stages.cache.disk.json_files import canonical_json
 from zsseg.stages.errors import UserError
 from zsseg.stages.evaluate.metrics import Scores
 from zsseg.stages.evaluate.result import EvaluationResult, file_stem, read_result
+from zsseg.stages.setting_marks import marked, selection
 from zsseg.stages.train.run.run_folder import RunRecord, is_run, read_record
-from zsseg.stages.train.run_config import Protocol
+from zsseg.stages.train.run_config import Protocol, RunConfig
 
 logger = logging.getLogger(__name__)
 
@@ -156,13 +157,9 @@ def _means(rows: Sequence[ResultRow]) -> tuple[MeanRow, ...]:
 
 def _but_for_the_seed(row: ResultRow) -> str:
     """All that decides a row's scores but the seed, as one text."""
-    config = row.record.config.model_dump(
-        mode="json",
-        exclude={
-            "evaluate": True,  # how it was evaluated is in the result's settings
-            "train": {"seed", "workers", "device", "log_every", "checkpoint_every"},
-        },
-    )
+    # How it was evaluated is in the result's settings.
+    beside = selection([*marked(RunConfig, result=False), "train.seed"])
+    config = row.record.config.model_dump(mode="json", exclude=beside)
     return canonical_json(
         {
             "experiment": row.record.experiment,

@@ -1,11 +1,13 @@
-"""What stage one writes: every choice that changes a byte of the store, one line each.
+"""Settings of stage one: what a store holds, and how it is computed; one line each.
 
 `[ours]` marks a default that neither paper states.
 """
 
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt, model_validator
+
+from zsseg.stages.setting_marks import Mark
 
 Precision = Literal["fp32", "bf16", "fp16"]
 """Of the teacher's convolutions and matrix products; its weights and sums stay in fp32."""
@@ -124,12 +126,15 @@ class PrecomputeConfig(BaseModel):
     local: LocalConfig = LocalConfig()
     shard_images: int = Field(default=64, ge=1, le=1024)
     """Images per shard: the unit of writing, of loss in a crash, and of one file per array."""
-    batch: int = Field(default=16, ge=1)
-    """Images (or crops) per forward pass of the teacher."""
-    shards_at_once: int = Field(default=3, ge=1, le=64)
+    batch: Annotated[int, Mark(result=False)] = Field(default=16, ge=1)
+    """Images (or crops) per forward pass of the teacher. No recipe holds it: at most last digits
+    follow from it."""
+    shards_at_once: Annotated[int, Mark(result=False)] = Field(default=3, ge=1, le=64)
     """Shards at work at once in each process: one at the teacher, others read, mined or written."""
-    device: Literal["auto", "cpu", "cuda"] = "auto"
-    """Where the teacher runs; `cuda` without a usable GPU is an error."""
+    device: Annotated[Literal["auto", "cpu", "cuda"], Mark(result=False)] = "auto"
+    """Where the teacher runs; `cuda` without a usable GPU is an error. No recipe holds it: what
+    follows from it by more than last digits is `precision` and `regions.backend`, which have
+    recipes."""
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     """What the teacher sees images in (prompts: always fp32). auto: what an existing store was
     begun in; else fp32 on a CPU and fp16 on a GPU, where it keeps the 10 bits of each number that

@@ -19,6 +19,7 @@ from zsseg.stages.cache.disk.files import write_durably
 from zsseg.stages.cache.format.recipe import difference
 from zsseg.stages.cache.reader import Store
 from zsseg.stages.errors import NonFiniteError, ResourceError, UserError
+from zsseg.stages.setting_marks import InReplay, marked, selection
 from zsseg.stages.train.batches.batch import Batch
 from zsseg.stages.train.batches.known_classes import make_classes
 from zsseg.stages.train.processes import gathered, processes
@@ -30,27 +31,6 @@ from zsseg.stages.train.step import Outcome, gradients, restore
 from zsseg.stages.train.student_device import autocast_type, choose_device
 
 _FOLDER = "non_finite"
-
-_CHANGES_NOTHING: dict[str, bool | set[str]] = {
-    "augmentation": True,
-    "evaluate": True,
-    "objectives": {"token", "dense_stride"},
-    "self_training": {"ema_decay"},
-    "train": {
-        "batch",
-        "sync_batch_norm",
-        "learning_rate",
-        "head_multiplier",
-        "weight_decay",
-        "power",
-        "warmup_steps",
-        "clip_norm",
-        "workers",
-        "log_every",
-        "checkpoint_every",
-    },
-}
-"""Settings of what a replay does not do: cut crops, move weights, go on, evaluate."""
 
 
 class Capture(BaseModel):
@@ -182,9 +162,11 @@ def replay(path: Path, config: RunConfig) -> Replay:
             "in the folder of its run"
         )
     record, text_CD = read_record(run), read_text(run)
-    if config.student != written.config.student or config.latent != written.config.latent:
+    if changed := _changed(written.config, config, "fixed"):
         raise UserError(
-            f"{path}: its weights are of another student: student.* and latent.* cannot be changed"
+            f"{path}: its weights are of another student:\n  "
+            + "\n  ".join(changed)
+            + "\nLeave these settings out"
         )
     if lacking := _lacking(written, batch, config):
         raise UserError(
@@ -192,10 +174,7 @@ def replay(path: Path, config: RunConfig) -> Replay:
             "with settings that need them. Leave objectives.* and self_training.* out that the run "
             "did not have"
         )
-    then, now = (
-        each.model_dump(mode="json", include=_CHANGES_NOTHING) for each in (written.config, config)
-    )
-    if changed := difference(then, now, sides=("the run had", "asked")):
+    if changed := _changed(written.config, config, "nothing"):
         raise UserError(
             f"{path}: holds the crops that the step saw, and a replay moves no weights, so these "
             "settings change nothing:\n  "
@@ -217,6 +196,13 @@ def replay(path: Path, config: RunConfig) -> Replay:
     classes = make_classes(record.dataset, text_CD, device, protocol=config.protocol)
     outcome = gradients(state, batch.to(device), classes, config, number=written.step, logs=False)
     return Replay(written.step, written.images, _values(outcome))
+
+
+def _changed(then: RunConfig, now: RunConfig, replay: InReplay) -> list[str]:
+    """Settings with this mark that differ from those of the run, in words."""
+    fields = selection(marked(RunConfig, replay=replay))
+    old, new = (each.model_dump(mode="json", include=fields) for each in (then, now))
+    return difference(old, new, sides=("the run had", "asked"))
 
 
 def _lacking(written: Capture, batch: Batch, config: RunConfig) -> list[str]:

@@ -4,9 +4,11 @@ Defaults are the papers' values where they state one (the paper stands in the li
 a default that no paper states.
 """
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
+
+from zsseg.stages.setting_marks import Mark
 
 Source = Literal["student", "ema", "teacher"]
 """Whose scores give pseudo labels."""
@@ -47,7 +49,7 @@ class ObjectiveConfig(BaseModel):
     """Temperature of the student's distribution (paper 1, Table V)."""
     sdd_tau_c: float = Field(default=0.01, gt=0)
     """Temperature of CLIP's distribution (paper 1, Table V)."""
-    token: Literal["image", "pooled"] = "image"
+    token: Annotated[Literal["image", "pooled"], Mark(replay="nothing")] = "image"
     """CLIP's token in SDD, in global distillation and among the decoder's keys: the whole image's
     CLS token (papers 1 and 2; of a recorded view, its own), or the cached dense tokens inside the
     student's crop, averaged and normalised. [ours: pooled]"""
@@ -71,7 +73,7 @@ class ObjectiveConfig(BaseModel):
     """Weight of dense distillation: 1 - cosine of feature and cached dense token. [ours]"""
     dense_pixels: Literal["all", "unlabelled"] = "all"
     """Pixels of the crop that dense distillation looks at. [ours]"""
-    dense_stride: int = Field(default=16, ge=1)
+    dense_stride: Annotated[int, Mark(replay="nothing")] = Field(default=16, ge=1)
     """Side in pixels of the cells over which the feature is averaged before it is compared with the
     token there: one token says what a cell holds, not where in it. [ours]"""
 
@@ -82,13 +84,13 @@ class LatentConfig(BaseModel):
 
     model_config = STRICT
 
-    enabled: bool = False
+    enabled: Annotated[bool, Mark(replay="fixed")] = False
     """Latent regions take part in cross-entropy, focal loss and NEL (paper 2, Eq. 5)."""
     beta: float = Field(default=100.0, gt=0)
     """Scores of latent classes are this times cos(F, A'_u) (value not given in paper 2). [ours]"""
-    layers: int = Field(default=3, ge=1)
+    layers: Annotated[int, Mark(replay="fixed")] = Field(default=3, ge=1)
     """Layers of the transformer decoder (not given in paper 2; ZegCLIP's has 3). [ours]"""
-    heads: int = Field(default=8, ge=1)
+    heads: Annotated[int, Mark(replay="fixed")] = Field(default=8, ge=1)
     """Attention heads of the decoder (not given in paper 2; ZegCLIP's has 8). [ours]"""
     tie: float = Field(default=0.0, ge=0)
     """Weight of CLIP-ZSS's BCE tie: the decoder answers for the seen masks too, and each of its
@@ -116,5 +118,5 @@ class SelfTrainingConfig(BaseModel):
     teacher_until: float = Field(default=0.0, ge=0, le=1)
     """From `start` until this share of the steps the source is `teacher` (MaskCLIP+: `start` 0,
     this 0.1). [ours: 0]"""
-    ema_decay: float = Field(default=0.99, ge=0, lt=1)
+    ema_decay: Annotated[float, Mark(replay="nothing")] = Field(default=0.99, ge=0, lt=1)
     """Decay per step of the average in source `ema`; early on (step + 1) / (step + 10). [ours]"""

@@ -5,10 +5,11 @@ a default that neither paper states. An experiment (`configs/experiments/`) stat
 them; `zsseg config show NAME` prints every setting of one.
 """
 
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, Field, field_validator, model_validator
 
+from zsseg.stages.setting_marks import Mark
 from zsseg.stages.train.method_config import (
     STRICT,
     LatentConfig,
@@ -31,24 +32,25 @@ class StudentConfig(BaseModel):
 
     model_config = STRICT
 
-    architecture: str = "segformer"
+    architecture: Annotated[str, Mark(replay="fixed")] = "segformer"
     """Any architecture of segmentation_models_pytorch, by its lower-case name, or `segnext`,
     `setr_naive`, `setr_pup`, `setr_mla`."""
-    encoder: str = "mit_b4"
+    encoder: Annotated[str, Mark(replay="fixed")] = "mit_b4"
     """Any encoder of segmentation_models_pytorch; `tu-NAME` for one of timm. Of segnext:
     `mscan_t`, `mscan_s`, `mscan_b`, `mscan_l`; of setr_*: a ViT of timm, such as
     `vit_base_patch16_384`."""
-    weights: str = "hub"
+    weights: Annotated[str, Mark(replay="nothing")] = "hub"
     """Encoder weights: `hub` (ImageNet, downloaded), `none` (random), a file (.pth or
     .safetensors, also of an open_clip model whose tower it is), `package:DISTRIBUTION` (the one
-    weight file of an installed package), or `package:MODULE/FILE` (a file beside a module)."""
+    weight file of an installed package), or `package:MODULE/FILE` (a file beside a module). A
+    replay begins with the weights of its checkpoint."""
     logit_scale: float = Field(default=100.0, gt=0)
     """alpha: class scores are this times F.A_s (paper 2, section 3.3; value not given, CLIP's own
     1/0.01). [ours]"""
     logit_product: Literal["cosine", "dot"] = "cosine"
     """F.A as the cosine (papers 1 and 2 leave the length of F open), or as printed, with a feature
     of any length. Which class wins at a pixel does not depend on it. [ours: cosine]"""
-    checkpointing: bool = False
+    checkpointing: Annotated[bool, Mark(result=False)] = False
     """Keep only the input of each of the encoder's blocks for the backward pass, and compute the
     rest again: less memory for another forward pass of the encoder. Gradients are equal."""
 
@@ -102,42 +104,49 @@ class TrainConfig(BaseModel):
 
     steps: int = Field(default=80_000, ge=1)
     """Optimiser steps (paper 1: 40k for PASCAL Context, 80k for COCO-Stuff)."""
-    batch: int = Field(default=16, ge=1)
+    batch: Annotated[int, Mark(replay="nothing")] = Field(default=16, ge=1)
     """Crops per step, of all processes together (paper 1: 16)."""
-    accumulate: int = Field(default=1, ge=1)
+    accumulate: Annotated[int, Mark(result=False)] = Field(default=1, ge=1)
     """Parts that each process cuts its share of a step into, to save memory. Losses and gradients
-    stay those of the whole batch; batch normalisation sees one part at a time."""
-    sync_batch_norm: bool = False
+    stay those of the whole batch; batch normalisation sees one part at a time. A run takes more by
+    itself where memory is short, so no result is told from others by it."""
+    sync_batch_norm: Annotated[bool, Mark(replay="nothing")] = False
     """Several processes on GPUs: batch normalisation over all of them (mmsegmentation), not over
-    each process's crops as torch does by itself."""
-    learning_rate: float = Field(default=6e-5, gt=0)
+    each process's crops as torch does by itself. A replay is one process."""
+    learning_rate: Annotated[float, Mark(replay="nothing")] = Field(default=6e-5, gt=0)
     """AdamW learning rate of the encoder."""
-    head_multiplier: float = Field(default=10.0, gt=0)
+    head_multiplier: Annotated[float, Mark(replay="nothing")] = Field(default=10.0, gt=0)
     """The decoder's and the projection's learning rate, times the encoder's."""
-    weight_decay: float = Field(default=0.01, ge=0)
+    weight_decay: Annotated[float, Mark(replay="nothing")] = Field(default=0.01, ge=0)
     """AdamW decay; norms, biases and position embeddings have none."""
-    power: float = Field(default=1.0, gt=0)
+    power: Annotated[float, Mark(replay="nothing")] = Field(default=1.0, gt=0)
     """Exponent of the polynomial schedule that ends at 0."""
-    warmup_steps: int = Field(default=1500, ge=0)
+    warmup_steps: Annotated[int, Mark(replay="nothing")] = Field(default=1500, ge=0)
     """Linear warm-up from 1e-6 of the learning rate."""
-    clip_norm: float | None = Field(default=None, gt=0)
+    clip_norm: Annotated[float | None, Mark(replay="nothing")] = Field(default=None, gt=0)
     """Gradients are scaled down to this norm; null: never."""
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
-    """Autocast; auto: bf16 on a GPU that has it, else fp16 there; fp32 on a CPU."""
-    channels_last: bool = True
-    """Convolution weights with the channels innermost in memory: mostly faster."""
-    compile: bool = False
+    """Autocast; auto: bf16 on a GPU that has it, else fp16 there; fp32 on a CPU. Results depend on
+    it: bf16 keeps 8 bits of a number, fp32 24, and fp16 leaves steps out that overflow."""
+    channels_last: Annotated[bool, Mark(result=False)] = True
+    """Convolution weights with the channels innermost in memory: mostly faster. Results agree up
+    to rounding."""
+    compile: Annotated[bool, Mark(result=False)] = False
     """Compile the student with torch.compile: minutes at the start, then faster steps on a GPU;
     needs a C++ compiler. Results agree up to rounding."""
-    device: Literal["auto", "cpu", "cuda"] = "auto"
-    """Where the student runs; `cuda` without a usable GPU is an error."""
-    workers: int = Field(default=2, ge=0)
+    device: Annotated[Literal["auto", "cpu", "cuda"], Mark(result=False)] = "auto"
+    """Where the student runs; `cuda` without a usable GPU is an error. Results agree up to rounding
+    where `precision` is not auto, which follows the device; a run that goes on in another one says
+    so."""
+    workers: Annotated[int, Mark(result=False, replay="nothing")] = Field(default=2, ge=0)
     """Loader processes; 0 loads in the training process. Results do not depend on it."""
     seed: int = Field(default=0, ge=0)
     """Seed of initial weights, sample order, crops and photometric jitter."""
-    log_every: int = Field(default=10, ge=1)
+    log_every: Annotated[int, Mark(result=False, replay="nothing")] = Field(default=10, ge=1)
     """Steps between log lines."""
-    checkpoint_every: int = Field(default=4000, ge=1)
+    checkpoint_every: Annotated[int, Mark(result=False, replay="nothing")] = Field(
+        default=4000, ge=1
+    )
     """Steps between checkpoints; the last two are kept, and one is always written at the end."""
 
 
@@ -177,9 +186,11 @@ class RunConfig(BaseModel):
     objectives: ObjectiveConfig = ObjectiveConfig()
     latent: LatentConfig = LatentConfig()
     self_training: SelfTrainingConfig = SelfTrainingConfig()
-    augmentation: AugmentationConfig = AugmentationConfig()
+    augmentation: Annotated[AugmentationConfig, Mark(replay="nothing")] = AugmentationConfig()
+    """A replay has the crops as they were cut."""
     train: TrainConfig = TrainConfig()
-    evaluate: EvaluateConfig = EvaluateConfig()
+    evaluate: Annotated[EvaluateConfig, Mark(result=False, replay="nothing")] = EvaluateConfig()
+    """Not of the training: an evaluation has settings of its own, and notes them in its result."""
 
     @property
     def learns_labels(self) -> bool:

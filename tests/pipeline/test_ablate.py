@@ -33,6 +33,7 @@ from zsseg.stages.train import loop
 from zsseg.stages.train.run_config import RunConfig
 from zsseg.stages.yaml_files import builtin_names
 
+FIXTURES = Path(__file__).parents[1] / "fixtures"
 PAPER_1 = ("II", "III", "IV", "V")
 EXPERIMENT = {
     "student": {"encoder": "tu-resnet10t", "weights": "none"},
@@ -162,6 +163,35 @@ def test_rows_that_mean_the_same_are_one_run() -> None:
     same = ["train.workers=0", "train.device=cpu", "evaluate.mode=whole"]
     assert folder("II", "B") == folder("II", "B", settings=same)
     assert folder("II", "B") != folder("II", "B", settings=["train.steps=5"])
+
+
+def test_folders_are_named_as_they_were_by_earlier_versions() -> None:
+    """Those that zsseg 0.1 gave to every row of every table on top of every experiment."""
+    named = json.loads((FIXTURES / "ablation_folders.json").read_text())
+    for table, experiments in named.items():
+        for experiment, folders in experiments.items():
+            rows = rows_of(table, experiment, seeds=2)
+            found = {row.row.name: {run.folder.parent.name for run in row.runs} for row in rows}
+            assert found == {name: {folder} for name, folder in folders.items()}, experiment
+
+
+def test_what_changes_no_result_shares_a_folder_unless_an_earlier_version_made_one(
+    tmp_path: Path,
+) -> None:
+    lean = ["student.checkpointing=true", "train.accumulate=2", "train.compile=true"]
+
+    def folders(*settings: str) -> list[Path]:
+        rows = rows_of("II", "sdd_rst", tmp_path, settings=settings, seeds=2)
+        return [run.folder for run in unique_runs(rows)]
+
+    plain = folders()
+    assert folders(*lean) == plain
+    # Named by zsseg 0.1 for B + SDD and these settings.
+    earlier = tmp_path / "sdd_rst-4e60dd8b"
+    (earlier / "seed-0").mkdir(parents=True)
+    found = [run.parent for run in folders(*lean)]
+    assert found.count(earlier) == 2
+    assert folders() == plain
 
 
 def test_a_base_that_would_make_a_row_another_one_is_refused() -> None:

@@ -8,6 +8,7 @@ from random import Random
 from typing import Any
 
 import pytest
+from helpers.changed_settings import changed, setting_names
 from helpers.drawn_world import WORLD
 from helpers.seven_row_store import make_store
 
@@ -33,6 +34,7 @@ from zsseg.stages.precompute.plan.stored_settings import (
 from zsseg.stages.precompute.precompute_config import PrecomputeConfig
 from zsseg.stages.precompute.teacher.teacher_files import TeacherFiles, Traits
 from zsseg.stages.precompute.teacher.text_embeddings import load_templates
+from zsseg.stages.setting_marks import marked
 
 FILES = TeacherFiles(
     spec="local-dir:clip",
@@ -149,6 +151,18 @@ def test_the_description_counts_where_the_history_says_otherwise(
     found = recall_settings(tmp_path, stored)
     assert (found.split, found.limit, found.config.shard_images) == ("train", None, 4)
     assert (found.config.batch, found.config.device) == (5, "cpu")  # no recipe holds them
+
+
+def test_the_history_alone_has_what_no_recipe_holds(tmp_path: Path, spec: DatasetSpec) -> None:
+    config = settled(PrecomputeConfig())
+    said = traits(config)
+    stored = manifest(tmp_path, spec, config, said, None)
+    for name in setting_names(PrecomputeConfig):
+        other = changed(config, name)
+        noted = Settings(spec, "train", None, other, said)
+        (tmp_path / HISTORY).write_bytes(json_lines([settings_entry(noted)]))
+        expected = other if name in marked(PrecomputeConfig, result=False) else config
+        assert recall_settings(tmp_path, stored).config == expected, name
 
 
 @pytest.mark.parametrize(

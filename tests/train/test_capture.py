@@ -200,6 +200,7 @@ def test_parts_are_those_of_the_step_unless_others_are_asked_for(
     [
         ("augmentation", "crop", (64, 64)),
         ("augmentation", "photometric", False),
+        ("student", "weights", "hub"),
         ("train", "workers", 2),
         ("train", "batch", 4),
         ("train", "learning_rate", 1e-6),
@@ -216,6 +217,15 @@ def test_what_changes_nothing_is_refused(
     other = with_changes(written.config.model_dump(), {section: {name: value}})
     with pytest.raises(UserError, match=rf"change nothing:\n  {section}\.{name}.*: the run had"):
         replay(captured, other)
+
+
+def test_what_fits_the_weights_may_be_tried(captured: Path) -> None:
+    written, _ = read_capture(captured)
+    softer = {"student": {"logit_scale": 50.0}, "latent": {"beta": 50.0, "tie": 0.0}}
+    done = replay(captured, with_changes(written.config.model_dump(), softer))
+    assert done.losses["cross_entropy"] < float(written.losses["cross_entropy"])
+    assert "tie" in written.losses
+    assert "tie" not in done.losses
 
 
 def test_a_full_disk_leaves_the_checkpoint(

@@ -6,14 +6,13 @@ from typing import Any
 
 from zsseg.stages.data.spec import DatasetSpec
 from zsseg.stages.precompute.precompute_config import PrecomputeConfig
-
-_NO_CONTENT = ("batch", "device", "shards_at_once")  # how fast it is made, not what
+from zsseg.stages.setting_marks import marked
 
 
 def store_command(
     spec: DatasetSpec, split: str, limit: int | None, config: PrecomputeConfig
 ) -> str:
-    """`zsseg precompute ...` with every setting that is not the default.
+    """`zsseg precompute ...` with every setting that the store depends on and is not the default.
 
     The folder of the images and the teacher's files are left as words to replace: where they lie
     differs from machine to machine.
@@ -23,10 +22,11 @@ def store_command(
     asked, default = (
         dict(_settings(each.model_dump(mode="json"))) for each in (config, PrecomputeConfig())
     )
+    beside = marked(PrecomputeConfig, result=False)
     words += [
         f"--set '{name}={json.dumps(value)}'"
         for name, value in asked.items()
-        if name not in _NO_CONTENT and value != default[name]
+        if name not in beside and value != default[name]
     ]
     return " \\\n  ".join([" ".join(words[:4]), *words[4:]])
 

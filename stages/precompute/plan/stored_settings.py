@@ -25,6 +25,7 @@ from zsseg.stages.precompute.plan.recipes import recipe_precision, store_identit
 from zsseg.stages.precompute.plan.request import PrecomputeRequest
 from zsseg.stages.precompute.precompute_config import LocalConfig, PrecomputeConfig, RegionConfig
 from zsseg.stages.precompute.teacher.teacher_files import TeacherFiles, Traits, resolve_teacher
+from zsseg.stages.setting_marks import marked
 
 _KEY = "settings"
 
@@ -120,9 +121,11 @@ def recall_settings(path: StorePath, manifest: Manifest | None) -> Settings:
     try:
         identity, info = manifest.identity, manifest.info
         config = stored_config(manifest)
-        if noted:  # what changes no byte of a recipe, but perhaps last digits
-            beside = {name: getattr(noted.config, name) for name in ("batch", "device")}
-            config = config.model_copy(update=beside)
+        if noted:  # the history alone has what no recipe holds
+            beside = marked(PrecomputeConfig, result=False)
+            config = config.model_copy(
+                update={name: getattr(noted.config, name) for name in beside}
+            )
         return Settings(
             spec=DatasetSpec.model_validate_json(json.dumps(info["spec"])),
             split=identity["split"],

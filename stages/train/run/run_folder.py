@@ -29,6 +29,7 @@ from zsseg.stages.cache.disk.lock import HOLDER, LOCK, acquire, held_by, release
 from zsseg.stages.cache.format.recipe import difference
 from zsseg.stages.data.spec import DatasetSpec
 from zsseg.stages.errors import CacheLocked, UserError
+from zsseg.stages.setting_marks import marked, selection
 from zsseg.stages.train.run_config import RunConfig
 from zsseg.stages.validation_errors import error_lines
 
@@ -221,19 +222,5 @@ def _comparable(record: RunRecord) -> dict[str, object]:
     return record.model_dump(
         mode="json",
         include={"config": True, "dataset": True, "store_fingerprint": True},
-        exclude={
-            "config": {
-                "evaluate": True,
-                "student": {"checkpointing"},
-                "train": {
-                    "workers",
-                    "device",
-                    "accumulate",
-                    "channels_last",
-                    "compile",
-                    "log_every",
-                    "checkpoint_every",
-                },
-            }
-        },
+        exclude={"config": selection(marked(RunConfig, result=False))},
     )
