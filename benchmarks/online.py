@@ -28,7 +28,7 @@ from zsseg.stages.precompute.teacher.clip_teacher import Teacher, load_teacher
 from zsseg.stages.precompute.teacher.teacher_files import resolve_teacher
 from zsseg.stages.train.batches.batch import Batch
 from zsseg.stages.train.batches.imagenet import MEAN, STD
-from zsseg.stages.train.losses.batch_losses import nearest
+from zsseg.stages.train.losses.resample import nearest
 
 _REGIONS = RegionConfig(backend="sklearn")
 

@@ -25,7 +25,7 @@ from zsseg.stages.data.labels import read_label
 from zsseg.stages.data.samples import list_samples
 from zsseg.stages.data.spec import VOID
 from zsseg.stages.data.visible import read_visible_label
-from zsseg.stages.train.losses.batch_losses import nearest
+from zsseg.stages.train.losses.resample import nearest
 from zsseg.stages.train.losses.self_training import pseudo_labels
 from zsseg.stages.train.method_config import Confidence
 from zsseg.stages.train.students.student import FINEST_STRIDE, class_logits

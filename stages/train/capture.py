@@ -27,7 +27,7 @@ from zsseg.stages.train.run import checkpoint
 from zsseg.stages.train.run.run_folder import is_run, read_record, read_text
 from zsseg.stages.train.run_config import RunConfig
 from zsseg.stages.train.state import State, is_finite, load_state, new_state, save_state
-from zsseg.stages.train.step import Outcome, gradients, restore
+from zsseg.stages.train.step import StepResult, gradients, restore
 from zsseg.stages.train.student_device import autocast_type, choose_device
 
 _FOLDER = "non_finite"
@@ -66,7 +66,7 @@ class Replay:
         return _bad(self.losses)
 
 
-def finite(outcome: Outcome, state: State) -> bool:
+def finite(outcome: StepResult, state: State) -> bool:
     """May the step be made? With an infinite gradient of fp16 it may: its scaler leaves that step
     out and halves its scale, until a scale of 1 shows that the gradient itself is not finite."""
     scale = state.scaler.scale(torch.ones_like(outcome.total))
@@ -79,7 +79,7 @@ def capture(
     out: Path,
     step: int,
     batch: Batch,
-    outcome: Outcome,
+    outcome: StepResult,
     state: State,
     config: RunConfig,
     *,
@@ -231,6 +231,6 @@ def _bad(values: dict[str, float]) -> list[str]:
     return [f"{name} {value}" for name, value in bad.items()]
 
 
-def _values(outcome: Outcome) -> dict[str, float]:
+def _values(outcome: StepResult) -> dict[str, float]:
     scalars = {**outcome.losses, "total": outcome.total, "gradient norm": outcome.norm}
     return {name: float(value) for name, value in scalars.items()}

@@ -4,6 +4,7 @@ Defaults are the papers' values where they state one (the paper stands in the li
 a default that no paper states.
 """
 
+from dataclasses import dataclass
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -16,6 +17,18 @@ Source = Literal["student", "ema", "teacher"]
 Confidence = Literal["score", "margin"]
 """What makes a pseudo label sure."""
 
+Need = Literal["labels", "token", "local", "dense"]
+"""What a loss looks at beside the student's feature: the class scores and their labels, CLIP's
+token of the image or crop, its local tokens of the masks, its dense tokens."""
+
+
+@dataclass(frozen=True)
+class LossWeight:
+    """Marks a setting as the weight of the loss that has its name (`losses.objective_table`)."""
+
+    needs: tuple[Need, ...]
+
+
 STRICT = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
 
 
@@ -24,9 +37,9 @@ class ObjectiveConfig(BaseModel):
 
     model_config = STRICT
 
-    cross_entropy: float = Field(default=1.0, ge=0)
+    cross_entropy: Annotated[float, LossWeight(("labels",))] = Field(default=1.0, ge=0)
     """Weight of the cross-entropy (paper 1: 'linear combination', weights not given). [ours]"""
-    focal: float = Field(default=0.0, ge=0)
+    focal: Annotated[float, LossWeight(("labels",))] = Field(default=0.0, ge=0)
     """Weight of the focal loss (paper 1: 'linear combination', weights not given). [ours]"""
     focal_gamma: float = Field(default=2.0, ge=0)
     """Focal loss: focusing exponent (Lin et al.: 2)."""
@@ -34,7 +47,7 @@ class ObjectiveConfig(BaseModel):
     """Before self-training starts no pixel carries an unseen label. `competing`: unseen classes
     stand in the softmax and every labelled pixel pushes them down; `suppressed`: they are left
     out of it until then. [ours]"""
-    nel: float = Field(default=0.0, ge=0)
+    nel: Annotated[float, LossWeight(("labels",))] = Field(default=0.0, ge=0)
     """Weight of NEL, ZegCLIP's loss over independent sigmoids (paper 2, Eq. 5: 1)."""
     nel_focal: float = Field(default=100.0, ge=0)
     """NEL: weight of its focal part (ZegCLIP: 100)."""
@@ -43,7 +56,7 @@ class ObjectiveConfig(BaseModel):
     nel_void: Literal["negative", "masked"] = "negative"
     """NEL: pixels without a label are negatives of every class that is trained (ZegCLIP), or left
     out. As negatives they push down all seen classes where an unseen one may be."""
-    sdd: float = Field(default=0.0, ge=0)
+    sdd: Annotated[float, LossWeight(("token",))] = Field(default=0.0, ge=0)
     """Weight lambda_s of semantic-driven distillation (paper 1, Eq. 5; value not given). [ours]"""
     sdd_tau_f: float = Field(default=0.07, gt=0)
     """Temperature of the student's distribution (paper 1, Table V)."""
@@ -56,26 +69,45 @@ class ObjectiveConfig(BaseModel):
     pool_normalise: bool = True
     """Normalise feature and token before the attention pooling of SDD and global distillation (not
     stated in the papers). Normalised logits lie within 1/sqrt(D): nearly the plain mean. [ours]"""
-    global_distillation: float = Field(default=0.0, ge=0)
+    global_distillation: Annotated[float, LossWeight(("token",))] = Field(default=0.0, ge=0)
     """Weight of global distillation L_g (paper 2, Eq. 2 and 6: 1)."""
     global_tau: float = Field(default=0.07, gt=0)
     """Temperature of its InfoNCE (not given in paper 2). [ours]"""
     bank: int = Field(default=24, ge=0)
     """CLS tokens in the bank that give it negatives, the current batch's included (paper 2: 24)."""
-    local_distillation: float = Field(default=0.0, ge=0)
+    local_distillation: Annotated[float, LossWeight(("local",))] = Field(default=0.0, ge=0)
     """Weight of local distillation L_l (paper 2, Eq. 4 and 6: 1)."""
     local_tau: float = Field(default=0.07, gt=0)
     """Temperature of its InfoNCE (not given in paper 2). [ours]"""
     local_negatives: Literal["image", "batch"] = "image"
     """Its negatives: the other masks of the same crop, or those of all crops of the step, less
     other crops' tokens of the same class (not stated in paper 2). [ours: batch]"""
-    dense: float = Field(default=0.0, ge=0)
+    dense: Annotated[float, LossWeight(("dense",))] = Field(default=0.0, ge=0)
     """Weight of dense distillation: 1 - cosine of feature and cached dense token. [ours]"""
     dense_pixels: Literal["all", "unlabelled"] = "all"
     """Pixels of the crop that dense distillation looks at. [ours]"""
     dense_stride: Annotated[int, Mark(replay="nothing")] = Field(default=16, ge=1)
     """Side in pixels of the cells over which the feature is averaged before it is compared with the
     token there: one token says what a cell holds, not where in it. [ours]"""
+
+    @property
+    def weights(self) -> dict[str, float]:
+        """The weight of every loss, by name."""
+        return {name: getattr(self, name) for name in loss_needs()}
+
+    def need(self, what: Need) -> bool:
+        """Does a loss whose weight is above 0 look at this?"""
+        return any(self.weights[name] > 0 for name, needs in loss_needs().items() if what in needs)
+
+
+def loss_needs() -> dict[str, tuple[Need, ...]]:
+    """What each loss looks at, by the name of its weight."""
+    return {
+        name: mark.needs
+        for name, field in ObjectiveConfig.model_fields.items()
+        for mark in field.metadata
+        if isinstance(mark, LossWeight)
+    }
 
 
 class LatentConfig(BaseModel):

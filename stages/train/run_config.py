@@ -15,6 +15,7 @@ from zsseg.stages.train.method_config import (
     LatentConfig,
     ObjectiveConfig,
     SelfTrainingConfig,
+    loss_needs,
 )
 
 Protocol = Literal["inductive", "transductive"]
@@ -195,19 +196,17 @@ class RunConfig(BaseModel):
     @property
     def learns_labels(self) -> bool:
         """Does any loss look at the labels?"""
-        weights = self.objectives
-        return bool(weights.cross_entropy or weights.focal or weights.nel)
+        return self.objectives.need("labels")
 
     @property
     def uses_token(self) -> bool:
         """Does anything look at CLIP's token of the image or crop?"""
-        weights = self.objectives
-        return bool(weights.sdd or weights.global_distillation or self.latent.enabled)
+        return self.objectives.need("token") or self.latent.enabled
 
     @property
     def uses_local(self) -> bool:
         """Does anything look at the local tokens?"""
-        return bool(self.objectives.local_distillation or self.latent.enabled)
+        return self.objectives.need("local") or self.latent.enabled
 
     @property
     def uses_regions(self) -> bool:
@@ -219,7 +218,7 @@ class RunConfig(BaseModel):
         """Are the crop's dense tokens looked at one by one: distilled, or to name pixels?"""
         trains = self.self_training
         teaches = trains.source == "teacher" or trains.teacher_until > trains.start
-        return self.objectives.dense > 0 or (trains.method != "none" and teaches)
+        return self.objectives.need("dense") or (trains.method != "none" and teaches)
 
     @property
     def uses_average(self) -> bool:
@@ -229,18 +228,12 @@ class RunConfig(BaseModel):
 
     @model_validator(mode="after")
     def _something_to_learn(self) -> Self:
-        weights = self.objectives
-        distils = (
-            weights.sdd
-            or weights.global_distillation
-            or weights.local_distillation
-            or weights.dense
-        )
-        if not (self.learns_labels or distils):
+        if not any(self.objectives.weights.values()):
             raise ValueError("objectives: every weight is 0, nothing would be learnt")
         if self.learns_labels:
             return self
-        through = "objectives.cross_entropy, objectives.focal or objectives.nel, and all are 0"
+        names = [f"objectives.{name}" for name, needs in loss_needs().items() if "labels" in needs]
+        through = f"{', '.join(names[:-1])} or {names[-1]}, and all are 0"
         if (method := self.self_training.method) != "none":
             raise ValueError(
                 f"self_training.method {method}: pseudo labels are learnt through {through}"

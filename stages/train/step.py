@@ -14,11 +14,18 @@ from torch import Tensor
 from torch.nn.utils import get_total_norm
 
 from zsseg.stages.train.batches.batch import Batch, cut_to_crops
-from zsseg.stages.train.batches.known_classes import Classes
-from zsseg.stages.train.losses.batch_losses import Targets, attention_entropy, batch_losses, nearest
+from zsseg.stages.train.batches.known_classes import KnownClasses
+from zsseg.stages.train.losses.batch_losses import (
+    Scalars,
+    batch_losses,
+    counts_of,
+    in_whole,
+    weighted_sum,
+)
 from zsseg.stages.train.losses.contrast import Bank, Pool, enqueue, pool_of
-from zsseg.stages.train.losses.loss_counts import counts_of, share
+from zsseg.stages.train.losses.loss_inputs import LossInputs, StepInputs, loss_inputs
 from zsseg.stages.train.losses.pseudo_mask import mask_codes
+from zsseg.stages.train.losses.resample import nearest
 from zsseg.stages.train.method_config import Source
 from zsseg.stages.train.processes import (
     NoMemoryElsewhere,
@@ -41,24 +48,10 @@ _TOTAL = "total"
 
 logger = logging.getLogger(__name__)
 
-Scalars = dict[str, Tensor]
-
 
 @dataclass(frozen=True)
-class Step:
-    """What a step is done with, besides the state: the same for all of its parts."""
-
-    number: int
-    classes: Classes
-    config: RunConfig
-    source: Source | None
-    bank: Bank
-    pool: Pool | None
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """The losses of a step, whose gradients are in place; scalars over the whole batch."""
+class StepResult:
+    """The losses of a step whose gradients are in place; scalars over the whole batch."""
 
     total: Tensor
     losses: Scalars
@@ -78,8 +71,8 @@ class Outcome:
 
 
 def gradients(
-    state: State, batch: Batch, classes: Classes, config: RunConfig, *, number: int, logs: bool
-) -> Outcome:
+    state: State, batch: Batch, classes: KnownClasses, config: RunConfig, *, number: int, logs: bool
+) -> StepResult:
     """Put the gradients of step `number` in place; `batch` is this process's share of it.
 
     Every loss is the mean over the batches of all processes, and so is its gradient. What does not
@@ -93,11 +86,19 @@ def gradients(
         bank = enqueue(bank, batch.token_BD, batch.row_B, size=config.objectives.bank)
     if config.objectives.local_distillation and config.objectives.local_negatives == "batch":
         pool = _pool(batch, config, stride=state.stride)
-    step = Step(number, classes, config, label_source(config, number), bank, pool)
+    step = StepInputs(
+        number=number,
+        config=config,
+        classes=classes,
+        source=label_source(config, number),
+        bank=bank,
+        pool=pool,
+        logs=logs,
+    )
     images = len(batch.row_B)
     while True:
         try:
-            return _in_parts(state, batch, step, buffers, logs=logs)
+            return _in_parts(state, batch, step, buffers)
         except NoMemoryElsewhere:
             reason = "another process"
         except RuntimeError as error:
@@ -140,18 +141,10 @@ def label_source(config: RunConfig, step: int) -> Source | None:
     return "teacher" if step < settings.teacher_until * steps else settings.source
 
 
-def weighted_sum(losses: Scalars, config: RunConfig) -> Tensor:
-    """The total loss: each loss times the weight of its name."""
-    weights = config.objectives.model_dump() | {"tie": config.latent.tie}
-    return torch.stack([weights[name] * loss for name, loss in losses.items()]).sum()
-
-
 def _in_parts(
-    state: State, batch: Batch, step: Step, buffers: Sequence[Tensor], *, logs: bool
-) -> Outcome:
-    objectives = step.config.objectives
+    state: State, batch: Batch, step: StepInputs, buffers: Sequence[Tensor]
+) -> StepResult:
     state.optimiser.zero_grad()
-    several = state.parts > 1 or processes()[1] > 1
     whole: Scalars = {}
     if state.parts > 1:
         whole = _counts_before(state, batch, step)
@@ -159,20 +152,11 @@ def _in_parts(
     _seed(step)
     sums: Scalars = {}
     for first, part in _cut(batch, state.parts):
-        with state.autocast():
-            feature_BDhw = state.forward(part.image_B3HW)
-        losses, diagnostics, targets = _losses(feature_BDhw, part, step, state, first=first)
-        if logs and (objectives.sdd or objectives.global_distillation):
-            diagnostics["attention_entropy"] = attention_entropy(
-                feature_BDhw, part, normalise=objectives.pool_normalise
-            )
-        if several:
-            own = _counts(feature_BDhw, part, targets, step)
-            whole = whole or _over_processes(own)
-            losses, diagnostics = (
-                {name: value * share(name, own[name], whole[name]) for name, value in each.items()}
-                for each in (losses, diagnostics)
-            )
+        losses, diagnostics, counts = _losses(state, part, step, first=first)
+        if counts:
+            whole = whole or _over_processes(counts)
+            losses = in_whole(losses, counts, whole)
+            diagnostics = in_whole(diagnostics, counts, whole)
         total = weighted_sum(losses, step.config)
         torch.autograd.backward(state.scaler.scale(total))
         _add(sums, {_TOTAL: total, **losses, **diagnostics})
@@ -184,7 +168,7 @@ def _in_parts(
     # Before the processes meet for the last time in this step, as all that memory may fail.
     norm = get_total_norm(found)
     sums = _over_processes(sums)
-    return Outcome(
+    return StepResult(
         total=sums[_TOTAL],
         losses={name: sums[name] for name in losses},
         diagnostics={name: sums[name] for name in diagnostics},
@@ -204,34 +188,35 @@ def _cut(batch: Batch, parts: int) -> Iterator[tuple[int, Batch]]:
 
 
 def _losses(
-    feature_BDhw: Tensor, part: Batch, step: Step, state: State, *, first: int
-) -> tuple[Scalars, Scalars, Targets]:
+    state: State, part: Batch, step: StepInputs, *, first: int
+) -> tuple[Scalars, Scalars, Scalars]:
+    """Losses, diagnostics and, where the part is not the whole step, their counts.
+
+    A function of its own, so that the part's feature and scores are freed by the backward pass.
+    """
+    with state.autocast():
+        feature_BDhw = state.forward(part.image_B3HW)
+    inputs = _inputs(feature_BDhw, part, step, state, first=first)
+    losses, diagnostics = batch_losses(inputs)
+    whole = state.parts == 1 and processes()[1] == 1
+    return losses, diagnostics, {} if whole else counts_of(inputs)
+
+
+def _inputs(
+    feature_BDhw: Tensor, part: Batch, step: StepInputs, state: State, *, first: int
+) -> LossInputs:
     average_BDhw = None
     if step.source == "ema":
         assert state.average is not None
         with torch.no_grad(), state.autocast():
             average_BDhw = state.average(part.image_B3HW)
-    return batch_losses(
-        feature_BDhw,
-        part,
-        step.classes,
-        step.config,
-        source=step.source,
-        average_BDhw=average_BDhw,
-        decoder=state.decoder,
-        bank=step.bank,
-        pool=step.pool,
-        first=first,
+    return loss_inputs(
+        feature_BDhw, part, step, average_BDhw=average_BDhw, decoder=state.decoder, first=first
     )
 
 
-def _counts(feature_BDhw: Tensor, part: Batch, targets: Targets, step: Step) -> Scalars:
-    grid = (feature_BDhw.shape[2], feature_BDhw.shape[3])
-    return counts_of(part, targets, step.classes, step.config, grid=grid)
-
-
 @torch.no_grad()
-def _counts_before(state: State, batch: Batch, step: Step) -> Scalars:
+def _counts_before(state: State, batch: Batch, step: StepInputs) -> Scalars:
     """The counts of the whole step, known before the gradients of its first part are made.
 
     They follow from labels and masks, so that a feature of zeros serves; only where the student
@@ -247,8 +232,7 @@ def _counts_before(state: State, batch: Batch, step: Step) -> Scalars:
         else:
             shape = (len(part.row_B), step.classes.text_CD.shape[1], rows, columns)
             feature_BDhw = torch.zeros(shape, device=state.device)
-        *_, targets = _losses(feature_BDhw, part, step, state, first=first)
-        _add(counts, _counts(feature_BDhw, part, targets, step))
+        _add(counts, counts_of(_inputs(feature_BDhw, part, step, state, first=first)))
     return _over_processes(counts)
 
 
@@ -264,7 +248,7 @@ def _pool(batch: Batch, config: RunConfig, *, stride: int) -> Pool:
     return pool_of(batch.local_id_BK, visible_BK, batch.local_BKD, batch.row_B)
 
 
-def _seed(step: Step) -> None:
+def _seed(step: StepInputs) -> None:
     """Dropout's draws follow from seed, step and process alone: nothing to save for a resume."""
     purpose = (step.config.train.seed, _DROPOUT, step.number, processes()[0])
     seed = np.random.SeedSequence(purpose).generate_state(1, np.uint64)

@@ -6,6 +6,8 @@ from torch import Tensor
 
 from helpers import reference
 from helpers.reference import exact
+from zsseg.stages.train.losses.contrast import Bank, global_distillation
+from zsseg.stages.train.losses.objectives import attention_pool
 
 WIDTH, GRID, TAU = 6, (3, 4), 0.2
 LN_1_E = float(np.log(1 + np.exp(-1)))
@@ -27,6 +29,25 @@ def scene(seed: int = 0, batch: int = 3) -> tuple[Tensor, Tensor, Tensor]:
     inside_Bhw[0] = True
     feature_BDhw = random(seed, batch, WIDTH, *GRID).requires_grad_()
     return feature_BDhw, random(seed + 1, batch, WIDTH), inside_Bhw
+
+
+def global_of(
+    feature_BDhw: Tensor,
+    token_BD: Tensor,
+    row_B: Tensor,
+    bank: Bank,
+    *,
+    tau: float,
+    normalise: bool,
+    inside_Bhw: Tensor | None = None,
+    first: int | None = None,
+) -> Tensor:
+    """Global distillation of a feature: pooled by its images' tokens, then compared."""
+    pooled_BD, _ = attention_pool(
+        feature_BDhw, token_BD, inside_Bhw=inside_Bhw, normalise=normalise
+    )
+    counts_B = None if inside_Bhw is None else inside_Bhw.flatten(1).any(1)
+    return global_distillation(pooled_BD, row_B, bank, tau=tau, counts_B=counts_B, first=first)
 
 
 def slow_global(

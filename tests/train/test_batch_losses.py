@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from helpers import reference
+from helpers.losses_of import losses_of
 from helpers.reference import exact
 from numpy.typing import NDArray
 from torch import Tensor
@@ -16,13 +17,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from zsseg.stages.data.geometry import View, crop_map
 from zsseg.stages.data.spec import VOID, DatasetSpec
 from zsseg.stages.train.batches.batch import Batch
-from zsseg.stages.train.batches.known_classes import Classes, make_classes
-from zsseg.stages.train.losses.batch_losses import (
-    attention_entropy,
-    batch_losses,
-    nearest,
-    with_pseudo_labels,
-)
+from zsseg.stages.train.batches.known_classes import KnownClasses, make_classes
+from zsseg.stages.train.losses.loss_inputs import filled_labels
+from zsseg.stages.train.losses.objectives import attention_entropy
+from zsseg.stages.train.losses.resample import nearest
 from zsseg.stages.train.run_config import RunConfig
 
 SPEC = DatasetSpec(
@@ -36,7 +34,7 @@ def config_of(**sections: dict[str, Any]) -> RunConfig:
     return RunConfig.model_validate({"student": {"logit_scale": 10.0}, **sections})
 
 
-def classes() -> Classes:
+def classes() -> KnownClasses:
     text_CD = F.normalize(torch.randn(5, WIDTH, generator=torch.manual_seed(0)), dim=1)
     return make_classes(SPEC, text_CD, torch.device("cpu"), protocol="transductive")
 
@@ -100,7 +98,7 @@ def mean_cross_entropy(
 def test_cross_entropy_before_self_training(unseen_logits: str, taking_part: list[int]) -> None:
     feature, batch = inputs()
     config = config_of(objectives={"unseen_logits": unseen_logits})
-    losses, diagnostics, _ = batch_losses(feature, batch, classes(), config, source=None)
+    losses, diagnostics = losses_of(feature, batch, classes(), config)
     score = upsampled_scores(feature, classes().text_CD)
     expected = mean_cross_entropy(score, batch.label_BHW.numpy(), taking_part)
     assert losses.keys() == {"cross_entropy"}
@@ -114,7 +112,7 @@ def test_suppressed_classes_learn_nothing_and_push_nothing() -> None:
     made.text_CD.requires_grad_()
     for unseen_logits, pushed in (("suppressed", False), ("competing", True)):
         config = config_of(objectives={"focal": 1.0, "unseen_logits": unseen_logits})
-        losses, *_ = batch_losses(feature, batch, made, config, source=None)
+        losses, _ = losses_of(feature, batch, made, config)
         (gradient_CD,) = torch.autograd.grad(sum(losses.values(), torch.zeros(())), made.text_CD)
         assert (gradient_CD[SEEN] != 0).any(1).all()
         assert bool((gradient_CD[UNSEEN] != 0).any()) == pushed
@@ -155,14 +153,14 @@ def test_self_training_fills_unlabelled_pixels_only(method: str) -> None:
     config = config_of(self_training={"method": method, "top_percent": 50.0})
     normal = F.normalize(feature.detach().double(), dim=1)
     score = torch.einsum("bdhw,cd->bchw", normal, classes().text_CD.double()) * 10
-    full, share = with_pseudo_labels(score.float(), batch, classes(), config)
+    full = filled_labels(score.float(), batch, classes(), config)
     expected = slow_pseudo_labels(score.numpy(), batch, method == "rst", 0.5)
     assert (full.numpy() == expected).all()
     free = (batch.label_BHW == VOID) & batch.inside_BHW
-    assert float(share) == pytest.approx(float((full[free] != VOID).float().mean()))
-    assert 0.1 < float(share) < 0.9
-    losses, diagnostics, _ = batch_losses(feature, batch, classes(), config, source="student")
-    assert float(diagnostics["pseudo_label_share"]) == float(share)
+    share = float((full[free] != VOID).float().mean())
+    assert 0.1 < share < 0.9
+    losses, diagnostics = losses_of(feature, batch, classes(), config, source="student")
+    assert float(diagnostics["pseudo_label_share"]) == pytest.approx(share)
     reference = mean_cross_entropy(
         upsampled_scores(feature, classes().text_CD), expected, [0, 1, 2, 3, 4]
     )
@@ -172,16 +170,16 @@ def test_self_training_fills_unlabelled_pixels_only(method: str) -> None:
 def test_st_needs_no_regions() -> None:
     feature, batch = inputs()
     config = config_of(self_training={"method": "st"})
-    with_regions, *_ = batch_losses(feature, batch, classes(), config, source="student")
+    with_regions, _ = losses_of(feature, batch, classes(), config, source="student")
     batch = replace(batch, region_BHW=None)
-    without, *_ = batch_losses(feature, batch, classes(), config, source="student")
+    without, _ = losses_of(feature, batch, classes(), config, source="student")
     assert torch.equal(with_regions["cross_entropy"], without["cross_entropy"])
 
 
 def test_sdd_sees_what_is_inside_the_image() -> None:
     feature, batch = inputs()
     config = config_of(objectives={"cross_entropy": 0.0, "sdd": 1.0})
-    losses, *_ = batch_losses(feature, batch, classes(), config, source=None)
+    losses, _ = losses_of(feature, batch, classes(), config)
     assert losses.keys() == {"sdd"}
     (gradient,) = torch.autograd.grad(losses["sdd"], feature)
     # Row 2 of the grid has its centre at pixel 10, where the second image has ended.
@@ -192,12 +190,14 @@ def test_sdd_sees_what_is_inside_the_image() -> None:
 
 def test_attention_entropy() -> None:
     feature, batch = inputs()
-    even = attention_entropy(torch.ones_like(feature), batch, normalise=True)
+    token_BD, inside_Bhw = batch.token_BD, nearest(batch.inside_BHW, GRID)
+    assert token_BD is not None
+    even = attention_entropy(torch.ones_like(feature), token_BD, inside_Bhw, normalise=True)
     assert float(even) == pytest.approx(1.0, abs=1e-5)
-    assert batch.token_BD is not None
     peak = torch.zeros_like(feature)
-    peak[:, :, 0, 0] = 1000 * batch.token_BD
-    assert float(attention_entropy(peak, batch, normalise=False)) == pytest.approx(0.0, abs=1e-5)
+    peak[:, :, 0, 0] = 1000 * token_BD
+    single = attention_entropy(peak, token_BD, inside_Bhw, normalise=False)
+    assert float(single) == pytest.approx(0.0, abs=1e-5)
 
 
 def test_nearest_is_the_rule_of_the_views() -> None:
@@ -224,7 +224,7 @@ def test_both_label_losses_share_one_softmax_over_the_pixels() -> None:
     feature, batch = inputs()
     config = config_of(objectives={"focal": 1.0})
     with Count():  # type: ignore[no-untyped-call]
-        losses, *_ = batch_losses(feature, batch, classes(), config, source=None)
+        losses, _ = losses_of(feature, batch, classes(), config)
     assert losses.keys() == {"cross_entropy", "focal"}
     assert exponentials == batch.label_BHW.numel() * len(SEEN)
 
@@ -261,7 +261,7 @@ def test_another_names_the_pixels_and_the_student_learns_the_names(
         objectives={"dense_stride": 4},
     )
     other.requires_grad_()
-    losses, diagnostics, _ = batch_losses(
+    losses, diagnostics = losses_of(
         feature,
         batch,
         classes(),
@@ -307,7 +307,7 @@ def test_inductive_losses_are_over_the_seen_classes() -> None:
     )
     text_CD = classes().text_CD
     known = make_classes(SPEC, text_CD, torch.device("cpu"), protocol="inductive")
-    losses, *_ = batch_losses(feature, batch, known, config, source=None)
+    losses, _ = losses_of(feature, batch, known, config)
     score = upsampled_scores(feature, text_CD)
     label = batch.label_BHW.numpy()
     expected = mean_cross_entropy(score, label, SEEN)
@@ -338,7 +338,7 @@ def test_dense_distillation_looks_at_these_pixels(pixels: str) -> None:
     dense = torch.from_numpy(rng.normal(size=(2, WIDTH, 2, 5)).astype(np.float32))
     config = config_of(objectives={"cross_entropy": 0.0, "dense": 1.0, "dense_pixels": pixels})
     batch = replace(batch, dense_BDyx=dense)
-    losses, *_ = batch_losses(feature, batch, classes(), config, source=None)
+    losses, _ = losses_of(feature, batch, classes(), config)
     total = weights = 0.0
     for b, y, x in np.ndindex(2, 2, 5):  # cells of 8 x 4 pixels, 2 x 1 positions
         cell = np.s_[b, 8 * y : 8 * y + 8, 4 * x : 4 * x + 4]
@@ -360,9 +360,7 @@ def test_unlabelled_pixels_may_be_none() -> None:
     objectives = {"cross_entropy": 0.0, "dense": 1.0, "dense_pixels": "unlabelled"}
     labelled = torch.zeros_like(batch.label_BHW)
     batch = replace(batch, label_BHW=labelled, dense_BDyx=torch.ones(2, WIDTH, 2, 5))
-    losses, *_ = batch_losses(
-        feature, batch, classes(), config_of(objectives=objectives), source=None
-    )
+    losses, _ = losses_of(feature, batch, classes(), config_of(objectives=objectives))
     (gradient,) = torch.autograd.grad(losses["dense"], feature)
     assert losses["dense"].item() == 0
     assert (gradient == 0).all()

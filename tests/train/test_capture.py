@@ -21,11 +21,12 @@ from safetensors.torch import save
 from zsseg.stages.errors import NonFiniteError, ResourceError, UserError
 from zsseg.stages.train.batches.batch import cut_to_crops
 from zsseg.stages.train.capture import read_capture, replay
-from zsseg.stages.train.losses.batch_losses import batch_losses
+from zsseg.stages.train.losses.batch_losses import Scalars, batch_losses
+from zsseg.stages.train.losses.loss_inputs import LossInputs
 from zsseg.stages.train.run import checkpoint
 from zsseg.stages.train.run_config import RunConfig
 from zsseg.stages.train.state import State
-from zsseg.stages.train.step import Outcome, gradients
+from zsseg.stages.train.step import StepResult, gradients
 
 pytestmark = pytest.mark.usefixtures("logging_as_before")
 
@@ -46,12 +47,12 @@ def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
     train_tiny_students(monkeypatch)
 
 
-def poisoned(*given: Any, **options: Any) -> Any:
+def poisoned(inputs: LossInputs) -> tuple[Scalars, Scalars]:
     """`batch_losses` for which one image is too much."""
-    losses, diagnostics, targets = batch_losses(*given, **options)
-    if BAD_ROW in given[1].row_B.tolist():
+    losses, diagnostics = batch_losses(inputs)
+    if BAD_ROW in inputs.batch.row_B.tolist():
         losses["dense"] = losses["dense"] / 0
-    return losses, diagnostics, targets
+    return losses, diagnostics
 
 
 @pytest.fixture
@@ -142,9 +143,9 @@ def test_what_the_run_did_not_read_cannot_be_added(
     less = {name: EVERYTHING[name] for name in ("student", "augmentation", "train")}
     bare = with_changes(less, {"train": {"batch": 2, "steps": 8}})
 
-    def endless(*given: Any, **options: Any) -> Any:
-        losses, diagnostics, targets = batch_losses(*given, **options)
-        return {name: loss / 0 for name, loss in losses.items()}, diagnostics, targets
+    def endless(inputs: LossInputs) -> tuple[Scalars, Scalars]:
+        losses, diagnostics = batch_losses(inputs)
+        return {name: loss / 0 for name, loss in losses.items()}, diagnostics
 
     with monkeypatch.context() as patched:
         patched.setattr("zsseg.stages.train.step.batch_losses", endless)
@@ -182,7 +183,7 @@ def test_parts_are_those_of_the_step_unless_others_are_asked_for(
     captured.write_text(json.dumps(data | {"parts": 2}))
     seen: list[int] = []
 
-    def noted(state: State, *given: Any, **options: Any) -> Outcome:
+    def noted(state: State, *given: Any, **options: Any) -> StepResult:
         seen.append(state.parts)
         return gradients(state, *given, **options)
 

@@ -16,7 +16,8 @@ from helpers.tiny_training import (
 )
 
 from zsseg.stages.errors import NonFiniteError
-from zsseg.stages.train.losses.batch_losses import batch_losses
+from zsseg.stages.train.losses.batch_losses import Scalars, batch_losses
+from zsseg.stages.train.losses.loss_inputs import LossInputs
 from zsseg.stages.train.run import checkpoint
 from zsseg.stages.train.run_config import RunConfig
 
@@ -89,10 +90,10 @@ def test_the_log_is_on_the_disk_before_a_checkpoint(
         saved.append(step)
         return save(out, step, **given)
 
-    def spoilt(*given: Any, **options: Any) -> Any:
-        losses, *rest = batch_losses(*given, **options)
+    def spoilt(inputs: LossInputs) -> tuple[Scalars, Scalars]:
+        losses, diagnostics = batch_losses(inputs)
         losses["sdd"] = losses["sdd"] * next(left, torch.nan)
-        return losses, *rest
+        return losses, diagnostics
 
     monkeypatch.setattr(os, "fsync", noted)
     monkeypatch.setattr(checkpoint, "save", saving)

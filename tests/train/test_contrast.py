@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from helpers import reference
-from helpers.contrast_scene import LN_1_E, TAU, WIDTH, random, rows, scene, slow_global
+from helpers.contrast_scene import LN_1_E, TAU, WIDTH, global_of, random, rows, scene, slow_global
 from helpers.reference import exact
 from torch import Tensor
 
@@ -14,7 +14,6 @@ from zsseg.stages.train.losses.contrast import (
     Bank,
     empty_bank,
     enqueue,
-    global_distillation,
     info_nce,
 )
 
@@ -167,7 +166,7 @@ def test_global_distillation_against_numpy(normalise: bool, masked: bool) -> Non
         feature_BDhw, token_BD, row_B, entries, normalise=normalise, inside_Bhw=inside
     )
     bank = bank_of((old_BD, old_B), (token_BD, row_B))
-    loss = global_distillation(
+    loss = global_of(
         feature_BDhw, token_BD, row_B, bank, tau=TAU, normalise=normalise, inside_Bhw=inside
     )
     assert loss.item() == pytest.approx(expected, rel=1e-5)
@@ -179,7 +178,7 @@ def test_global_distillation_by_hand() -> None:
     feature_BDhw = torch.tensor([3.0, 0.0])[None, :, None, None].repeat(2, 1, 2, 2)
     token_BD = torch.eye(2)
     bank = enqueue(empty_bank(2, torch.device("cpu")), token_BD, rows(0, 1), size=24)
-    loss = global_distillation(feature_BDhw, token_BD, rows(0, 1), bank, tau=1.0, normalise=False)
+    loss = global_of(feature_BDhw, token_BD, rows(0, 1), bank, tau=1.0, normalise=False)
     # The first finds its token, ln(1 + 1/e), the second the other's, ln(1 + e).
     assert loss.item() == pytest.approx((LN_1_E + np.log(1 + np.e)) / 2)
 
@@ -198,21 +197,21 @@ def test_a_token_of_the_same_image_is_no_negative(where: str) -> None:
         normalise=True,
     )
     bank = bank_of((old_BD, old_B), (token_BD, row_B))
-    loss = global_distillation(feature_BDhw, token_BD, row_B, bank, tau=TAU, normalise=True)
+    loss = global_of(feature_BDhw, token_BD, row_B, bank, tau=TAU, normalise=True)
     assert loss.item() == pytest.approx(expected, rel=1e-5)
     # The first image alone: as if the older token, and the other crop's, were not there.
     first = (feature_BDhw[:1], token_BD[:1], row_B[:1])
     alone = bank_of((old_BD, old_B), first[1:])
     less = bank_of((old_BD[1:], old_B[1:]), first[1:])
-    kept = global_distillation(*first, alone, tau=TAU, normalise=True)
-    assert kept.item() == global_distillation(*first, less, tau=TAU, normalise=True).item()
+    kept = global_of(*first, alone, tau=TAU, normalise=True)
+    assert kept.item() == global_of(*first, less, tau=TAU, normalise=True).item()
     assert kept > 0
 
 
 def test_one_image_with_an_empty_bank_costs_nothing() -> None:
     feature_BDhw, token_BD, _ = scene(batch=1)
     bank = enqueue(empty_bank(WIDTH, torch.device("cpu")), token_BD, rows(4), size=24)
-    loss = global_distillation(feature_BDhw, token_BD, rows(4), bank, tau=TAU, normalise=True)
+    loss = global_of(feature_BDhw, token_BD, rows(4), bank, tau=TAU, normalise=True)
     (grad,) = torch.autograd.grad(loss, feature_BDhw)
     assert loss.item() == 0
     assert (grad == 0).all()
@@ -225,9 +224,7 @@ def test_padding_does_not_move_global_distillation() -> None:
     inside_Bhw = torch.zeros(3, 5, 4, dtype=torch.bool)
     inside_Bhw[:, :3] = True
     plain, masked = (
-        global_distillation(
-            each, token_BD, rows(4, 5, 6), bank, tau=TAU, normalise=False, inside_Bhw=inside
-        )
+        global_of(each, token_BD, rows(4, 5, 6), bank, tau=TAU, normalise=False, inside_Bhw=inside)
         for each, inside in ((feature_BDhw, None), (padded, inside_Bhw))
     )
     torch.testing.assert_close(masked, plain)
@@ -242,7 +239,7 @@ def test_an_image_wholly_outside_does_not_count_but_its_token_does() -> None:
         feature_BDhw, token_BD, row_B, entries, normalise=True, inside_Bhw=inside_Bhw
     )
     for inside, value in ((inside_Bhw, expected), (torch.zeros_like(inside_Bhw), 0.0)):
-        loss = global_distillation(
+        loss = global_of(
             feature_BDhw, token_BD, row_B, bank, tau=TAU, normalise=True, inside_Bhw=inside
         )
         (grad,) = torch.autograd.grad(loss, feature_BDhw)
@@ -258,10 +255,10 @@ def test_global_distillation_in_half_precision_stays_close(kind: torch.dtype) ->
     feature_BDhw = 40 * torch.randn(2, 16, 128, 128, generator=rng) + 20
     token_BD = torch.randn(2, 16, generator=rng)
     bank = enqueue(empty_bank(16, torch.device("cpu")), token_BD, rows(0, 1), size=24)
-    whole = global_distillation(feature_BDhw, token_BD, rows(0, 1), bank, tau=TAU, normalise=True)
+    whole = global_of(feature_BDhw, token_BD, rows(0, 1), bank, tau=TAU, normalise=True)
     for context in (torch.autocast("cpu", kind), torch.autocast("cpu", enabled=False)):
         with context:
-            half = global_distillation(
+            half = global_of(
                 feature_BDhw.to(kind), token_BD, rows(0, 1), bank, tau=TAU, normalise=True
             )
         assert half.dtype == torch.float32

@@ -10,10 +10,10 @@ import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
-from helpers.contrast_scene import TAU, WIDTH, rows, scene, slow_global
+from helpers.contrast_scene import TAU, WIDTH, global_of, rows, scene, slow_global
 from torch import Tensor
 
-from zsseg.stages.train.losses.contrast import Bank, empty_bank, enqueue, global_distillation
+from zsseg.stages.train.losses.contrast import Bank, empty_bank, enqueue
 
 STEPS, SIZE = 3, 7
 
@@ -32,7 +32,7 @@ def learn(number: int, count: int) -> tuple[list[float], Bank]:
     for step in range(STEPS):
         feature_BDhw, token_BD, row_B = share_of(number, count, step)
         bank = enqueue(bank, token_BD, row_B, size=SIZE)
-        loss = global_distillation(feature_BDhw, token_BD, row_B, bank, tau=TAU, normalise=True)
+        loss = global_of(feature_BDhw, token_BD, row_B, bank, tau=TAU, normalise=True)
         losses.append(loss.item())
     return losses, bank
 

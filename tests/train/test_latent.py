@@ -18,7 +18,7 @@ from zsseg.stages.train.losses.latent import (
     text_tie,
     with_latent_classes,
 )
-from zsseg.stages.train.losses.pseudo_mask import Masks
+from zsseg.stages.train.losses.pseudo_mask import CropMasks
 from zsseg.stages.train.method_config import LatentConfig
 
 SLOTS = 5
@@ -27,15 +27,20 @@ VISIBLE_BK = torch.tensor([[1, 1, 0, 1, 0], [1, 0, 0, 0, 0], [1, 1, 0, 1, 1]]).b
 """The first image shows two of its latent regions, the second none, the third two of three."""
 
 
-def scene() -> tuple[Masks, Tensor, Tensor]:
-    """Masks, global tokens and local tokens; prototypes are 0 where a mask is not visible."""
+def scene() -> tuple[CropMasks, Tensor, Tensor]:
+    """CropMasks, global tokens and local tokens; prototypes are 0 where a mask is not visible."""
     prototype_BKD = random(1, 3, SLOTS, WIDTH) * VISIBLE_BK[:, :, None]
-    masks = Masks(ID_BK, prototype_BKD.requires_grad_(), VISIBLE_BK)
+    masks = CropMasks(ID_BK, prototype_BKD.requires_grad_(), VISIBLE_BK)
     return masks, random(2, 3, WIDTH), random(3, 3, SLOTS, WIDTH)
 
 
 def answers(
-    made: nn.Module, masks: Masks, token_BD: Tensor, local_BKD: Tensor, *, all_masks: bool = False
+    made: nn.Module,
+    masks: CropMasks,
+    token_BD: Tensor,
+    local_BKD: Tensor,
+    *,
+    all_masks: bool = False,
 ) -> Tensor:
     return latent_embeddings(made, masks, token_BD, local_BKD, all_masks=all_masks)
 
@@ -109,7 +114,7 @@ def test_an_image_without_a_latent_region_is_finite() -> None:
     made, (masks, token_BD, local_BKD) = decoder(), scene()
     for visible_BK in (VISIBLE_BK[1:2], VISIBLE_BK[1:2] & False):
         prototype_BKD = masks.prototype_BKD.detach()[1:2] * visible_BK[:, :, None]
-        each = Masks(ID_BK[1:2], prototype_BKD.requires_grad_(), visible_BK)
+        each = CropMasks(ID_BK[1:2], prototype_BKD.requires_grad_(), visible_BK)
         for all_masks in (False, True):
             answer_BKD = answers(made, each, token_BD[1:2], local_BKD[1:2], all_masks=all_masks)
             # What the losses do with such answers: they leave them out.
@@ -124,7 +129,7 @@ def test_an_image_does_not_depend_on_the_others() -> None:
     whole_BKD = answers(made, masks, token_BD, local_BKD)
     for b in (0, 2):
         part = np.s_[b : b + 1]
-        alone = Masks(ID_BK[part], masks.prototype_BKD[part], VISIBLE_BK[part])
+        alone = CropMasks(ID_BK[part], masks.prototype_BKD[part], VISIBLE_BK[part])
         alone_BKD = answers(made, alone, token_BD[part], local_BKD[part])
         asked_K = masks.latent_BK[b]
         torch.testing.assert_close(alone_BKD[0][asked_K], whole_BKD[b][asked_K])
@@ -143,7 +148,7 @@ def test_what_is_not_there_is_not_seen() -> None:
     changed = replace(masks, prototype_BKD=prototype_BKD)
     torch.testing.assert_close(answers(made, changed, token_BD, other_BKD)[asked_BK], answer_BKD)
     # More empty slots.
-    wider = Masks(
+    wider = CropMasks(
         F.pad(ID_BK, (0, 2), value=-1),
         F.pad(masks.prototype_BKD, (0, 0, 0, 2), value=3.0),
         F.pad(VISIBLE_BK, (0, 2)),

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from helpers import reference
+from helpers.losses_of import losses_of
 from helpers.reference import Array, exact, unit
 from helpers.small_decoder import HEADS, WIDTH, decoder, random
 from torch import Tensor, nn
@@ -15,7 +16,6 @@ from torch.nn import functional as F
 from zsseg.stages.data.spec import VOID, DatasetSpec
 from zsseg.stages.train.batches.batch import Batch
 from zsseg.stages.train.batches.known_classes import make_classes
-from zsseg.stages.train.losses.batch_losses import batch_losses
 from zsseg.stages.train.run_config import RunConfig
 from zsseg.stages.train.state import new_state
 
@@ -83,14 +83,11 @@ class Recorder(nn.Module):
         return self.answer_BKD
 
 
-def losses_of(
+def costs_of(
     feature_BDhw: Tensor, batch: Batch, config: RunConfig, made: nn.Module
 ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     classes = make_classes(SPEC, TEXT_CD, torch.device("cpu"), protocol=config.protocol)
-    losses, diagnostics, _ = batch_losses(
-        feature_BDhw, batch, classes, config, source=None, decoder=made
-    )
-    return losses, diagnostics
+    return losses_of(feature_BDhw, batch, classes, config, decoder=made)
 
 
 def slow_scores(
@@ -147,7 +144,7 @@ LATENT = [[3, 5], [], [0]]
 def test_a_batch_against_numpy(product: str, void: str) -> None:
     made, (feature_BDhw, batch) = Recorder(), batch_of()
     config = config_of(student={"logit_product": product}, objectives={"nel_void": void})
-    losses, diagnostics = losses_of(feature_BDhw, batch, config, made)
+    losses, diagnostics = costs_of(feature_BDhw, batch, config, made)
     text = [exact(TEXT_CD[c]) for c in SEEN]
     scores = slow_scores(feature_BDhw, made.answer_BKD, LATENT, text, dot=product == "dot")
     label_BHW = slow_labels(batch, LATENT, {c: place for place, c in enumerate(SEEN)})
@@ -163,7 +160,7 @@ def test_a_batch_against_numpy(product: str, void: str) -> None:
 def test_all_known_classes_compete_if_asked_to() -> None:
     made, (feature_BDhw, batch) = Recorder(), batch_of()
     config = config_of("transductive", objectives={"unseen_logits": "competing"})
-    losses, _ = losses_of(feature_BDhw, batch, config, made)
+    losses, _ = costs_of(feature_BDhw, batch, config, made)
     scores = slow_scores(feature_BDhw, made.answer_BKD, LATENT, [exact(each) for each in TEXT_CD])
     label_BHW = slow_labels(batch, LATENT, {c: c for c in range(5)})
     expected = reference.cross_entropy(scores, label_BHW)
@@ -191,11 +188,11 @@ def test_an_image_alone_costs_what_it_costs_in_a_batch() -> None:
             local_BKD=batch.local_BKD[b : b + 1],
             local_id_BK=batch.local_id_BK[b : b + 1],
         )
-        losses, _ = losses_of(feature_BDhw[b : b + 1], alone, config_of(), made)
+        losses, _ = costs_of(feature_BDhw[b : b + 1], alone, config_of(), made)
         costs.append(losses["cross_entropy"].item())
         label_BHW = slow_labels(batch, LATENT, {c: place for place, c in enumerate(SEEN)})
         pixels.append(int((label_BHW[b] != VOID).sum()))
-    whole, _ = losses_of(feature_BDhw, batch, config_of(), made)
+    whole, _ = costs_of(feature_BDhw, batch, config_of(), made)
     expected = np.average(costs, weights=pixels)
     assert whole["cross_entropy"].item() == pytest.approx(expected, rel=1e-5)
 
@@ -204,8 +201,8 @@ def test_no_latent_region_anywhere_is_the_run_without() -> None:
     made, (feature_BDhw, batch) = decoder(), batch_of()
     assert batch.region_BHW is not None
     batch = replace(batch, region_BHW=torch.zeros_like(batch.region_BHW))
-    losses, diagnostics = losses_of(feature_BDhw, batch, config_of(latent={"tie": 1.0}), made)
-    without, _ = losses_of(feature_BDhw, batch, config_of(latent={"enabled": False}), made)
+    losses, diagnostics = costs_of(feature_BDhw, batch, config_of(latent={"tie": 1.0}), made)
+    without, _ = costs_of(feature_BDhw, batch, config_of(latent={"enabled": False}), made)
     for name, loss in without.items():
         torch.testing.assert_close(losses[name], loss)
     assert float(diagnostics["latent_classes"]) == 0
@@ -226,7 +223,7 @@ def test_nothing_is_labelled_and_no_mask_is_there() -> None:
     config = config_of(
         objectives={"nel_void": "masked", "local_distillation": 1.0}, latent={"tie": 1.0}
     )
-    losses, _ = losses_of(feature_BDhw, nothing, config, made)
+    losses, _ = costs_of(feature_BDhw, nothing, config, made)
     assert losses.keys() == {"cross_entropy", "nel", "tie", "local_distillation"}
     total = torch.stack([*losses.values()]).sum()
     gradients = torch.autograd.grad(total, [*made.parameters(), feature_BDhw])
@@ -237,7 +234,7 @@ def test_nothing_is_labelled_and_no_mask_is_there() -> None:
 def test_the_decoder_learns() -> None:
     made, (feature_BDhw, batch) = decoder(), batch_of()
     for name in ("nel", "cross_entropy"):
-        losses, _ = losses_of(feature_BDhw, batch, config_of(), made)
+        losses, _ = costs_of(feature_BDhw, batch, config_of(), made)
         gradients = torch.autograd.grad(losses[name], [*made.parameters()])
         assert all((gradient != 0).any() for gradient in gradients)
         assert all(torch.isfinite(gradient).all() for gradient in gradients)
@@ -246,7 +243,7 @@ def test_the_decoder_learns() -> None:
 def test_the_tie_of_a_batch() -> None:
     made, (feature_BDhw, batch) = Recorder(), batch_of()
     assert batch.local_id_BK is not None
-    losses, _ = losses_of(feature_BDhw, batch, config_of(latent={"tie": 0.5}), made)
+    losses, _ = costs_of(feature_BDhw, batch, config_of(latent={"tie": 0.5}), made)
     terms = []
     for b, ids in enumerate(batch.local_id_BK.tolist()):
         for k, mask in enumerate(ids):

@@ -12,7 +12,7 @@ from helpers.reference import exact
 from torch import Tensor
 
 from zsseg.stages.train.losses.contrast import local_distillation
-from zsseg.stages.train.losses.pseudo_mask import Masks, masks_of
+from zsseg.stages.train.losses.pseudo_mask import CropMasks, masks_of
 
 NOTHING = -2
 """A position in no mask."""
@@ -105,7 +105,7 @@ def test_local_distillation_against_numpy(negatives: Literal["image", "batch"], 
 def test_local_distillation_by_hand() -> None:
     # Crop 0 shows classes 0 and 1, whose prototypes equal their tokens; crop 1 class 0 only, with
     # prototype (1, 0) and token (0, 1).
-    masks = Masks(
+    masks = CropMasks(
         id_BK=torch.tensor([[0, 1], [0, -1]]),
         prototype_BKD=torch.tensor([[[2.0, 0.0], [0.0, 3.0]], [[1.0, 0.0], [0.0, 0.0]]]),
         visible_BK=torch.tensor([[True, True], [True, False]]),

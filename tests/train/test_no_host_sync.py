@@ -6,14 +6,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from helpers.losses_of import losses_of
 from torch import Tensor
 from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from zsseg.stages.data.spec import FIRST_REGION, VOID, DatasetSpec
 from zsseg.stages.train.batches.batch import Batch, cut_to_crops
-from zsseg.stages.train.batches.known_classes import Classes, make_classes
-from zsseg.stages.train.losses.batch_losses import batch_losses
+from zsseg.stages.train.batches.known_classes import KnownClasses, make_classes
 from zsseg.stages.train.losses.contrast import empty_bank, enqueue
 from zsseg.stages.train.losses.latent import LatentDecoder
 from zsseg.stages.train.run_config import RunConfig
@@ -69,7 +69,7 @@ def test_the_guard_sees_who_asks(ask: Any) -> None:
         ask(torch.tensor([1.0, -1.0, 2.0]))
 
 
-def inputs() -> tuple[Tensor, Batch, Classes]:
+def inputs() -> tuple[Tensor, Batch, KnownClasses]:
     rng = np.random.default_rng(0)
     label_Bhw = rng.choice([0, 2, 3, VOID, VOID], (2, *GRID)).astype(np.uint8)
     region_Bhw = np.where(label_Bhw == VOID, rng.integers(0, 3, label_Bhw.shape), 0)
@@ -154,7 +154,7 @@ def test_no_loss_waits_for_the_device(
     average = torch.randn(2, WIDTH, *GRID)
     with NoAnswers():  # type: ignore[no-untyped-call]
         bank = enqueue(bank, token_BD, batch.row_B, size=4)
-        losses, diagnostics, *_ = batch_losses(
+        losses, diagnostics = losses_of(
             feature,
             batch,
             made,

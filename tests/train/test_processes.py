@@ -26,7 +26,8 @@ from zsseg.stages.data.images import read_image
 from zsseg.stages.errors import DatasetError
 from zsseg.stages.train import step
 from zsseg.stages.train.capture import replay
-from zsseg.stages.train.losses.batch_losses import batch_losses
+from zsseg.stages.train.losses.batch_losses import Scalars, batch_losses
+from zsseg.stages.train.losses.loss_inputs import LossInputs
 from zsseg.stages.train.processes import joined_processes, processes
 from zsseg.stages.train.run import checkpoint
 from zsseg.stages.train.run.run_folder import read_record
@@ -279,12 +280,12 @@ def test_nan_in_one_is_caught_by_all_and_replayed_by_one(
     def prepare(number: int) -> None:
         calls = []
 
-        def broken(*given: Any, **options: Any) -> Any:
-            losses, diagnostics, targets = batch_losses(*given, **options)
+        def broken(inputs: LossInputs) -> tuple[Scalars, Scalars]:
+            losses, diagnostics = batch_losses(inputs)
             calls.append(number)
             if number == 1 and len(calls) == 3:
                 losses["sdd"] = losses["sdd"] * float("nan")
-            return losses, diagnostics, targets
+            return losses, diagnostics
 
         monkeypatch.setattr("zsseg.stages.train.step.batch_losses", broken)
 

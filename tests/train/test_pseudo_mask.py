@@ -8,8 +8,8 @@ from helpers.reference import exact
 from torch import Tensor
 
 from zsseg.stages.data.spec import VOID
-from zsseg.stages.train.losses.batch_losses import nearest
-from zsseg.stages.train.losses.pseudo_mask import Masks, mask_codes, masks_of
+from zsseg.stages.train.losses.pseudo_mask import CropMasks, mask_codes, masks_of
+from zsseg.stages.train.losses.resample import nearest
 
 WIDTH, GRID = 5, (4, 6)
 ID_BK = torch.tensor(
@@ -110,7 +110,7 @@ def test_a_region_that_falls_between_positions_is_not_visible() -> None:
     assert masks.visible_BK.tolist() == [[True, False]]
 
 
-def half_masks(kind: torch.dtype, *, autocast: bool) -> tuple[Masks, Masks]:
+def half_masks(kind: torch.dtype, *, autocast: bool) -> tuple[CropMasks, CropMasks]:
     """128 x 128 positions of long vectors: one mask of nearly all, one of 7 and one of a single."""
     rng = torch.Generator().manual_seed(0)
     feature_BDhw = (40 * torch.randn(1, 16, 128, 128, generator=rng) + 20).to(kind)

@@ -28,11 +28,12 @@ from zsseg.stages.errors import ResourceError, UserError
 from zsseg.stages.train.batches.batch import Batch
 from zsseg.stages.train.batches.known_classes import make_classes
 from zsseg.stages.train.batches.loader import make_loader
-from zsseg.stages.train.losses.batch_losses import batch_losses
+from zsseg.stages.train.losses.batch_losses import Scalars, batch_losses
+from zsseg.stages.train.losses.loss_inputs import LossInputs
 from zsseg.stages.train.run import checkpoint
 from zsseg.stages.train.run_config import RunConfig, StudentConfig
 from zsseg.stages.train.state import State, new_state, update
-from zsseg.stages.train.step import Outcome, gradients
+from zsseg.stages.train.step import StepResult, gradients
 from zsseg.stages.train.students.student import Student
 
 BUILD = "zsseg.stages.train.state.build_student"
@@ -61,7 +62,7 @@ def prepared(
     return state, batch, make_classes(spec, text_CD, CPU, protocol=config.protocol)
 
 
-def one_step(world: World, config: RunConfig, number: int) -> tuple[Outcome, list[Tensor]]:
+def one_step(world: World, config: RunConfig, number: int) -> tuple[StepResult, list[Tensor]]:
     state, batch, classes = prepared(world, config)
     outcome = gradients(state, batch, classes, config, number=number, logs=True)
     return outcome, [each.grad for each in state.parameters() if each.grad is not None]
@@ -114,12 +115,12 @@ def test_a_step_asks_no_number_back(
 def greedy(images: int, kind: str) -> Any:
     """`batch_losses` for which more than some images are too much."""
 
-    def fake(feature_BDhw: Tensor, *given: Any, **options: Any) -> Any:
-        if len(feature_BDhw) > images and kind == "cpu":
+    def fake(inputs: LossInputs) -> tuple[Scalars, Scalars]:
+        if len(inputs.feature_BDhw) > images and kind == "cpu":
             torch.empty(2**50)
-        if len(feature_BDhw) > images:
+        if len(inputs.feature_BDhw) > images:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
-        return batch_losses(feature_BDhw, *given, **options)
+        return batch_losses(inputs)
 
     return fake
 

@@ -31,7 +31,8 @@ from torch.utils._pytree import tree_leaves
 
 from zsseg.stages.errors import NonFiniteError, ResourceError, UserError
 from zsseg.stages.train.loop import TrainProgress, train
-from zsseg.stages.train.losses.batch_losses import batch_losses
+from zsseg.stages.train.losses.batch_losses import Scalars, batch_losses
+from zsseg.stages.train.losses.loss_inputs import LossInputs
 from zsseg.stages.train.run import checkpoint
 from zsseg.stages.train.run.run_folder import read_record
 from zsseg.stages.train.state import State, load_state, new_state, save_state, update
@@ -147,10 +148,10 @@ def test_half_precision(
     """The student's layers run in it; losses stay in float32 and close to those of fp32."""
     kinds = []
 
-    def watched(feature_BDhw: Tensor, *rest: Any, **options: Any) -> Any:
-        losses, diagnostics, targets = batch_losses(feature_BDhw, *rest, **options)
-        kinds.append((feature_BDhw.dtype, {loss.dtype for loss in losses.values()}))
-        return losses, diagnostics, targets
+    def watched(inputs: LossInputs) -> tuple[Scalars, Scalars]:
+        losses, diagnostics = batch_losses(inputs)
+        kinds.append((inputs.feature_BDhw.dtype, {loss.dtype for loss in losses.values()}))
+        return losses, diagnostics
 
     monkeypatch.setattr("zsseg.stages.train.step.batch_losses", watched)
     with pytest.raises(ConnectionError):
@@ -241,8 +242,10 @@ def test_out_of_memory_names_what_to_lower(
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
 
     monkeypatch.setattr(f"zsseg.stages.train.{at}", greedy)
-    with pytest.raises(ResourceError, match=r"memory.*--resume --set student\..*\.crop \(now 32"):
-        run(world, tmp_path / "run", config_of())
+    # Of a smaller crop alone the batch normalisations would have a single value.
+    config = config_of(augmentation={"crop": (64, 64)})
+    with pytest.raises(ResourceError, match=r"memory.*--resume --set student\..*\.crop \(now 64"):
+        run(world, tmp_path / "run", config)
 
 
 def test_a_worker_that_dies_at_any_time_is_explained(world: World, tmp_path: Path) -> None:
@@ -317,12 +320,12 @@ def test_nan_stops_before_the_step(
     out = tmp_path / "run"
     calls: list[list[int]] = []
 
-    def broken(*args: Any, **options: Any) -> Any:
-        losses, diagnostics, targets = batch_losses(*args, **options)
-        calls.append(args[1].row_B.tolist())
+    def broken(inputs: LossInputs) -> tuple[Scalars, Scalars]:
+        losses, diagnostics = batch_losses(inputs)
+        calls.append(inputs.batch.row_B.tolist())
         if len(calls) == 4:
             losses["focal"] = losses["focal"] * float("nan")
-        return losses, diagnostics, targets
+        return losses, diagnostics
 
     monkeypatch.setattr("zsseg.stages.train.step.batch_losses", broken)
     with pytest.raises(NonFiniteError, match=r"step 3: focal nan, gradient norm nan") as caught:
@@ -341,11 +344,12 @@ def test_a_scale_cannot_be_blamed_for_ever(
 ) -> None:
     """fp16 leaves out a step whose gradient is too large for its scale, but not every step."""
 
-    def steep(*args: Any, **options: Any) -> Any:
-        losses, diagnostics, targets = batch_losses(*args, **options)
+    def steep(inputs: LossInputs) -> tuple[Scalars, Scalars]:
+        losses, diagnostics = batch_losses(inputs)
         # The slope of a square root at 0.
-        losses["focal"] = losses["focal"] + (0 * args[0].float()).square().sum().sqrt()
-        return losses, diagnostics, targets
+        zero = (0 * inputs.feature_BDhw.float()).square().sum().sqrt()
+        losses["focal"] = losses["focal"] + zero
+        return losses, diagnostics
 
     monkeypatch.setattr("zsseg.stages.train.step.batch_losses", steep)
     scaler = partial(torch.amp.GradScaler, init_scale=4.0)

@@ -13,7 +13,7 @@ from zsseg.stages.train.run_config import Protocol
 
 
 @dataclass(frozen=True)
-class Classes:
+class KnownClasses:
     """The classes as training sees them, on the student's device.
 
     Transductive training knows all classes, by their ids; inductive training the seen ones only,
@@ -32,13 +32,13 @@ class Classes:
 
 def make_classes(
     spec: DatasetSpec, text_CD: Tensor, device: torch.device, *, protocol: Protocol
-) -> Classes:
+) -> KnownClasses:
     """The class tensors of a data set; `text_CD` has all its classes."""
     place_of_seen = torch.full((VOID + 1,), VOID)
     place_of_seen[list(spec.seen_ids)] = torch.arange(len(spec.seen_ids))
     inductive = protocol == "inductive"
     known = list(spec.seen_ids) if inductive else list(range(len(spec.classes)))
-    return Classes(
+    return KnownClasses(
         text_CD=text_CD[known].to(device),
         seen_S=torch.tensor(range(len(known)) if inductive else spec.seen_ids, device=device),
         unseen_U=torch.tensor([] if inductive else spec.unseen_ids, dtype=torch.int64).to(device),

@@ -4,7 +4,7 @@ Every loss is a scalar in float32 with a gradient graph, also when nothing in th
 then it is 0 and its gradients are 0. The paper prints Eq. 2 and 4 without the -log that makes them
 losses, and as sums: here they are means, so that a weight means the same whatever the batch.
 
-Legend: B batch, D CLIP width, h w feature grid, K masks per image, P prototypes, M tokens.
+Legend: B batch, D CLIP width, K masks per image, P prototypes, M tokens.
 "paper 2" is CLIP-to-Seg.
 """
 
@@ -16,8 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from zsseg.stages.data.spec import FIRST_REGION
-from zsseg.stages.train.losses.objectives import attention_pool
-from zsseg.stages.train.losses.pseudo_mask import Masks
+from zsseg.stages.train.losses.pseudo_mask import CropMasks
 from zsseg.stages.train.processes import gathered, processes
 
 
@@ -40,7 +39,7 @@ class Pool:
     token_MD: Tensor
     """float32."""
     id_M: Tensor
-    """int64: as `Masks.id_BK`."""
+    """int64: as `CropMasks.id_BK`."""
     row_M: Tensor
     """int64: the images they are of."""
     visible_M: Tensor
@@ -103,33 +102,28 @@ def info_nce(
 
 
 def global_distillation(
-    feature_BDhw: Tensor,
-    token_BD: Tensor,
+    pooled_BD: Tensor,
     row_B: Tensor,
     bank: Bank,
     *,
     tau: float,
-    normalise: bool,
-    inside_Bhw: Tensor | None = None,
+    counts_B: Tensor | None = None,
     first: int | None = None,
 ) -> Tensor:
     """L_g (paper 2, Eq. 2): the attention-pooled feature finds the image's token in the bank.
 
-    `bank` is what `enqueue` gave for this step. Another token of the same image (an earlier crop,
-    or an earlier epoch) is no negative. `normalise` and `inside_Bhw` as in `attention_pool`; an
-    image without a position inside does not count. `first`: the place of the first image among
-    those of the step, counted over all processes; None: these are the whole batch of this process.
+    `pooled_BD` is the `objectives.attention_pool` of the feature by the image's token, and `bank`
+    what `enqueue` gave for this step. Another token of the same image (an earlier crop, or an
+    earlier epoch) is no negative. `counts_B` (bool): the images that count; None: all. `first`: the
+    place of the first image among those of the step, counted over all processes; None: these are
+    the whole batch of this process.
     """
-    pooled_BD, _ = attention_pool(
-        feature_BDhw, token_BD, inside_Bhw=inside_Bhw, normalise=normalise
-    )
     # The last tokens are the step's: those of process 0 first, and so on.
     first = processes()[0] * len(row_B) if first is None else first
     first += len(bank.row_M) - bank.step
     positive_B = torch.arange(first, first + len(row_B), device=row_B.device)
-    counts_B = torch.ones_like(row_B, dtype=torch.bool)
-    if inside_Bhw is not None:
-        counts_B = inside_Bhw.flatten(1).any(1)
+    if counts_B is None:
+        counts_B = torch.ones_like(row_B, dtype=torch.bool)
     return info_nce(
         pooled_BD,
         bank.token_MD,
@@ -141,7 +135,7 @@ def global_distillation(
 
 
 def local_distillation(
-    masks: Masks,
+    masks: CropMasks,
     local_BKD: Tensor,
     row_B: Tensor,
     *,

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from zsseg.stages.data.spec import FIRST_REGION, VOID
 from zsseg.stages.errors import UserError
-from zsseg.stages.train.losses.pseudo_mask import Masks
+from zsseg.stages.train.losses.pseudo_mask import CropMasks
 from zsseg.stages.train.method_config import LatentConfig
 
 LEFT_OUT = -1e9
@@ -63,7 +63,7 @@ def _scaled(vector_BND: Tensor) -> Tensor:
 
 
 def latent_embeddings(
-    decoder: nn.Module, masks: Masks, token_BD: Tensor, local_BKD: Tensor, *, all_masks: bool
+    decoder: nn.Module, masks: CropMasks, token_BD: Tensor, local_BKD: Tensor, *, all_masks: bool
 ) -> Tensor:
     """(B, K, D) the decoder's answer for each visible latent region, with `all_masks` every mask.
 
@@ -78,7 +78,7 @@ def latent_embeddings(
 
 
 def with_latent_classes(
-    label_BHW: Tensor, region_BHW: Tensor, masks: Masks, *, first: int
+    label_BHW: Tensor, region_BHW: Tensor, masks: CropMasks, *, first: int
 ) -> Tensor:
     """int64 labels in which an unlabelled pixel of a visible latent region has its class (Y_p).
 

@@ -71,6 +71,23 @@ def attention_pool(
     return attention(feature_BDhw.flatten(2), query_BD, inside_BL, normalise=normalise)
 
 
+@torch.no_grad()
+def attention_entropy(
+    feature_BDhw: Tensor, token_BD: Tensor, inside_Bhw: Tensor, *, normalise: bool
+) -> Tensor:
+    """Entropy of the weights of `attention_pool` over the largest possible, mean over images.
+
+    1: the pooled feature is the plain mean; near 0: that of a single position. [ours]
+    """
+    _, weight_BL = attention_pool(
+        feature_BDhw, token_BD, inside_Bhw=inside_Bhw, normalise=normalise
+    )
+    entropy_B = torch.special.entr(weight_BL).sum(1)
+    largest_B = inside_Bhw.flatten(1).sum(1).clamp_min(2).log()
+    share: Tensor = (entropy_B / largest_B).mean()
+    return share
+
+
 def sdd(
     feature_BDhw: Tensor,
     token_BD: Tensor,

@@ -20,7 +20,7 @@ _NONE = -2
 
 
 @dataclass(frozen=True)
-class Masks:
+class CropMasks:
     """The masks of each image as a student's crop shows them; slots as in the store."""
 
     id_BK: Tensor
@@ -43,7 +43,7 @@ def mask_codes(label_BHW: Tensor, region_BHW: Tensor) -> Tensor:
     return torch.where(label_BHW == VOID, region_BHW, label_BHW)
 
 
-def masks_of(feature_BDhw: Tensor, code_Bhw: Tensor, id_BK: Tensor) -> Masks:
+def masks_of(feature_BDhw: Tensor, code_Bhw: Tensor, id_BK: Tensor) -> CropMasks:
     """The masks of a batch with the mean of the feature over each (paper 2, Eq. 3)."""
     feature_BDL = feature_BDhw.flatten(2)
     member_BKL = code_Bhw.flatten(1)[:, None] == id_BK[:, :, None]
@@ -52,4 +52,4 @@ def masks_of(feature_BDhw: Tensor, code_Bhw: Tensor, id_BK: Tensor) -> Masks:
     enlarged = math.sqrt(feature_BDL.shape[2])
     share_BKL = member_BKL * (enlarged / area_BK.clamp_min(1))[:, :, None]
     prototype_BKD = torch.bmm(share_BKL.to(feature_BDL.dtype), feature_BDL.transpose(1, 2))
-    return Masks(id_BK, prototype_BKD.float() / enlarged, area_BK > 0)
+    return CropMasks(id_BK, prototype_BKD.float() / enlarged, area_BK > 0)
