@@ -128,7 +128,6 @@ LONG_FUNCTIONS = {
     "stages/precompute/shard_loop.py:compute",
     "stages/precompute/teacher/clip_teacher.py:load_teacher",
     "stages/train/loop.py:train",
-    "stages/train/losses/batch_losses.py:batch_losses",
 }
 WIDE_SIGNATURES = {
     "stages/precompute/check/lost_receipts.py:_notes",
@@ -140,13 +139,10 @@ WIDE_SIGNATURES = {
     "stages/precompute/run.py:foretell",
     "stages/precompute/run.py:precompute",
     "stages/train/loop.py:train",
-    "stages/train/losses/batch_losses.py:batch_losses",
-    "stages/train/losses/batch_losses.py:distillation_losses",
-    "stages/train/losses/contrast.py:global_distillation",
 }
 UNNAMED = {
     *(f"stages/{name}/__init__.py" for name in ("cache", "evaluate", "precompute", "train")),
-    *(f"stages/train/{name}/__init__.py" for name in ("batches", "losses", "students")),
+    *(f"stages/train/{name}/__init__.py" for name in ("batches", "students")),
     "stages/precompute/plan/__init__.py",
     "stages/__init__.py",
     "zsseg/__init__.py",
