@@ -1,30 +1,55 @@
 """`zsseg train`: stage two."""
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from zsseg.pipeline import console
-from zsseg.pipeline.cli.options import CacheFolder, MovedRoot, Quiet, Settings
+from zsseg.pipeline.cli.options import PLACE, MovedRoot, Quiet, Settings
 from zsseg.pipeline.settings import apply_settings, build, read_experiment
-from zsseg.stages.cache.disk.store_path import StorePath
+from zsseg.stages.cache.disk.store_path import StorePath, store_path
+from zsseg.stages.errors import CacheError
+
+if TYPE_CHECKING:
+    from zsseg.stages.cache.reader import Store
+    from zsseg.stages.train.run.run_folder import RunRecord
+    from zsseg.stages.train.run_config import RunConfig
 
 DEFAULT_EXPERIMENT = "sdd_rst"
+DEFAULT_CACHE = Path("data_cache")
 
 
 def train(
-    cache: CacheFolder = Path("data_cache"),
+    cache: Annotated[
+        StorePath | None,
+        typer.Option(
+            "--cache",
+            parser=store_path,
+            metavar=PLACE,
+            help="Folder of stores, or one store; here, or at a URL (s3://bucket/folder). "
+            "\\[default: data_cache; with --resume the run's store]",
+        ),
+    ] = None,
     config: Annotated[
-        str, typer.Option(help="Experiment by name (`zsseg config ls`), or a YAML file.")
-    ] = DEFAULT_EXPERIMENT,
+        str | None,
+        typer.Option(
+            help="Experiment by name (`zsseg config ls`), or a YAML file. "
+            f"\\[default: {DEFAULT_EXPERIMENT}; with --resume the run's settings]"
+        ),
+    ] = None,
     root: MovedRoot = None,
     out: Annotated[
         Path | None, typer.Option(help="Folder of the run. \\[default: runs/EXPERIMENT]")
     ] = None,
     settings: Settings = None,
     resume: Annotated[
-        bool, typer.Option("--resume", help="Go on from the last checkpoint.")
+        bool,
+        typer.Option(
+            "--resume", help="Go on from the last checkpoint of the run in --out; needs no more."
+        ),
     ] = False,
     replay: Annotated[
         Path | None,
@@ -48,41 +73,46 @@ def train(
         _replay(replay, settings or [])
         return
     with joined_processes():
-        _train(cache, config, root=root, out=out, settings=settings, resume=resume, quiet=quiet)
+        _train(_Options(cache, config, root, out, settings or (), resume), quiet=quiet)
 
 
-def _train(
-    cache: StorePath,
-    config: str,
-    *,
-    root: Path | None,
-    out: Path | None,
-    settings: list[str] | None,
-    resume: bool,
-    quiet: bool,
-) -> None:
-    from zsseg.pipeline.named_stores import dataset_root, stored_spec, training_store
-    from zsseg.stages.cache.reader import Store
+@dataclass(frozen=True)
+class _Options:
+    """What the command line says; None where it does not."""
+
+    cache: StorePath | None
+    config: str | None
+    root: Path | None
+    out: Path | None
+    settings: Sequence[str]
+    resume: bool
+
+    @property
+    def folder(self) -> Path:
+        """The run folder."""
+        return self.out or Path("runs") / Path(self.config or DEFAULT_EXPERIMENT).stem
+
+
+def _train(options: _Options, *, quiet: bool) -> None:
+    from zsseg.pipeline.named_stores import stored_spec
     from zsseg.stages.train.loop import train as run
     from zsseg.stages.train.processes import processes
-    from zsseg.stages.train.run_config import RunConfig
+    from zsseg.stages.train.run.run_folder import is_run, read_record
 
-    name = Path(config).stem
-    checked = build(
-        RunConfig, apply_settings(read_experiment(config), settings or []), where=config
-    )
-    store = Store.open(training_store(cache))
-    folder = out or Path("runs") / name
+    folder = options.folder
+    started = read_record(folder) if options.resume and is_run(folder) else None
+    name, config = _experiment(options, started)
+    store = _store(options, started)
     if not quiet:
         console.err.print(f"{name} from {store.path} into {folder}", soft_wrap=True)
     with console.progress("train", quiet=quiet) as advance:
         result = run(
-            checked,
+            config,
             store=store,
             spec=stored_spec(store),
-            root=dataset_root(root, store),
+            root=_root(options, started, store),
             out=folder,
-            resume=resume,
+            resume=options.resume,
             experiment=name,
             progress=lambda now: advance(now.step, now.steps, _words(now.metrics)),
         )
@@ -94,6 +124,44 @@ def _train(
         "IMAGES --out predictions",
         soft_wrap=True,
     )
+
+
+def _experiment(options: _Options, started: "RunRecord | None") -> "tuple[str, RunConfig]":
+    """Name and settings: those of --config, else of the run to go on with, with --set on top."""
+    from zsseg.stages.train.run_config import RunConfig
+
+    if options.config is None and started is not None:
+        name, where = started.experiment, str(options.folder)
+        values = started.config.model_dump(mode="json")
+    else:
+        where = options.config or DEFAULT_EXPERIMENT
+        name, values = Path(where).stem, read_experiment(where)
+    return name, build(RunConfig, apply_settings(values, options.settings), where=where)
+
+
+def _store(options: _Options, started: "RunRecord | None") -> "Store":
+    """The store of --cache, else of the run to go on with."""
+    from zsseg.pipeline.named_stores import training_store
+    from zsseg.stages.cache.reader import Store
+
+    if options.cache is not None or started is None:
+        return Store.open(training_store(options.cache or DEFAULT_CACHE))
+    try:
+        return Store.open(store_path(started.store))
+    except CacheError as error:
+        raise CacheError(
+            f"{error}\n{options.folder} is trained from this store; if it has moved, say where it "
+            "is with --cache"
+        ) from error
+
+
+def _root(options: _Options, started: "RunRecord | None", store: "Store") -> Path:
+    """The data set's folder: --root, else that of the run to go on with, else the store's."""
+    from zsseg.pipeline.named_stores import dataset_root
+
+    if options.root is None and started is not None and started.root.is_dir():
+        return started.root
+    return dataset_root(options.root, store)
 
 
 def _replay(file: Path, settings: list[str]) -> None:
