@@ -42,7 +42,7 @@ def info(
     projection to D channels is included, class scores are not. FPS: one image at a time in
     float32, median of up to five runs after one to warm up.
     """
-    from zsseg.stages.train.student_device import choose_device
+    from zsseg.stages.device import choose_device
     from zsseg.stages.train.students.student_info import PAPERS, named_student, student_info
 
     configs = [named_student(name) for name in students or PAPERS]

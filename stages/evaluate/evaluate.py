@@ -25,6 +25,7 @@ from zsseg.stages.data.images import read_image
 from zsseg.stages.data.labels import read_label
 from zsseg.stages.data.samples import Sample, list_samples
 from zsseg.stages.data.spec import DatasetSpec
+from zsseg.stages.device import choose_device
 from zsseg.stages.errors import CacheError, DatasetError, UserError
 from zsseg.stages.evaluate.inference import calibrated, predict_scores, prepared
 from zsseg.stages.evaluate.labelling import upsampled_argmax
@@ -33,7 +34,6 @@ from zsseg.stages.evaluate.read_ahead import read_ahead
 from zsseg.stages.evaluate.result import EvaluationResult, variant
 from zsseg.stages.evaluate.trained_run import Run
 from zsseg.stages.train.processes import agree, processes, sum_in_place, told_by_first
-from zsseg.stages.train.student_device import choose_device
 from zsseg.stages.train.students.student import class_logits
 
 logger = logging.getLogger(__name__)

@@ -12,12 +12,12 @@ import torch
 from torch import Tensor
 
 from zsseg.stages.data.spec import DatasetSpec
+from zsseg.stages.device import choose_device
 from zsseg.stages.evaluate.scorer import Scorer, class_scorer
 from zsseg.stages.train.processes import take_from_first, told_by_first
 from zsseg.stages.train.run.checkpoint import load_student
 from zsseg.stages.train.run.run_folder import RunRecord, read_record, read_text
 from zsseg.stages.train.run_config import EvaluateConfig
-from zsseg.stages.train.student_device import choose_device
 from zsseg.stages.train.students.student import Student, feature_stride
 
 

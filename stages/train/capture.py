@@ -18,6 +18,7 @@ from safetensors.torch import load_file, save
 from zsseg.stages.cache.disk.files import write_durably
 from zsseg.stages.cache.format.recipe import difference
 from zsseg.stages.cache.reader import Store
+from zsseg.stages.device import choose_device
 from zsseg.stages.errors import NonFiniteError, ResourceError, UserError
 from zsseg.stages.setting_marks import InReplay, marked, selection
 from zsseg.stages.train.batches.batch import Batch
@@ -28,7 +29,7 @@ from zsseg.stages.train.run.run_folder import is_run, read_record, read_text
 from zsseg.stages.train.run_config import RunConfig
 from zsseg.stages.train.state import State, is_finite, load_state, new_state, save_state
 from zsseg.stages.train.step import StepResult, gradients, restore
-from zsseg.stages.train.student_device import autocast_type, choose_device
+from zsseg.stages.train.student_precision import autocast_type
 
 _FOLDER = "non_finite"
 

@@ -11,6 +11,7 @@ import torch
 from zsseg.stages.cache.reader import Store
 from zsseg.stages.cache.tools.uses import note_use
 from zsseg.stages.data.spec import DatasetSpec
+from zsseg.stages.device import choose_device
 from zsseg.stages.errors import UserError
 from zsseg.stages.train.batches.crops import cache_bytes
 from zsseg.stages.train.batches.known_classes import make_classes
@@ -42,7 +43,7 @@ from zsseg.stages.train.run_config import RunConfig, TrainConfig
 from zsseg.stages.train.schedule import learning_rate, warmup_length
 from zsseg.stages.train.state import State, load_state, new_state, save_state, update
 from zsseg.stages.train.step import gradients
-from zsseg.stages.train.student_device import autocast_type, choose_device
+from zsseg.stages.train.student_precision import autocast_type
 from zsseg.stages.train.students.student import check_crop
 
 logger = logging.getLogger(__name__)

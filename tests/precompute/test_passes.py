@@ -16,8 +16,8 @@ from zsseg.stages.errors import ResourceError
 from zsseg.stages.precompute.precompute_config import DenseConfig, Precision
 from zsseg.stages.precompute.teacher.clip_teacher import Teacher, load_teacher
 from zsseg.stages.precompute.teacher.passes import Passes
-from zsseg.stages.precompute.teacher.teacher_device import choose_device, choose_precision
 from zsseg.stages.precompute.teacher.teacher_files import resolve_teacher
+from zsseg.stages.precompute.teacher.teacher_precision import choose_precision
 
 CPU = torch.device("cpu")
 BITS: dict[Precision, int] = {"bf16": 7, "fp16": 10}
@@ -202,19 +202,6 @@ def test_auto_precision_follows_the_device() -> None:
     assert choose_precision("auto", cuda) == "fp16"
     for asked in ("fp32", "bf16", "fp16"):
         assert choose_precision(asked, CPU) == choose_precision(asked, cuda) == asked
-
-
-def test_device_is_the_one_asked_for_or_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    assert [choose_device(asked).type for asked in ("auto", "cpu", "cuda")] == [
-        "cuda",
-        "cpu",
-        "cuda",
-    ]
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    assert choose_device("auto") == CPU
-    with pytest.raises(ResourceError, match=r"no usable GPU\. Use device=cpu or auto"):
-        choose_device("cuda")
 
 
 @pytest.mark.filterwarnings("ignore:.*CUDA is not available")

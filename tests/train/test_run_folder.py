@@ -2,10 +2,7 @@
 
 import json
 import logging
-import os
-import signal
 import subprocess
-import threading
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +13,7 @@ from tensorboard.backend.event_processing.event_accumulator import (  # type: ig
 )
 
 from zsseg.stages.data.spec import DatasetSpec
-from zsseg.stages.errors import ResourceError, UserError
-from zsseg.stages.train.interrupt import held_signals
+from zsseg.stages.errors import UserError
 from zsseg.stages.train.run.metrics_log import MetricsLog, Throughput
 from zsseg.stages.train.run.run_folder import (
     RunRecord,
@@ -30,7 +26,6 @@ from zsseg.stages.train.run.run_folder import (
     write_record,
 )
 from zsseg.stages.train.run_config import RunConfig
-from zsseg.stages.train.student_device import autocast_type, choose_device
 
 TEXT_CD = torch.eye(2, 5)
 CHECKOUT = Path(__file__).resolve().parents[2]
@@ -241,54 +236,3 @@ def test_throughput_counts_since_the_last_report(monkeypatch: pytest.MonkeyPatch
         "data_wait": 0.0,
         "cache_mb_per_second": 3.0,
     }
-
-
-@pytest.mark.parametrize(
-    ("kind", "error"), [(signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, SystemExit)]
-)
-def test_the_first_signal_waits(kind: signal.Signals, error: type[BaseException]) -> None:
-    before = signal.getsignal(kind)
-    with held_signals() as interrupt:
-        os.kill(os.getpid(), kind)
-        assert interrupt.signal == kind
-        with pytest.raises(error):
-            interrupt.raise_()
-        assert signal.getsignal(kind) == before  # the second acts at once
-    assert signal.getsignal(kind) == before
-
-
-def test_signals_are_left_alone_in_other_threads() -> None:
-    seen = []
-
-    def run() -> None:
-        with held_signals() as interrupt:
-            seen.append(interrupt.signal)
-
-    thread = threading.Thread(target=run)
-    thread.start()
-    thread.join()
-    assert seen == [None]
-
-
-def test_devices(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    assert choose_device("auto") == choose_device("cpu") == torch.device("cpu")
-    with pytest.raises(ResourceError, match="no usable GPU"):
-        choose_device("cuda")
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    assert choose_device("auto") == choose_device("cuda") == torch.device("cuda")
-    assert choose_device("cpu") == torch.device("cpu")
-
-
-def test_precisions(monkeypatch: pytest.MonkeyPatch) -> None:
-    cpu, gpu = torch.device("cpu"), torch.device("cuda")
-    assert autocast_type("auto", cpu) == torch.float32
-    assert autocast_type("bf16", cpu) == torch.bfloat16
-    for real, expected in ((True, torch.bfloat16), (False, torch.float16)):
-
-        def supported(including_emulation: bool = True, *, real: bool = real) -> bool:
-            return real or including_emulation
-
-        monkeypatch.setattr(torch.cuda, "is_bf16_supported", supported)
-        assert autocast_type("auto", gpu) == expected
-    assert autocast_type("fp32", gpu) == torch.float32

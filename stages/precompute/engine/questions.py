@@ -84,8 +84,9 @@ def described(workshop: Workshop, *, config: PrecomputeConfig) -> dict[str, Any]
 
 def found_where_asked(_: object, *, config: PrecomputeConfig) -> dict[str, str]:
     """The precision and the k-means library that the process has that is asked."""
+    from zsseg.stages.device import choose_device
     from zsseg.stages.precompute.make.kmeans import choose_backend
-    from zsseg.stages.precompute.teacher.teacher_device import choose_device, choose_precision
+    from zsseg.stages.precompute.teacher.teacher_precision import choose_precision
 
     device = choose_device(config.device)
     return {

@@ -36,7 +36,7 @@ def settle(
 
 def require_gpu() -> None:
     """Raise ResourceError when torch can use no GPU: before any work, where one is asked for."""
-    from zsseg.stages.precompute.teacher.teacher_device import choose_device
+    from zsseg.stages.device import choose_device
 
     choose_device("cuda")
 

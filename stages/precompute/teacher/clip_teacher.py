@@ -20,11 +20,11 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from zsseg.stages.data.images import resize_image
+from zsseg.stages.device import choose_device
 from zsseg.stages.errors import ResourceError, UserError
 from zsseg.stages.precompute.precompute_config import DenseConfig, Precision
 from zsseg.stages.precompute.teacher.dense_tokens import dense_path, dense_tokens, token_grid
 from zsseg.stages.precompute.teacher.passes import Passes
-from zsseg.stages.precompute.teacher.teacher_device import choose_device
 from zsseg.stages.precompute.teacher.teacher_files import TeacherFiles
 
 logger = logging.getLogger(__name__)

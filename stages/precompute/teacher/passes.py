@@ -17,7 +17,7 @@ from torch import Tensor
 
 from zsseg.stages.errors import ResourceError
 from zsseg.stages.precompute.precompute_config import Precision
-from zsseg.stages.precompute.teacher.teacher_device import AUTOCAST
+from zsseg.stages.precompute.teacher.teacher_precision import AUTOCAST
 
 Forward = Callable[[Tensor], Tensor]
 """Tokens (n, ...) of images (n, H, W, 3) in uint8 on the device."""
