@@ -144,6 +144,7 @@ UNNAMED = {
     *(f"stages/{name}/__init__.py" for name in ("cache", "evaluate", "precompute", "train")),
     *(f"stages/train/{name}/__init__.py" for name in ("batches", "students")),
     "stages/precompute/plan/__init__.py",
+    "stages/cache/disk/__init__.py",
     "stages/__init__.py",
     "zsseg/__init__.py",
 }
@@ -206,9 +207,7 @@ def test_functions_are_read_on_one_screen() -> None:
         for file, function, _ in functions()
         if (function.end_lineno or 0) - function.lineno + 1 > 60
     }
-    assert long <= LONG_FUNCTIONS | {
-        f"{COMMANDS}{name}.py:{name}" for name in ("ablate", "evaluate", "precompute")
-    }
+    assert long <= LONG_FUNCTIONS | {"pipeline/cli/precompute.py:precompute"}
 
 
 def test_what_belongs_together_is_handed_over_together() -> None:

@@ -1,12 +1,12 @@
-"""What an ablation runs: tables of `configs/ablations`, resolved to runs with folders.
+"""Tables of `configs/ablations`, and the runs that each of their rows needs.
 
-A row is what it sets on top of the base experiment. Its runs lie in a folder that is named after
-the resolved settings, never after the row or the table, so rows that mean the same are trained
-once.
+A row states what it sets on top of the base experiment. Its runs lie in a folder that is named
+after the resolved settings, never after the row or the table: rows with equal settings share their
+runs.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -22,7 +22,7 @@ from zsseg.stages.yaml_files import builtin_names, packaged_values
 _STRICT = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
 _NUMERALS = {"2": "II", "3": "III", "4": "IV", "5": "V"}
 _DIGITS = 8
-"""Of a fingerprint in a folder's name: two of a thousand runs share one with p = 1e-4."""
+"""Of a fingerprint in a folder's name: with 1,000 runs the chance that two collide is 1e-4."""
 
 
 class Figures(BaseModel):
@@ -44,8 +44,8 @@ class TableRow(BaseModel):
     set: tuple[str, ...] = ()
     """`section.field=value` on top of the base experiment and of `--set`."""
     needs: tuple[str, ...] = ()
-    """Settings whose value is the base's and must not be off there: without them the row would be
-    another one."""
+    """Settings that the row takes from the base, where they must be on: with one of them off, the
+    row's name would be wrong."""
     paper: Figures | None
     notes: str = ""
 
@@ -59,7 +59,7 @@ class AblationTable(BaseModel):
     source: str
     """Paper and table, data set and network of its figures; or why there are none."""
     base: str
-    """Experiment that the rows stand on unless `--config` names another."""
+    """Experiment that the rows change, unless `--config` names another."""
     notes: tuple[str, ...] = ()
     rows: tuple[TableRow, ...] = Field(min_length=1)
 
@@ -69,6 +69,29 @@ class AblationTable(BaseModel):
         if twice := sorted({name for name in names if names.count(name) > 1}):
             raise ValueError(f"rows: several are called {', '.join(twice)}")
         return self
+
+
+@dataclass(frozen=True, kw_only=True)
+class AblationRequest:
+    """What a table is asked to be made with: the options of `zsseg ablate`."""
+
+    experiment: str
+    """The experiment that the rows change: a name or a file."""
+    settings: tuple[str, ...] = ()
+    """`section.field=value` for every row, as `--set` gives them."""
+    calibration: float | None = None
+    """gamma of every row; None: the experiment's."""
+    seeds: int
+    """Every row is trained with the seeds 0 to seeds - 1."""
+    split: str = "val"
+    """Split that the runs are scored on."""
+    out: Path
+    """Folder of the runs and of the tables."""
+
+    @property
+    def stem(self) -> str:
+        """The experiment's name without folder and suffix."""
+        return Path(self.experiment).stem
 
 
 @dataclass(frozen=True)
@@ -81,14 +104,14 @@ class PlannedRun:
 
 @dataclass(frozen=True)
 class PlannedRow:
-    """A row of the table with its runs, one per seed; rows that mean the same have the same."""
+    """A row of the table with its runs, one per seed; rows with equal settings share their runs."""
 
     row: TableRow
     runs: tuple[PlannedRun, ...]
 
 
 def table_name(given: str) -> str:
-    """The name of the table that a person means: 'ii', '2' and 'II' are II. Raises UserError."""
+    """The table's name as its file has it: 'ii', '2' and 'II' give II. Raises UserError."""
     wanted = _NUMERALS.get(given, given).lower()
     names = builtin_names("ablations")
     for name in names:
@@ -103,57 +126,40 @@ def read_table(name: str) -> AblationTable:
     return build(AblationTable, packaged_values(place), where=f"configs/{place}")
 
 
-def table_stem(
-    name: str,
-    table: AblationTable,
-    *,
-    experiment: str,
-    split: str,
-    calibration: float | None,
-    settings: Sequence[str],
-) -> str:
-    """Name of the table's files without suffix: `table-II`, and what is not as by default.
+def table_stem(name: str, table: AblationTable, request: AblationRequest) -> str:
+    """Name of the table's files without suffix: `table-II`, and what is not the default.
 
-    A table replaces only an earlier one of its own kind, whatever its seeds.
+    So a table replaces only an earlier one made with the same options, whatever its seeds.
     """
     words = ["table", name]
-    if experiment != table.base:
-        words.append(Path(experiment).stem)
-    if split != "val":
-        words.append(split.replace("/", "-"))
-    if calibration is not None:
-        words.append(f"gamma{calibration:g}")
-    if settings:
-        words.append(f"set-{fingerprint(settings)[:_DIGITS]}")
+    if request.experiment != table.base:
+        words.append(request.stem)
+    if request.split != "val":
+        words.append(request.split.replace("/", "-"))
+    if request.calibration is not None:
+        words.append(f"gamma{request.calibration:g}")
+    if request.settings:
+        words.append(f"set-{fingerprint(request.settings)[:_DIGITS]}")
     return "-".join(words)
 
 
-def plan(
-    table: AblationTable,
-    *,
-    experiment: str,
-    settings: Sequence[str],
-    calibration: float | None,
-    seeds: int,
-    out: Path,
-) -> list[PlannedRow]:
-    """The rows of a table with their runs on top of an experiment (a name or a file).
+def plan(table: AblationTable, request: AblationRequest) -> list[PlannedRow]:
+    """The rows of a table with their runs.
 
-    First comes the experiment, then `settings`, then what the row sets, so a row stays what its
-    name says. `calibration` is the gamma of all rows, None the experiment's. Raises UserError for
-    settings that are not valid or that no row would follow, and for an experiment that has off what
-    a row needs.
+    First comes the experiment, then the request's settings, then what the row sets, so a row stays
+    what its name says. Raises UserError for settings that are not valid or that every row
+    overrides, and for an experiment in which a setting that a row needs is off.
     """
-    _check_heard(table, settings)
-    changes = list(settings)
-    if calibration is not None:
-        changes.append(f"evaluate.calibration={calibration}")
-    base = apply_settings(read_experiment(experiment), changes)
-    return [_planned(row, base, experiment=experiment, seeds=seeds, out=out) for row in table.rows]
+    _check_not_overridden(table, request.settings)
+    changes = list(request.settings)
+    if request.calibration is not None:
+        changes.append(f"evaluate.calibration={request.calibration}")
+    base = apply_settings(read_experiment(request.experiment), changes)
+    return [_planned(row, base, request) for row in table.rows]
 
 
-def _check_heard(table: AblationTable, settings: Sequence[str]) -> None:
-    """Refuse a setting that nothing would follow, because every row has its own."""
+def _check_not_overridden(table: AblationTable, settings: Sequence[str]) -> None:
+    """Refuse a setting without any effect, because every row sets it itself."""
     own = [{_field(setting) for setting in row.set} | {"train.seed"} for row in table.rows]
     for setting in settings:
         if all(_field(setting) in fields for fields in own):
@@ -167,13 +173,11 @@ def _field(setting: str) -> str:
     return setting.partition("=")[0].strip()
 
 
-def _planned(
-    row: TableRow, base: dict[str, Any], *, experiment: str, seeds: int, out: Path
-) -> PlannedRow:
-    where = f"row '{row.name}' on top of {experiment}"
+def _planned(row: TableRow, base: dict[str, Any], request: AblationRequest) -> PlannedRow:
+    where = f"row '{row.name}' on top of {request.experiment}"
     configs = [
         build(RunConfig, apply_settings(base, [*row.set, f"train.seed={seed}"]), where=where)
-        for seed in range(seeds)
+        for seed in range(request.seeds)
     ]
     values = configs[0].model_dump()
     for name in row.needs:
@@ -183,11 +187,9 @@ def _planned(
                 f"{where}: {name} is off, and with it this row would be another one. Give an "
                 f"experiment that has it with --config, or a value with --set {name}=..."
             )
-    stem = out / Path(experiment).stem
-    return PlannedRow(
-        row,
-        tuple(PlannedRun(_run_folder(stem, config), config) for config in configs),
-    )
+    stem = request.out / request.stem
+    runs = (PlannedRun(_run_folder(stem, config), config) for config in configs)
+    return PlannedRow(row, tuple(runs))
 
 
 def _run_folder(stem: Path, config: RunConfig) -> Path:
@@ -240,24 +242,15 @@ def unique_runs(rows: Sequence[PlannedRow]) -> dict[PlannedRun, list[str]]:
     return dict(runs.values())
 
 
-def elsewhere(
-    tables: Sequence[str], *, experiment: str, settings: Sequence[str], seeds: int, out: Path
-) -> dict[Path, list[str]]:
+def elsewhere(tables: Sequence[str], request: AblationRequest) -> dict[Path, list[str]]:
     """Run folder -> rows of these tables that share it, on top of the same experiment.
 
-    Tables that this experiment cannot be the base of share nothing.
+    Tables that this experiment cannot be the base of share nothing. A calibration changes no run.
     """
     shared: dict[Path, list[str]] = {}
     for name in tables:
         try:
-            rows = plan(
-                read_table(name),
-                experiment=experiment,
-                settings=settings,
-                calibration=None,
-                seeds=seeds,
-                out=out,
-            )
+            rows = plan(read_table(name), replace(request, calibration=None))
         except UserError:
             continue
         for row in rows:

@@ -1,6 +1,6 @@
-"""What an ablation found: the table beside the paper's figures, as Markdown, JSON and CSV.
+"""A table's figures beside the paper's, as Markdown, JSON and CSV.
 
-All figures are percent, as the papers print them.
+All figures are in percent, as the papers print them.
 """
 
 import csv
@@ -13,8 +13,14 @@ from pathlib import Path
 from typing import Any
 
 from zsseg.pipeline.ablate.orders import Ordering, Statistic, orderings
-from zsseg.pipeline.ablate.table_plan import AblationTable, Figures, PlannedRow
+from zsseg.pipeline.ablate.table_plan import (
+    AblationRequest,
+    AblationTable,
+    Figures,
+    PlannedRow,
+)
 from zsseg.stages.cache.disk.files import write_durably
+from zsseg.stages.cache.reader import Store
 from zsseg.stages.evaluate.result import EvaluationResult
 
 MEANS = ("hIoU", "sIoU", "uIoU")
@@ -34,6 +40,21 @@ class Header:
     revisions: tuple[str, ...]
     """Of the code that trained the runs."""
     command: str
+
+
+def header_of(table: str, request: AblationRequest, store: Store, *, command: str) -> Header:
+    """The header of a table that none of whose runs is trained yet."""
+    return Header(
+        table=table,
+        experiment=request.experiment,
+        dataset=store.info["spec"]["name"],
+        split=request.split,
+        seeds=request.seeds,
+        store=store.path.name,
+        store_fingerprint=store.fingerprint,
+        revisions=(),
+        command=command,
+    )
 
 
 @dataclass(frozen=True)

@@ -1,14 +1,29 @@
 """`zsseg ablate`: the tables of the papers, from one cache."""
 
 import shlex
-from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from zsseg.pipeline import console
 from zsseg.pipeline.cli.options import CacheFolder, Exit, MovedRoot, Quiet, Settings
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from zsseg.pipeline.ablate.table_plan import AblationRequest, PlannedRow
+
+Config = Annotated[
+    str | None,
+    typer.Option(
+        help="Experiment that the rows change: a name or a file. \\[default: the table's]"
+    ),
+]
+Calibration = Annotated[
+    float | None,
+    typer.Option(min=0, help="gamma of every row, beside gamma 0. \\[default: the experiment's]"),
+]
 
 
 def ablate(
@@ -16,21 +31,11 @@ def ablate(
         str, typer.Argument(help="II, III, IV or V of paper 1, or c2s: the parts of paper 2.")
     ],
     cache: CacheFolder = Path("data_cache"),
-    config: Annotated[
-        str | None,
-        typer.Option(
-            help="Experiment that the rows change: a name or a file. \\[default: the table's]"
-        ),
-    ] = None,
+    config: Config = None,
     root: MovedRoot = None,
     split: Annotated[str, typer.Option(help="Split to score.")] = "val",
     seeds: Annotated[int, typer.Option(min=1, help="Seeds 0 to N - 1 of every row.")] = 3,
-    calibration: Annotated[
-        float | None,
-        typer.Option(
-            min=0, help="gamma of every row, beside gamma 0. \\[default: the experiment's]"
-        ),
-    ] = None,
+    calibration: Calibration = None,
     out: Annotated[
         Path, typer.Option(help="Folder of the runs and of the tables.", show_default=True)
     ] = Path("runs/ablations"),
@@ -46,97 +51,66 @@ def ablate(
     Rows that several tables have in common are trained once.
     """
     console.configure_logging(quiet=quiet)
-    from zsseg.pipeline.ablate.runs import (
-        Bench,
-        check_split,
-        check_stores,
-        state_of,
-        update_table,
-        work_on,
-    )
-    from zsseg.pipeline.ablate.table_plan import (
-        elsewhere,
-        plan,
-        read_table,
-        table_name,
-        table_stem,
-        unique_runs,
-    )
-    from zsseg.pipeline.ablate.table_report import Header, markdown
+    from zsseg.pipeline.ablate import runs, table_plan, table_report
     from zsseg.pipeline.named_stores import dataset_root, stored_spec, training_store
     from zsseg.stages.cache.reader import Store
-    from zsseg.stages.yaml_files import builtin_names
 
-    name = table_name(table)
-    chosen = read_table(name)
-    experiment, changes = config or chosen.base, settings or []
-    rows = plan(
-        chosen,
-        experiment=experiment,
-        settings=changes,
+    name = table_plan.table_name(table)
+    chosen = table_plan.read_table(name)
+    request = table_plan.AblationRequest(
+        experiment=config or chosen.base,
+        settings=tuple(settings or ()),
         calibration=calibration,
         seeds=seeds,
+        split=split,
         out=out,
     )
-    runs = unique_runs(rows)
+    rows = table_plan.plan(chosen, request)
     store = Store.open(training_store(cache))
-    check_stores(list(runs), store)
+    runs.check_stores(list(table_plan.unique_runs(rows)), store)
     if dry_run:
-        others = [each for each in builtin_names("ablations") if each != name]
-        shared = elsewhere(others, experiment=experiment, settings=changes, seeds=seeds, out=out)
-        for run, names in runs.items():
-            also = f"; also {', '.join(found)}" if (found := shared.get(run.folder)) else ""
-            text = f"{run.folder}  {state_of(run, split)}  {' = '.join(names)}{also}"
-            console.out.print(text, markup=False, soft_wrap=True)
+        _print_runs(name, request, rows)
         return
     spec = stored_spec(store)
-    bench = Bench(store, spec, dataset_root(root, store), split, Path(experiment).stem)
-    check_split(bench)
-    header = Header(
-        table=name,
-        experiment=experiment,
-        dataset=spec.name,
-        split=split,
-        seeds=seeds,
-        store=store.path.name,
-        store_fingerprint=store.fingerprint,
-        revisions=(),
-        command=_command(
-            name,
-            {
-                "cache": cache,
-                "config": experiment,
-                "root": root,
-                "split": split,
-                "seeds": seeds,
-                "calibration": calibration,
-                "out": out,
-            },
-            changes,
-        ),
-    )
-    stem = out / table_stem(
-        name, chosen, experiment=experiment, split=split, calibration=calibration, settings=changes
-    )
-    update_table(stem, header, chosen, rows, {})
-    failures = work_on(
-        rows,
-        bench,
-        after_run=lambda failed: update_table(stem, header, chosen, rows, failed),
-        quiet=quiet,
-    )
-    header, measured = update_table(stem, header, chosen, rows, failures)
-    console.out.print(markdown(header, chosen, measured), markup=False, soft_wrap=True)
+    inputs = runs.RunInputs(store, spec, dataset_root(root, store), split, request.stem)
+    runs.check_split(inputs)
+    command = _command(name, request, cache=cache, root=root)
+    header = table_report.header_of(name, request, store, command=command)
+    stem = out / table_plan.table_stem(name, chosen, request)
+    made, measured, failures = runs.make_table(stem, header, chosen, rows, inputs, quiet=quiet)
+    console.out.print(table_report.markdown(made, chosen, measured), markup=False, soft_wrap=True)
     console.out.print(f"written: {stem}.md, .json, .csv", soft_wrap=True)
     if failures:
         raise typer.Exit(Exit.SKIPPED)
 
 
-def _command(table: str, options: Mapping[str, object], settings: Sequence[str]) -> str:
-    """The command that makes the table again; options of None are left out."""
+def _print_runs(name: str, request: "AblationRequest", rows: "Sequence[PlannedRow]") -> None:
+    """One line per run: its folder, how far it is, and the rows that need it."""
+    from zsseg.pipeline.ablate.run_state import state_of
+    from zsseg.pipeline.ablate.table_plan import elsewhere, unique_runs
+    from zsseg.stages.yaml_files import builtin_names
+
+    shared = elsewhere([each for each in builtin_names("ablations") if each != name], request)
+    for run, names in unique_runs(rows).items():
+        also = f"; also {', '.join(found)}" if (found := shared.get(run.folder)) else ""
+        text = f"{run.folder}  {state_of(run, request.split)}  {' = '.join(names)}{also}"
+        console.out.print(text, markup=False, soft_wrap=True)
+
+
+def _command(table: str, request: "AblationRequest", *, cache: object, root: object) -> str:
+    """The command that makes the table again; options that are None are left out."""
+    options = {
+        "cache": cache,
+        "config": request.experiment,
+        "root": root,
+        "split": request.split,
+        "seeds": request.seeds,
+        "calibration": request.calibration,
+        "out": request.out,
+    }
     words = ["zsseg", "ablate", table]
     for name, value in options.items():
         words += [] if value is None else [f"--{name}", str(value)]
-    for setting in settings:
+    for setting in request.settings:
         words += ["--set", setting]
     return shlex.join(words)

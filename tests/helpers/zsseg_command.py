@@ -1,4 +1,4 @@
-"""The command line in this process."""
+"""Runs `zsseg` commands in this process."""
 
 import sys
 
@@ -18,6 +18,6 @@ def zsseg(*words: object) -> int:
     return 0
 
 
-def called(*words: object) -> None:
-    """Run a command; its errors are raised."""
-    app([str(word) for word in words], standalone_mode=False)
+def called(*words: object) -> int:
+    """Run a command; its exit code. Its errors are raised."""
+    return int(app([str(word) for word in words], standalone_mode=False) or 0)

@@ -14,10 +14,12 @@ import yaml
 from filelock import FileLock
 from helpers.drawn_world import draw_world
 from helpers.random_clip import write_clip
+from helpers.zsseg_command import called
 
-from zsseg.pipeline.ablate import runs as ablate
-from zsseg.pipeline.ablate.runs import state_of, work_on
+from zsseg.pipeline.ablate import runs
+from zsseg.pipeline.ablate.run_state import state_of
 from zsseg.pipeline.ablate.table_plan import (
+    AblationRequest,
     PlannedRow,
     plan,
     read_table,
@@ -25,7 +27,6 @@ from zsseg.pipeline.ablate.table_plan import (
     table_stem,
     unique_runs,
 )
-from zsseg.pipeline.cli.main import app
 from zsseg.pipeline.named_stores import stored_spec, training_store
 from zsseg.stages.cache.reader import Store
 from zsseg.stages.errors import NonFiniteError, UserError
@@ -63,7 +64,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
         teacher = write_clip(here / f"clip-{seed}", seed=seed)
         data = ("--dataset", description, "--root", here / "world", "--teacher", teacher)
         options = ("--cache", here / cache, "--set", "dense.size=[64, 64]", "-q")
-        app([*map(str, ("precompute", *data, *options))], standalone_mode=False)
+        called("precompute", *data, *options)
     (here / "tiny.yaml").write_text(yaml.safe_dump(EXPERIMENT))
     return here
 
@@ -73,17 +74,16 @@ def words(place: Path, out: Path, table: str, *more: object, cache: str = "cache
     return [*map(str, ("ablate", table, *data, "--out", out, *more))]
 
 
-def zsseg(place: Path, out: Path, table: str, *more: object, cache: str = "cache") -> int:
-    """Run the command quietly in this process; its exit code."""
-    arguments = [*words(place, out, table, *more, cache=cache), "-q"]
-    return int(app(arguments, standalone_mode=False) or 0)
+def ablate(place: Path, out: Path, table: str, *more: object, cache: str = "cache") -> int:
+    """Run `zsseg ablate` quietly in this process; its exit code. Errors are raised."""
+    return called(*words(place, out, table, *more, cache=cache), "-q")
 
 
 def rows_of(
     table: str, experiment: object, out: Path = Path("out"), **more: Any
 ) -> list[PlannedRow]:
-    options = {"settings": [], "calibration": None, "seeds": 1} | more
-    return plan(read_table(table), experiment=str(experiment), out=out, **options)
+    request = AblationRequest(experiment=str(experiment), out=out, **{"seeds": 1} | more)
+    return plan(read_table(table), request)
 
 
 def checkpoints(out: Path) -> dict[Path, int]:
@@ -138,15 +138,19 @@ def test_names_of_tables() -> None:
 
 def test_a_table_replaces_only_its_own_kind() -> None:
     table = read_table("II")
-    options: dict[str, Any] = {"split": "val", "calibration": None, "settings": []}
-    assert table_stem("II", table, experiment="sdd_rst", **options) == "table-II"
+
+    def stem(experiment: str, **changed: Any) -> str:
+        request = AblationRequest(experiment=experiment, seeds=3, out=Path("out"), **changed)
+        return table_stem("II", table, request)
+
+    assert stem("sdd_rst") == "table-II"
     changed: list[dict[str, Any]] = [
         {"split": "test"},
         {"calibration": 0.02},
-        {"settings": ["train.steps=1"]},
-        {"settings": ["train.steps=2"]},
+        {"settings": ("train.steps=1",)},
+        {"settings": ("train.steps=2",)},
     ]
-    stems = [table_stem("II", table, experiment="a/b.yaml", **options | each) for each in changed]
+    stems = [stem("a/b.yaml", **each) for each in changed]
     assert stems[:2] == ["table-II-b-test", "table-II-b-gamma0.02"]
     assert len({*stems, "table-II-b"}) == 5
 
@@ -160,9 +164,9 @@ def test_rows_that_mean_the_same_are_one_run() -> None:
     assert folder("III", "B + RST") == folder("IV", "K = 75")
     assert folder("II", "B") != folder("II", "B + SDD")
     assert folder("II", "B") == folder("II", "B", calibration=0.1)
-    same = ["train.workers=0", "train.device=cpu", "evaluate.mode=whole"]
+    same = ("train.workers=0", "train.device=cpu", "evaluate.mode=whole")
     assert folder("II", "B") == folder("II", "B", settings=same)
-    assert folder("II", "B") != folder("II", "B", settings=["train.steps=5"])
+    assert folder("II", "B") != folder("II", "B", settings=("train.steps=5",))
 
 
 def test_folders_are_named_as_they_were_by_earlier_versions() -> None:
@@ -197,19 +201,19 @@ def test_what_changes_no_result_shares_a_folder_unless_an_earlier_version_made_o
 def test_a_base_that_would_make_a_row_another_one_is_refused() -> None:
     with pytest.raises(UserError, match=r"row 'B \+ SDD' on top of st: objectives.sdd is off"):
         rows_of("II", "st")
-    rows = rows_of("II", "st", settings=["objectives.sdd=0.5"])
+    rows = rows_of("II", "st", settings=("objectives.sdd=0.5",))
     assert [row.runs[0].config.objectives.sdd for row in rows] == [0.0, 0.5, 0.5]
     with pytest.raises(UserError, match=r"every row of .* sets self_training.top_percent itself"):
-        rows_of("IV", "rst", settings=["self_training.top_percent=60"])
+        rows_of("IV", "rst", settings=("self_training.top_percent=60",))
     with pytest.raises(UserError, match="--seeds"):
-        rows_of("IV", "rst", settings=["train.seed=6"])
+        rows_of("IV", "rst", settings=("train.seed=6",))
 
 
 def test_from_nothing_to_the_table_and_again(
     place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "out"
-    assert zsseg(place, out, "III", "--seeds", 2, "--calibration", 0.05) == 0
+    assert ablate(place, out, "III", "--seeds", 2, "--calibration", 0.05) == 0
     printed = capsys.readouterr().out
     stem = out / "table-III-tiny-gamma0.05"
     text = stem.with_name(f"{stem.name}.md").read_text()
@@ -229,10 +233,10 @@ def test_from_nothing_to_the_table_and_again(
 
     before = checkpoints(out)
     assert len(before) == 2 * 2 * (2 + 1)  # two checkpoints are kept, and the text embeddings
-    assert zsseg(place, out, "III", "--seeds", 2, "--calibration", 0.05) == 0
+    assert ablate(place, out, "III", "--seeds", 2, "--calibration", 0.05) == 0
     assert checkpoints(out) == before
     # Another gamma is scored, not trained; K = 75 of Table IV is trained already.
-    assert zsseg(place, out, "4", "--seeds", 2) == 0
+    assert ablate(place, out, "4", "--seeds", 2) == 0
     after = checkpoints(out)
     assert {path: after[path] for path in before} == before
     assert len(after) == len(before) * 2
@@ -245,7 +249,7 @@ def test_from_nothing_to_the_table_and_again(
 def test_a_dry_run_tells_what_is_shared_and_changes_nothing(
     place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert zsseg(place, tmp_path / "out", "IV", "--seeds", 2, "--dry-run") == 0
+    assert ablate(place, tmp_path / "out", "IV", "--seeds", 2, "--dry-run") == 0
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 6
     assert [line.split("/")[-1] for line in lines[:3]] == [
@@ -273,41 +277,41 @@ def test_a_half_trained_run_goes_on(
     place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rows = rows_of("III", place / "tiny.yaml", tmp_path)
-    monkeypatch.setattr(ablate, "train", stopped_at(2))
+    monkeypatch.setattr(runs, "train", stopped_at(2))
     with pytest.raises(KeyboardInterrupt):
-        bench_of(place, tmp_path, rows)
+        train_and_score(place, rows)
     first = rows[0].runs[0]
     assert state_of(first, "val") == "at step 2 of 4"
-    monkeypatch.setattr(ablate, "train", loop.train)
-    assert bench_of(place, tmp_path, rows) == {}
+    monkeypatch.setattr(runs, "train", loop.train)
+    assert train_and_score(place, rows) == {}
     (resumed,) = (first.folder / "resumed.jsonl").read_text().splitlines()
     assert json.loads(resumed)["step"] == 2
     assert [state_of(row.runs[0], "val") for row in rows] == ["finished", "finished"]
 
 
-def bench_of(place: Path, out: Path, rows: list[PlannedRow]) -> dict[Path, str]:
+def train_and_score(place: Path, rows: list[PlannedRow]) -> dict[Path, str]:
     """Work on the rows, without a table."""
     store = Store.open(training_store(place / "cache"))
     spec = stored_spec(store)
-    bench = ablate.Bench(store, spec, place / "world", "val", "tiny")
-    return work_on(rows, bench, after_run=lambda failures: None, quiet=True)
+    inputs = runs.RunInputs(store, spec, place / "world", "val", "tiny")
+    return runs.work_on(rows, inputs, after_run=lambda failures: None, quiet=True)
 
 
 def test_scores_that_are_missing_are_made_without_training(place: Path, tmp_path: Path) -> None:
-    assert zsseg(place, tmp_path, "III", "--seeds", 1) == 0
+    assert ablate(place, tmp_path, "III", "--seeds", 1) == 0
     before = checkpoints(tmp_path)
     (result, *_) = tmp_path.rglob("evaluation-val.json")
     result.unlink()
-    assert zsseg(place, tmp_path, "III", "--seeds", 1, "--dry-run") == 0
-    assert zsseg(place, tmp_path, "III", "--seeds", 1) == 0
+    assert ablate(place, tmp_path, "III", "--seeds", 1, "--dry-run") == 0
+    assert ablate(place, tmp_path, "III", "--seeds", 1) == 0
     assert result.is_file()
     assert checkpoints(tmp_path) == before
 
 
 def test_another_store_is_refused_before_anything_is_done(place: Path, tmp_path: Path) -> None:
-    assert zsseg(place, tmp_path, "III", "--seeds", 1) == 0
+    assert ablate(place, tmp_path, "III", "--seeds", 1) == 0
     with pytest.raises(UserError, match=r"another store than .*\n  store_fingerprint: stored"):
-        zsseg(place, tmp_path, "IV", "--seeds", 1, cache="other")
+        ablate(place, tmp_path, "IV", "--seeds", 1, cache="other")
     assert not (tmp_path / "table-IV-tiny.md").exists()
 
 
@@ -323,7 +327,7 @@ def test_what_cannot_be_scored_is_not_trained(
     place: Path, tmp_path: Path, more: tuple[str, str], message: str
 ) -> None:
     with pytest.raises(UserError, match=message):
-        zsseg(place, tmp_path / "out", "III", "--seeds", 1, *more)
+        ablate(place, tmp_path / "out", "III", "--seeds", 1, *more)
     assert not (tmp_path / "out").exists()
 
 
@@ -338,8 +342,8 @@ def test_a_failed_row_is_told_and_the_others_go_on(
             raise NonFiniteError("step 3: cross_entropy nan")
         return loop.train(config, **more)
 
-    monkeypatch.setattr(ablate, "train", train)
-    assert zsseg(place, tmp_path, "III", "--seeds", 1) == 3
+    monkeypatch.setattr(runs, "train", train)
+    assert ablate(place, tmp_path, "III", "--seeds", 1) == 3
     text = (tmp_path / "table-III-tiny.md").read_text()
     assert "- B + ST, seed 0: failed. step 3: cross_entropy nan" in text
     failed, good = (line for line in text.splitlines() if line.startswith("| B + "))
@@ -365,8 +369,8 @@ def test_a_run_in_work_elsewhere_is_left_for_later_and_waited_for(
         slept.append(seconds)
         lock.release()
 
-    monkeypatch.setattr(ablate, "time", SimpleNamespace(sleep=sleep))
-    assert bench_of(place, tmp_path, rows) == {}
+    monkeypatch.setattr(runs, "time", SimpleNamespace(sleep=sleep))
+    assert train_and_score(place, rows) == {}
     assert len(slept) == 1
     assert state_of(first, "val") == "finished"
 
@@ -382,8 +386,7 @@ def test_two_processes_share_the_work(place: Path, tmp_path: Path) -> None:
     assert [process.returncode for process in both] == [0, 0], shown
     assert shown[0][0] == shown[1][0]
     assert shown[0][0].count("2 of 2") == 2
-    runs = unique_runs(rows_of("III", place / "tiny.yaml", tmp_path, seeds=2))
-    for run in runs:
+    for run in unique_runs(rows_of("III", place / "tiny.yaml", tmp_path, seeds=2)):
         assert state_of(run, "val") == "finished"
         assert not (run.folder / "resumed.jsonl").exists()
         steps = (run.folder / "metrics.jsonl").read_text().splitlines()

@@ -12,7 +12,7 @@ from helpers.colour_run import record
 from pydantic import BaseModel
 from safetensors.torch import save_file
 
-from zsseg.pipeline.ablate.table_plan import AblationTable, plan
+from zsseg.pipeline.ablate.table_plan import AblationRequest, AblationTable, plan
 from zsseg.pipeline.compare.comparison import compare_runs
 from zsseg.stages.data.spec import load_spec
 from zsseg.stages.errors import UserError
@@ -93,14 +93,9 @@ def ablation_tells_apart(name: str, place: Path) -> bool:
 
     def folder(*settings: str) -> Path:
         (place / "empty.yaml").touch()
-        (row,) = plan(
-            table,
-            experiment=str(place / "empty.yaml"),
-            settings=settings,
-            calibration=None,
-            seeds=1,
-            out=place / "out",
-        )
+        empty, out = str(place / "empty.yaml"), place / "out"
+        request = AblationRequest(experiment=empty, settings=settings, seeds=1, out=out)
+        (row,) = plan(table, request)
         return row.runs[0].folder
 
     return folder() != folder(f"{name}={json.dumps(other_value(CONFIG, name))}")
