@@ -29,7 +29,7 @@ def _line(model: type[BaseModel], mistake: "ErrorDetails") -> str:
         near = difflib.get_close_matches(str(place[-1]), known, n=1)
         hint = f"did you mean '{near[0]}'?" if near else f"known here: {', '.join(known)}"
         return f"{start}no such setting; {hint}"
-    # Whole sections, and the text of a whole file, would drown what is said of them.
+    # A whole section or a whole file is too long to repeat.
     whole = isinstance(given, dict) or mistake["type"] == "json_invalid"
     shown = "" if whole else f" (got {_short(given)})"
     return f"{start}{mistake['msg'].removeprefix('Value error, ')}{shown}"

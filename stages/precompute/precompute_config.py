@@ -130,7 +130,8 @@ class PrecomputeConfig(BaseModel):
     """Images (or crops) per forward pass of the teacher. No recipe holds it: at most last digits
     follow from it."""
     shards_at_once: Annotated[int, Mark(result=False)] = Field(default=3, ge=1, le=64)
-    """Shards at work at once in each process: one at the teacher, others read, mined or written."""
+    """Shards that each process works on at the same time: one in the teacher, while others are
+    read, mined for regions or written."""
     device: Annotated[Literal["auto", "cpu", "cuda"], Mark(result=False)] = "auto"
     """Where the teacher runs; `cuda` without a usable GPU is an error. No recipe holds it: what
     follows from it by more than last digits is `precision` and `regions.backend`, which have

@@ -1,7 +1,7 @@
-"""What a student learns from: losses, latent classes, pseudo labels; one line per field.
+"""Settings of what a student learns from: losses, latent classes, pseudo labels.
 
 Defaults are the papers' values where they state one (the paper stands in the line); `[ours]` marks
-a default that no paper states.
+a default that no paper states, `[ours: value]` another value that no paper knows.
 """
 
 from dataclasses import dataclass

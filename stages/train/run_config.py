@@ -1,8 +1,9 @@
 """Settings of a training run: student, method, crops, schedule; one line per field.
 
 Defaults are the papers' values where they state one (the paper stands in the line); `[ours]` marks
-a default that neither paper states. An experiment (`configs/experiments/`) states what differs from
-them; `zsseg config show NAME` prints every setting of one.
+a default that neither paper states, `[ours: value]` another value that neither knows. An experiment
+(`configs/experiments/`) states what differs from the defaults; `zsseg config show NAME` prints
+every setting of one.
 """
 
 from typing import Annotated, Literal, Self
@@ -243,7 +244,7 @@ class RunConfig(BaseModel):
         return self
 
     @model_validator(mode="after")
-    def _everything_has_its_time(self) -> Self:
+    def _phases_follow_each_other(self) -> Self:
         trains = self.self_training
         if trains.method == "none":
             return self

@@ -1,4 +1,4 @@
-"""The run folder's record: what was trained, from what, with what.
+"""A run folder: its record, its text embeddings, and the lock of the training that writes it.
 
 run.json            RunRecord, as the run was started; never changed afterwards
 text.safetensors    text (C, D): the classes' text embeddings, so that nothing needs the store
@@ -36,7 +36,7 @@ from zsseg.stages.validation_errors import error_lines
 _RECORD, _TEXT, _RESUMED = "run.json", "text.safetensors", "resumed.jsonl"
 _CHECKPOINTS = "checkpoints"
 _FIRST_FILES = {LOCK, HOLDER, _TEXT, _TEXT + PARTIAL, _RECORD + PARTIAL}
-"""All that a folder can hold whose run was killed before its record was written."""
+"""What a folder may hold when its run was killed before the record was written."""
 _PACKAGES = ("torch", "segmentation_models_pytorch", "timm", "albumentations", "numpy", "pillow")
 
 logger = logging.getLogger(__name__)
@@ -88,12 +88,12 @@ def git_revision() -> str | None:
 
 @contextmanager
 def only_writer(out: Path) -> Iterator[None]:
-    """Keep other trainings from a run folder; one that is new and still empty in the end goes.
+    """Keep other trainings out of a run folder; one that was made here and stays empty is removed.
 
     Raises CacheLocked when another process trains into it, UserError when it is something else,
     and ResourceError when it cannot be written.
     """
-    _check_nothing_else(out)
+    _check_new_or_run(out)
     new = not out.exists()
     with disk_errors(out, f"its {LOCK}"):
         make_folder(out)
@@ -107,7 +107,8 @@ def only_writer(out: Path) -> Iterator[None]:
     try:
         yield
     finally:
-        # The folder may be gone, or its disk: that must neither hide an error nor keep the lock.
+        # Where the folder or its disk is gone, the error of the training must still be seen, and
+        # the lock released.
         with suppress(OSError):
             if new and _names(out) <= {LOCK, HOLDER}:
                 shutil.rmtree(out, ignore_errors=True)
@@ -118,15 +119,14 @@ def only_writer(out: Path) -> Iterator[None]:
 def check_folder(out: Path, record: RunRecord, *, resume: bool) -> bool:
     """Is there a run to go on with? False: `write_record` may make one here.
 
-    A run that failed before its first checkpoint is as good as none. Raises UserError for a run
-    without `resume`, for one that was started with other settings (but for those that follow from
-    the machine, and change results by rounding or how batch normalisation sees a batch), and for
-    a folder that holds anything else.
+    A run that failed before its first checkpoint counts as none. Raises UserError for a run without
+    `resume`, for one that was started with other settings (those that change no result may differ:
+    `Mark.result`), and for a folder that holds anything else.
     """
-    _check_nothing_else(out)
+    _check_new_or_run(out)
     if not (out / _RECORD).exists():
         return False
-    # Damaged ones count: they are for a person to look at, not to be replaced.
+    # Damaged checkpoints count: a person should look at them before anything replaces them.
     if not any(not each.name.endswith(PARTIAL) for each in (out / _CHECKPOINTS).glob("step-*")):
         return False
     if not resume:
@@ -142,7 +142,8 @@ def check_folder(out: Path, record: RunRecord, *, resume: bool) -> bool:
     return True
 
 
-def _check_nothing_else(out: Path) -> None:
+def _check_new_or_run(out: Path) -> None:
+    """Raise UserError for a path that is there and is no run, not even the beginning of one."""
     if is_run(out) or not out.exists():
         return
     if not (out.is_dir() and _names(out) <= _FIRST_FILES):
