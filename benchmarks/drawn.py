@@ -14,8 +14,8 @@ from PIL import Image
 from zsseg.stages.cache.reader import Store
 from zsseg.stages.cache.writer import ArraySpec, Artifact, Writer
 from zsseg.stages.data.geometry import WHOLE
-from zsseg.stages.data.samples import list_samples
 from zsseg.stages.data.spec import DatasetSpec, load_spec
+from zsseg.stages.data.splits import list_samples
 
 WIDTH, GRID, MASKS = 512, (32, 32), 16
 

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from zsseg.pipeline.named_stores import dataset_root, stored_spec
 from zsseg.stages.cache.reader import Store
-from zsseg.stages.data.samples import list_samples
+from zsseg.stages.data.splits import list_samples
 from zsseg.stages.data.visible import read_visible_label
 from zsseg.stages.errors import ResourceError
 from zsseg.stages.precompute.check.against_teacher import rand_index

@@ -19,8 +19,8 @@ from zsseg.pipeline.named_stores import dataset_root, stored_spec
 from zsseg.stages.cache.reader import Store
 from zsseg.stages.data.geometry import WHOLE, crop_map
 from zsseg.stages.data.labels import read_label
-from zsseg.stages.data.samples import list_samples
 from zsseg.stages.data.spec import VOID, DatasetSpec
+from zsseg.stages.data.splits import list_samples
 from zsseg.stages.data.visible import read_visible_label
 from zsseg.stages.precompute.make.regions import mine_regions, unlabelled_tokens
 from zsseg.stages.precompute.precompute_config import RegionConfig

@@ -22,8 +22,8 @@ from torch import Tensor
 from zsseg.pipeline.named_stores import dataset_root, stored_spec
 from zsseg.stages.cache.reader import Store
 from zsseg.stages.data.labels import read_label
-from zsseg.stages.data.samples import list_samples
 from zsseg.stages.data.spec import VOID
+from zsseg.stages.data.splits import list_samples
 from zsseg.stages.data.visible import read_visible_label
 from zsseg.stages.train.losses.resample import nearest
 from zsseg.stages.train.losses.self_training import pseudo_labels

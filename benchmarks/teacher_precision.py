@@ -14,8 +14,8 @@ from pathlib import Path
 import numpy as np
 
 from zsseg.stages.data.images import read_image
-from zsseg.stages.data.samples import list_samples
 from zsseg.stages.data.spec import load_spec
+from zsseg.stages.data.splits import list_samples
 from zsseg.stages.precompute.make.token_loss import compare, spread
 from zsseg.stages.precompute.precompute_config import DenseConfig, Precision
 from zsseg.stages.precompute.teacher.clip_teacher import load_teacher

@@ -19,8 +19,8 @@ from zsseg.pipeline.ablate.table_plan import AblationTable, PlannedRow, PlannedR
 from zsseg.pipeline.ablate.table_report import Header, MeasuredRow, measured, write_table
 from zsseg.stages.cache.format.recipe import difference
 from zsseg.stages.cache.reader import Store
-from zsseg.stages.data.samples import list_samples
 from zsseg.stages.data.spec import DatasetSpec
+from zsseg.stages.data.splits import list_samples
 from zsseg.stages.errors import NonFiniteError, UserError
 from zsseg.stages.evaluate.evaluate import evaluate_run, gammas_of, labelled
 from zsseg.stages.evaluate.result import save_result

@@ -37,7 +37,7 @@ def info(
 ) -> None:
     """Show a data set's classes, which of them are unseen, and their prompt names."""
     from zsseg.pipeline.tables import class_table
-    from zsseg.stages.data.samples import list_samples, splits
+    from zsseg.stages.data.splits import list_samples, splits
 
     spec = load_spec(name)
     console.out.print(class_table(spec))
@@ -65,7 +65,7 @@ def verify(
     """Decode every image and label; name each file that is wrong, count pixels per class."""
     from zsseg.pipeline.tables import pixel_table
     from zsseg.stages.data.dataset_check import verify_split
-    from zsseg.stages.data.samples import splits
+    from zsseg.stages.data.splits import splits
 
     console.configure_logging(quiet=quiet)
     spec = load_spec(name)

@@ -251,8 +251,8 @@ def _pictures(
     from zsseg.stages.cache.reader import Store
     from zsseg.stages.data.images import read_image
     from zsseg.stages.data.labels import read_label
-    from zsseg.stages.data.samples import list_samples
     from zsseg.stages.data.spec import load_spec
+    from zsseg.stages.data.splits import list_samples
     from zsseg.stages.evaluate.evaluate import student_label, teacher_label
     from zsseg.stages.evaluate.trained_run import load_run
 

@@ -10,8 +10,9 @@ from numpy.typing import NDArray
 
 from zsseg.stages.data.images import read_image
 from zsseg.stages.data.labels import read_label
-from zsseg.stages.data.samples import Sample, list_samples, unpaired_labels
+from zsseg.stages.data.samples import Sample
 from zsseg.stages.data.spec import VOID, DatasetSpec
+from zsseg.stages.data.splits import list_samples, unpaired_labels
 from zsseg.stages.errors import DatasetError
 
 _BATCH = 64  # samples handed to the threads at once; bounds how long an interrupt waits

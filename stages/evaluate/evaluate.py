@@ -23,8 +23,9 @@ from zsseg.stages.cache.format.recipe import difference
 from zsseg.stages.cache.reader import Store
 from zsseg.stages.data.images import read_image
 from zsseg.stages.data.labels import read_label
-from zsseg.stages.data.samples import Sample, list_samples
+from zsseg.stages.data.samples import Sample
 from zsseg.stages.data.spec import DatasetSpec
+from zsseg.stages.data.splits import list_samples
 from zsseg.stages.device import choose_device
 from zsseg.stages.errors import CacheError, DatasetError, UserError
 from zsseg.stages.evaluate.inference import calibrated, predict_scores, prepared

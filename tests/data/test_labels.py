@@ -11,8 +11,9 @@ from pycocotools import mask as run_length
 
 from zsseg.stages.data.labels import read_label
 from zsseg.stages.data.pascal_context import RunLengthMasks, encoding_59, paint
-from zsseg.stages.data.samples import Sample, list_samples
+from zsseg.stages.data.samples import Sample
 from zsseg.stages.data.spec import VOID, DatasetSpec, FolderPatterns, load_spec
+from zsseg.stages.data.splits import list_samples
 from zsseg.stages.data.visible import read_visible_label
 from zsseg.stages.errors import DatasetError
 from zsseg.stages.yaml_files import builtin_names

@@ -1,6 +1,7 @@
 """Cityscapes, ADE20K and BDD100K as they lie on disk: small trees of real images and labels."""
 
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -10,8 +11,10 @@ from PIL import Image
 
 from zsseg.stages.data.dataset_check import verify_split
 from zsseg.stages.data.labels import read_label
-from zsseg.stages.data.samples import list_samples, splits, unpaired_labels
-from zsseg.stages.data.spec import VOID, load_spec
+from zsseg.stages.data.layouts import FOLDER_LAYOUTS
+from zsseg.stages.data.pascal_lists import LIST_LAYOUTS
+from zsseg.stages.data.spec import VOID, Layout, load_spec
+from zsseg.stages.data.splits import list_samples, splits, unpaired_labels
 from zsseg.stages.data.visible import read_visible_label
 from zsseg.stages.errors import DatasetError
 
@@ -273,6 +276,11 @@ def test_bdd100k_test_has_no_labels(tmp_path: Path) -> None:
     _bdd100k(tmp_path, older=False)
     with pytest.raises(DatasetError, match=r"masks/test: there is no such folder.*not public"):
         list_samples(load_spec("bdd100k"), tmp_path, "test")
+
+
+def test_every_layout_has_one_entry() -> None:
+    listed = [*FOLDER_LAYOUTS, *LIST_LAYOUTS, "folder"]
+    assert sorted(listed) == sorted(get_args(Layout))
 
 
 def test_driving_data_sets_have_one_class_list() -> None:

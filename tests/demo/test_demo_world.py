@@ -8,8 +8,8 @@ from numpy.typing import NDArray
 
 from zsseg.stages.data.images import read_image
 from zsseg.stages.data.labels import read_label
-from zsseg.stages.data.samples import list_samples
 from zsseg.stages.data.spec import VOID, load_spec
+from zsseg.stages.data.splits import list_samples
 from zsseg.stages.demo.canvas import Canvas
 from zsseg.stages.demo.captions import caption, look
 from zsseg.stages.demo.scenes import CLASSES, SIZE, Scene, draw_scene

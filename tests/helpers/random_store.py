@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 from zsseg.stages.cache.reader import Store
 from zsseg.stages.cache.writer import ArraySpec, Artifact, Writer
 from zsseg.stages.data.geometry import WHOLE
-from zsseg.stages.data.samples import list_samples
 from zsseg.stages.data.spec import load_spec
+from zsseg.stages.data.splits import list_samples
 
 WIDTH = 22
 GRID = (6, 8)

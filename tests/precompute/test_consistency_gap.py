@@ -17,8 +17,8 @@ from PIL import Image
 from zsseg.pipeline.cli.cache_gap import _meaning
 from zsseg.stages.cache.reader import Store
 from zsseg.stages.data.geometry import View, crop_tokens
-from zsseg.stages.data.samples import list_samples
 from zsseg.stages.data.spec import load_spec
+from zsseg.stages.data.splits import list_samples
 from zsseg.stages.errors import DatasetError
 from zsseg.stages.precompute.check.consistency_gap import (
     CROPS,

@@ -7,8 +7,9 @@ import pytest
 from helpers.clip_store import image_of, label_of
 from helpers.drawn_world import draw_world
 
-from zsseg.stages.data.samples import Sample, list_samples
+from zsseg.stages.data.samples import Sample
 from zsseg.stages.data.spec import load_spec
+from zsseg.stages.data.splits import list_samples
 from zsseg.stages.precompute.plan.stat_cache import StatCache
 
 

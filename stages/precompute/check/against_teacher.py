@@ -17,8 +17,9 @@ from numpy.typing import NDArray
 from zsseg.stages.cache.disk.store_path import StorePath
 from zsseg.stages.cache.format.codec import DENSE, decode
 from zsseg.stages.cache.reader import Store
-from zsseg.stages.data.samples import Sample, list_samples
+from zsseg.stages.data.samples import Sample
 from zsseg.stages.data.spec import DatasetSpec
+from zsseg.stages.data.splits import list_samples
 from zsseg.stages.errors import UserError
 from zsseg.stages.precompute.make.pictures import Picture, read_row
 from zsseg.stages.precompute.make.token_loss import spread, token_cosines

@@ -31,7 +31,8 @@ from zsseg.stages.cache.format.manifest import (
 )
 from zsseg.stages.cache.format.recipe import difference
 from zsseg.stages.cache.verify import Inspection, Problem, Share, inspect_store
-from zsseg.stages.data.samples import Sample, list_samples
+from zsseg.stages.data.samples import Sample
+from zsseg.stages.data.splits import list_samples
 from zsseg.stages.errors import CacheError
 from zsseg.stages.precompute.plan.recipes import (
     store_artifacts,

@@ -13,8 +13,9 @@ from zsseg.stages.cache.catalogue import place_store
 from zsseg.stages.cache.disk.json_files import plain
 from zsseg.stages.cache.disk.store_path import StorePath
 from zsseg.stages.cache.format.manifest import Manifest
-from zsseg.stages.data.samples import Sample, list_samples
+from zsseg.stages.data.samples import Sample
 from zsseg.stages.data.spec import DatasetSpec
+from zsseg.stages.data.splits import list_samples
 from zsseg.stages.errors import UserError
 from zsseg.stages.precompute.plan.recipes import (
     store_artifacts,

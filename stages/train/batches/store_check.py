@@ -5,8 +5,9 @@ from pathlib import Path
 from zsseg.stages.cache.format.codec import DENSE, NOT_KEPT, stored_format
 from zsseg.stages.cache.format.recipe import difference
 from zsseg.stages.cache.reader import Store
-from zsseg.stages.data.samples import Sample, list_samples
+from zsseg.stages.data.samples import Sample
 from zsseg.stages.data.spec import VOID, DatasetSpec
+from zsseg.stages.data.splits import list_samples
 from zsseg.stages.errors import CacheError, DatasetError, UserError
 from zsseg.stages.train.run_config import RunConfig
 

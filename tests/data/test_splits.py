@@ -1,4 +1,4 @@
-"""Every on-disk layout, in trees of empty files: listing must not decode anything."""
+"""The samples of every layout, in trees of empty files: listing must not decode anything."""
 
 import json
 from collections.abc import Iterable
@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 
 from zsseg.stages.data.folders import names_below
-from zsseg.stages.data.samples import Sample, list_samples, splits, unpaired_labels
+from zsseg.stages.data.samples import Sample
 from zsseg.stages.data.spec import DatasetSpec, FolderPatterns, load_spec
+from zsseg.stages.data.splits import list_samples, splits, unpaired_labels
 from zsseg.stages.errors import DatasetError
 
 

@@ -1,0 +1,162 @@
+"""PASCAL VOC and PASCAL Context, whose splits are lists of image names.
+
+The root is the VOC folder itself, VOCdevkit, or the folder that holds VOCdevkit.
+"""
+
+import logging
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from zsseg.stages.data.pascal_context import read_masks
+from zsseg.stages.data.samples import LabelForm, Sample
+from zsseg.stages.data.spec import Layout
+from zsseg.stages.errors import DatasetError
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class ListLayout:
+    """How the splits of a data set are read from its lists."""
+
+    samples: Callable[[Path, str], list[Sample]]
+    """Root and split -> samples. Raises DatasetError where the list or all labels are missing."""
+    has_labels: Callable[[Path, str], bool]
+    """Whether there is a list of the split, and a label of one of its images (those of `test` are
+    secret)."""
+
+
+def _voc_samples(root: Path, split: str) -> list[Sample]:
+    """VOC 2012; its `train` is what papers call trainaug."""
+    folder = _devkit(root, "VOC2012")
+    lists = _voc_lists(folder, split)
+    if not lists:
+        raise DatasetError(f"{folder}/ImageSets/Segmentation/{split}.txt: there is no such list")
+    if [path.name for path in lists] == ["train.txt"]:
+        logger.warning("%s: no aug.txt or trainaug.txt beside it; VOC's own images only", lists[0])
+    labels = _voc_labels(folder)
+    samples = _listed(folder, (name for path in lists for name in _names(path)), labels)
+    missing = sorted(sample.id for sample in samples if sample.label is None)
+    if missing:
+        raise DatasetError(
+            f"{folder / 'SegmentationClassAug' / missing[0]}.png: there is no such label, nor one "
+            f"in SegmentationClass; so it is with {len(missing)} of the {len(samples)} images in "
+            f"{' and '.join(path.name for path in lists)}. "
+            + (
+                "SBD's labels are a download of their own; to train on VOC's images only, remove "
+                "aug.txt and trainaug.txt"
+                if split == "train"
+                else "VOC's archive holds them; those of its test images are not public"
+            )
+        )
+    return samples
+
+
+def _voc_has_labels(root: Path, split: str) -> bool:
+    folder = _devkit(root, "VOC2012")
+    return _any_labelled(_voc_lists(folder, split), _voc_labels(folder))
+
+
+def _voc_lists(folder: Path, split: str) -> list[Path]:
+    """The lists that make up a split: `train` has VOC's own images and SBD's additions."""
+    names = ("train", "aug", "trainaug") if split == "train" else (split,)
+    paths = [folder / "ImageSets" / "Segmentation" / f"{name}.txt" for name in names]
+    return [path for path in paths if path.is_file()]
+
+
+def _voc_labels(folder: Path) -> dict[str, Path]:
+    """Label by image: the original annotation, where there is one, before SBD's coarser one."""
+    return {
+        path.stem: path
+        for source in ("SegmentationClassAug", "SegmentationClass")
+        for path in (folder / source).glob("*.png")
+    }
+
+
+def _context_samples(root: Path, split: str) -> list[Sample]:
+    """PASCAL Context, with labels in the first of its three formats that is there."""
+    folder = _devkit(root, "VOC2010")
+    source = _context_source(folder)
+    if source.suffix == ".json":
+        return [
+            Sample(image.stem, folder / "JPEGImages" / image.name, source, "context-masks", masks)
+            for image, masks in read_masks(source, split).items()
+        ]
+    lists = _context_lists(folder, split)
+    wanted = next((path for path in lists if path.is_file()), None)
+    if wanted is None:
+        raise DatasetError(f"{lists[0]}: there is no such list, so no split '{split}'")
+    form: LabelForm = "context-59" if source.name == "59_context_labels" else "described"
+    labels = {path.stem: path for path in source.glob("*.png")}
+    samples = [
+        Sample(sample.id, sample.image, sample.label, form)
+        for sample in _listed(folder, _names(wanted), labels)
+    ]
+    if samples and all(sample.label is None for sample in samples):
+        first = min(sample.id for sample in samples)
+        raise DatasetError(
+            f"{source / first}.png: there is no such label, nor one of any other image that "
+            f"{wanted} lists. Put the labels of split '{split}' there"
+        )
+    return samples
+
+
+def _context_has_labels(root: Path, split: str) -> bool:
+    folder = _devkit(root, "VOC2010")
+    source = _context_source(folder)
+    if source.suffix == ".json":
+        return split in {"train", "val"}
+    lists = [path for path in _context_lists(folder, split) if path.is_file()][:1]
+    return _any_labelled(lists, {path.stem: path for path in source.glob("*.png")})
+
+
+def _context_source(folder: Path) -> Path:
+    """The file or folder of PASCAL Context's labels: the first of three that is there."""
+    candidates = (
+        folder / "SegmentationClassContext",
+        folder / "trainval_merged.json",
+        folder / "59_context_labels",
+    )
+    for path in candidates:
+        if path.exists():
+            return path
+    looked = ", ".join(path.name for path in candidates)
+    raise DatasetError(f"{folder}: holds no labels of PASCAL Context; looked for {looked}")
+
+
+def _context_lists(folder: Path, split: str) -> tuple[Path, Path]:
+    """PASCAL in Detail's list (4,996 + 5,104 images), else VOC 2010's (4,998 + 5,105)."""
+    sets = folder / "ImageSets"
+    return sets / "SegmentationContext" / f"{split}.txt", sets / "Main" / f"{split}.txt"
+
+
+def _devkit(root: Path, year: str) -> Path:
+    """The VOC folder, given itself, VOCdevkit or the folder that holds VOCdevkit."""
+    candidates = (root, root / year, root / "VOCdevkit" / year)
+    for folder in candidates:
+        if (folder / "JPEGImages").is_dir():
+            return folder
+    looked = ", ".join(str(folder / "JPEGImages") for folder in candidates)
+    raise DatasetError(f"{root}: holds no {year}; looked for {looked}")
+
+
+def _any_labelled(lists: Iterable[Path], labels: Mapping[str, Path]) -> bool:
+    return any(name in labels for path in lists for name in _names(path))
+
+
+def _names(path: Path) -> list[str]:
+    """Image names of a list file: the first word of each line."""
+    lines = path.read_text(encoding="utf-8").splitlines()
+    return [line.split()[0] for line in lines if line.strip()]
+
+
+def _listed(folder: Path, names: Iterable[str], labels: dict[str, Path]) -> list[Sample]:
+    images = folder / "JPEGImages"
+    return [Sample(name, images / f"{name}.jpg", labels.get(name)) for name in set(names)]
+
+
+LIST_LAYOUTS: Mapping[Layout, ListLayout] = {
+    "pascal-context": ListLayout(_context_samples, _context_has_labels),
+    "pascal-voc": ListLayout(_voc_samples, _voc_has_labels),
+}

@@ -1,0 +1,130 @@
+"""Which splits a data set has, and the images and labels of one; no file is decoded.
+
+A label is looked for by name only. An image without one is a sample all the same, with a warning:
+training can use it, and `zsseg dataset verify` reports it. A split without any label is an error,
+unless the description says that there are none.
+"""
+
+import logging
+import re
+from pathlib import Path
+
+from zsseg.stages.data.folders import Folders, has_labels, image_files, label_files
+from zsseg.stages.data.layouts import inside, split_folders
+from zsseg.stages.data.pascal_lists import LIST_LAYOUTS
+from zsseg.stages.data.samples import Sample
+from zsseg.stages.data.spec import DatasetSpec
+from zsseg.stages.errors import DatasetError
+
+_SHOWN = 5  # images named in one message
+
+logger = logging.getLogger(__name__)
+
+
+def list_samples(spec: DatasetSpec, root: Path, split: str) -> list[Sample]:
+    """The samples of a split, sorted by id.
+
+    Raises DatasetError when the root, the split or one of its folders is missing or empty, and when
+    no image has a label although the description says that there are labels. If only some images
+    lack one, they are logged.
+    """
+    if not root.is_dir():
+        raise DatasetError(f"{root}: there is no such folder. Give the folder of '{spec.name}'")
+    if folders := split_folders(spec, root, split):
+        if not folders.images.is_dir():
+            raise DatasetError(
+                f"{folders.images}: there is no such folder, so no split '{split}' of "
+                f"'{spec.name}'. Splits that are there: {', '.join(splits(spec, root)) or 'none'}; "
+                "docs/datasets.md shows where each data set keeps its files"
+            )
+        samples = _paired(folders)
+    else:
+        samples = LIST_LAYOUTS[spec.layout].samples(root, split)
+    if not samples:
+        where = folders.images if folders else root
+        raise DatasetError(
+            f"{where}: holds no images for split '{split}' of '{spec.name}'"
+            + (f" (looked for {' '.join(folders.image_endings)})" if folders else "")
+        )
+    if folders is None or folders.labels is not None:
+        _warn_of_missing_labels(spec, samples, split)
+    return sorted(samples, key=lambda sample: sample.id)
+
+
+def _warn_of_missing_labels(spec: DatasetSpec, samples: list[Sample], split: str) -> None:
+    missing = sorted(sample.id for sample in samples if sample.label is None)
+    if missing:
+        logger.warning(
+            "%d of %d images in split '%s' of '%s' have no label and count as unlabelled: %s%s",
+            len(missing),
+            len(samples),
+            split,
+            spec.name,
+            ", ".join(missing[:_SHOWN]),
+            ", ..." if len(missing) > _SHOWN else "",
+        )
+
+
+def splits(spec: DatasetSpec, root: Path) -> list[str]:
+    """Names of the splits that are there, sorted; ['all'] when the folders know no splits.
+
+    Of a built-in data set only those with labels: neither COCO's test2017 (images alone) nor
+    Cityscapes' `test` (its labels are void all over) is a split.
+    """
+    if spec.patterns is None:
+        return [split for split in ("test", "train", "val") if _is_there(spec, root, split)]
+    pattern = spec.patterns.images.rstrip("/")
+    if "{split}" not in pattern:
+        return ["all"]
+    once = re.escape(pattern).replace(r"\{split\}", "([^/]+)", 1)
+    name = re.compile(once.replace(r"\{split\}", r"\1"))
+    found = (
+        name.fullmatch(folder.relative_to(root).as_posix())
+        for folder in root.glob(inside(root, pattern, "*").relative_to(root).as_posix())
+        if folder.is_dir()
+    )
+    return sorted(match[1] for match in found if match)
+
+
+def _is_there(spec: DatasetSpec, root: Path, split: str) -> bool:
+    if folders := split_folders(spec, root, split):
+        return has_labels(folders)
+    return LIST_LAYOUTS[spec.layout].has_labels(root, split)
+
+
+def unpaired_labels(spec: DatasetSpec, root: Path, split: str) -> list[Path]:
+    """Label files without an image, sorted; [] for data sets whose lists choose the images."""
+    folders = split_folders(spec, root, split)
+    if folders is None:
+        return []
+    images = dict(image_files(folders))
+    # Where images and labels share a folder and an extension, an image's name fits a label too.
+    files = set(images.values())
+    labels = label_files(folders)
+    return sorted(
+        path for name, (path, _) in labels.items() if name not in images and path not in files
+    )
+
+
+def _paired(folders: Folders) -> list[Sample]:
+    """The images of a folder, each with the label of its name where there is one."""
+    if folders.labels is not None and not folders.labels.is_dir():
+        raise DatasetError(
+            f"{folders.labels}: there is no such folder, but the labels of {folders.images} "
+            f"should be there. {folders.label_advice}"
+        )
+    labels = label_files(folders)
+    samples: dict[str, Sample] = {}
+    for name, path in image_files(folders):
+        if name in samples:
+            raise DatasetError(
+                f"{path}: has the same name as {samples[name].image.name} beside it, so their "
+                "label would be the same file. Rename or remove one of them"
+            )
+        samples[name] = Sample(name, path, *labels.get(name, (None,)))
+    if samples and folders.labels is not None and not labels.keys() & samples.keys():
+        raise DatasetError(
+            f"{folders.label(min(samples))}: there is no such label, nor one of any other image "
+            f"in {folders.images}. {folders.label_advice}"
+        )
+    return list(samples.values())
