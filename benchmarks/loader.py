@@ -20,6 +20,7 @@ from benchmarks.ratio import ROUNDS, Ratio, timed_in_turn
 from zsseg.stages.cache.reader import Store
 from zsseg.stages.data.spec import DatasetSpec
 from zsseg.stages.train.batches.loader import make_loader
+from zsseg.stages.train.batches.training_data import TrainingData
 from zsseg.stages.train.run_config import RunConfig
 
 IMAGES, CROPS, BATCH, WORKERS = 64, 512, 8, 2
@@ -52,7 +53,10 @@ def cached_over_plain(
         before = sum(os.times()[:4])
         train = {"batch": BATCH, "steps": CROPS // BATCH, "workers": WORKERS, "device": "cpu"}
         config = RunConfig.model_validate({"train": train, **sections})
-        assert sum(len(batch.row_B) for batch in make_loader(store, spec, root, config)) == CROPS
+        assert (
+            sum(len(batch.row_B) for batch in make_loader(TrainingData(store, spec, root), config))
+            == CROPS
+        )
         spent[sections is PLAIN].append(sum(os.times()[:4]) - before)
 
     what = f"loading for {name} / images and labels only, {CROPS} crops"

@@ -27,6 +27,7 @@ from zsseg.stages.data.spec import load_spec
 from zsseg.stages.train.batches.batch import Batch
 from zsseg.stages.train.batches.known_classes import make_classes
 from zsseg.stages.train.batches.loader import make_loader
+from zsseg.stages.train.batches.training_data import TrainingData
 from zsseg.stages.train.run_config import RunConfig
 from zsseg.stages.train.state import new_state, update
 from zsseg.stages.train.step import gradients
@@ -65,7 +66,7 @@ def world() -> Iterator[Path]:
 def batch_of(folder: Path, form: Form) -> Batch:
     """The first crops of a run, with what its form reads of the cache."""
     store, spec = Store.open(folder / "store"), load_spec(str(folder / "data" / "data.yaml"))
-    return next(make_loader(store, spec, folder / "data", configuration(form)))
+    return next(make_loader(TrainingData(store, spec, folder / "data"), configuration(form)))
 
 
 def step_of(folder: Path, form: Form) -> Step:

@@ -127,7 +127,6 @@ LONG_FUNCTIONS = {
     "stages/precompute/run.py:precompute",
     "stages/precompute/shard_loop.py:compute",
     "stages/precompute/teacher/clip_teacher.py:load_teacher",
-    "stages/train/loop.py:train",
 }
 WIDE_SIGNATURES = {
     "stages/precompute/check/lost_receipts.py:_notes",
@@ -138,7 +137,6 @@ WIDE_SIGNATURES = {
     "stages/precompute/run.py:_wanted",
     "stages/precompute/run.py:foretell",
     "stages/precompute/run.py:precompute",
-    "stages/train/loop.py:train",
 }
 UNNAMED = {
     *(f"stages/{name}/__init__.py" for name in ("cache", "evaluate", "precompute", "train")),

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from zsseg.stages.precompute.plan.request import PrecomputeRequest as PrecomputeRequest
     from zsseg.stages.precompute.precompute_config import PrecomputeConfig as PrecomputeConfig
     from zsseg.stages.precompute.run import precompute as precompute
+    from zsseg.stages.train.batches.training_data import TrainingData as TrainingData
     from zsseg.stages.train.loop import train as train
     from zsseg.stages.train.run_config import RunConfig as RunConfig
 
@@ -34,6 +35,7 @@ _HOME = {
     "PrecomputeRequest": "zsseg.stages.precompute.plan.request",
     "RunConfig": "zsseg.stages.train.run_config",
     "Store": "zsseg.stages.cache.reader",
+    "TrainingData": "zsseg.stages.train.batches.training_data",
     "evaluate_run": "zsseg.stages.evaluate.evaluate",
     "evaluate_teacher": "zsseg.stages.evaluate.evaluate",
     "load_run": "zsseg.stages.evaluate.trained_run",

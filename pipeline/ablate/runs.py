@@ -25,6 +25,7 @@ from zsseg.stages.errors import NonFiniteError, UserError
 from zsseg.stages.evaluate.evaluate import evaluate_run, gammas_of, labelled
 from zsseg.stages.evaluate.result import save_result
 from zsseg.stages.evaluate.trained_run import load_run
+from zsseg.stages.train.batches.training_data import TrainingData
 from zsseg.stages.train.loop import TrainProgress, train
 from zsseg.stages.train.run.run_folder import is_run, read_record
 
@@ -187,9 +188,7 @@ def _train_and_score(run: PlannedRun, inputs: RunInputs, report: _Report) -> Non
 
     train(
         run.config,
-        store=inputs.store,
-        spec=inputs.spec,
-        root=inputs.root,
+        TrainingData(inputs.store, inputs.spec, inputs.root),
         out=run.folder,
         resume=True,
         experiment=inputs.experiment,

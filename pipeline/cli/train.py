@@ -95,6 +95,7 @@ class _Options:
 
 def _train(options: _Options, *, quiet: bool) -> None:
     from zsseg.pipeline.named_stores import stored_spec
+    from zsseg.stages.train.batches.training_data import TrainingData
     from zsseg.stages.train.loop import train as run
     from zsseg.stages.train.processes import processes
     from zsseg.stages.train.run.run_folder import is_run, read_record
@@ -108,9 +109,7 @@ def _train(options: _Options, *, quiet: bool) -> None:
     with console.progress("train", quiet=quiet) as advance:
         result = run(
             config,
-            store=store,
-            spec=stored_spec(store),
-            root=_root(options, started, store),
+            TrainingData(store, stored_spec(store), _root(options, started, store)),
             out=folder,
             resume=options.resume,
             experiment=name,

@@ -1,22 +1,22 @@
 """Stage two: train a student from a store and visible labels. CLIP itself is never loaded."""
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from contextlib import ExitStack, closing, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
-from zsseg.stages.cache.reader import Store
 from zsseg.stages.cache.tools.uses import note_use
-from zsseg.stages.data.spec import DatasetSpec
 from zsseg.stages.device import choose_device
 from zsseg.stages.errors import UserError
+from zsseg.stages.train.batches.batch import Batch
 from zsseg.stages.train.batches.crops import cache_bytes
-from zsseg.stages.train.batches.known_classes import make_classes
+from zsseg.stages.train.batches.known_classes import KnownClasses, make_classes
 from zsseg.stages.train.batches.loader import make_loader
 from zsseg.stages.train.batches.store_check import check_store
+from zsseg.stages.train.batches.training_data import TrainingData
 from zsseg.stages.train.capture import capture, finite
 from zsseg.stages.train.interrupt import held_signals
 from zsseg.stages.train.processes import (
@@ -68,13 +68,24 @@ class TrainResult:
     metrics: dict[str, float]
 
 
+@dataclass(frozen=True)
+class _Run:
+    """What all steps of a run have in common."""
+
+    config: RunConfig
+    data: TrainingData
+    out: Path
+    saved: Path | None
+    """The checkpoint that it goes on from; None: it starts."""
+    state: State
+    classes: KnownClasses
+
+
 @joined_processes()
 def train(
     config: RunConfig,
+    data: TrainingData,
     *,
-    store: Store,
-    spec: DatasetSpec,
-    root: Path,
     out: Path,
     resume: bool,
     experiment: str,
@@ -95,70 +106,82 @@ def train(
     DatasetError (a file cannot be read), ResourceError (GPU, weights, memory, disk, a killed loader
     process) and NonFiniteError.
     """
-    settings, writes = config.train, processes()[0] == 0
-    check_shares(settings)
-    check_store(store, spec, config)
-    record = _record(config, store=store, spec=spec, root=root, experiment=experiment)
+    check_shares(config.train)
+    check_store(data.store, data.spec, config)
+    record = _record(config, data, experiment=experiment)
+    writes = processes()[0] == 0
     with only_writer(out) if writes else nullcontext():
         goes_on, saved = False, None
         if writes:
-            note_use(store.path)
+            note_use(data.store.path)
             goes_on = check_folder(out, record, resume=resume)
             saved = checkpoint.latest(out) if goes_on else None
         goes_on, saved = told_by_first((goes_on, saved))
-        start = 0 if saved is None else checkpoint.step_of(saved)
-        known = [] if saved is None else [saved]
-        if saved is not None and start == settings.steps:
+        start = _steps_done(saved)
+        if saved is not None and start == config.train.steps:
             return TrainResult(out, saved, start, {})
-        text_CD = torch.from_numpy(store.read_all("text"))
-        device = choose_device(settings.device)
-        precision = autocast_type(settings.precision, device)
+        text_CD = torch.from_numpy(data.store.read_all("text"))
         with explained(config):
-            state = _prepare(
-                config, saved, width=text_CD.shape[1], device=device, precision=precision
-            )
-        batches = make_loader(store, spec, root, config, start_step=start)
+            state = _prepare(config, saved, width=text_CD.shape[1])
+        batches = make_loader(data, config, start_step=start)
         if writes and goes_on:
             note_resumption(out, start, record)
         elif writes:
             write_record(out, record, text_CD)
-        classes = make_classes(spec, text_CD, device, protocol=config.protocol)
-        metrics: dict[str, float] = {}
-        with explained(config), ExitStack() as held:
-            log = held.enter_context(MetricsLog(out, start_step=start)) if writes else None
-            interrupt = held.enter_context(held_signals())
-            held.enter_context(closing(batches))
-            throughput = Throughput(cache_bytes(store, config))
-            for step in range(start, settings.steps):
-                with throughput.waiting(settings.batch):
-                    batch = next(batches).to(device)
-                done = step + 1
-                logs = done % settings.log_every == 0 or done == settings.steps
-                outcome = gradients(state, batch, classes, config, number=step, logs=logs)
-                if not finite(outcome, state):
-                    if log is not None:
-                        log.sync()
-                    raise capture(out, step, batch, outcome, state, config, store=store)
-                state.bank = outcome.bank
-                update(state, step, outcome.norm, config)
-                if logs:
-                    metrics = outcome.numbers()
-                    metrics["learning_rate"] = learning_rate(step, settings.learning_rate, settings)
-                    metrics |= throughput.report()
-                    if log is not None:
-                        log.write(done, metrics)
-                stopped = agree(Status.STOP if interrupt.signal else Status.FINE) == Status.STOP
-                if done % settings.checkpoint_every == 0 or done == settings.steps or stopped:
-                    saved = checkpoint.place(out, done)
-                    if log is not None:
-                        log.sync()
-                        known.append(save_state(out, done, state))
-                        checkpoint.prune(out, known)
-                progress(TrainProgress(done, settings.steps, metrics))
-                if stopped:
-                    interrupt.raise_()
-        assert saved is not None
-        return TrainResult(out, saved, settings.steps, metrics)
+        classes = make_classes(data.spec, text_CD, state.device, protocol=config.protocol)
+        run = _Run(config, data, out, saved, state, classes)
+        with explained(config):
+            return _steps(run, batches, progress)
+
+
+def _steps(
+    run: _Run, batches: Generator[Batch, None, None], progress: Callable[[TrainProgress], None]
+) -> TrainResult:
+    """The steps that are left of a run, with their log and their checkpoints."""
+    config, settings, state = run.config, run.config.train, run.state
+    start, saved = _steps_done(run.saved), run.saved
+    known = [] if saved is None else [saved]
+    metrics: dict[str, float] = {}
+    with ExitStack() as held:
+        writes = processes()[0] == 0
+        log = held.enter_context(MetricsLog(run.out, start_step=start)) if writes else None
+        interrupt = held.enter_context(held_signals())
+        held.enter_context(closing(batches))
+        throughput = Throughput(cache_bytes(run.data.store, config))
+        for step in range(start, settings.steps):
+            with throughput.waiting(settings.batch):
+                batch = next(batches).to(state.device)
+            done = step + 1
+            logs = done % settings.log_every == 0 or done == settings.steps
+            result = gradients(state, batch, run.classes, config, number=step, logs=logs)
+            if not finite(result, state):
+                if log is not None:
+                    log.sync()
+                raise capture(run.out, step, batch, result, state, config, store=run.data.store)
+            state.bank = result.bank
+            update(state, step, result.norm, config)
+            if logs:
+                metrics = result.numbers()
+                metrics["learning_rate"] = learning_rate(step, settings.learning_rate, settings)
+                metrics |= throughput.report()
+                if log is not None:
+                    log.write(done, metrics)
+            stopped = agree(Status.STOP if interrupt.signal else Status.FINE) == Status.STOP
+            if done % settings.checkpoint_every == 0 or done == settings.steps or stopped:
+                saved = checkpoint.place(run.out, done)
+                if log is not None:
+                    log.sync()
+                    known.append(save_state(run.out, done, state))
+                    checkpoint.prune(run.out, known)
+            progress(TrainProgress(done, settings.steps, metrics))
+            if stopped:
+                interrupt.raise_()
+    assert saved is not None
+    return TrainResult(run.out, saved, settings.steps, metrics)
+
+
+def _steps_done(saved: Path | None) -> int:
+    return 0 if saved is None else checkpoint.step_of(saved)
 
 
 def check_shares(config: TrainConfig) -> None:
@@ -177,9 +200,8 @@ def check_shares(config: TrainConfig) -> None:
         )
 
 
-def _record(
-    config: RunConfig, *, store: Store, spec: DatasetSpec, root: Path, experiment: str
-) -> RunRecord:
+def _record(config: RunConfig, data: TrainingData, *, experiment: str) -> RunRecord:
+    store, spec, root = data
     return RunRecord(
         experiment=experiment,
         config=config,
@@ -196,15 +218,10 @@ def _record(
     )
 
 
-def _prepare(
-    config: RunConfig,
-    saved: Path | None,
-    *,
-    width: int,
-    device: torch.device,
-    precision: torch.dtype,
-) -> State:
+def _prepare(config: RunConfig, saved: Path | None, *, width: int) -> State:
     """The state of a checkpoint, or that before step 0."""
+    device = choose_device(config.train.device)
+    precision = autocast_type(config.train.precision, device)
     state = new_state(
         config, width=width, device=device, precision=precision, weights=saved is None
     )

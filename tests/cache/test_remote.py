@@ -477,6 +477,7 @@ def test_stage_two_trains_from_the_store_that_stage_one_wrote(
     from helpers.tiny_training import FROM_THE_CLOCK, config_of
 
     from zsseg.stages.data.spec import load_spec
+    from zsseg.stages.train.batches.training_data import TrainingData
     from zsseg.stages.train.loop import train
 
     there, here = (run(tiny_world, tiny_clip, cache).path for cache in (bucket, tmp_path))
@@ -491,9 +492,7 @@ def test_stage_two_trains_from_the_store_that_stage_one_wrote(
         out = tmp_path / f"run-{uuid.uuid4().hex}"
         train(
             config_of(train={"steps": 2, "workers": workers}),
-            store=Store.open(store),
-            spec=load_spec(str(tiny_world)),
-            root=tiny_world.parent,
+            TrainingData(Store.open(store), load_spec(str(tiny_world)), tiny_world.parent),
             out=out,
             resume=False,
             experiment="small",

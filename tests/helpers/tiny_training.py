@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from helpers.drawn_world import draw_world
 from helpers.random_store import write_store
-from zsseg.stages.cache.reader import Store
-from zsseg.stages.data.spec import DatasetSpec, load_spec
+from zsseg.stages.data.spec import load_spec
+from zsseg.stages.train.batches.training_data import TrainingData
 from zsseg.stages.train.loop import TrainProgress, TrainResult, train
 from zsseg.stages.train.run import checkpoint
 from zsseg.stages.train.run_config import RunConfig, StudentConfig
@@ -69,7 +69,7 @@ SMALL: dict[str, dict[str, Any]] = {
     },
 }
 
-World = tuple[Store, DatasetSpec, Path]
+World = TrainingData
 Sections = dict[str, Any]
 
 FROM_THE_CLOCK = {"images_per_second", "data_wait", "cache_mb_per_second"}
@@ -80,7 +80,7 @@ def make_world(folder: Path, *, images: int = 6) -> World:
     """A data set and its store in `folder`."""
     description = draw_world(folder / "world", images=images)
     store = write_store(folder / "store", description)
-    return store, load_spec(str(description)), description.parent
+    return TrainingData(store, load_spec(str(description)), description.parent)
 
 
 def with_changes(base: Sections, *changes: Sections) -> RunConfig:
@@ -133,12 +133,9 @@ def run(
         if now.step == stop_at:
             raise ConnectionError("killed")
 
-    store, spec, root = world
     return train(
         config,
-        store=store,
-        spec=spec,
-        root=root,
+        world,
         out=out,
         resume=resume,
         experiment="tiny",

@@ -20,7 +20,7 @@ from PIL import Image
 
 from zsseg.stages.cache.reader import Store
 from zsseg.stages.data.geometry import crop_tokens, pool_tokens
-from zsseg.stages.data.spec import VOID, DatasetSpec, load_spec
+from zsseg.stages.data.spec import VOID, load_spec
 from zsseg.stages.errors import CacheError, DatasetError, ResourceError, UserError
 from zsseg.stages.train.batches import crops as crops_module
 from zsseg.stages.train.batches.batch import Batch, cut_to_crops
@@ -29,6 +29,7 @@ from zsseg.stages.train.batches.loader import make_loader
 from zsseg.stages.train.batches.packing import packed, unpacked
 from zsseg.stages.train.batches.sampling import random_view, view_rng
 from zsseg.stages.train.batches.store_check import check_store
+from zsseg.stages.train.batches.training_data import TrainingData
 from zsseg.stages.train.resource_errors import explained
 from zsseg.stages.train.run_config import RunConfig
 
@@ -57,10 +58,10 @@ def config_of(augmentation: dict[str, Any] | None = None, **sections: dict[str, 
 
 
 @pytest.fixture
-def world(tmp_path: Path) -> tuple[Store, DatasetSpec, Path]:
+def world(tmp_path: Path) -> TrainingData:
     description = draw_world(tmp_path / "world", images=6)
     store = write_store(tmp_path / "store", description)
-    return store, load_spec(str(description)), description.parent
+    return TrainingData(store, load_spec(str(description)), description.parent)
 
 
 def same(left: Batch, right: Batch) -> bool:
@@ -68,9 +69,9 @@ def same(left: Batch, right: Batch) -> bool:
     return all((a is None and b is None) or torch.equal(a, b) for a, b in pairs)
 
 
-def test_a_whole_unchanged_image(world: tuple[Store, DatasetSpec, Path]) -> None:
-    store, spec, root = world
-    crops = CropDataset(store, spec, root, config_of(WHOLE))
+def test_a_whole_unchanged_image(world: TrainingData) -> None:
+    store, _, root = world
+    crops = CropDataset(world, config_of(WHOLE))
     rows = []
     for position in range(6):
         item = crops[position]
@@ -98,7 +99,7 @@ def test_image_label_and_region_land_at_the_same_place(tmp_path: Path) -> None:
         Image.fromarray(np.minimum(tile_HW, 2)).save(root / entry["label"])
     augmentation = {"short_side": 96, "crop": (80, 80), "photometric": False}
     config = config_of(augmentation, self_training={"method": "rst"})
-    crops = CropDataset(store, load_spec(str(description)), root, config)
+    crops = CropDataset(TrainingData(store, load_spec(str(description)), root), config)
     flips, padded = set(), False
     for position in range(40):
         item = cut_to_crops(crops[position])
@@ -121,12 +122,11 @@ def test_image_label_and_region_land_at_the_same_place(tmp_path: Path) -> None:
     assert padded
 
 
-def test_outside_the_image_nothing_is_shown(world: tuple[Store, DatasetSpec, Path]) -> None:
-    store, spec, root = world
+def test_outside_the_image_nothing_is_shown(world: TrainingData) -> None:
     config = config_of(
         WHOLE | {"crop": (56, 80), "photometric": True}, self_training={"method": "rst"}
     )
-    item = cut_to_crops(CropDataset(store, spec, root, config)[1])
+    item = cut_to_crops(CropDataset(world, config)[1])
     assert item.region_BHW is not None
     for map_BHW, outside in ((item.inside_BHW, 0), (item.label_BHW, VOID), (item.region_BHW, 0)):
         assert (map_BHW[0, 48:] == outside).all()
@@ -148,13 +148,12 @@ def test_outside_the_image_nothing_is_shown(world: tuple[Store, DatasetSpec, Pat
     ],
 )
 def test_only_what_the_objectives_need_is_read(
-    world: tuple[Store, DatasetSpec, Path],
+    world: TrainingData,
     monkeypatch: pytest.MonkeyPatch,
     sections: dict[str, dict[str, Any]],
     arrays: set[str],
 ) -> None:
-    store, spec, root = world
-    crops = CropDataset(store, spec, root, config_of(**sections))
+    crops = CropDataset(world, config_of(**sections))
     seen: set[str] = set()
     read = Store.read
 
@@ -169,11 +168,11 @@ def test_only_what_the_objectives_need_is_read(
     assert (item.token_BD is not None) == bool(arrays & {"cls", "dense"})
 
 
-def test_tokens_of_the_image_and_of_the_crop(world: tuple[Store, DatasetSpec, Path]) -> None:
-    store, spec, root = world
+def test_tokens_of_the_image_and_of_the_crop(world: TrainingData) -> None:
+    store, _, root = world
     image = config_of(objectives={"sdd": 1.0})
     pooled = config_of(objectives={"sdd": 1.0, "token": "pooled"})
-    item, cropped = (CropDataset(store, spec, root, each)[2] for each in (image, pooled))
+    item, cropped = (CropDataset(world, each)[2] for each in (image, pooled))
     row = int(item.row_B)
     assert item.token_BD is not None
     assert cropped.token_BD is not None
@@ -187,12 +186,12 @@ def test_tokens_of_the_image_and_of_the_crop(world: tuple[Store, DatasetSpec, Pa
 
 
 def test_dense_tokens_are_those_of_the_crop_and_zero_outside(
-    world: tuple[Store, DatasetSpec, Path],
+    world: TrainingData,
 ) -> None:
-    store, spec, root = world
+    store, _, root = world
     settings = {"scale": (0.3, 2.0), "crop": (32, 48)}
     config = config_of(settings, objectives={"dense": 1.0, "dense_stride": 8})
-    crops, views = CropDataset(store, spec, root, config), []
+    crops, views = CropDataset(world, config), []
     batch = cut_to_crops(unpacked(packed([crops[position] for position in range(12)])))
     assert batch.dense_BDyx is not None
     for position, row in enumerate(batch.row_B.tolist()):
@@ -211,10 +210,9 @@ def test_dense_tokens_are_those_of_the_crop_and_zero_outside(
     assert not padded_B.all()
 
 
-def test_batches_do_not_depend_on_workers(world: tuple[Store, DatasetSpec, Path]) -> None:
-    store, spec, root = world
+def test_batches_do_not_depend_on_workers(world: TrainingData) -> None:
     alone, with_two = (
-        list(make_loader(store, spec, root, config_of(train={"workers": workers}, **EVERYTHING)))
+        list(make_loader(world, config_of(train={"workers": workers}, **EVERYTHING)))
         for workers in (0, 2)
     )
     assert len(alone) == len(with_two) == 5
@@ -223,39 +221,33 @@ def test_batches_do_not_depend_on_workers(world: tuple[Store, DatasetSpec, Path]
     assert not torch.equal(alone[0].image_B3HW, alone[2].image_B3HW)  # one epoch later
 
 
-def test_a_later_start_gives_the_same_batches(world: tuple[Store, DatasetSpec, Path]) -> None:
-    store, spec, root = world
-    whole = list(make_loader(store, spec, root, config_of()))
-    rest = list(make_loader(store, spec, root, config_of(), start_step=3))
+def test_a_later_start_gives_the_same_batches(world: TrainingData) -> None:
+    whole = list(make_loader(world, config_of()))
+    rest = list(make_loader(world, config_of(), start_step=3))
     assert all(same(left, right) for left, right in zip(whole[3:], rest, strict=True))
 
 
-def test_the_loader_leaves_torch_s_generator_alone(world: tuple[Store, DatasetSpec, Path]) -> None:
-    store, spec, root = world
+def test_the_loader_leaves_torch_s_generator_alone(world: TrainingData) -> None:
     before = torch.get_rng_state()
-    next(make_loader(store, spec, root, config_of()))
+    next(make_loader(world, config_of()))
     assert torch.equal(torch.get_rng_state(), before)
 
 
-def test_another_seed_gives_other_batches(world: tuple[Store, DatasetSpec, Path]) -> None:
-    store, spec, root = world
-    first, other = (
-        next(make_loader(store, spec, root, config_of(train={"seed": seed}))) for seed in (0, 1)
-    )
+def test_another_seed_gives_other_batches(world: TrainingData) -> None:
+    first, other = (next(make_loader(world, config_of(train={"seed": seed}))) for seed in (0, 1))
     assert not torch.equal(first.image_B3HW, other.image_B3HW)
 
 
-def test_the_data_set_survives_pickling(world: tuple[Store, DatasetSpec, Path]) -> None:
+def test_the_data_set_survives_pickling(world: TrainingData) -> None:
     """Workers that are spawned, not forked, get it so."""
-    store, spec, root = world
-    crops = CropDataset(store, spec, root, config_of(objectives={"sdd": 1.0}))
+    crops = CropDataset(world, config_of(objectives={"sdd": 1.0}))
     copy = pickle.loads(pickle.dumps(crops))
     assert same(crops[7], copy[7])
 
 
-def test_labels_of_unseen_classes_change_nothing(world: tuple[Store, DatasetSpec, Path]) -> None:
-    store, spec, root = world
-    before = list(make_loader(store, spec, root, config_of()))
+def test_labels_of_unseen_classes_change_nothing(world: TrainingData) -> None:
+    store, _, root = world
+    before = list(make_loader(world, config_of()))
     assert any((batch.label_BHW == VOID).any() for batch in before)
     rng, changed = np.random.default_rng(0), 0
     for entry in store.index:
@@ -265,7 +257,7 @@ def test_labels_of_unseen_classes_change_nothing(world: tuple[Store, DatasetSpec
         changed += hidden_HW.sum()
         Image.fromarray(label_HW).save(root / entry["label"])
     assert changed > 0
-    after = list(make_loader(store, spec, root, config_of()))
+    after = list(make_loader(world, config_of()))
     assert all(same(left, right) for left, right in zip(before, after, strict=True))
 
 
@@ -275,7 +267,9 @@ def test_failed_rows_are_never_drawn(tmp_path: Path) -> None:
     spec, root = load_spec(str(description)), description.parent
     (root / store.index[1]["image"]).write_bytes(b"")
     config = config_of(train={"steps": 4, "batch": 4})
-    rows = torch.cat([batch.row_B for batch in make_loader(store, spec, root, config)])
+    rows = torch.cat(
+        [batch.row_B for batch in make_loader(TrainingData(store, spec, root), config)]
+    )
     assert torch.bincount(rows, minlength=6).tolist() == [4, 0, 4, 4, 0, 4]
 
 
@@ -283,46 +277,44 @@ def test_a_store_without_a_readable_image(tmp_path: Path) -> None:
     description = draw_world(tmp_path / "world", images=2)
     store = write_store(tmp_path / "store", description, failed=(0, 1))
     with pytest.raises(DatasetError, match="no image of it could be read"):
-        make_loader(store, load_spec(str(description)), description.parent, config_of())
+        make_loader(
+            TrainingData(store, load_spec(str(description)), description.parent), config_of()
+        )
 
 
 @pytest.mark.parametrize("workers", [0, 1])
-def test_a_damaged_image_is_named(world: tuple[Store, DatasetSpec, Path], workers: int) -> None:
-    store, spec, root = world
+def test_a_damaged_image_is_named(world: TrainingData, workers: int) -> None:
+    store, _, root = world
     (root / store.index[3]["image"]).write_bytes(b"no image")
-    loader = make_loader(store, spec, root, config_of(train={"workers": workers}))
+    loader = make_loader(world, config_of(train={"workers": workers}))
     with pytest.raises(DatasetError, match=r"scene_003\.png") as caught:
         list(loader)
     assert "Traceback" not in str(caught.value)
 
 
-def test_a_label_of_another_size_is_named(world: tuple[Store, DatasetSpec, Path]) -> None:
-    store, spec, root = world
+def test_a_label_of_another_size_is_named(world: TrainingData) -> None:
+    store, _, root = world
     Image.fromarray(np.zeros((20, 30), np.uint8)).save(root / store.index[2]["label"])
     with pytest.raises(DatasetError, match=r"scene_002.*\(20, 30\).*\(48, 64\)"):
-        list(make_loader(store, spec, root, config_of()))
+        list(make_loader(world, config_of()))
 
 
-def test_a_killed_worker_is_explained(
-    world: tuple[Store, DatasetSpec, Path], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    store, spec, root = world
+def test_a_killed_worker_is_explained(world: TrainingData, monkeypatch: pytest.MonkeyPatch) -> None:
 
     def die(_: Path) -> NDArray[np.uint8]:
         os._exit(1)
 
     monkeypatch.setattr(crops_module, "read_image", die)
     config = config_of(train={"workers": 1})
-    loader: Iterator[Batch] = make_loader(store, spec, root, config)
+    loader: Iterator[Batch] = make_loader(world, config)
     with pytest.raises(ResourceError, match=r"train\.workers=0"), explained(config):
         next(loader)
 
 
 def test_workers_outlive_the_signals_of_their_group(
-    world: tuple[Store, DatasetSpec, Path],
+    world: TrainingData,
 ) -> None:
-    store, spec, root = world
-    loader = make_loader(store, spec, root, config_of(train={"workers": 1, "steps": 6}))
+    loader = make_loader(world, config_of(train={"workers": 1, "steps": 6}))
     next(loader)
     for kind in (signal.SIGTERM, signal.SIGINT):
         for child in multiprocessing.active_children():
@@ -332,9 +324,8 @@ def test_workers_outlive_the_signals_of_their_group(
 
 
 def test_an_error_of_ours_in_a_worker_is_not_a_killed_worker(
-    world: tuple[Store, DatasetSpec, Path], monkeypatch: pytest.MonkeyPatch
+    world: TrainingData, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    store, spec, root = world
 
     def wrong(_: Path) -> NDArray[np.uint8]:
         raise RuntimeError("our own mistake")
@@ -343,25 +334,25 @@ def test_an_error_of_ours_in_a_worker_is_not_a_killed_worker(
     config = config_of(train={"workers": 2})
     others = set(multiprocessing.active_children())
     with pytest.raises(RuntimeError, match="our own mistake") as caught, explained(config):
-        next(make_loader(store, spec, root, config))
+        next(make_loader(world, config))
     # Though the error is still held, and with it the frames of torch's loader.
     assert caught.value.__traceback__ is not None
     assert set(multiprocessing.active_children()) <= others
 
 
-def test_images_that_are_gone_are_named(world: tuple[Store, DatasetSpec, Path]) -> None:
-    store, spec, root = world
+def test_images_that_are_gone_are_named(world: TrainingData) -> None:
+    store, _, root = world
     (root / store.index[5]["image"]).unlink()
     with pytest.raises(DatasetError, match=r"1 of the 6 images.*'scene_005'"):
-        make_loader(store, spec, root, config_of())
+        make_loader(world, config_of())
 
 
-def test_labels_that_are_gone_are_named(world: tuple[Store, DatasetSpec, Path]) -> None:
-    store, spec, root = world
+def test_labels_that_are_gone_are_named(world: TrainingData) -> None:
+    store, _, root = world
     for row in (2, 4):
         (root / store.index[row]["label"]).unlink()
     with pytest.raises(DatasetError, match=r"labels of 2 of the 6 labelled.*'scene_002'"):
-        make_loader(store, spec, root, config_of())
+        make_loader(world, config_of())
 
 
 def test_images_that_never_had_a_label_are_welcome(tmp_path: Path) -> None:
@@ -369,7 +360,7 @@ def test_images_that_never_had_a_label_are_welcome(tmp_path: Path) -> None:
     (description.parent / "labels" / "train" / "scene_001.png").unlink()
     store = write_store(tmp_path / "store", description)
     spec = load_spec(str(description))
-    batch = next(make_loader(store, spec, description.parent, config_of()))
+    batch = next(make_loader(TrainingData(store, spec, description.parent), config_of()))
     assert (batch.label_BHW[batch.row_B == 1] == VOID).all()
 
 
@@ -383,7 +374,7 @@ def test_self_training_needs_an_unseen_class(tmp_path: Path, method: str) -> Non
         check_store(store, spec, config_of(self_training={"method": method}))
 
 
-def test_a_store_of_other_classes_is_refused(world: tuple[Store, DatasetSpec, Path]) -> None:
+def test_a_store_of_other_classes_is_refused(world: TrainingData) -> None:
     store, spec, _ = world
     check_store(store, spec, config_of())
     with pytest.raises(CacheError, match=r'unseen\[0\]: stored "ball", asked "box"'):

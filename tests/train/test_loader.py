@@ -47,9 +47,8 @@ def same(one: Batch, other: Batch) -> bool:
 
 @pytest.mark.parametrize("count", [1, 2, 3, 6])
 def test_processes_share_the_batches_of_one(world: World, count: int) -> None:
-    store, spec, root = world
     config = config_of()
-    crops = CropDataset(store, spec, root, config)
+    crops = CropDataset(world, config)
     for step in range(3):
         whole = Steps(crops, 6, number=0, count=1)[step]
         shares = [Steps(crops, 6, number=number, count=count)[step] for number in range(count)]
@@ -63,13 +62,13 @@ def test_workers_may_be_forked_or_spawned(
     world: World, monkeypatch: pytest.MonkeyPatch, method: str
 ) -> None:
     """With a store that the training process has read from already."""
-    store, spec, root = world
+    store = world.store
     store.read("dense", 0)
-    expected = list(make_loader(store, spec, root, config_of()))
+    expected = list(make_loader(world, config_of()))
     before = torch.multiprocessing.get_start_method()
     torch.multiprocessing.set_start_method(method, force=True)
     try:
-        found = list(make_loader(store, spec, root, config_of(workers=1)))
+        found = list(make_loader(world, config_of(workers=1)))
     finally:
         torch.multiprocessing.set_start_method(before, force=True)
     assert len(found) == len(expected) == 3
@@ -78,9 +77,9 @@ def test_workers_may_be_forked_or_spawned(
 
 def test_slots_are_those_that_the_step_needs(world: World) -> None:
     """The last slot of every image is empty, and a store keeps it for the fullest image."""
-    store, spec, root = world
+    store = world.store
     id_NK = store.read_all("local_ids")
-    batch = next(make_loader(store, spec, root, config_of()))
+    batch = next(make_loader(world, config_of()))
     assert batch.local_id_BK is not None
     assert batch.local_BKD is not None
     used = max(int(np.flatnonzero(id_K >= 0).max()) + 1 for id_K in id_NK)

@@ -85,7 +85,7 @@ class RenamedStore(Store):
 def renamed(world: World) -> World:
     store, spec, root = world
     other = RenamedStore(store.path, store.manifest, store.fingerprint)
-    return other, spec, root
+    return World(other, spec, root)
 
 
 def test_inductive_training_sees_nothing_of_unseen_names(world: World, tmp_path: Path) -> None:

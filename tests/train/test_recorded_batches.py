@@ -11,15 +11,15 @@ from helpers.random_store import write_store
 from numpy.typing import NDArray
 from PIL import Image
 
-from zsseg.stages.cache.reader import Store
 from zsseg.stages.data.geometry import View, crop_tokens, pool_tokens
-from zsseg.stages.data.spec import VOID, DatasetSpec, load_spec
+from zsseg.stages.data.spec import VOID, load_spec
 from zsseg.stages.errors import CacheError
 from zsseg.stages.train.batches.batch import cut_to_crops
 from zsseg.stages.train.batches.crops import CropDataset
 from zsseg.stages.train.batches.loader import make_loader
 from zsseg.stages.train.batches.sampling import recorded_view, view_rng
 from zsseg.stages.train.batches.store_check import check_store, recorded_views
+from zsseg.stages.train.batches.training_data import TrainingData
 from zsseg.stages.train.run_config import AugmentationConfig, RunConfig
 
 CROP = (32, 48)
@@ -43,11 +43,11 @@ def config_of(objectives: dict[str, Any] | None = None, **augmentation: Any) -> 
 
 
 @pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory) -> tuple[Store, DatasetSpec, Path]:
+def world(tmp_path_factory: pytest.TempPathFactory) -> TrainingData:
     folder = tmp_path_factory.mktemp("recorded")
     description = draw_world(folder / "world", images=4)
     store = write_store(folder / "store", description, views=5)
-    return store, load_spec(str(description)), description.parent
+    return TrainingData(store, load_spec(str(description)), description.parent)
 
 
 def seen_by_hand(
@@ -83,9 +83,9 @@ def visible(path: Path) -> NDArray[np.uint8]:
     return label_HW
 
 
-def test_a_view_s_pixels_go_with_its_token(world: tuple[Store, DatasetSpec, Path]) -> None:
-    store, spec, root = world
-    crops = CropDataset(store, spec, root, config_of())
+def test_a_view_s_pixels_go_with_its_token(world: TrainingData) -> None:
+    store, _, root = world
+    crops = CropDataset(world, config_of())
     drawn = set()
     for position in range(32):
         item = cut_to_crops(crops[position])
@@ -115,10 +115,10 @@ def test_a_view_s_pixels_go_with_its_token(world: tuple[Store, DatasetSpec, Path
     assert len(drawn) > 12
 
 
-def test_the_pooled_token_is_that_of_the_view(world: tuple[Store, DatasetSpec, Path]) -> None:
-    store, spec, root = world
-    image = CropDataset(store, spec, root, config_of())
-    pooled = CropDataset(store, spec, root, config_of({"token": "pooled"}))
+def test_the_pooled_token_is_that_of_the_view(world: TrainingData) -> None:
+    store = world.store
+    image = CropDataset(world, config_of())
+    pooled = CropDataset(world, config_of({"token": "pooled"}))
     for position in range(8):
         token_D, pooled_D = image[position].token_BD, pooled[position].token_BD
         assert token_D is not None
@@ -130,24 +130,22 @@ def test_the_pooled_token_is_that_of_the_view(world: tuple[Store, DatasetSpec, P
 
 
 def test_the_settings_of_random_crops_change_nothing(
-    world: tuple[Store, DatasetSpec, Path],
+    world: TrainingData,
 ) -> None:
-    store, spec, root = world
-    plain = CropDataset(store, spec, root, config_of())
+    plain = CropDataset(world, config_of())
     other = config_of(short_side=100, scale=(1.0, 3.0), flip=1.0)
     for position in range(6):
-        changed = CropDataset(store, spec, root, other)[position]
+        changed = CropDataset(world, other)[position]
         assert torch.equal(plain[position].image_B3HW, changed.image_B3HW)
 
 
 def test_views_do_not_depend_on_workers_or_the_start(
-    world: tuple[Store, DatasetSpec, Path],
+    world: TrainingData,
 ) -> None:
-    store, spec, root = world
     config = config_of()
     two = config.model_copy(update={"train": config.train.model_copy(update={"workers": 2})})
-    whole = list(make_loader(store, spec, root, config))
-    rest = list(make_loader(store, spec, root, two, start_step=2))
+    whole = list(make_loader(world, config))
+    rest = list(make_loader(world, two, start_step=2))
     assert len(rest) == 3
     for left, right in zip(whole[2:], rest, strict=True):
         assert torch.equal(left.image_B3HW, right.image_B3HW)

@@ -53,12 +53,12 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> World:
 def prepared(
     world: World, config: RunConfig, *, precision: torch.dtype = torch.float32
 ) -> tuple[State, Batch, Any]:
-    store, spec, root = world
+    store, spec, _ = world
     text_CD = torch.from_numpy(store.read_all("text"))
     state = new_state(
         config, width=text_CD.shape[1], device=CPU, precision=precision, weights=False
     )
-    batch = next(make_loader(store, spec, root, config))
+    batch = next(make_loader(world, config))
     return state, batch, make_classes(spec, text_CD, CPU, protocol=config.protocol)
 
 

@@ -67,9 +67,7 @@ def test_a_whole_run(world: World, tmp_path: Path) -> None:
     out = tmp_path / "run"
     result = train(
         config_of(train={"log_every": 2, "clip_norm": 1.0}),
-        store=store,
-        spec=spec,
-        root=root,
+        world,
         out=out,
         resume=False,
         experiment="tiny",
@@ -437,12 +435,14 @@ from pathlib import Path
 from zsseg.stages.cache.reader import Store
 from zsseg.stages.data.spec import load_spec
 from zsseg.stages.train.run_config import RunConfig
+from zsseg.stages.train.batches.training_data import TrainingData
 from zsseg.stages.train.losses.batch_losses import batch_losses
 from zsseg.stages.train.loop import train
 config = RunConfig.model_validate_json({config_of(train={"steps": 1}).model_dump_json()!r})
-train(config, store=Store.open(Path({str(store.path)!r})),
-      spec=load_spec({str(root / "world.yaml")!r}), root=Path({str(root)!r}),
-      out=Path({str(tmp_path / "run")!r}), resume=False, experiment="", progress=lambda _: None)
+data = TrainingData(Store.open(Path({str(store.path)!r})),
+                    load_spec({str(root / "world.yaml")!r}), Path({str(root)!r}))
+train(config, data, out=Path({str(tmp_path / "run")!r}), resume=False, experiment="",
+      progress=lambda _: None)
 assert "torch" in sys.modules
 assert not {{"open_clip", "dask", "sklearn", "cuml"}} & sys.modules.keys(), "stage one was loaded"
 """

@@ -8,7 +8,6 @@ masks that the store keeps per image, D CLIP width.
 
 import math
 from collections.abc import Iterable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -29,7 +28,7 @@ from zsseg.stages.data.geometry import (
     token_weights,
 )
 from zsseg.stages.data.images import read_image
-from zsseg.stages.data.spec import VOID, DatasetSpec
+from zsseg.stages.data.spec import VOID
 from zsseg.stages.data.visible import read_visible_label
 from zsseg.stages.errors import DatasetError
 from zsseg.stages.train.batches.batch import Batch
@@ -43,6 +42,7 @@ from zsseg.stages.train.batches.sampling import (
     view_rng,
 )
 from zsseg.stages.train.batches.store_check import stored_samples
+from zsseg.stages.train.batches.training_data import TrainingData
 from zsseg.stages.train.run_config import RunConfig
 
 
@@ -53,9 +53,10 @@ class CropDataset(Dataset[Batch]):
     It holds the open store and the order of the last epoch asked for.
     """
 
-    def __init__(self, store: Store, spec: DatasetSpec, root: Path, config: RunConfig) -> None:
-        self._store, self._spec, self._config = store, spec, config
-        self._samples = stored_samples(store, spec, root)
+    def __init__(self, data: TrainingData, config: RunConfig) -> None:
+        store, self._spec, root = data
+        self._store, self._config = store, config
+        self._samples = stored_samples(store, self._spec, root)
         self._row_N = np.flatnonzero(store.read_all("status") == 0)
         if not self._row_N.size:
             raise DatasetError(f"{store.path}: no image of it could be read by precompute")

@@ -7,20 +7,18 @@ makes its own run of them, so what a step shows depends on the number of neither
 import signal
 from collections.abc import Generator
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import torch
 from threadpoolctl import threadpool_limits
 from torch.utils.data import DataLoader, Dataset
 
-from zsseg.stages.cache.reader import Store
-from zsseg.stages.data.spec import DatasetSpec
 from zsseg.stages.errors import UserError
 from zsseg.stages.train.batches.batch import Batch
 from zsseg.stages.train.batches.crops import CropDataset
 from zsseg.stages.train.batches.packing import Packed, packed, unpacked
 from zsseg.stages.train.batches.photometric import one_opencv_thread
+from zsseg.stages.train.batches.training_data import TrainingData
 from zsseg.stages.train.processes import processes
 from zsseg.stages.train.run_config import RunConfig
 
@@ -68,16 +66,16 @@ def _start_worker(_: int) -> None:
 
 
 def make_loader(
-    store: Store, spec: DatasetSpec, root: Path, config: RunConfig, *, start_step: int = 0
+    data: TrainingData, config: RunConfig, *, start_step: int = 0
 ) -> Generator[Batch, None, None]:
     """This process's batches of steps `start_step` .. steps - 1, whatever the number of workers.
 
     Raises DatasetError at once when the data set is not the store's, and while iterating when a
     file can no longer be read; CacheError when the store cannot. A killed worker is torch's
-    RuntimeError (`resources.explained`).
+    RuntimeError (`resource_errors.explained`).
     """
     number, count = processes()
-    crops = CropDataset(store, spec, root, config)
+    crops = CropDataset(data, config)
     return _batches(
         Steps(crops, config.train.batch, number=number, count=count), config, start_step
     )
