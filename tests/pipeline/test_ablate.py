@@ -31,6 +31,7 @@ from zsseg.pipeline.named_stores import stored_spec, training_store
 from zsseg.stages.cache.reader import Store
 from zsseg.stages.errors import NonFiniteError, UserError
 from zsseg.stages.train import loop
+from zsseg.stages.train.batches.training_data import TrainingData
 from zsseg.stages.train.run_config import RunConfig
 from zsseg.stages.yaml_files import builtin_names
 
@@ -263,12 +264,12 @@ def test_a_dry_run_tells_what_is_shared_and_changes_nothing(
 def stopped_at(step: int) -> Callable[..., loop.TrainResult]:
     """Training that a person interrupts after a step."""
 
-    def train(config: RunConfig, **more: Any) -> loop.TrainResult:
+    def train(config: RunConfig, data: TrainingData, **more: Any) -> loop.TrainResult:
         def progress(now: loop.TrainProgress) -> None:
             if now.step == step:
                 raise KeyboardInterrupt
 
-        return loop.train(config, **more | {"progress": progress})
+        return loop.train(config, data, **more | {"progress": progress})
 
     return train
 
@@ -337,10 +338,10 @@ def test_a_failed_row_is_told_and_the_others_go_on(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    def train(config: RunConfig, **more: Any) -> loop.TrainResult:
+    def train(config: RunConfig, data: TrainingData, **more: Any) -> loop.TrainResult:
         if config.self_training.method == "st":
             raise NonFiniteError("step 3: cross_entropy nan")
-        return loop.train(config, **more)
+        return loop.train(config, data, **more)
 
     monkeypatch.setattr(runs, "train", train)
     assert ablate(place, tmp_path, "III", "--seeds", 1) == 3
