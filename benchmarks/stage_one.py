@@ -29,7 +29,7 @@ from zsseg.stages.cache.format.manifest import HISTORY
 from zsseg.stages.data.spec import VOID, DatasetSpec, load_spec
 from zsseg.stages.demo.world import write_world
 from zsseg.stages.precompute import run as run_module
-from zsseg.stages.precompute.engine.cluster import open_engine
+from zsseg.stages.precompute.engine.dask_engine import open_engine
 from zsseg.stages.precompute.make.class_crops import class_crops
 from zsseg.stages.precompute.make.regions import mine_regions, unlabelled_tokens
 from zsseg.stages.precompute.plan.request import PrecomputeRequest

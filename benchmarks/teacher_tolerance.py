@@ -18,7 +18,7 @@ import numpy as np
 import torch
 
 from zsseg.stages.precompute.check.against_teacher import compare_with_teacher
-from zsseg.stages.precompute.make.pictures import Row, read_row
+from zsseg.stages.precompute.make.pictures import ImageRow, read_image_row
 from zsseg.stages.precompute.teacher.clip_teacher import load_teacher
 
 ARTIFACTS = ("cls", "dense", "local")
@@ -37,15 +37,15 @@ def _threads(number: int) -> Iterator[None]:
 def _seen(change: Callable[[Any], Any]) -> Any:
     """Images that the teacher sees otherwise, with the hashes of before."""
 
-    def changed(*args: Any) -> Row:
-        row = read_row(*args)
+    def changed(*args: Any) -> ImageRow:
+        row = read_image_row(*args)
         assert row.picture is not None
         image_HW3 = change(row.picture.image_HW3)
         return dataclasses.replace(
             row, picture=dataclasses.replace(row.picture, image_HW3=image_HW3)
         )
 
-    return patch("zsseg.stages.precompute.check.against_teacher.read_row", changed)
+    return patch("zsseg.stages.precompute.check.against_teacher.read_image_row", changed)
 
 
 def _loaded(precision: str | None = None, **changes: Any) -> Any:

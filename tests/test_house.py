@@ -77,7 +77,7 @@ def test_cache_and_data_load_no_torch() -> None:
             "distributed",
             {
                 f"stages/precompute/engine/{name}.py"
-                for name in ("cluster", "dask_client", "dask_worker")
+                for name in ("dask_client", "dask_engine", "dask_worker")
             },
         ),
         ("segmentation_models_pytorch", {"stages/train/students/networks.py"}),

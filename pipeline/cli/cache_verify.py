@@ -15,7 +15,7 @@ from zsseg.stages.errors import CacheError, UserError
 
 if TYPE_CHECKING:
     from zsseg.stages.cache.verify import Inspection, Problem, Share
-    from zsseg.stages.precompute.check.against_teacher import Check
+    from zsseg.stages.precompute.check.against_teacher import ArtifactCheck
 
 _SHOWN = 3  # images named of one file
 _NAMED = 10  # images named in an error
@@ -50,7 +50,7 @@ def verify(
     ] = None,
     quiet: Quiet = False,
 ) -> None:
-    """Check that a store is complete and intact; name each damaged file and its images."""
+    """ArtifactCheck that a store is complete and intact; name each damaged file and its images."""
     console.configure_logging(quiet=quiet)
     from zsseg.stages.cache.verify import EVERYTHING, inspect_store
 
@@ -204,7 +204,7 @@ def _compare(
     )
 
 
-def _wrong(check: "Check") -> str:
+def _wrong(check: "ArtifactCheck") -> str:
     """One artifact and its images, for the error."""
     more = ", ..." if len(check.below) > _NAMED else ""
     named = ", ".join(check.below[:_NAMED])

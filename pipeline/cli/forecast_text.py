@@ -1,7 +1,7 @@
 """What a person reads of a forecast: `zsseg precompute --dry-run` and `zsseg cache why`."""
 
 from zsseg.pipeline import console
-from zsseg.stages.precompute.forecast import Forecast, Step
+from zsseg.stages.precompute.forecast import ArtifactForecast, Forecast
 
 _NEEDS_UPDATE = ("needs --update",)
 
@@ -33,13 +33,13 @@ def forecast_lines(found: Forecast) -> list[str]:
     return lines
 
 
-def _step_line(step: Step) -> str:
+def _step_line(step: ArtifactForecast) -> str:
     what = "classes" if step.artifact == "text" else "images"
     copied = f", {step.copied} copied" if step.copied else ""
     return f"{step.artifact}: {step.rows} {what}{copied}"
 
 
-def _reasons(step: Step) -> list[str]:
+def _reasons(step: ArtifactForecast) -> list[str]:
     reasons = [(reason, rows) for reason, rows in step.why.items() if rows]
     if len(reasons) == 1:
         return [reasons[0][0]]

@@ -15,7 +15,7 @@ from zsseg.stages.cache.disk.files import free_bytes
 from zsseg.stages.cache.disk.store_path import StorePath
 from zsseg.stages.cache.reconcile import Differences
 from zsseg.stages.cache.set_aside import NOT_MOVED
-from zsseg.stages.precompute.engine.threads_here import Engine
+from zsseg.stages.precompute.engine.thread_engine import Engine
 from zsseg.stages.precompute.plan.wanted_store import WantedStore
 from zsseg.stages.precompute.plan.work_plan import ORDER, Plan, Planner, planned_bytes
 
@@ -24,7 +24,7 @@ SAMPLED = 4
 
 
 @dataclass(frozen=True)
-class Step:
+class ArtifactForecast:
     """One artifact that would be computed."""
 
     artifact: str
@@ -46,7 +46,7 @@ class Forecast:
     """Why it would not begin, whatever is added to the command."""
     update: bool
     """Does it need --update?"""
-    steps: tuple[Step, ...]
+    steps: tuple[ArtifactForecast, ...]
     bytes: int
     """To be written at least, uncompressed."""
     free: int | None
@@ -59,7 +59,8 @@ def forecast_plan(planner: Planner, plan: Plan, engine: Engine) -> Forecast:
     """The forecast of a plan. Loads the teacher to measure, when there is anything to compute."""
     wanted, found = planner.wanted, planner.differences
     steps = tuple(
-        Step(name, plan.rows[name], plan.copied[name], dict(plan.why[name])) for name in plan.todo
+        ArtifactForecast(name, plan.rows[name], plan.copied[name], dict(plan.why[name]))
+        for name in plan.todo
     )
     changed = any(state in ("changed", "relabelled") for state in plan.states.values())
     folder = wanted.path

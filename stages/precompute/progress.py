@@ -1,4 +1,4 @@
-"""How far a run of stage one is, and where its time went."""
+"""How far a run of stage one is, and where its time goes."""
 
 import threading
 from collections.abc import Callable, Iterator, Mapping
@@ -8,27 +8,29 @@ from time import perf_counter
 from typing import Literal, get_args
 
 Phase = Literal["read", "preprocess", "teacher", "regions", "crops", "write"]
-"""preprocess: images to the teacher's sizes; crops: cutting and sizing them, their forward passes
-are the teacher's."""
-
+"""preprocess: images to the teacher's sizes; crops: cutting and sizing them (their forward passes
+are `teacher`)."""
 
 PHASES: tuple[Phase, ...] = get_args(Phase)
 
 
 class Stopped(Exception):
-    """The run ends; what was at work is given up."""
+    """The run ends; what is being computed is dropped."""
 
 
 class Clock:
-    """Where the time of one thread's work goes, and how many images pass the teacher.
+    """Measures where the time of one thread goes, and counts the images that pass the teacher.
 
-    `tick` is told of steps done, and may raise Stopped. `turn` is held while the device is used.
+    `tick` gets the number of steps just done, and may raise Stopped. `device_lock` makes the lock
+    that is held while the device is used.
     """
 
     def __init__(
-        self, tick: Callable[[int], None], turn: Callable[[], AbstractContextManager[None]]
+        self,
+        tick: Callable[[int], None],
+        device_lock: Callable[[], AbstractContextManager[None]],
     ) -> None:
-        self._tick, self._turn = tick, turn
+        self._tick, self._device_lock = tick, device_lock
         self._phase: Phase | None = None
         self._since = perf_counter()
         self.seconds: dict[Phase, float] = {}
@@ -37,7 +39,7 @@ class Clock:
 
     @contextmanager
     def phase(self, phase: Phase | None) -> Iterator[None]:
-        """The time inside belongs to this phase, and to none around it; None: it is waiting."""
+        """Time inside counts for this phase and no outer one; None: for none, it is waiting."""
         before = self._switch(phase)
         try:
             yield
@@ -46,20 +48,20 @@ class Clock:
 
     @contextmanager
     def alone(self, phase: Phase) -> Iterator[None]:
-        """A phase that has the device to itself; waiting for it is no one's time."""
-        with self.phase(None), self._turn(), self.phase(phase):
+        """A phase that has the device to itself; waiting for the device counts for no phase."""
+        with self.phase(None), self._device_lock(), self.phase(phase):
             self._tick(0)
             yield
 
     @contextmanager
     def forward(self, count: int) -> Iterator[None]:
-        """The teacher's forward pass of so many images."""
+        """Around the teacher's forward pass of `count` images."""
         with self.alone("teacher"):
             yield
         self.passed += count
 
     def advance(self, steps: int) -> None:
-        """So many more steps are done: one is one image of one artifact."""
+        """Report steps that are done; one step is one image of one artifact."""
         self._tick(steps)
 
     def _switch(self, phase: Phase | None) -> Phase | None:
@@ -72,22 +74,22 @@ class Clock:
 
 @dataclass(frozen=True)
 class Progress:
-    """One step is one image of one artifact, or one whose files are looked at again."""
+    """One step is one image of one artifact, or one whose files are hashed."""
 
     done: int
     total: int
     images_per_second: float | None
-    """Of those to compute; None before the first."""
+    """Of the images to compute; None before the first."""
     bytes: int
-    """Written by this run."""
+    """Bytes written by this run."""
     failures: int
-    """Images that cannot be used, found by this run."""
+    """Images that this run found to be unusable."""
     seconds: Mapping[Phase, float]
-    """Sums over all threads and processes; of finished shards."""
+    """Sums over all threads and processes, of the shards that are finished."""
 
 
 class Meter:
-    """Adds up what all threads and processes of a run report, and tells `progress` of it."""
+    """Adds up what all threads and processes of a run report, and passes it to `progress`."""
 
     def __init__(self, progress: Callable[[Progress], None]) -> None:
         self._progress = progress
@@ -97,16 +99,16 @@ class Meter:
         self.seconds: dict[Phase, float] = {}
 
     def expect(self, steps: int) -> None:
-        """So many more steps are to be done."""
+        """Add steps that are to be done."""
         self._total += steps
 
     def begin(self, images: int) -> None:
-        """The computing of so many images begins: what was done before is not their speed."""
+        """Computing `images` images begins; the speed is measured from here on."""
         self._images, self._before, self._start = images, self._done, perf_counter()
 
     @contextmanager
     def phase(self, phase: Phase) -> Iterator[None]:
-        """The time inside belongs to this phase."""
+        """Time inside counts for this phase."""
         start = perf_counter()
         try:
             yield
@@ -114,7 +116,7 @@ class Meter:
             self.add({phase: perf_counter() - start})
 
     def add(self, seconds: Mapping[Phase, float], *, size: int = 0, failures: int = 0) -> None:
-        """The seconds, bytes and failures of something that is finished."""
+        """Add the seconds, bytes and failures of a finished shard."""
         with self._lock:
             for phase, spent in seconds.items():
                 self.seconds[phase] = self.seconds.get(phase, 0.0) + spent
@@ -122,7 +124,7 @@ class Meter:
             self._failures += failures
 
     def advance(self, steps: int) -> None:
-        """So many more steps are done."""
+        """Report steps that are done."""
         with self._lock:
             self._done += steps
             steps_left = self._total - self._before
@@ -132,4 +134,4 @@ class Meter:
             now = Progress(
                 self._done, self._total, speed, self._bytes, self._failures, dict(self.seconds)
             )
-            self._progress(now)  # here, so that no thread tells of less than another one has
+            self._progress(now)  # inside the lock, so that progress never goes back

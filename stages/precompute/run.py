@@ -14,8 +14,8 @@ from zsseg.stages.cache.disk.store_path import StorePath
 from zsseg.stages.cache.writer import Writer
 from zsseg.stages.data.samples import Sample
 from zsseg.stages.errors import DatasetError, ResourceError
-from zsseg.stages.precompute.engine.cluster import open_engine
-from zsseg.stages.precompute.engine.threads_here import Engine
+from zsseg.stages.precompute.engine.dask_engine import open_engine
+from zsseg.stages.precompute.engine.thread_engine import Engine
 from zsseg.stages.precompute.forecast import Forecast, forecast_plan
 from zsseg.stages.precompute.plan.changed_files import refuse_changed, refuse_failures
 from zsseg.stages.precompute.plan.request import PrecomputeRequest
@@ -65,7 +65,7 @@ def precompute(
     or for images that were added; without it each raises CacheError. An image that cannot be used
     becomes a row of status 1, and stays one until its file changes or `retry_failed` is given; more
     than `max_failures` of them raise DatasetError, as it does when no image can be used. `workers`
-    and `scheduler`: see `cluster.open_engine`.
+    and `scheduler`: see `dask_engine.open_engine`.
     """
     files, meter = _teacher_files(request, scheduler), Meter(progress)
     with open_engine(files, request.config, workers=workers, scheduler=scheduler) as engine:

@@ -12,9 +12,9 @@ from zsseg.stages.cache.format.codec import BASIS, DENSE
 from zsseg.stages.cache.format.manifest import read_manifest
 from zsseg.stages.cache.shards import get
 from zsseg.stages.cache.writer import Writer
-from zsseg.stages.precompute.engine.jobs import Commission, Job
+from zsseg.stages.precompute.engine.jobs import Job, RunContext
 from zsseg.stages.precompute.engine.questions import class_texts, described, fitted_basis
-from zsseg.stages.precompute.engine.threads_here import Engine
+from zsseg.stages.precompute.engine.thread_engine import Engine
 from zsseg.stages.precompute.plan.changed_files import refuse_failures
 from zsseg.stages.precompute.plan.wanted_store import WantedStore
 from zsseg.stages.precompute.plan.work_plan import Plan, Planner
@@ -85,23 +85,23 @@ def _compute_shards(
 ) -> tuple[dict[str, int], dict[str, int]]:
     """Have every shard of the plan computed, and commit each when it is done; as `compute`."""
     wanted = planner.wanted
-    commission = Commission(wanted.path, wanted.manifest, wanted.spec, wanted.root, wanted.config)
+    context = RunContext(wanted.path, wanted.manifest, wanted.spec, wanted.root, wanted.config)
     forwards, kept, failures = Counter[str](), Counter[str](), _known_failures(writer, plan)
     refuse_failures(wanted.root, failures.values(), at_most=max_failures)
     jobs = _withdrawn(writer, planner, plan)
     # Closed before the store's lock is released, whatever happens: nothing writes to it then.
-    with closing(engine.run(jobs, commission, meter.advance)) as outcomes:
-        for outcome in outcomes:
-            for name in outcome.job.todo:
-                files, notes = outcome.files[name], outcome.notes[name]
-                writer.commit(name, outcome.job.shard, files, notes=notes)
-            meter.add(outcome.seconds, size=outcome.bytes, failures=len(outcome.failures))
+    with closing(engine.run(jobs, context, meter.advance)) as results:
+        for result in results:
+            for name in result.job.todo:
+                files, notes = result.files[name], result.notes[name]
+                writer.commit(name, result.job.shard, files, notes=notes)
+            meter.add(result.seconds, size=result.bytes, failures=len(result.failures))
             meter.advance(0)
-            forwards.update(outcome.forwards)
-            kept.update(outcome.kept)
-            for row, reason in outcome.failures.items():
+            forwards.update(result.forwards)
+            kept.update(result.kept)
+            for row, reason in result.failures.items():
                 _log.warning("row %d cannot be used: %s", row, reason)
-            failures |= outcome.failures
+            failures |= result.failures
             refuse_failures(wanted.root, failures.values(), at_most=max_failures)
     return dict(forwards), dict(kept)
 

@@ -11,9 +11,9 @@ import numpy as np
 
 from zsseg.stages.cache.disk.files import write_durably
 from zsseg.stages.cache.format.arrays import array_json
-from zsseg.stages.precompute.engine.fill_shard import fill
-from zsseg.stages.precompute.engine.jobs import Commission, Job
-from zsseg.stages.precompute.engine.threads_here import Workshop
+from zsseg.stages.precompute.engine.fill_shard import fill_shard
+from zsseg.stages.precompute.engine.jobs import Job, RunContext
+from zsseg.stages.precompute.engine.shard_worker import ShardWorker
 from zsseg.stages.precompute.make.kmeans import choose_backend
 from zsseg.stages.precompute.plan.recipes import store_artifacts
 from zsseg.stages.precompute.plan.wanted_store import WantedStore
@@ -22,7 +22,7 @@ from zsseg.stages.precompute.progress import Clock
 from zsseg.stages.precompute.teacher.text_embeddings import embed_classes
 
 
-def timed(workshop: Workshop, *, wanted: WantedStore, needed: Sequence[str]) -> dict[str, float]:
+def timed(worker: ShardWorker, *, wanted: WantedStore, needed: Sequence[str]) -> dict[str, float]:
     """Seconds that each needed artifact takes per image of `wanted`, and `text` per class.
 
     Each is made as in a run, in a store of these images only that is deleted again; those before it
@@ -31,7 +31,7 @@ def timed(workshop: Workshop, *, wanted: WantedStore, needed: Sequence[str]) -> 
     config = wanted.config
     dense = config.dense.model_copy(update={"format": "fp16"})
     config = config.model_copy(update={"dense": dense, "shard_images": len(wanted.samples)})
-    teacher = workshop.teacher(config)
+    teacher = worker.teacher(config)
     backend = choose_backend(config.regions.backend) if "regions" in needed else "sklearn"
     manifest = replace(
         wanted.manifest,
@@ -44,7 +44,7 @@ def timed(workshop: Workshop, *, wanted: WantedStore, needed: Sequence[str]) -> 
         here = Path(folder)
         for name, (artifact, spec) in manifest.arrays.items():
             write_durably(here / name / "zarr.json", array_json(manifest, artifact, spec))
-        commission = Commission(here, manifest, wanted.spec, wanted.root, config)
+        context = RunContext(here, manifest, wanted.spec, wanted.root, config)
         grey_HW3 = np.full((*teacher.native_size, 3), 127, np.uint8)
         teacher.cls([grey_HW3])  # what is slow the first time only
         start = perf_counter()
@@ -55,6 +55,6 @@ def timed(workshop: Workshop, *, wanted: WantedStore, needed: Sequence[str]) -> 
             job = Job(0, tuple(wanted.samples), (name,))
             clock = Clock(lambda _: None, nullcontext)
             start = perf_counter()
-            fill(job, commission, teacher=teacher, backend=backend, clock=clock)
+            fill_shard(job, context, teacher=teacher, backend=backend, clock=clock)
             seconds[name] = (perf_counter() - start) / len(wanted.samples)
     return seconds

@@ -24,7 +24,7 @@ from zsseg.stages.precompute.check.consistency_gap import (
     CROPS,
     Gap,
     Likeness,
-    Stored,
+    StoredImage,
     compare_crops,
     dense_config,
     measure_gap,
@@ -73,7 +73,7 @@ def gap_of(
     image_HW3 = np.empty((64, 64, 3), np.uint8)
     image_HW3[:, :32], image_HW3[:, 32:] = RED, GREEN
     teacher = ColourTeacher()
-    stored = Stored(
+    stored = StoredImage(
         dense_Dhw=teacher.dense([image_HW3[:, :: -1 if mirrored else 1]], SIZE)[0],
         cls_D=image_HW3.mean((0, 1)),
         other_D=other_D,

@@ -116,7 +116,7 @@ def test_an_image_that_fails_in_a_repair_is_not_zeroed(
 
 def test_reasons_name_files_relative_to_the_root_and_nothing_else() -> None:
     image, label = Path("data/mydata/a.png"), Path("data/data/a.png")
-    row = pictures.read_row(
+    row = pictures.read_image_row(
         load_spec("camvid"), Path("data"), Sample(id="a", image=image, label=label)
     )
     assert row.failure is not None

@@ -31,8 +31,8 @@ from zsseg.stages.data.spec import DatasetSpec, load_spec
 from zsseg.stages.data.visible import read_visible_label
 from zsseg.stages.errors import CacheError, DatasetError
 from zsseg.stages.precompute.engine import fill_shard
-from zsseg.stages.precompute.engine.jobs import KILLED, Commission, Job, Outcome
-from zsseg.stages.precompute.engine.threads_here import Tick, Workshop
+from zsseg.stages.precompute.engine.jobs import KILLED, Job, RunContext, ShardResult
+from zsseg.stages.precompute.engine.shard_worker import ShardWorker, Tick
 from zsseg.stages.precompute.make import pictures
 from zsseg.stages.precompute.make.class_crops import class_crops
 from zsseg.stages.precompute.plan import changed_files
@@ -83,11 +83,11 @@ def looked_at(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Ids of the images that are decoded for their tokens."""
     seen: list[str] = []
 
-    def noted(spec: DatasetSpec, root: Path, sample: Sample) -> pictures.Row:
+    def noted(spec: DatasetSpec, root: Path, sample: Sample) -> pictures.ImageRow:
         seen.append(sample.id)
-        return pictures.read_row(spec, root, sample)
+        return pictures.read_image_row(spec, root, sample)
 
-    monkeypatch.setattr(fill_shard, "read_row", noted)
+    monkeypatch.setattr(fill_shard, "read_image_row", noted)
     return seen
 
 
@@ -475,16 +475,16 @@ def test_a_shard_whose_process_was_lost_copies_nothing_that_it_left(
     left_out: tuple[int, ...],
 ) -> None:
     """It may have replaced the old values, or have been sent to find the image that kills it."""
-    work = Workshop.work
+    work = ShardWorker.work
 
-    def lost_once(self: Workshop, job: Job, commission: Commission, tick: Tick) -> Outcome:
-        work(self, job.without(dict.fromkeys(left_out, "not looked at")), commission, tick)
-        return work(self, job, commission, tick)
+    def lost_once(self: ShardWorker, job: Job, context: RunContext, tick: Tick) -> ShardResult:
+        work(self, job.without(dict.fromkeys(left_out, "not looked at")), context, tick)
+        return work(self, job, context, tick)
 
     world, path = fresh
     relabel(world, 0)
     edit(world, 1)
-    monkeypatch.setattr(Workshop, "work", lost_once)
+    monkeypatch.setattr(ShardWorker, "work", lost_once)
     result = run(world, tiny_clip, path.parent, update=True)
     monkeypatch.undo()
     monkeypatch.setattr("zsseg.stages.precompute.teacher.clip_teacher.load_teacher", load_once)
@@ -505,7 +505,7 @@ def test_an_image_that_killed_its_process_is_not_read_for_another_setting_or_dat
         patch.setattr(Planner, "job", lambda *args: job(*args).without({1: reason}))
         run(world, tiny_clip, cache, limit=3)
     looked_at.clear()
-    monkeypatch.setattr(changed_files, "read_row", lambda *_: pytest.fail("it is read"))
+    monkeypatch.setattr(changed_files, "read_image_row", lambda *_: pytest.fail("it is read"))
     again = run(world, tiny_clip, cache, limit=3, config=MERGED, update=True)
     assert sorted(looked_at) == ["scene_000", "scene_002"]
     assert again.failed == {"scene_001": reason}
@@ -662,11 +662,11 @@ def test_a_failed_image_is_left_alone_until_it_is_asked_for(
     assert Store.open(path).read_all("status").tolist() == [0, 1, 0, 0, 0, 0]
     asked: list[str] = []
 
-    def noted(spec: DatasetSpec, root: Path, sample: Sample) -> pictures.Row:
+    def noted(spec: DatasetSpec, root: Path, sample: Sample) -> pictures.ImageRow:
         asked.append(sample.id)
-        return pictures.read_row(spec, root, sample)
+        return pictures.read_image_row(spec, root, sample)
 
-    monkeypatch.setattr(changed_files, "read_row", noted)
+    monkeypatch.setattr(changed_files, "read_image_row", noted)
     looked_at.clear()
     # Neither for nothing, nor for another row of its shard.
     assert run(world, tiny_clip, path.parent).written == {}

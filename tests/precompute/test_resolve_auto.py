@@ -24,7 +24,7 @@ from zsseg.stages.data.spec import DatasetSpec, FolderPatterns
 from zsseg.stages.errors import CacheError, ResourceError
 from zsseg.stages.precompute.engine.questions import found_where_asked
 from zsseg.stages.precompute.plan.recipes import store_artifacts
-from zsseg.stages.precompute.plan.resolve_auto import settle
+from zsseg.stages.precompute.plan.resolve_auto import resolve_auto
 from zsseg.stages.precompute.precompute_config import (
     DenseConfig,
     LocalConfig,
@@ -70,7 +70,7 @@ def begun(path: Path, config: PrecomputeConfig) -> Path:
 
 def resolved(config: PrecomputeConfig, path: Path) -> PrecomputeConfig:
     """The settings as this machine resolves them."""
-    return settle(config, path, look=lambda asked: found_where_asked(None, config=asked))
+    return resolve_auto(config, path, look=lambda asked: found_where_asked(None, config=asked))
 
 
 def machine(monkeypatch: pytest.MonkeyPatch, *, gpu: bool, cuml: bool) -> None:
@@ -143,9 +143,9 @@ def test_an_existing_store_needs_no_torch_to_be_recognised(tmp_path: Path) -> No
     code = (
         "import sys\n"
         "from pathlib import Path\n"
-        "from zsseg.stages.precompute.plan.resolve_auto import settle\n"
+        "from zsseg.stages.precompute.plan.resolve_auto import resolve_auto\n"
         "from zsseg.stages.precompute.precompute_config import PrecomputeConfig\n"
-        f"config = settle(PrecomputeConfig(), Path({str(path)!r}), look=lambda _: None)\n"
+        f"config = resolve_auto(PrecomputeConfig(), Path({str(path)!r}), look=lambda _: None)\n"
         "assert config.precision == 'bf16'\n"
         "assert not {'torch', 'sklearn'} & set(sys.modules)\n"
     )

@@ -25,7 +25,7 @@ from zsseg.stages.data.spec import DatasetSpec, load_spec
 from zsseg.stages.errors import CacheError
 from zsseg.stages.precompute.plan.recipes import store_artifacts, store_identity, store_info
 from zsseg.stages.precompute.plan.stored_settings import (
-    Settings,
+    StoredSettings,
     recall_settings,
     settings_entry,
     sound_history,
@@ -133,7 +133,7 @@ def test_settings_read_back_make_the_same_artifacts(
 
 def test_the_history_says_the_same_as_the_description(tmp_path: Path, spec: DatasetSpec) -> None:
     config = settled(PrecomputeConfig(shard_images=4, batch=3, device="cpu"))
-    made = Settings(spec, "train", 5, config, traits(config))
+    made = StoredSettings(spec, "train", 5, config, traits(config))
     (tmp_path / HISTORY).write_bytes(json_lines([{"root": "/data"}, settings_entry(made)]))
     stored = manifest(tmp_path, spec, config, made.traits, 5)
     assert recall_settings(tmp_path, stored) == made
@@ -146,7 +146,7 @@ def test_the_description_counts_where_the_history_says_otherwise(
     config = PrecomputeConfig(shard_images=4)
     stored = manifest(tmp_path, spec, config, traits(config), None)
     other = config.model_copy(update={"shard_images": 8, "batch": 5, "device": "cpu"})
-    noted = Settings(spec, "val", 5, other, traits(other))
+    noted = StoredSettings(spec, "val", 5, other, traits(other))
     (tmp_path / HISTORY).write_bytes(json_lines([settings_entry(noted)]))
     found = recall_settings(tmp_path, stored)
     assert (found.split, found.limit, found.config.shard_images) == ("train", None, 4)
@@ -159,7 +159,7 @@ def test_the_history_alone_has_what_no_recipe_holds(tmp_path: Path, spec: Datase
     stored = manifest(tmp_path, spec, config, said, None)
     for name in setting_names(PrecomputeConfig):
         other = changed(config, name)
-        noted = Settings(spec, "train", None, other, said)
+        noted = StoredSettings(spec, "train", None, other, said)
         (tmp_path / HISTORY).write_bytes(json_lines([settings_entry(noted)]))
         expected = other if name in marked(PrecomputeConfig, result=False) else config
         assert recall_settings(tmp_path, stored).config == expected, name

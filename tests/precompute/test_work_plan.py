@@ -20,7 +20,7 @@ from zsseg.pipeline.cli.forecast_text import forecast_lines
 from zsseg.stages.cache.disk.store_path import StorePath, store_path
 from zsseg.stages.data.spec import DatasetSpec, load_spec
 from zsseg.stages.errors import CacheError
-from zsseg.stages.precompute.engine.threads_here import Engine
+from zsseg.stages.precompute.engine.thread_engine import Engine
 from zsseg.stages.precompute.forecast import forecast_plan
 from zsseg.stages.precompute.plan import changed_files
 from zsseg.stages.precompute.plan.changed_files import refuse_changed

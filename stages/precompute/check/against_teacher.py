@@ -21,7 +21,7 @@ from zsseg.stages.data.samples import Sample
 from zsseg.stages.data.spec import DatasetSpec
 from zsseg.stages.data.splits import list_samples
 from zsseg.stages.errors import UserError
-from zsseg.stages.precompute.make.pictures import Picture, read_row
+from zsseg.stages.precompute.make.pictures import Picture, read_image_row
 from zsseg.stages.precompute.make.token_loss import spread, token_cosines
 from zsseg.stages.precompute.plan.stored_settings import find_origin, recall_settings
 from zsseg.stages.precompute.precompute_config import Precision, PrecomputeConfig
@@ -51,7 +51,7 @@ _ORDER = ("text", "cls", DENSE, "regions", "local")
 
 
 @dataclass(frozen=True)
-class Check:
+class ArtifactCheck:
     """One artifact against the teacher."""
 
     artifact: str
@@ -79,7 +79,7 @@ class TeacherCheck:
 
     images: int
     """Images compared."""
-    checks: tuple[Check, ...]
+    checks: tuple[ArtifactCheck, ...]
     left_out: dict[str, str]
     """Id -> why an image that was chosen could not be compared."""
 
@@ -137,7 +137,7 @@ def _picture(
         return None, "it is not in the data set any more"
     shard, place = divmod(row, store.shard_rows)
     receipt = store.receipt("index", shard)
-    found = read_row(spec, root, sample)
+    found = read_image_row(spec, root, sample)
     if found.hashes.image != receipt["images"][place] or found.picture is None:
         return None, "its file has changed since the store was made"
     if found.hashes.label != receipt["labels"][place]:
@@ -226,14 +226,14 @@ def _cosine(stored: NDArray[np.floating], fresh: NDArray[np.floating]) -> Score:
     return float(cosine_T.mean()), float(cosine_T.min())
 
 
-def _check(artifact: str, scores: Mapping[str, Score], precision: Precision) -> Check:
+def _check(artifact: str, scores: Mapping[str, Score], precision: Precision) -> ArtifactCheck:
     measure: Literal["cosine", "adjusted Rand index"] = "cosine"
     # Prompts are embedded in fp32, whatever images are.
     least = LEAST_COSINE["fp32" if artifact == "text" else precision]
     if artifact == "regions":
         measure, least = "adjusted Rand index", LEAST_RAND_INDEX
     worst_at = min(scores, key=lambda name: np.nan_to_num(scores[name][1], nan=-2))
-    return Check(
+    return ArtifactCheck(
         artifact=artifact,
         measure=measure,
         compared=len(scores),

@@ -19,7 +19,7 @@ from zsseg.stages.data.geometry import View, crop_tokens, pool_tokens
 from zsseg.stages.data.samples import Sample
 from zsseg.stages.data.spec import DatasetSpec
 from zsseg.stages.errors import DatasetError
-from zsseg.stages.precompute.make.pictures import read_row
+from zsseg.stages.precompute.make.pictures import read_image_row
 from zsseg.stages.precompute.make.recorded_views import image_views, seen_by_teacher
 from zsseg.stages.precompute.make.token_loss import compare, spread
 from zsseg.stages.precompute.precompute_config import DenseConfig, ViewConfig
@@ -60,7 +60,7 @@ class Gap:
 
 
 @dataclass(frozen=True)
-class Stored:
+class StoredImage:
     """What a store knows of a whole image."""
 
     dense_Dhw: NDArray[np.floating]
@@ -104,7 +104,7 @@ def measure_gap(
             view_V6 = store.read("views", row)[1 : 1 + CROPS]
         else:
             view_V6 = image_views(image_HW3, ViewConfig(number=CROPS))[1:]
-        stored = Stored(
+        stored = StoredImage(
             dense_Dhw=_dense(store, row, teacher=teacher, image_HW3=image_HW3, config=config),
             cls_D=whole_D[place],
             other_D=whole_D[place - 1] if len(rows) > 1 else None,
@@ -127,7 +127,7 @@ def compare_crops(
     teacher: Teacher,
     image_HW3: NDArray[np.uint8],
     view_V6: NDArray[np.float32],
-    stored: Stored,
+    stored: StoredImage,
     text_CD: NDArray[np.float32],
     *,
     config: DenseConfig,
@@ -188,7 +188,7 @@ def _same_image(
     store: Store, row: int, *, spec: DatasetSpec, root: Path, sample: Sample
 ) -> NDArray[np.uint8]:
     """The image of a row, if its file is that of then."""
-    now = read_row(spec, root, sample)
+    now = read_image_row(spec, root, sample)
     then = store.receipt("index", row // store.shard_rows)["images"][row % store.shard_rows]
     if now.picture is None or now.hashes.image != then:
         raise DatasetError(

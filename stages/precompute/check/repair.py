@@ -41,7 +41,7 @@ from zsseg.stages.precompute.plan.recipes import (
     store_info,
 )
 from zsseg.stages.precompute.plan.stored_settings import (
-    Settings,
+    StoredSettings,
     find_origin,
     recall_settings,
     sound_history,
@@ -70,7 +70,7 @@ class Repair:
 class _Plan:
     """What a store was made from, all of it found."""
 
-    settings: Settings
+    settings: StoredSettings
     root: Path
     files: TeacherFiles
     samples: list[Sample]

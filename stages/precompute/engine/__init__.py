@@ -1,4 +1,4 @@
-"""Where shards are computed: `jobs` (what is asked), `fill_shard` (one shard, read to written),
-`threads_here`, `cluster` with `dask_client` and `dask_worker`, `questions` (other work that needs
-a teacher).
+"""Where shards are computed: `jobs` (one shard and its result), `fill_shard` (computes it),
+`shard_worker` (one process), `thread_engine` (this process), `dask_engine` with `dask_client`,
+`dask_worker` and `isolation` (many processes), `questions` (other work that needs a teacher).
 """

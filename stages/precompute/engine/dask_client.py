@@ -1,4 +1,4 @@
-"""The workers of a cluster: processes started here, or those of a running dask scheduler."""
+"""A dask client and the workers behind it: started here, or those of a running scheduler."""
 
 import logging
 import os
@@ -15,81 +15,100 @@ from zsseg.stages.errors import ResourceError
 if TYPE_CHECKING:
     from distributed import Client
 
-_PATIENCE = 60.0
-"""Seconds without any worker after which that is said."""
+ANSWER_S = 20.0
+"""Seconds that a running scheduler has to answer."""
+PATIENCE_S = 60.0
+"""Seconds without any worker after which a run ends, or warns where it has begun."""
 
 _log = logging.getLogger(__name__)
 
 
-def reach(held: ExitStack, *, workers: int | None, threads: int, scheduler: str | None) -> "Client":
-    """A client of `workers` new processes with so many `threads` each, or of a scheduler's workers.
+def connect(
+    held: ExitStack, *, workers: int | None, threads: int, scheduler: str | None
+) -> "Client":
+    """A client of `workers` new processes of `threads` each, or of the workers of a scheduler.
 
-    What `held` closes ends the processes that were started. Raises ResourceError when no scheduler
+    Closing `held` ends the processes that were started. Raises ResourceError when no scheduler
     answers, or it has no worker.
     """
+    import distributed  # noqa: F401 (its defaults have to be there before one is changed)
     from dask import config
-    from distributed import Client, LocalCluster
 
-    # What it has to say of lost workers is said here, in words of images and shards.
+    # Lost workers are reported by dask_engine.py, in terms of images and shards.
     logging.getLogger("distributed").setLevel(logging.CRITICAL)
-    # It keeps its last messages, by default a thousand: of each shard all that it was sent.
+    # It keeps its last messages, by default a thousand: for each shard all that it was sent.
     held.enter_context(config.set({"distributed.admin.low-level-log-length": 10}))
     if scheduler is not None:
-        try:
-            client = Client(scheduler, timeout=20, set_as_default=False)
-        except (OSError, ValueError) as error:
-            raise ResourceError(
-                f"--scheduler {scheduler}: no dask scheduler answers there ({error}). "
-                "`dask scheduler` starts one, `dask worker ADDRESS` its workers"
-            ) from error
+        client = _join(scheduler)
     else:
         assert workers is not None
-        names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
-        # Who set OMP_NUM_THREADS means each process; without it they share the machine.
-        share = os.environ.get(names[0]) or max(1, (os.cpu_count() or 1) // workers)
-        environment = {
-            f"distributed.nanny.pre-spawn-environ.{name}": os.environ.get(name) or str(share)
-            for name in names
-        }
-        with (
-            _away_from_the_terminal(),
-            config.set({"distributed.scheduler.allowed-failures": 0, **environment}),
-            warnings.catch_warnings(),
-        ):
-            warnings.filterwarnings("ignore", "Port .* is already in use")
-            cluster = LocalCluster(
-                n_workers=workers,
-                threads_per_worker=threads,
-                memory_limit=0,
-                host="127.0.0.1",
-                dashboard_address="127.0.0.1:8787",
-                silence_logs=logging.CRITICAL,
-            )
-            held.enter_context(cluster)
-            client = Client(cluster, set_as_default=False)
-        _log.info("%d workers; dashboard: %s", workers, cluster.dashboard_link)
+        client = _start(held, workers=workers, threads=threads)
     held.enter_context(client)
     address = client.scheduler_info()["address"]
     if not client.nthreads():
         try:
-            client.wait_for_workers(1, timeout=_PATIENCE)
+            client.wait_for_workers(1, timeout=PATIENCE_S)
         except TimeoutError as error:
             raise ResourceError(
                 f"{address}: this dask scheduler has no worker, and none came within "
-                f"{_PATIENCE:.0f} s. `dask worker {address}` starts one"
+                f"{PATIENCE_S:.0f} s. `dask worker {address}` starts one"
             ) from error
-    held.enter_context(_missed(client, address))
+    held.enter_context(_warning_without_workers(client, address))
+    return client
+
+
+def _join(scheduler: str) -> "Client":
+    from distributed import Client
+
+    try:
+        return Client(scheduler, timeout=ANSWER_S, set_as_default=False)
+    except (OSError, ValueError) as error:
+        raise ResourceError(
+            f"--scheduler {scheduler}: no dask scheduler answers there ({error}). "
+            "`dask scheduler` starts one, `dask worker ADDRESS` its workers"
+        ) from error
+
+
+def _start(held: ExitStack, *, workers: int, threads: int) -> "Client":
+    """A client of new processes of this machine, which listen on loopback only."""
+    from dask import config
+    from distributed import Client, LocalCluster
+
+    names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+    # OMP_NUM_THREADS in the environment is meant per process; without it they share the machine.
+    share = os.environ.get(names[0]) or max(1, (os.cpu_count() or 1) // workers)
+    environment = {
+        f"distributed.nanny.pre-spawn-environ.{name}": os.environ.get(name) or str(share)
+        for name in names
+    }
+    with (
+        _shielded_from_ctrl_c(),
+        config.set({"distributed.scheduler.allowed-failures": 0, **environment}),
+        warnings.catch_warnings(),
+    ):
+        warnings.filterwarnings("ignore", "Port .* is already in use")
+        cluster = LocalCluster(
+            n_workers=workers,
+            threads_per_worker=threads,
+            memory_limit=0,
+            host="127.0.0.1",
+            dashboard_address="127.0.0.1:8787",
+            silence_logs=logging.CRITICAL,
+        )
+        held.enter_context(cluster)
+        client = Client(cluster, set_as_default=False)
+    _log.info("%d workers; dashboard: %s", workers, cluster.dashboard_link)
     return client
 
 
 @contextmanager
-def _missed(client: "Client", address: str) -> Iterator[None]:
-    """Says again and again within that there is no worker: dask waits for one in silence."""
+def _warning_without_workers(client: "Client", address: str) -> Iterator[None]:
+    """Inside, warn every PATIENCE_S seconds that there is no worker: dask waits in silence."""
     over = threading.Event()
 
-    def look() -> None:
-        while not over.wait(_PATIENCE):
-            with suppress(OSError, TimeoutError):  # who waits for an answer meets it too
+    def watch() -> None:
+        while not over.wait(PATIENCE_S):
+            with suppress(OSError, TimeoutError):  # the caller, who waits for an answer, gets it
                 if not client.nthreads():
                     _log.warning(
                         "no worker is left at %s: waiting for one. `dask worker %s` starts one; "
@@ -98,7 +117,7 @@ def _missed(client: "Client", address: str) -> Iterator[None]:
                         address,
                     )
 
-    thread = threading.Thread(target=look, daemon=True)
+    thread = threading.Thread(target=watch, daemon=True)
     thread.start()
     try:
         yield
@@ -108,16 +127,16 @@ def _missed(client: "Client", address: str) -> Iterator[None]:
 
 
 @contextmanager
-def _away_from_the_terminal() -> Iterator[None]:
-    """Threads and processes that are started within do not get the Ctrl-C of a terminal.
+def _shielded_from_ctrl_c() -> Iterator[None]:
+    """Threads and processes that are started inside do not get a terminal's Ctrl-C.
 
-    It is sent to all that run there. This process ends its workers itself, and they would answer
-    with tracebacks. Within, it waits for the end of this block.
+    A terminal sends it to all processes that run in it. This process ends its workers itself; they
+    would answer with tracebacks. Ctrl-C for this process waits for the end of the block.
     """
     if os.name == "nt":
         yield
         return
-    resource_tracker.ensure_running()  # who starts it with a process lets Ctrl-C through again
+    resource_tracker.ensure_running()  # started with a process, it would unblock Ctrl-C again
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield

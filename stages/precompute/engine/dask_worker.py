@@ -1,4 +1,4 @@
-"""What runs in the worker processes of a cluster: their workshop, and what they are sent to do."""
+"""What runs in the worker processes of dask: their ShardWorker, and the functions sent to them."""
 
 import os
 import time
@@ -9,52 +9,53 @@ from typing import Any, TypeVar
 
 from zsseg.stages.cache.disk.store_path import StorePath
 from zsseg.stages.data.samples import Sample
-from zsseg.stages.precompute.engine.jobs import Commission, Job, Outcome
-from zsseg.stages.precompute.engine.threads_here import Workshop
-from zsseg.stages.precompute.make.pictures import read_row
+from zsseg.stages.precompute.engine.jobs import Job, RunContext, ShardResult
+from zsseg.stages.precompute.engine.shard_worker import ShardWorker
+from zsseg.stages.precompute.make.pictures import read_image_row
 from zsseg.stages.precompute.progress import Stopped
 from zsseg.stages.precompute.teacher.teacher_files import TeacherFiles
 
 Answer = TypeVar("Answer")
 
-_SECONDS = 0.5
-"""Between two reports to the client."""
-_AT_WORK: list[StorePath] = []
-"""The store of each shard that is at work in this process."""
+_REPORT_S = 0.5
+"""Seconds between two reports of progress to the client."""
+_COMPUTING: list[StorePath] = []
+"""The store of each shard that this process is computing."""
 
 
 def make_plugin(files: TeacherFiles, shards_at_once: int, devices: tuple[str, ...]) -> Any:
-    """What each worker process keeps: its workshop."""
+    """What each worker process keeps: its ShardWorker."""
     from distributed import WorkerPlugin
 
-    class Bench(WorkerPlugin):  # type: ignore[misc]
-        """Sets up the workshop of a worker, on its own device."""
+    class Setup(WorkerPlugin):  # type: ignore[misc]
+        """Makes the ShardWorker of a process, on its own device."""
 
         def setup(self, worker: Any) -> None:
             """Called in the worker's process, before torch is loaded there."""
             if devices and isinstance(worker.name, int):
                 os.environ["CUDA_VISIBLE_DEVICES"] = devices[worker.name % len(devices)]
-            self.workshop = Workshop(files, shards_at_once=shards_at_once)
+            self.shard_worker = ShardWorker(files, shards_at_once=shards_at_once)
 
-    return Bench()
+    return Setup()
 
 
-def _workshop(name: str) -> Workshop:
+def _shard_worker(plugin: str) -> ShardWorker:
     from distributed import get_worker
 
-    workshop: Workshop = get_worker().plugins[name].workshop
-    return workshop
+    worker: ShardWorker = get_worker().plugins[plugin].shard_worker
+    return worker
 
 
 @dataclass(frozen=True)
 class _Raised:
-    """An error of a worker, sent as a value: dask loses one whose traceback it cannot send."""
+    """An error of a worker, sent as a value: dask loses one whose traceback it cannot pickle."""
 
     error: Exception
     trace: str
 
 
-def answer(value: Any) -> Any:
+def value_or_raise(value: Any) -> Any:
+    """What a function of this module returned, in the client; raises the error of the worker."""
     if isinstance(value, _Raised):
         raise value.error from RuntimeError(f"in a worker process:\n{value.trace}")
     return value
@@ -69,42 +70,44 @@ def _caught(work: Callable[[], Answer]) -> Answer | _Raised:
         return _Raised(error.with_traceback(None), trace)
 
 
-def ask(name: str, question: Callable[[Workshop], Answer]) -> Answer | _Raised:
-    return _caught(lambda: question(_workshop(name)))
+def ask(plugin: str, question: Callable[[ShardWorker], Answer]) -> Answer | _Raised:
+    """The answer to a question."""
+    return _caught(lambda: question(_shard_worker(plugin)))
 
 
 def busy(store: StorePath) -> bool:
-    """Is a shard of this store at work in this process, for whatever client?"""
-    return store in _AT_WORK
+    """Is this process computing a shard of this store, for any client?"""
+    return store in _COMPUTING
 
 
-def read(samples: Sequence[Sample], commission: Commission) -> None:
+def read(samples: Sequence[Sample], context: RunContext) -> None:
+    """Read images and labels, to see whether the process survives it."""
     for sample in samples:
-        read_row(commission.spec, commission.root, sample)
+        read_image_row(context.spec, context.root, sample)
 
 
-def work(name: str, job: Job, commission: Commission) -> Outcome | _Raised:
-    """Runs in a worker: one shard, telling the client of its steps."""
+def work(plugin: str, job: Job, context: RunContext) -> ShardResult | _Raised:
+    """Compute one shard, and report its steps to the client."""
     from distributed import get_worker
 
     worker = get_worker()
     key = worker.get_current_task()
-    told, unsaid = time.monotonic(), 0
+    reported, steps_left = time.monotonic(), 0
 
     def tick(steps: int) -> None:
-        nonlocal told, unsaid
+        nonlocal reported, steps_left
         task = worker.state.tasks.get(key)
         if task is None or task.state == "cancelled":
             raise Stopped
-        unsaid += steps
-        if time.monotonic() - told >= _SECONDS:
-            worker.log_event(name, unsaid)
-            told, unsaid = time.monotonic(), 0
+        steps_left += steps
+        if time.monotonic() - reported >= _REPORT_S:
+            worker.log_event(plugin, steps_left)
+            reported, steps_left = time.monotonic(), 0
 
-    _AT_WORK.append(commission.path)
+    _COMPUTING.append(context.path)
     try:
-        outcome = _caught(lambda: _workshop(name).work(job, commission, tick))
+        result = _caught(lambda: _shard_worker(plugin).work(job, context, tick))
     finally:
-        _AT_WORK.remove(commission.path)
-    worker.log_event(name, unsaid)
-    return outcome
+        _COMPUTING.remove(context.path)
+    worker.log_event(plugin, steps_left)
+    return result

@@ -21,9 +21,9 @@ from zsseg.stages.cache.format.ledger import damage
 from zsseg.stages.cache.format.manifest import Manifest, shard_file
 from zsseg.stages.cache.shards import Files, check_finite, get, put
 from zsseg.stages.errors import CacheError
-from zsseg.stages.precompute.engine.jobs import Commission, Job, OldRow, Outcome
+from zsseg.stages.precompute.engine.jobs import Job, OldRow, RunContext, ShardResult
 from zsseg.stages.precompute.make.artifacts import (
-    Crops,
+    CropNotes,
     cls_arrays,
     dense_arrays,
     local_arrays,
@@ -32,7 +32,13 @@ from zsseg.stages.precompute.make.artifacts import (
 )
 from zsseg.stages.precompute.make.class_crops import crop_salt
 from zsseg.stages.precompute.make.kmeans import Backend
-from zsseg.stages.precompute.make.pictures import Hashes, Row, file_hash, index_arrays, read_row
+from zsseg.stages.precompute.make.pictures import (
+    Hashes,
+    ImageRow,
+    file_hash,
+    index_arrays,
+    read_image_row,
+)
 from zsseg.stages.precompute.progress import Clock
 from zsseg.stages.precompute.teacher.clip_teacher import Teacher
 from zsseg.stages.precompute.threads import in_threads
@@ -43,19 +49,19 @@ ORDER = ("index", "cls", "dense", "regions", "local")
 _EMPTY = {"local_ids": -1}  # rows of failed images, where they are not 0
 
 
-def fill(
-    job: Job, commission: Commission, *, teacher: Teacher, backend: Backend, clock: Clock
-) -> Outcome:
-    """Compute and write one shard. Nothing of it counts until its outcome is committed.
+def fill_shard(
+    job: Job, context: RunContext, *, teacher: Teacher, backend: Backend, clock: Clock
+) -> ShardResult:
+    """Compute and write one shard. Nothing of it counts until its result is committed.
 
     Raises CacheError when a file changed since the run began, NonFiniteError for tokens that do not
     fit into half precision, ResourceError when the disk refuses.
     """
     with clock.phase("read"):
         job = _untouched(job)
-        rows = _read(job, commission)
-    _check_unchanged(job, commission, rows)
-    artifacts = {each.name: each for each in commission.manifest.artifacts}
+        rows = _read(job, context)
+    _check_unchanged(job, context, rows)
+    artifacts = {each.name: each for each in context.manifest.artifacts}
     files: dict[str, Files] = {}
     notes: dict[str, Mapping[str, Any]] = {}
     kept: dict[str, int] = {}
@@ -70,17 +76,17 @@ def fill(
             if (row.picture or name == "index") and not job.copies(i, name)
         ]
         made, notes[name], kept[name] = _make(
-            name, job, commission, rows, fresh, teacher=teacher, backend=backend, clock=clock
+            name, job, context, rows, fresh, teacher=teacher, backend=backend, clock=clock
         )
         forwards[name] = clock.passed - passed
         with clock.phase("write"):
-            arrays = _all_rows(name, job, commission.manifest, made, fresh)
+            arrays = _all_rows(name, job, context.manifest, made, fresh)
             files[name] = put(
-                commission.path, commission.manifest, artifacts[name], job.shard, arrays, ids=ids
+                context.path, context.manifest, artifacts[name], job.shard, arrays, ids=ids
             )
         clock.advance(len(rows) - len(fresh))
-    first = commission.manifest.rows_of(job.shard).start
-    return Outcome(
+    first = context.manifest.rows_of(job.shard).start
+    return ShardResult(
         job=job,
         files=files,
         notes=notes,
@@ -107,22 +113,22 @@ def _untouched(job: Job) -> Job:
     return replace(job, old=job.old.without(touched)) if touched else job
 
 
-def _read(job: Job, commission: Commission) -> list[Row]:
+def _read(job: Job, context: RunContext) -> list[ImageRow]:
     """The rows of the shard: read, or as the store knows them."""
 
-    def row(place: int) -> Row:
+    def row(place: int) -> ImageRow:
         if reason := job.left_out.get(place):
-            return Row(Hashes(file_hash(job.samples[place].image), None), None, reason)
+            return ImageRow(Hashes(file_hash(job.samples[place].image), None), None, reason)
         if job.reads(place):
-            return read_row(commission.spec, commission.root, job.samples[place])
+            return read_image_row(context.spec, context.root, job.samples[place])
         old = _old(job, place)
         assert old is not None
-        return Row(old.hashes, None, old.failure)
+        return ImageRow(old.hashes, None, old.failure)
 
     return in_threads(row, range(len(job.samples)))
 
 
-def _check_unchanged(job: Job, commission: Commission, rows: Sequence[Row]) -> None:
+def _check_unchanged(job: Job, context: RunContext, rows: Sequence[ImageRow]) -> None:
     """Are the files that were read those that the values beside them are made from?
 
     An image whose own tokens are not made now has to be what it was; its visible label too where
@@ -142,7 +148,7 @@ def _check_unchanged(job: Job, commission: Commission, rows: Sequence[Row]) -> N
             same &= not old.same or row.hashes.label == old.hashes.label
         if not same:
             raise CacheError(
-                f"{commission.path}: files of shard {job.shard} changed while the run was going "
+                f"{context.path}: files of shard {job.shard} changed while the run was going "
                 f"on, the first is {job.samples[place].image}. What is committed is safe: run the "
                 "same command again"
             )
@@ -151,8 +157,8 @@ def _check_unchanged(job: Job, commission: Commission, rows: Sequence[Row]) -> N
 def _make(
     name: str,
     job: Job,
-    commission: Commission,
-    rows: Sequence[Row],
+    context: RunContext,
+    rows: Sequence[ImageRow],
     fresh: Sequence[int],
     *,
     teacher: Teacher,
@@ -160,7 +166,7 @@ def _make(
     clock: Clock,
 ) -> tuple[Mapping[str, NDArray[Any]], dict[str, Any], int]:
     """Arrays of the fresh rows, notes on all, and how many values need not be computed."""
-    path, manifest, config = commission.path, commission.manifest, commission.config
+    path, manifest, config = context.path, context.manifest, context.config
     first = manifest.rows_of(job.shard).start
     pictures = [picture for i in fresh if (picture := rows[i].picture)]
     copied = [old for i in range(len(rows)) if (old := job.copies(i, name))]
@@ -185,7 +191,7 @@ def _make(
                     teacher,
                     pictures,
                     config.dense,
-                    basis=_basis(commission),
+                    basis=_basis(context),
                     batch=config.batch,
                     advance=clock.advance,
                 )
@@ -216,7 +222,7 @@ def _make(
                     advance=clock.advance,
                 )
             by_place = dict(zip(fresh, crops, strict=True)) | {
-                i: Crops(old.crops, old.left_out)
+                i: CropNotes(old.crops, old.left_out)
                 for i in range(len(rows))
                 if (old := job.copies(i, name))
             }
@@ -292,8 +298,8 @@ def _known_tokens(job: Job, recipe: Mapping[str, Any]) -> dict[str, NDArray[np.f
     return known
 
 
-def _basis(commission: Commission) -> dict[str, NDArray[np.float32]]:
+def _basis(context: RunContext) -> dict[str, NDArray[np.float32]]:
     """The basis as it is stored; empty where the format of the dense tokens needs none."""
-    arrays = commission.manifest.arrays
+    arrays = context.manifest.arrays
     names = [name for name in ("pca_basis", "pca_mean") if name in arrays]
-    return {name: get(commission.path, commission.manifest, name, 0) for name in names}
+    return {name: get(context.path, context.manifest, name, 0) for name in names}

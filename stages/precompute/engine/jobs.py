@@ -1,7 +1,7 @@
-"""What a process of stage one is asked to compute, and what it answers.
+"""A job, which is one shard to compute, and its result.
 
-Everything here can be sent to another machine: plain values, and paths that must mean the same
-there.
+Everything here can be pickled and sent to another machine: plain values, and paths that must mean
+the same there.
 """
 
 from collections.abc import Collection, Mapping
@@ -21,11 +21,11 @@ from zsseg.stages.precompute.progress import Phase
 FROM_LABELS = ("index", "regions", "local")
 """The artifacts that visible labels decide."""
 KILLED = "its process died at this image"
-"""How the reason of an image begins that no process survives."""
+"""Prefix of the failure reason of an image that kills its reader."""
 
 
 @dataclass(frozen=True)
-class Commission:
+class RunContext:
     """What is the same for all jobs of a run."""
 
     path: StorePath
@@ -37,37 +37,37 @@ class Commission:
 
 @dataclass(frozen=True)
 class OldRow:
-    """What a store knows already of a row's image."""
+    """What an earlier store knows of a row's image."""
 
     row: int
     """Its row there."""
     hashes: Hashes
     failure: str | None
     crops: tuple[str, ...] = ()
-    """Hash of the crop of each of its local tokens, in their order."""
+    """Hash of the crop of each of its local tokens, in the order of the tokens."""
     left_out: int = 0
-    """Masks without a token, for want of room."""
+    """Masks beyond `local.max_masks`, which have no token."""
     same: bool = True
-    """Image and visible label are what they were then."""
+    """Image and visible label are unchanged."""
     relabelled: bool = False
-    """Only the visible label is another."""
+    """Only the visible label has changed."""
 
 
 @dataclass(frozen=True)
-class Old:
-    """Where values lie that need not be computed again."""
+class OldValues:
+    """Values of an earlier store that need not be computed again."""
 
     path: StorePath
     manifest: Manifest
     valid: frozenset[str]
-    """Artifacts of the same recipe: their values are copied for rows that are the same."""
+    """Artifacts of the same recipe: their values are copied for unchanged rows."""
     rows: Mapping[int, OldRow]
     """By place in the shard."""
     files: Mapping[str, Files] = field(default_factory=dict)
-    """Of each artifact that the job replaces where its old values lie, what they were."""
+    """By artifact that the job overwrites in place: its files as its receipt has them."""
 
     def without(self, artifacts: Collection[str]) -> Self:
-        """What is known when the old values of these artifacts are not to be had."""
+        """The same without the old values of these artifacts."""
         if "local" not in artifacts:
             return replace(self, valid=self.valid.difference(artifacts))
         rows = {place: replace(row, crops=()) for place, row in self.rows.items()}
@@ -82,16 +82,16 @@ class Job:
     samples: tuple[Sample, ...]
     todo: tuple[str, ...]
     """Artifacts to write, each after those that it is made from."""
-    old: Old | None = None
+    old: OldValues | None = None
     left_out: Mapping[int, str] = field(default_factory=dict)
-    """Place -> reason of images that are not to be touched: they count as failed."""
+    """Place in the shard -> reason, of images that are not opened: they count as failed."""
 
     def without(self, reasons: Mapping[int, str]) -> Self:
-        """The job that leaves these images alone."""
+        """The same job without these images (place -> reason)."""
         return replace(self, left_out={**self.left_out, **reasons})
 
     def copies(self, place: int, artifact: str) -> OldRow | None:
-        """The old row whose values of an artifact are still right, if there is one."""
+        """The old row whose values of an artifact are still valid, if there is one."""
         if self.old is None or artifact not in self.old.valid or place in self.left_out:
             return None
         row = self.old.rows.get(place)
@@ -100,13 +100,13 @@ class Job:
         return row if row.relabelled and artifact not in FROM_LABELS else None
 
     def reads(self, place: int) -> bool:
-        """Has the image itself to be read?"""
+        """Must the image be read?"""
         return any(self.copies(place, artifact) is None for artifact in self.todo)
 
 
 @dataclass(frozen=True)
-class Outcome:
-    """What became of a job: files are written, nothing is declared yet."""
+class ShardResult:
+    """What a job has written; it counts once the receipts are written (`Writer.commit`)."""
 
     job: Job
     files: Mapping[str, Files]
@@ -118,9 +118,9 @@ class Outcome:
     forwards: Mapping[str, int]
     """Images and crops that passed the teacher, by artifact."""
     kept: Mapping[str, int]
-    """Rows copied, by artifact; of `local` crops whose token was there."""
+    """Rows copied, by artifact; of `local` crops whose token was known."""
 
     @property
     def bytes(self) -> int:
-        """Written."""
+        """Bytes written."""
         return sum(file["bytes"] for files in self.files.values() for file in files.values())

@@ -12,16 +12,16 @@ from zsseg.stages.cache.disk.store_path import StorePath
 from zsseg.stages.cache.format.codec import components
 from zsseg.stages.data.samples import Sample
 from zsseg.stages.data.spec import DatasetSpec
-from zsseg.stages.precompute.engine.threads_here import Workshop
+from zsseg.stages.precompute.engine.shard_worker import ShardWorker
 from zsseg.stages.precompute.make.token_loss import measure_dense
 from zsseg.stages.precompute.precompute_config import PrecomputeConfig
 from zsseg.stages.precompute.teacher.teacher_files import Traits
 from zsseg.stages.precompute.teacher.text_embeddings import embed_classes
 
 
-def teacher_traits(workshop: Workshop, *, config: PrecomputeConfig) -> Traits:
+def teacher_traits(worker: ShardWorker, *, config: PrecomputeConfig) -> Traits:
     """What only the loaded teacher knows of itself."""
-    teacher = workshop.teacher(config)
+    teacher = worker.teacher(config)
     return Traits(
         width=teacher.width,
         native_size=list(teacher.native_size),
@@ -31,14 +31,14 @@ def teacher_traits(workshop: Workshop, *, config: PrecomputeConfig) -> Traits:
 
 
 def class_texts(
-    workshop: Workshop, *, names: Sequence[str], config: PrecomputeConfig
+    worker: ShardWorker, *, names: Sequence[str], config: PrecomputeConfig
 ) -> NDArray[np.float32]:
     """(C, D) text embeddings of the classes."""
-    return embed_classes(workshop.teacher(config), names, config.text.templates)
+    return embed_classes(worker.teacher(config), names, config.text.templates)
 
 
 def fitted_basis(
-    workshop: Workshop,
+    worker: ShardWorker,
     *,
     spec: DatasetSpec,
     root: Path,
@@ -51,13 +51,13 @@ def fitted_basis(
     number = components(config.dense.format)
     assert number is not None
     tokens = sampled_tokens(
-        spec, root, samples, teacher=workshop.teacher(config), config=config.dense
+        spec, root, samples, teacher=worker.teacher(config), config=config.dense
     )
     return fit_basis(tokens, number)
 
 
 def dense_loss(
-    workshop: Workshop,
+    worker: ShardWorker,
     *,
     path: StorePath,
     spec: DatasetSpec,
@@ -71,14 +71,14 @@ def dense_loss(
         spec=spec,
         root=root,
         samples=samples,
-        teacher=workshop.teacher(config),
+        teacher=worker.teacher(config),
         config=config.dense,
     )
 
 
-def described(workshop: Workshop, *, config: PrecomputeConfig) -> dict[str, Any]:
+def described(worker: ShardWorker, *, config: PrecomputeConfig) -> dict[str, Any]:
     """Where it all ran, for the store's history."""
-    device = str(workshop.teacher(config).device)
+    device = str(worker.teacher(config).device)
     return {"device": device, "kmeans": config.regions.backend}
 
 

@@ -131,7 +131,7 @@ def region_arrays(
 
 
 @dataclass(frozen=True)
-class Crops:
+class CropNotes:
     """The masks of one picture: the hash of each one's crop, and how many had no room."""
 
     hashes: tuple[str, ...]
@@ -148,7 +148,7 @@ def local_arrays(
     known: Mapping[str, NDArray[np.float16]],
     batch: int,
     advance: Advance,
-) -> tuple[Arrays, list[Crops]]:
+) -> tuple[Arrays, list[CropNotes]]:
     """One CLS token per mask of each picture, mask ids (-1: none), and the crops (N,).
 
     `known`: tokens (D,) by hash of their crop, of before. What has not changed in the pixels that
@@ -156,9 +156,9 @@ def local_arrays(
     """
     local_NKD = np.zeros((len(pictures), config.max_masks, teacher.width), np.float16)
     id_NK = np.full((len(pictures), config.max_masks), -1, np.int16)
-    done: list[Crops] = []
+    done: list[CropNotes] = []
 
-    def cut(i: int) -> tuple[dict[str, NDArray[np.uint8]], list[int], Crops]:
+    def cut(i: int) -> tuple[dict[str, NDArray[np.uint8]], list[int], CropNotes]:
         crops, ids, left_out = class_crops(
             pictures[i].image_HW3,
             pictures[i].visible_HW,
@@ -172,7 +172,7 @@ def local_arrays(
             if hashes[-1] not in known:
                 filled_HW3 = each.masked(teacher.mean_colour)
                 images[hashes[-1]] = teacher.fitted(filled_HW3, teacher.native_size)
-        return images, ids, Crops(tuple(hashes), left_out)
+        return images, ids, CropNotes(tuple(hashes), left_out)
 
     for part in _parts(len(pictures), batch):
         made = in_threads(cut, range(part.start, part.stop))

@@ -14,7 +14,7 @@ from threadpoolctl import threadpool_limits
 from zsseg.stages.data.samples import Sample
 from zsseg.stages.data.spec import DatasetSpec
 from zsseg.stages.errors import DatasetError, NonFiniteError
-from zsseg.stages.precompute.make.pictures import read_row
+from zsseg.stages.precompute.make.pictures import read_image_row
 from zsseg.stages.precompute.make.token_loss import spread
 from zsseg.stages.precompute.precompute_config import BASIS_IMAGES, DenseConfig
 from zsseg.stages.precompute.teacher.clip_teacher import Teacher
@@ -56,7 +56,7 @@ def sampled_tokens(
     Images that cannot be used are left out; DatasetError when that is all, NonFiniteError for
     tokens that are no numbers.
     """
-    read, used = partial(read_row, spec, root), False
+    read, used = partial(read_image_row, spec, root), False
     for place in spread(np.arange(len(samples)), BASIS_IMAGES):
         picture = read(samples[place]).picture
         if picture is not None:

@@ -41,7 +41,7 @@ class Picture:
 
 
 @dataclass(frozen=True)
-class Row:
+class ImageRow:
     """One image as it was read: its picture, or why there is none."""
 
     hashes: Hashes
@@ -49,7 +49,7 @@ class Row:
     failure: str | None
 
 
-def read_row(spec: DatasetSpec, root: Path, sample: Sample) -> Row:
+def read_image_row(spec: DatasetSpec, root: Path, sample: Sample) -> ImageRow:
     """Decode one image and its visible label.
 
     The reason of a failure names files relative to `root`, so that it is the same everywhere.
@@ -59,21 +59,21 @@ def read_row(spec: DatasetSpec, root: Path, sample: Sample) -> Row:
     try:
         image_HW3 = read_image(sample.image)
     except DatasetError as error:
-        return Row(hashes, None, _relative(str(error), sample, root))
+        return ImageRow(hashes, None, _relative(str(error), sample, root))
     if visible_HW is None:
-        return Row(hashes, None, _relative(label_failure, sample, root))
+        return ImageRow(hashes, None, _relative(label_failure, sample, root))
     if image_HW3.shape[:2] != visible_HW.shape:
         (height, width), (rows, columns) = image_HW3.shape[:2], visible_HW.shape
         reason = (
             f"{sample.label}: {columns} x {rows} pixels, but its image has {width} x {height}. "
             "Replace the one that is wrong"
         )
-        return Row(hashes, None, _relative(reason, sample, root))
-    return Row(hashes, Picture(image_HW3, visible_HW), None)
+        return ImageRow(hashes, None, _relative(reason, sample, root))
+    return ImageRow(hashes, Picture(image_HW3, visible_HW), None)
 
 
 def content_hashes(spec: DatasetSpec, sample: Sample) -> Hashes:
-    """The hashes of `read_row` without decoding the image."""
+    """The hashes of `read_image_row` without decoding the image."""
     return Hashes(file_hash(sample.image), _label_hash(_read_visible(spec, sample)[0]))
 
 
@@ -109,7 +109,9 @@ def _relative(reason: str, sample: Sample, root: Path) -> str:
     return re.sub(named, lambda match: places[match[0]], reason)
 
 
-def index_arrays(rows: Sequence[Row], first: int) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
+def index_arrays(
+    rows: Sequence[ImageRow], first: int
+) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
     """Arrays and notes of artifact `index`; `first` is the number of the first row.
 
     Size (N, 2: height, width; 0 of a failed image) and status (N,: 1 failed). The notes hold both

@@ -18,7 +18,7 @@ from zsseg.stages.cache.format.codec import DENSE, stored_format
 from zsseg.stages.cache.reader import Store
 from zsseg.stages.data.samples import Sample
 from zsseg.stages.data.spec import DatasetSpec
-from zsseg.stages.precompute.make.pictures import read_row
+from zsseg.stages.precompute.make.pictures import read_image_row
 from zsseg.stages.precompute.precompute_config import DenseConfig
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ def measure_dense(
     cosines: list[NDArray[np.float64]] = []
     same, elements = 0, 0
     for row in spread(np.flatnonzero(store.read_all("status") == 0), MEASURED_IMAGES):
-        picture = read_row(spec, root, samples[row]).picture
+        picture = read_image_row(spec, root, samples[row]).picture
         if picture is None:
             continue
         (original_Dhw,) = teacher.dense([picture.image_HW3], config)

@@ -13,7 +13,7 @@ from zsseg.stages.data.samples import Sample
 from zsseg.stages.data.spec import DatasetSpec
 from zsseg.stages.errors import CacheError, DatasetError
 from zsseg.stages.precompute.engine.jobs import KILLED, OldRow
-from zsseg.stages.precompute.make.pictures import Hashes, content_hashes, file_hash, read_row
+from zsseg.stages.precompute.make.pictures import Hashes, content_hashes, file_hash, read_image_row
 from zsseg.stages.precompute.plan.stat_cache import StatCache
 from zsseg.stages.precompute.progress import Meter
 from zsseg.stages.precompute.threads import in_threads
@@ -69,14 +69,14 @@ def _state(
         if known.failure.startswith(KILLED):  # not to be read in this process
             same = file_hash(samples[row].image) == known.hashes.image
             return None if same and not retry_failed else "usable"
-        read = read_row(spec, root, samples[row])
+        read = read_image_row(spec, root, samples[row])
         if read.picture:
             return "usable"
         return None if read.hashes == known.hashes else "useless"
     hashes = content_hashes(spec, samples[row])
     if hashes == known.hashes:
         return None
-    if hashes.image == known.hashes.image and read_row(spec, root, samples[row]).picture:
+    if hashes.image == known.hashes.image and read_image_row(spec, root, samples[row]).picture:
         return "relabelled"
     return "changed"
 

@@ -26,7 +26,7 @@ _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Known:
+class EarlierStore:
     """A store that knows rows of what is wanted: the one to continue, or the one set aside."""
 
     path: StorePath
@@ -37,7 +37,9 @@ class Known:
     """Row by image id, where rows have moved; None: they are the same."""
 
 
-def known_stores(wanted: WantedStore) -> tuple[Known | None, Known | None, Differences | None]:
+def earlier_stores(
+    wanted: WantedStore,
+) -> tuple[EarlierStore | None, EarlierStore | None, Differences | None]:
     """The store to continue, the one to copy from, and how the store there differs."""
     path = wanted.path
     if not exists(path / GROUP):
@@ -47,16 +49,16 @@ def known_stores(wanted: WantedStore) -> tuple[Known | None, Known | None, Diffe
     if found.fixed or found.images:
         if (aside := _set_aside(path)) is not None and not exists(path / SEAL):
             return None, aside, found  # the one in front is unfinished, and would be given up
-        return None, Known(path, stored, found.artifacts, _rows_by_id(path)), found
-    front = Known(path, stored, found.artifacts, None)
+        return None, EarlierStore(path, stored, found.artifacts, _rows_by_id(path)), found
+    front = EarlierStore(path, stored, found.artifacts, None)
     return front, _set_aside(path), found
 
 
-def _set_aside(path: StorePath) -> Known | None:
+def _set_aside(path: StorePath) -> EarlierStore | None:
     if (aside := previous(path)) is None:
         return None
     folder, manifest = aside
-    return Known(folder, manifest, {}, _rows_by_id(folder))
+    return EarlierStore(folder, manifest, {}, _rows_by_id(folder))
 
 
 def _rows_by_id(store: StorePath) -> dict[str, int]:
@@ -67,7 +69,7 @@ def _rows_by_id(store: StorePath) -> dict[str, int]:
         return {}
 
 
-def known_receipts(known: Known, shard: int) -> dict[str, dict[str, Any] | None]:
+def readable_receipts(known: EarlierStore, shard: int) -> dict[str, dict[str, Any] | None]:
     """The receipts of `index` and `local` that can be read, whatever their recipe."""
     artifacts = {artifact.name: artifact for artifact in known.manifest.artifacts}
     found: dict[str, dict[str, Any] | None] = {"index": None, "local": None}

@@ -13,7 +13,7 @@ from zsseg.stages.precompute.plan.recipes import recipe_precision
 from zsseg.stages.precompute.precompute_config import PrecomputeConfig
 
 
-def settle(
+def resolve_auto(
     config: PrecomputeConfig,
     path: StorePath,
     *,

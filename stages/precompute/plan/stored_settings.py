@@ -31,7 +31,7 @@ _KEY = "settings"
 
 
 @dataclass(frozen=True)
-class Settings:
+class StoredSettings:
     """What `precompute` was asked for, and what its teacher said of itself."""
 
     spec: DatasetSpec
@@ -53,7 +53,7 @@ class Settings:
         )
 
 
-def settings_entry(settings: Settings) -> dict[str, Any]:
+def settings_entry(settings: StoredSettings) -> dict[str, Any]:
     """The line of the history that holds settings, as it reads back."""
     said = {
         "spec": settings.spec.model_dump(mode="json"),
@@ -103,7 +103,7 @@ def _local(recipe: Mapping[str, Any] | None) -> dict[str, Any]:
     return {name: recipe[name] for name in LocalConfig.model_fields if name != "enabled"}
 
 
-def recall_settings(path: StorePath, manifest: Manifest | None) -> Settings:
+def recall_settings(path: StorePath, manifest: Manifest | None) -> StoredSettings:
     """The settings that a store was made with; of its history alone where there is no manifest.
 
     Raises CacheError, with what to do, when neither tells.
@@ -126,7 +126,7 @@ def recall_settings(path: StorePath, manifest: Manifest | None) -> Settings:
             config = config.model_copy(
                 update={name: getattr(noted.config, name) for name in beside}
             )
-        return Settings(
+        return StoredSettings(
             spec=DatasetSpec.model_validate_json(json.dumps(info["spec"])),
             split=identity["split"],
             limit=identity["limit"],
@@ -158,11 +158,11 @@ def sound_history(path: StorePath) -> list[dict[str, Any]]:
     return values
 
 
-def _noted(path: StorePath) -> Settings | None:
+def _noted(path: StorePath) -> StoredSettings | None:
     """What the newest run said, or None."""
     said = newest(sound_history(path), _KEY)
     try:
-        return Settings(
+        return StoredSettings(
             spec=DatasetSpec.model_validate_json(json.dumps(said["spec"])),
             split=said["split"],
             limit=said["limit"],
@@ -175,7 +175,7 @@ def _noted(path: StorePath) -> Settings | None:
 
 def find_origin(
     path: StorePath,
-    settings: Settings,
+    settings: StoredSettings,
     manifest: Manifest | None,
     *,
     root: Path | None,

@@ -25,8 +25,8 @@ from zsseg.stages.precompute.plan.recipes import (
     stored_traits,
 )
 from zsseg.stages.precompute.plan.request import PrecomputeRequest
-from zsseg.stages.precompute.plan.resolve_auto import settle
-from zsseg.stages.precompute.plan.stored_settings import Settings
+from zsseg.stages.precompute.plan.resolve_auto import resolve_auto
+from zsseg.stages.precompute.plan.stored_settings import StoredSettings
 from zsseg.stages.precompute.precompute_config import PrecomputeConfig
 from zsseg.stages.precompute.teacher.teacher_files import TeacherFiles, Traits
 
@@ -53,9 +53,9 @@ class WantedStore:
         return store_index(self.samples, self.root)
 
     @property
-    def settings(self) -> Settings:
+    def settings(self) -> StoredSettings:
         """What the store is made with, for its history."""
-        return Settings(self.spec, self.split, self.limit, self.config, self.traits)
+        return StoredSettings(self.spec, self.split, self.limit, self.config, self.traits)
 
 
 def resolve_request(
@@ -80,7 +80,7 @@ def resolve_request(
     samples = samples[:limit]
     identity = store_identity(spec, split, limit, files, request.config)
     path = place_store(request.cache, identity, dataset=spec.name, split=split, teacher=files.slug)
-    config = settle(request.config, path, look=look)
+    config = resolve_auto(request.config, path, look=look)
     traits = stored_traits(path) or ask_traits(config)
     manifest = Manifest(
         identity=plain(identity),

@@ -19,9 +19,13 @@ from zsseg.stages.cache.format.codec import BASIS, DENSE
 from zsseg.stages.cache.format.manifest import Artifact, Manifest, fingerprints
 from zsseg.stages.cache.shards import Files
 from zsseg.stages.errors import CacheError
-from zsseg.stages.precompute.engine.jobs import FROM_LABELS, KILLED, Job, Old, OldRow
+from zsseg.stages.precompute.engine.jobs import FROM_LABELS, KILLED, Job, OldRow, OldValues
 from zsseg.stages.precompute.plan.changed_files import State, old_rows, row_states
-from zsseg.stages.precompute.plan.earlier_stores import Known, known_receipts, known_stores
+from zsseg.stages.precompute.plan.earlier_stores import (
+    EarlierStore,
+    earlier_stores,
+    readable_receipts,
+)
 from zsseg.stages.precompute.plan.stat_cache import StatCache
 from zsseg.stages.precompute.plan.wanted_store import WantedStore
 from zsseg.stages.precompute.precompute_config import BASIS_IMAGES
@@ -89,7 +93,7 @@ class Planner:
         self.artifacts = {each.name: each for each in wanted.manifest.artifacts}
         self._prints = fingerprints(wanted.manifest.artifacts)
         self._per_row = [name for name in ORDER if name in self.artifacts]
-        self._front, self._aside, self.differences = known_stores(wanted)
+        self._front, self._aside, self.differences = earlier_stores(wanted)
 
     def plan(self) -> Plan:
         """Everything that is to be done. Files that the stat cache does not know are hashed."""
@@ -161,7 +165,7 @@ class Planner:
         numbers = self.wanted.manifest.rows_of(shard)
         return Job(shard, tuple(samples[numbers.start : numbers.stop]), todo, old, killed)
 
-    def _replaced(self, old: Old, shard: int, todo: Collection[str]) -> dict[str, Files]:
+    def _replaced(self, old: OldValues, shard: int, todo: Collection[str]) -> dict[str, Files]:
         """The files of old values that a job replaces, by artifact, as their receipts have them."""
         if old.path != self.wanted.path:
             return {}
@@ -232,7 +236,7 @@ class Planner:
             )
         return self._caches[store]
 
-    def _lost(self, known: Known | None, artifact: Artifact, shard: int) -> str | None:
+    def _lost(self, known: EarlierStore | None, artifact: Artifact, shard: int) -> str | None:
         """Why a shard is not to be had from a store; None when it is."""
         if known is None:
             return ledger.ABSENT
@@ -241,14 +245,14 @@ class Planner:
         made_from = self._prints[artifact.name]
         return ledger.lost(known.path, artifact, shard, made_from=made_from)
 
-    def _old(self, shard: int) -> Old | None:
+    def _old(self, shard: int) -> OldValues | None:
         """What is known of a shard's rows, all of them taken to be the same."""
         rows = self.wanted.manifest.rows_of(shard)
         if self._front is not None:
-            receipts = known_receipts(self._front, shard)
+            receipts = readable_receipts(self._front, shard)
             if receipts["index"] is not None:
                 found = old_rows(receipts["index"], receipts["local"], rows)
-                return Old(
+                return OldValues(
                     self._front.path,
                     self._front.manifest,
                     self._valid(self._front, shard),
@@ -256,7 +260,7 @@ class Planner:
                 )
         return None if self._aside is None else self._moved(self._aside, rows)
 
-    def _moved(self, aside: Known, rows: range) -> Old | None:
+    def _moved(self, aside: EarlierStore, rows: range) -> OldValues | None:
         """The rows of these images where they were before."""
         assert aside.row_of is not None
         before = {
@@ -268,16 +272,16 @@ class Planner:
         valid = frozenset(self._per_row)
         shard_rows = aside.manifest.shard_rows
         for shard in {row // shard_rows for row in before.values()}:
-            receipts = known_receipts(aside, shard)
+            receipts = readable_receipts(aside, shard)
             if receipts["index"] is None:
                 continue
             valid &= self._valid(aside, shard)
             there = old_rows(receipts["index"], receipts["local"], aside.manifest.rows_of(shard))
             by_row = {row.row: row for row in there}
             found |= {place: by_row[row] for place, row in before.items() if row in by_row}
-        return Old(aside.path, aside.manifest, valid, found) if found else None
+        return OldValues(aside.path, aside.manifest, valid, found) if found else None
 
-    def _valid(self, known: Known, shard: int) -> frozenset[str]:
+    def _valid(self, known: EarlierStore, shard: int) -> frozenset[str]:
         there = {artifact.name for artifact in known.manifest.artifacts}
         return frozenset(
             name

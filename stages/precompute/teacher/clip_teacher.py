@@ -49,9 +49,9 @@ class Teacher:
     mean: Colour
     std: Colour
     interpolation: Literal["bilinear", "bicubic"]
-    turn: Callable[[int], AbstractContextManager[object]] = nullcontext
-    """Entered with the number of images around every forward pass of them: whose turn it is at the
-    model, where several threads share it, and what it cost."""
+    around_pass: Callable[[int], AbstractContextManager[object]] = nullcontext
+    """Called with the number of images and entered around every forward pass of them. Threads that
+    share the model wait for each other in it, and measure its time."""
 
     @property
     def device(self) -> torch.device:
@@ -76,7 +76,7 @@ class Teacher:
         all of it.
         """
         image_nHW3 = self._ready(images, self.native_size)
-        with self.turn(len(images)):
+        with self.around_pass(len(images)):
             return self.passes.run(
                 lambda few_nHW3: self.model.encode_image(self._pixels(few_nHW3)), image_nHW3
             )
@@ -86,7 +86,7 @@ class Teacher:
     ) -> NDArray[np.float32]:
         """(n, D, h, w) tokens of whole images (H, W, 3) in the text space, not normalised."""
         image_nHW3 = self._ready(images, config.size)
-        with self.turn(len(images)):
+        with self.around_pass(len(images)):
             return self.passes.run(
                 lambda few_nHW3: dense_tokens(self.model.visual, self._pixels(few_nHW3), config),
                 image_nHW3,

@@ -1,9 +1,10 @@
-"""Whose turn it is, what comes of jobs side by side, and where their time goes."""
+"""The lock of the device, jobs side by side in threads, and where their time goes."""
 
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
@@ -12,15 +13,16 @@ import pytest
 from zsseg.stages.cache.format.manifest import Manifest
 from zsseg.stages.data.spec import DatasetSpec
 from zsseg.stages.errors import DatasetError
-from zsseg.stages.precompute.engine import fill_shard, threads_here
-from zsseg.stages.precompute.engine.jobs import Commission, Job, Outcome
-from zsseg.stages.precompute.engine.threads_here import Here, Tick, Turn, Workshop
+from zsseg.stages.precompute.engine import fill_shard
+from zsseg.stages.precompute.engine.jobs import Job, RunContext, ShardResult
+from zsseg.stages.precompute.engine.shard_worker import PriorityLock, ShardWorker, Tick
+from zsseg.stages.precompute.engine.thread_engine import ThreadEngine
 from zsseg.stages.precompute.precompute_config import PrecomputeConfig
 from zsseg.stages.precompute.progress import Clock, Meter, Progress, Stopped
 from zsseg.stages.precompute.teacher.teacher_files import TeacherFiles
 
 FILES = TeacherFiles("t", "t", "m", None, 24, Path("w"), config_hash="c", weights_hash="w")
-COMMISSION = Commission(
+CONTEXT = RunContext(
     Path("store"),
     cast(Manifest, None),
     cast(DatasetSpec, None),
@@ -31,8 +33,8 @@ WAIT = 20.0
 """Seconds after which something that should have happened has not."""
 
 
-def outcome(job: Job) -> Outcome:
-    return Outcome(job, {}, {}, {}, {}, {}, {})
+def result_of(job: Job) -> ShardResult:
+    return ShardResult(job, {}, {}, {}, {}, {}, {})
 
 
 def until(condition: Callable[[], bool]) -> None:
@@ -50,47 +52,47 @@ def jobs(number: int, taken: list[int] | None = None) -> Iterator[Job]:
 
 
 def here(
-    monkeypatch: pytest.MonkeyPatch, work: Callable[[Job, Tick], Outcome], *, at_once: int
-) -> Here:
-    """An engine whose workshop does `work` in the place of computing."""
+    monkeypatch: pytest.MonkeyPatch, work: Callable[[Job, Tick], ShardResult], *, at_once: int
+) -> ThreadEngine:
+    """An engine whose worker does `work` instead of computing."""
 
-    def instead(_: Workshop, job: Job, __: Commission, tick: Tick) -> Outcome:
+    def instead(_: ShardWorker, job: Job, __: RunContext, tick: Tick) -> ShardResult:
         return work(job, tick)
 
-    monkeypatch.setattr(Workshop, "work", instead)
-    return Here(FILES, shards_at_once=at_once)
+    monkeypatch.setattr(ShardWorker, "work", instead)
+    return ThreadEngine(FILES, shards_at_once=at_once)
 
 
-def test_the_turn_is_the_lowest_rank_s_of_those_who_wait() -> None:
-    turn, order = Turn(), list[int]()
+def test_the_lock_goes_to_the_lowest_rank_that_waits() -> None:
+    lock, order = PriorityLock(), list[int]()
 
     def take(rank: int) -> None:
-        with turn.of(rank):
+        with lock.held(rank):
             order.append(rank)
 
     threads = [threading.Thread(target=take, args=(rank,)) for rank in (5, 2, 9, 0, 7)]
-    with turn.of(3):
+    with lock.held(3):
         for count, thread in enumerate(threads, start=1):
             thread.start()
-            until(lambda count=count: len(turn._waiting) == count)  # type: ignore[misc]
+            until(lambda count=count: len(lock.waiting) == count)  # type: ignore[misc]
         assert order == []
     for thread in threads:
         thread.join(WAIT)
     assert order == [0, 2, 5, 7, 9]
 
 
-def test_the_turn_is_one_s_at_a_time_and_is_given_back_after_an_error() -> None:
-    turn, inside, most = Turn(), [0], [0]
+def test_one_at_a_time_holds_the_lock_and_an_error_releases_it() -> None:
+    lock, inside, most = PriorityLock(), [0], [0]
 
     def take(rank: int) -> None:
         for _ in range(50):
-            with turn.of(rank):
+            with lock.held(rank):
                 inside[0] += 1
                 most[0] = max(most[0], inside[0])
                 time.sleep(0)
                 inside[0] -= 1
 
-    with pytest.raises(DatasetError), turn.of(1):
+    with pytest.raises(DatasetError), lock.held(1):
         raise DatasetError("an image")
     threads = [threading.Thread(target=take, args=(rank,)) for rank in range(6)]
     for thread in threads:
@@ -107,7 +109,7 @@ def test_all_outcomes_come_and_no_more_jobs_are_taken_than_are_at_work(
 ) -> None:
     lock, at_work, most = threading.Lock(), [0], [0]
 
-    def work(job: Job, tick: Tick) -> Outcome:
+    def work(job: Job, tick: Tick) -> ShardResult:
         with lock:
             at_work[0] += 1
             most[0] = max(most[0], at_work[0])
@@ -115,11 +117,11 @@ def test_all_outcomes_come_and_no_more_jobs_are_taken_than_are_at_work(
         tick(2)
         with lock:
             at_work[0] -= 1
-        return outcome(job)
+        return result_of(job)
 
     taken, steps, found = list[int](), list[int](), list[int]()
     with here(monkeypatch, work, at_once=at_once) as made:
-        for each in made.run(jobs(11, taken), COMMISSION, steps.append):
+        for each in made.run(jobs(11, taken), CONTEXT, steps.append):
             found.append(each.job.shard)
             assert len(taken) <= len(found) + 2 * at_once
     assert sorted(found) == list(range(11))
@@ -129,8 +131,8 @@ def test_all_outcomes_come_and_no_more_jobs_are_taken_than_are_at_work(
 
 
 def test_no_jobs_no_outcomes(monkeypatch: pytest.MonkeyPatch) -> None:
-    with here(monkeypatch, lambda job, _: outcome(job), at_once=3) as made:
-        assert list(made.run([], COMMISSION, print)) == []
+    with here(monkeypatch, lambda job, _: result_of(job), at_once=3) as made:
+        assert list(made.run([], CONTEXT, print)) == []
 
 
 def work_on(tick: Tick, stopped: Callable[[], object]) -> None:
@@ -151,7 +153,7 @@ def test_the_first_error_ends_the_others_at_their_next_step(
     """Nothing hangs: those at work stop, those that wait never begin."""
     begun, stopped = set[int](), set[int]()
 
-    def work(job: Job, tick: Tick) -> Outcome:
+    def work(job: Job, tick: Tick) -> ShardResult:
         begun.add(job.shard)
         if job.shard == 1:
             until(lambda: begun >= {0, 1, 2})
@@ -162,25 +164,25 @@ def test_the_first_error_ends_the_others_at_their_next_step(
     taken: list[int] = []
     made = here(monkeypatch, work, at_once=3)
     with pytest.raises(DatasetError, match="shard 1"), made:
-        list(made.run(jobs(9, taken), COMMISSION, lambda _: None))
+        list(made.run(jobs(9, taken), CONTEXT, lambda _: None))
     assert begun == {0, 1, 2}
     assert stopped == {0, 2}
     assert taken == [0, 1, 2]
 
 
 def test_an_interrupt_ends_what_is_at_work(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Ctrl-C comes to the thread that takes the outcomes."""
+    """Ctrl-C comes to the thread that takes the results."""
     stopped: list[int] = []
 
-    def work(job: Job, tick: Tick) -> Outcome:
+    def work(job: Job, tick: Tick) -> ShardResult:
         if job.shard == 0:
-            return outcome(job)
+            return result_of(job)
         work_on(tick, lambda: stopped.append(job.shard))
         raise AssertionError("it was never told")
 
-    def interrupted(made: Here) -> None:
+    def interrupted(made: ThreadEngine) -> None:
         with made:
-            for each in made.run(jobs(9), COMMISSION, lambda _: None):
+            for each in made.run(jobs(9), CONTEXT, lambda _: None):
                 assert each.job.shard == 0
                 raise KeyboardInterrupt
 
@@ -195,9 +197,9 @@ def test_outcomes_that_are_closed_end_what_is_at_work(monkeypatch: pytest.Monkey
     """The store's lock is given back then, before the engine is left."""
     ended: list[int] = []
 
-    def work(job: Job, tick: Tick) -> Outcome:
+    def work(job: Job, tick: Tick) -> ShardResult:
         if job.shard == 0:
-            return outcome(job)
+            return result_of(job)
 
         def slowly() -> None:
             time.sleep(0.1)
@@ -207,73 +209,75 @@ def test_outcomes_that_are_closed_end_what_is_at_work(monkeypatch: pytest.Monkey
         raise AssertionError("it was never told")
 
     with here(monkeypatch, work, at_once=2) as made:
-        outcomes = made.run(jobs(9), COMMISSION, lambda _: None)
-        assert next(outcomes).job.shard == 0
-        outcomes.close()
+        results = made.run(jobs(9), CONTEXT, lambda _: None)
+        assert next(results).job.shard == 0
+        results.close()
         assert sorted(ended) == [1, 2]
 
 
-def test_an_interrupted_shard_gives_its_turn_to_no_more_forward_passes() -> None:
-    """Whoever waits for the device when a run ends does not begin with it."""
-    turn, ended = Turn(), threading.Event()
+def test_a_shard_that_waits_for_the_device_when_the_run_ends_does_not_use_it() -> None:
+    lock, ended = PriorityLock(), threading.Event()
 
     def tick(_: int) -> None:
         if ended.is_set():
             raise Stopped
 
     passed: list[int] = []
-    clock = Clock(tick, lambda: turn.of(1))
+    clock = Clock(tick, lambda: lock.held(1))
 
     def wait() -> None:
         with pytest.raises(Stopped), clock.forward(4):
             passed.append(4)
 
     thread = threading.Thread(target=wait)
-    with turn.of(0):
+    with lock.held(0):
         thread.start()
-        until(lambda: turn._waiting == [1])
+        until(lambda: lock.waiting == (1,))
         ended.set()
     thread.join(WAIT)
     assert (passed, clock.passed) == ([], 0)
-    with turn.of(2):
-        assert turn._waiting == []
+    with lock.held(2):
+        assert lock.waiting == ()
 
 
-def test_a_workshop_has_one_teacher_and_so_many_places(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Also where more threads come than it has places, as those of a cluster's worker may."""
+@dataclass(frozen=True)
+class LoadedTeacher:
+    """What a worker changes of its teacher for a shard."""
 
-    class Teacher:
-        """What a workshop asks of one."""
+    around_pass: Any = None
 
-        device = "cpu"
 
+def test_a_worker_loads_one_teacher_and_computes_so_many_shards_at_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Also where more threads come than shards may be computed, as in a worker of dask."""
     loaded, lock, at_work, most = list[str](), threading.Lock(), [0], [0]
 
-    def load(_: TeacherFiles, *, device: str, precision: str) -> Teacher:
+    def load(_: TeacherFiles, *, device: str, precision: str) -> LoadedTeacher:
         time.sleep(0.02)
         loaded.append(f"{device} {precision}")
-        return Teacher()
+        return LoadedTeacher()
 
-    def filled(job: Job, _: Commission, *, teacher: Any, backend: str, clock: Clock) -> Outcome:
+    def filled(
+        job: Job, _: RunContext, *, teacher: LoadedTeacher, backend: str, clock: Clock
+    ) -> ShardResult:
         assert backend == "sklearn"
-        assert teacher["turn"] == clock.forward
+        assert teacher.around_pass == clock.forward
         with lock:
             at_work[0] += 1
             most[0] = max(most[0], at_work[0])
         time.sleep(0.01)
         with lock:
             at_work[0] -= 1
-        return outcome(job)
+        return result_of(job)
 
     monkeypatch.setattr("zsseg.stages.precompute.teacher.clip_teacher.load_teacher", load)
-    monkeypatch.setattr("zsseg.stages.precompute.make.kmeans.choose_backend", lambda _: "sklearn")
-    monkeypatch.setattr(threads_here, "replace", lambda _, **changes: changes)
-    monkeypatch.setattr(fill_shard, "fill", filled)
-    workshop = Workshop(FILES, shards_at_once=2)
+    monkeypatch.setattr(fill_shard, "fill_shard", filled)
+    worker = ShardWorker(FILES, shards_at_once=2)
     done: list[int] = []
 
     def work(job: Job) -> None:
-        done.append(workshop.work(job, COMMISSION, lambda _: None).job.shard)
+        done.append(worker.work(job, CONTEXT, lambda _: None).job.shard)
 
     threads = [threading.Thread(target=work, args=(job,)) for job in jobs(8)]
     for thread in threads:
