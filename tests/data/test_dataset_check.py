@@ -4,7 +4,7 @@ import shutil
 from pathlib import Path
 
 import numpy as np
-import pytest
+from helpers.drawn_world import draw_world
 from PIL import Image
 
 from zsseg.stages.data.dataset_check import VerifyReport, verify_split
@@ -34,16 +34,16 @@ def test_sound_data_set(tiny_world: Path) -> None:
     assert counts[3] > 0  # unseen classes are counted here
 
 
-def test_progress_reaches_the_end(tiny_world: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("zsseg.stages.data.dataset_check._BATCH", 4)
+def test_progress_is_reported_on_the_way_and_at_the_end(tmp_path: Path) -> None:
+    spec = load_spec(str(draw_world(tmp_path, images=70)))
     seen: list[tuple[int, int]] = []
-    verify_split(
-        load_spec(str(tiny_world)),
-        tiny_world.parent,
-        "train",
-        progress=lambda done, total: seen.append((done, total)),
+    report = verify_split(
+        spec, tmp_path, "train", progress=lambda done, total: seen.append((done, total))
     )
-    assert seen == [(4, 6), (6, 6)]
+    assert report.problems == ()
+    assert len(seen) > 1
+    assert seen == sorted(seen)
+    assert seen[-1] == (70, 70)
 
 
 def test_every_problem_is_found_and_nothing_written(tiny_world: Path) -> None:

@@ -1,12 +1,14 @@
 """Experiments and settings: the files that come with zsseg, `--set`, and what is wrong in them."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 from helpers.zsseg_command import called as zsseg
 
+from zsseg.pipeline.cli.train import DEFAULT_EXPERIMENT
 from zsseg.pipeline.settings import (
     apply_settings,
     build,
@@ -20,6 +22,7 @@ from zsseg.stages.train.run_config import RunConfig
 from zsseg.stages.yaml_files import builtin_names, parse_yaml
 
 FIXTURES = Path(__file__).parents[1] / "fixtures"
+ROOT = Path(__file__).parents[2]
 
 
 def test_settings_are_typed_and_leave_the_original_alone() -> None:
@@ -106,9 +109,15 @@ def test_an_experiment_states_what_differs_and_how_to_run_it(name: str) -> None:
     text = experiment_text(name)
     values = parse_yaml(text, where=name)
     assert as_json(build(RunConfig, values, where=name), exclude_defaults=True) == values
-    assert "zsseg train --cache data_cache/" in header(text)
-    assert "Hardware:" in header(text)
-    assert "Measured" in header(text)
+    top = header(text)
+    (command,) = re.findall(r"^#   zsseg train --cache data_cache/ (.*)$", top, re.MULTILINE)
+    named = re.search(r"--config (\S+)", command)
+    assert (named[1] if named else DEFAULT_EXPERIMENT) == name
+    assert "# Hardware: " in top
+    if document := re.search(r"^# Measured: (\S+) has the table", top, re.MULTILINE):
+        assert re.search(rf"^\| `{name}`", (ROOT / document[1]).read_text(), re.MULTILINE)
+    else:
+        assert "# Measured here: not yet" in top
 
 
 def test_the_experiments_are_what_they_were_when_their_files_held_every_setting() -> None:
