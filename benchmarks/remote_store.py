@@ -19,7 +19,7 @@ from typing import TypeVar
 import numpy as np
 
 from zsseg.stages.cache.catalogue import find_stores
-from zsseg.stages.cache.disk import remote
+from zsseg.stages.cache.disk.storage import storage
 from zsseg.stages.cache.disk.store_path import store_path
 from zsseg.stages.cache.reader import Store
 from zsseg.stages.cache.writer import ArraySpec, Artifact, Writer
@@ -75,7 +75,7 @@ def measure(receipts: int) -> None:
         def write(shard: int) -> None:
             writer.write("cls", shard, {"cls": np.full((1, 512), shard, np.float16)})
 
-        timed(f"write {receipts} shards", lambda: remote.in_threads(write, list(range(receipts))))
+        timed(f"write {receipts} shards", lambda: storage(folder).map(write, range(receipts)))
         timed("which are missing", writer.missing)
         timed("seal", writer.seal)
     timed("list the folder", lambda: [store.bytes for store in find_stores(folder)])

@@ -2,12 +2,18 @@
 
 import logging
 import shutil
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from helpers.drawn_world import draw_world
 from helpers.random_clip import write_clip
+from helpers.urls import at_url
+
+if TYPE_CHECKING:
+    from upath import UPath
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 
@@ -77,3 +83,41 @@ def logging_as_before() -> Iterator[None]:
     root.handlers[:] = handlers
     root.setLevel(level)
     logging.getLogger("zsseg").setLevel(logging.NOTSET)
+
+
+@pytest.fixture(scope="session")
+def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The address of an S3 server; this process's environment leads to it and to nothing else."""
+    from moto.moto_server.threaded_moto_server import ThreadedMotoServer
+
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)
+    running = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    running.start()
+    host, port = running.get_host_and_port()
+    nothing = tmp_path_factory.mktemp("aws") / "none"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("AWS_ENDPOINT_URL", f"http://{host}:{port}")
+        patch.setenv("AWS_ACCESS_KEY_ID", "key")
+        patch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
+        patch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+        patch.setenv("AWS_CONFIG_FILE", str(nothing))
+        patch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(nothing))
+        patch.delenv("AWS_PROFILE", raising=False)
+        yield f"http://{host}:{port}"
+    running.stop()
+
+
+@pytest.fixture
+def bucket(s3_server: str) -> "UPath":
+    """A folder in an S3 bucket of its own."""
+    folder = at_url(f"s3://stores-{uuid.uuid4().hex[:12]}/of/tests")
+    at_url(f"s3://{folder.path.split('/')[0]}").mkdir()
+    return folder
+
+
+@pytest.fixture(params=["s3", "memory"])
+def url_folder(request: pytest.FixtureRequest) -> "UPath":
+    """A folder at a URL: in a bucket, and in memory."""
+    if request.param == "s3":
+        return request.getfixturevalue("bucket")  # type: ignore[no-any-return]
+    return at_url(f"memory://{uuid.uuid4().hex}/of/tests")

@@ -19,7 +19,7 @@ from zsseg.pipeline.ablate.table_plan import (
     Figures,
     PlannedRow,
 )
-from zsseg.stages.cache.disk.files import write_durably
+from zsseg.stages.cache.disk.durable import write_durably
 from zsseg.stages.cache.reader import Store
 from zsseg.stages.evaluate.result import EvaluationResult
 

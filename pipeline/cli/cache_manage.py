@@ -29,7 +29,7 @@ def rm(
 ) -> None:
     """Delete stores. Runs stay usable without theirs, but cannot be resumed."""
     console.configure_logging(quiet=False)
-    from zsseg.stages.cache.disk.files import folder_bytes
+    from zsseg.stages.cache.disk.storage import storage
     from zsseg.stages.cache.tools.removal import check_removable, remove_store
     from zsseg.stages.cache.tools.uses import find_runs, last_used, runs_of
 
@@ -42,7 +42,7 @@ def rm(
         named = ", ".join(map(str, made[:_SHOWN])) + (", ..." if len(made) > _SHOWN else "")
         when = f"last used {used.astimezone():%Y-%m-%d %H:%M}" if used else "no use noted"
         text = f"{len(made)} runs below {runs} were trained from it{': ' if made else ''}{named}"
-        size = console.size_text(folder_bytes(store))
+        size = console.size_text(storage(store).total_bytes())
         console.out.print(f"{store}: {size}, {when}; {text}", markup=False, soft_wrap=True)
     if dry_run:
         console.out.print("dry run: nothing was deleted")
@@ -110,12 +110,12 @@ def unlock(
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
 ) -> None:
     """Take away the lock of a store at a URL whose writer was killed on another machine."""
-    from zsseg.stages.cache.disk.lock import holder_of
+    from zsseg.stages.cache.disk.lock import lock_left_behind
     from zsseg.stages.cache.disk.lock import unlock as run
-    from zsseg.stages.cache.disk.remote import check_reachable
+    from zsseg.stages.cache.disk.storage import storage
 
-    check_reachable(store)
-    if (holder := holder_of(store)) is None:
+    storage(store).check_reachable()
+    if (holder := lock_left_behind(store)) is None:
         console.out.print(f"{store}: not locked", markup=False, soft_wrap=True)
         return
     console.out.print(f"{store}: locked by {holder}", markup=False, soft_wrap=True)

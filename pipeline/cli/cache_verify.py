@@ -79,10 +79,10 @@ def verify(
 def _store(path: StorePath) -> StorePath:
     """The store meant; also one whose zarr.json is what has been lost."""
     from zsseg.stages.cache.catalogue import choose_store
-    from zsseg.stages.cache.disk.files import exists
+    from zsseg.stages.cache.disk.storage import storage
     from zsseg.stages.cache.format.manifest import INDEX, LEDGER, SEAL
 
-    if any(exists(path / name) for name in (SEAL, INDEX, LEDGER)):
+    if any(storage(path / name).exists() for name in (SEAL, INDEX, LEDGER)):
         return path
     return choose_store(path)
 

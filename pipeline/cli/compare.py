@@ -34,7 +34,7 @@ def compare(
         published_table,
         run_table,
     )
-    from zsseg.stages.cache.disk.files import write_durably
+    from zsseg.stages.cache.disk.durable import write_durably
 
     comparison = compare_runs(runs, split, mean=mean)
     if as_json:

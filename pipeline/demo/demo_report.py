@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from zsseg.pipeline.demo.curves import Points, curves
 from zsseg.pipeline.tables import percent
-from zsseg.stages.cache.disk.files import write_durably
+from zsseg.stages.cache.disk.durable import write_durably
 from zsseg.stages.data.images import png_bytes
 from zsseg.stages.evaluate.overlay import overlay
 from zsseg.stages.evaluate.result import EvaluationResult, class_rows

@@ -20,7 +20,7 @@ from rich.table import Table
 from zsseg.pipeline import console
 from zsseg.pipeline.demo.curves import Points
 from zsseg.pipeline.tables import percent
-from zsseg.stages.cache.disk.files import write_durably
+from zsseg.stages.cache.disk.durable import write_durably
 from zsseg.stages.errors import UserError
 from zsseg.stages.yaml_files import builtin_names
 

@@ -6,9 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from zsseg.stages.cache.disk.files import each, exists, file_size, folder_bytes, subfolders
 from zsseg.stages.cache.disk.json_files import plain
-from zsseg.stages.cache.disk.remote import check_reachable
+from zsseg.stages.cache.disk.storage import storage
 from zsseg.stages.cache.disk.store_path import StorePath
 from zsseg.stages.cache.format.manifest import GROUP, IMPORTING, REMOVING, SEAL, read_manifest
 from zsseg.stages.cache.format.recipe import fingerprint
@@ -31,7 +30,7 @@ class StoreSummary:
     @property
     def bytes(self) -> int:
         """Size on the disk, now: every file is looked at."""
-        return folder_bytes(self.path)
+        return storage(self.path).total_bytes()
 
 
 def store_name(identity: Mapping[str, Any], *, dataset: str, split: str, teacher: str) -> str:
@@ -51,9 +50,9 @@ def place_store(
     the same identity under another name is the same store. ResourceError when the folder cannot be
     reached.
     """
-    check_reachable(folder)
+    storage(folder).check_reachable()
     path = folder / store_name(identity, dataset=dataset, split=split, teacher=teacher)
-    there = subfolders(folder)
+    there = storage(folder).subfolders()
     if path in there:
         return path
     for other in there:
@@ -72,12 +71,12 @@ def find_stores(folder: StorePath) -> list[StoreSummary]:
 
     One that cannot be read is logged and left out. ResourceError when the folder cannot be reached.
     """
-    check_reachable(folder)
+    storage(folder).check_reachable()
     if is_leftover(folder):
         return []
     # The folders in a store are its arrays.
-    entries = [folder] if _holds_store(folder) else subfolders(folder)
-    found = each(_summary, entries, where=folder)
+    entries = [folder] if _holds_store(folder) else storage(folder).subfolders()
+    found = storage(folder).map(_summary, entries)
     return [summary for summary in found if summary]
 
 
@@ -89,7 +88,7 @@ def choose_store(
     CacheError when none fits (says which command makes one) or several do (lists them),
     ResourceError when the folder cannot be reached.
     """
-    check_reachable(path_or_folder)
+    storage(path_or_folder).check_reachable()
     if _holds_store(path_or_folder):
         return path_or_folder
     wanted = {"dataset": dataset, "split": split}
@@ -121,7 +120,7 @@ def is_leftover(path: StorePath) -> bool:
 
 
 def _holds_store(path: StorePath) -> bool:
-    return not is_leftover(path) and file_size(path / GROUP) is not None
+    return not is_leftover(path) and storage(path / GROUP).size() is not None
 
 
 def _summary(path: StorePath) -> StoreSummary | None:
@@ -138,5 +137,5 @@ def _summary(path: StorePath) -> StoreSummary | None:
         split=str(manifest.identity.get("split", "?")),
         teacher=str(manifest.info.get("teacher", "?")),
         images=manifest.rows,
-        sealed=exists(path / SEAL),
+        sealed=storage(path / SEAL).exists(),
     )

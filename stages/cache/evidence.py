@@ -8,12 +8,11 @@ import errno
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-from zsseg.stages.cache.disk.files import file_size, list_files, read_bytes
 from zsseg.stages.cache.disk.hashing import hash_file
 from zsseg.stages.cache.disk.json_files import canonical_json, read_json
+from zsseg.stages.cache.disk.storage import storage
 from zsseg.stages.cache.disk.store_path import StorePath
 from zsseg.stages.cache.format import ledger
 from zsseg.stages.cache.format.manifest import (
@@ -55,7 +54,7 @@ def read_seal(path: StorePath) -> dict[str, Any]:
     if (wrong := not_plain(file)) and wrong != MISSING:
         raise CacheError(f"{file}: {wrong}")
     seal = ledger.read_seal(path)
-    if read_bytes(file) != f"{canonical_json(seal)}\n".encode("ascii"):
+    if storage(file).read() != f"{canonical_json(seal)}\n".encode("ascii"):
         raise CacheError(f"{file}: damaged, not spelled as it was written")
     return seal
 
@@ -91,7 +90,7 @@ def list_shards(
             for artifact in manifest.artifacts
             for number in manifest.shards(artifact)
         ]
-    there = (file for file in list_files(path) if _RECEIPT.fullmatch(file))
+    there = (file for file in storage(path).list_files() if _RECEIPT.fullmatch(file))
     found = [
         (match[1], int(match[2]), file, _read_receipt(path, file, None, int(match[2])))
         for file in sorted(there if sealed is None else sealed)
@@ -118,13 +117,12 @@ def list_shards(
 
 def not_plain(file: StorePath) -> str | None:
     """Why a path is no plain file, None when it is one."""
-    if not isinstance(file, Path):  # objects are neither links nor folders
-        return MISSING if file_size(file) is None else None
-    if file.is_symlink():
+    entry = storage(file)
+    if entry.is_link():
         return "a symbolic link; a store holds plain files only"
-    if file.is_dir():
+    if entry.is_folder():
         return "a folder, and should be a file"
-    return None if file.is_file() else MISSING
+    return MISSING if entry.size() is None else None
 
 
 def changed(file: StorePath, sealed: str | None) -> str | None:

@@ -1,18 +1,17 @@
 """The reader of a finished store: rows by number, safe to pickle, to fork and to spawn."""
 
 import os
-from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
 
-from zsseg.stages.cache.disk.files import each, file_size, folder_bytes, read_ahead
 from zsseg.stages.cache.disk.json_files import newest, read_json_lines
+from zsseg.stages.cache.disk.storage import storage
 from zsseg.stages.cache.disk.store_path import StorePath
 from zsseg.stages.cache.format import ledger
 from zsseg.stages.cache.format.arrays import ZarrArray, open_array, read
 from zsseg.stages.cache.format.codec import DENSE, NOT_KEPT, decode, stored_format
-from zsseg.stages.cache.format.fast_rows import RowLayout, lost, read_row, row_layout
+from zsseg.stages.cache.format.fast_rows import DirectRows, direct_rows, lost
 from zsseg.stages.cache.format.manifest import HISTORY, INDEX, Manifest, read_manifest, shard_file
 from zsseg.stages.cache.verify import verify_store
 from zsseg.stages.errors import CacheError
@@ -33,7 +32,7 @@ class Store:
         self.fingerprint = fingerprint
         self._index: list[dict[str, Any]] | None = None
         self._arrays: dict[str, ZarrArray] = {}
-        self._layouts: dict[str, RowLayout | None] = {}
+        self._rows: dict[str, DirectRows | None] = {}
         self._units: dict[str, np.ndarray[Any, Any]] = {}
         self._found: set[StorePath] = set()
         self._process = os.getpid()
@@ -44,7 +43,7 @@ class Store:
 
         Checks metadata, receipts and file sizes, not the data's hashes (`verify_store` does).
         """
-        with read_ahead(path):
+        with storage(path).read_ahead():
             manifest = read_manifest(path)
             seal = ledger.read_seal(path)
             problems = verify_store(path, read_data=False)
@@ -134,7 +133,7 @@ class Store:
 
     def bytes(self) -> int:
         """Size of all files of the store on the disk."""
-        return folder_bytes(self.path)
+        return storage(self.path).total_bytes()
 
     def __reduce__(self) -> tuple[type[Self], tuple[StorePath, Manifest, str]]:
         return type(self), (self.path, self.manifest, self.fingerprint)
@@ -150,16 +149,16 @@ class Store:
                 self._units[array] = self._stored_whole(array)
             return self._units[array]
         opened = self._open(array)
-        shard, place = divmod(row, self.shard_rows)
-        if isinstance(self.path, Path) and (layout := self._layouts[array]) is not None:
+        shard, within = divmod(row, self.shard_rows)
+        if (rows := self._rows[array]) is not None:
             artifact, spec = self.manifest.arrays[array]
-            return read_row(self.path / shard_file(spec, artifact, shard), layout, place)
+            return rows.read(shard_file(spec, artifact, shard), within)
         return read(opened, row, where=self._file(array, shard))
 
     def _stored_whole(self, array: str) -> np.ndarray[Any, Any]:
         artifact, _ = self.manifest.arrays[array]
         shards = self.manifest.shards(artifact)
-        each(lambda shard: self._file(array, shard), shards, where=self.path)
+        storage(self.path).map(lambda shard: self._file(array, shard), shards)
         return read(self._open(array), slice(None), where=str(self.path / array))
 
     def _open(self, array: str) -> ZarrArray:
@@ -167,8 +166,7 @@ class Store:
             self._arrays, self._process = {}, os.getpid()
         if array not in self._arrays:
             self._arrays[array] = open_array(self.path, self.manifest, array)
-            if isinstance(self.path, Path):
-                self._layouts[array] = row_layout((self.path / array / "zarr.json").read_bytes())
+            self._rows[array] = direct_rows(self.path, array)
         return self._arrays[array]
 
     def _file(self, array: str, shard: int) -> str:
@@ -177,8 +175,8 @@ class Store:
         file = self.path / shard_file(spec, artifact, shard)
         if file in self._found:
             return str(file)
-        if not file_size(file):
+        if not storage(file).size():
             raise CacheError(lost(file))
-        if not isinstance(file, Path):  # asking again for each row would double the round trips
+        if storage(file).remembers_files:
             self._found.add(file)
         return str(file)

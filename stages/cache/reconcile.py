@@ -8,16 +8,9 @@ from typing import Any
 
 import xxhash
 
-from zsseg.stages.cache.disk.files import (
-    exists,
-    list_files,
-    read_bytes,
-    remove_durably,
-    remove_folder,
-    write_durably,
-)
 from zsseg.stages.cache.disk.json_files import read_json_lines
 from zsseg.stages.cache.disk.lock import HOLDER, LOCK
+from zsseg.stages.cache.disk.storage import storage
 from zsseg.stages.cache.disk.store_path import StorePath
 from zsseg.stages.cache.format import ledger
 from zsseg.stages.cache.format.arrays import array_json
@@ -56,13 +49,13 @@ def prepare(path: StorePath, wanted: Manifest, index: bytes, *, update: bool) ->
     }
     finish(path)
     _restore(path, {GROUP: group_json(wanted), INDEX: index} | arrays)
-    if exists(path / GROUP):
+    if storage(path / GROUP).exists():
         _reconcile(path, wanted, index, update=update)
     else:
         _create(path, wanted, index)
     for file, content in arrays.items():
-        if not exists(path / file):
-            write_durably(path / file, content)
+        if not storage(path / file).exists():
+            storage(path / file).write(content)
 
 
 def _restore(path: StorePath, wanted: Mapping[str, bytes]) -> None:
@@ -73,23 +66,23 @@ def _restore(path: StorePath, wanted: Mapping[str, bytes]) -> None:
         return
     for file, content in wanted.items():
         if sealed.get(file) == xxhash.xxh3_128_hexdigest(content) and (
-            not exists(path / file) or read_bytes(path / file) != content
+            not storage(path / file).exists() or storage(path / file).read() != content
         ):
             _log.warning("%s was lost or damaged; restored", path / file)
-            write_durably(path / file, content)
+            storage(path / file).write(content)
 
 
 def _create(path: StorePath, wanted: Manifest, index: bytes) -> None:
     ours = {LOCK, HOLDER, INDEX, HISTORY, USED, PREVIOUS}
-    strangers = {file.split("/")[0] for file in list_files(path)} - ours
+    strangers = {file.split("/")[0] for file in storage(path).list_files()} - ours
     # Beside a store that was set aside lies what lay in it; what is set aside must be gone on with.
-    if strangers and not exists(path / PREVIOUS / GROUP):
+    if strangers and not storage(path / PREVIOUS / GROUP).exists():
         raise CacheError(
             f"{path}: neither empty nor a store ({GROUP} is missing beside "
             f"{', '.join(sorted(strangers)[:3])}); delete the folder or give another --cache"
         )
-    write_durably(path / INDEX, index)
-    write_durably(path / GROUP, group_json(wanted))
+    storage(path / INDEX).write(index)
+    storage(path / GROUP).write(group_json(wanted))
 
 
 @dataclass(frozen=True)
@@ -156,8 +149,8 @@ def _reconcile(path: StorePath, wanted: Manifest, index: bytes, *, update: bool)
         return
     stored = read_manifest(path)
     _drop(path, stored, wanted, found.artifacts)
-    write_durably(path / INDEX, index)
-    write_durably(path / GROUP, group_json(wanted))
+    storage(path / INDEX).write(index)
+    storage(path / GROUP).write(group_json(wanted))
 
 
 def _described(manifest: Manifest) -> dict[str, Any]:
@@ -185,7 +178,7 @@ def _index_difference(path: StorePath, wanted: bytes) -> tuple[list[str], list[s
     A label that came, went or moved leaves the rows where they are: the index follows, and the
     hashes of visible labels in the receipts say what has to be made again.
     """
-    if exists(path) and read_bytes(path) == wanted:
+    if storage(path).exists() and storage(path).read() == wanted:
         return [], []
     old = {str(entry.get("id")): entry for entry in read_json_lines(path)}
     new = {str(entry["id"]): entry for entry in map(json.loads, wanted.splitlines())}
@@ -223,7 +216,7 @@ def _drop(path: StorePath, stored: Manifest, wanted: Manifest, changed: Collecti
     Of artifacts whose arrays stay what they are nothing is deleted: their receipts tell of another
     recipe, and crops that have not changed keep their tokens.
     """
-    remove_durably(path / SEAL)
+    storage(path / SEAL).remove()
     asked = {artifact.name: artifact.arrays for artifact in wanted.artifacts}
     dropped = [
         artifact
@@ -233,4 +226,4 @@ def _drop(path: StorePath, stored: Manifest, wanted: Manifest, changed: Collecti
     folders = [path / LEDGER / artifact.name for artifact in dropped]
     folders += [path / spec.name for artifact in dropped for spec in artifact.arrays]
     for folder in folders:
-        remove_folder(folder)
+        storage(folder).remove_folder()

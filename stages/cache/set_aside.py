@@ -1,13 +1,11 @@
 """A store whose images are no longer the same: set aside, to be copied from row by row.
 
 Images that came or went move the rows of all that follow, and rows lie in shards. So the store's
-content moves to `.previous` within its folder, a new store is filled beside it, from it wherever an
-image is the same, and sealing the new one deletes it. Both are under the one lock.
+content moves to `.previous` within its folder, and a new store is filled beside it: from the old
+one wherever an image is the same. Sealing the new one deletes the old one. One lock covers both.
 """
 
-from pathlib import Path
-
-from zsseg.stages.cache.disk.files import exists, make_folder, remove_durably, remove_folder, sync
+from zsseg.stages.cache.disk.storage import storage
 from zsseg.stages.cache.disk.store_path import StorePath
 from zsseg.stages.cache.format.manifest import (
     CARD,
@@ -22,51 +20,59 @@ from zsseg.stages.cache.format.manifest import (
 from zsseg.stages.errors import CacheError
 
 PREVIOUS = ".previous"
+"""The folder, in a store's own, of the store that was set aside."""
 
-NOT_MOVED = (
+_NOT_MOVED = (
     "images came or went, which moves rows, and objects cannot be moved. Fetch the store with "
     "`zsseg cache export` and `import`, update it here, and send it back; or give another --cache"
 )
-"""What to say of a store at a URL, after its path, and what to do about it."""
+
+
+def why_not_set_aside(path: StorePath) -> str | None:
+    """Why a store cannot be set aside, and what to do; None where it can.
+
+    At a URL it cannot: objects cannot be moved.
+    """
+    return None if storage(path).can_rename else _NOT_MOVED
 
 
 def set_aside(path: StorePath) -> None:
-    """Move the content of a store to `.previous`; what is there already stays the previous one.
+    """Move the content of a store to `.previous`; one that is there already stays.
 
-    Raises CacheError for a store elsewhere: objects cannot be moved.
+    CacheError for a store at a URL.
     """
-    if not isinstance(path, Path):
-        raise CacheError(f"{path}: {NOT_MOVED}")
-    if exists(path / SEAL):  # what lies aside still is left of a deletion that was killed
+    if wrong := why_not_set_aside(path):
+        raise CacheError(f"{path}: {wrong}")
+    if storage(path / SEAL).exists():  # what lies aside still is left of a deletion that was killed
         discard(path)
-    remove_durably(path / SEAL)
-    remove_durably(path / CARD)
-    if exists(path / PREVIOUS / GROUP):  # the one in front was not finished: it is given up
+    storage(path / SEAL).remove()
+    storage(path / CARD).remove()
+    if storage(path / PREVIOUS / GROUP).exists():  # the one in front is unfinished: given up
         _clear(path)
         return
-    make_folder(path / PREVIOUS)
+    storage(path / PREVIOUS).make_folder()
     # First what makes it a store; `finish` goes on from there.
-    (path / GROUP).replace(path / PREVIOUS / GROUP)
+    storage(path).move(GROUP, PREVIOUS)
     finish(path)
 
 
 def finish(path: StorePath) -> None:
     """Complete what `set_aside` began, here or before it was killed."""
-    if not isinstance(path, Path):
-        return
     aside = path / PREVIOUS
-    if exists(path / GROUP) or not exists(aside / GROUP):
+    if why_not_set_aside(path) or storage(path / GROUP).exists():
+        return
+    if not storage(aside / GROUP).exists():
         return
     for name in (INDEX, LEDGER, SOURCES, *sorted(read_manifest(aside).arrays)):
-        if (path / name).exists() and not (aside / name).exists():
-            (path / name).replace(aside / name)
-    sync(aside)
-    sync(path)
+        if storage(path / name).exists() and not storage(aside / name).exists():
+            storage(path).move(name, PREVIOUS)
+    storage(aside).sync()
+    storage(path).sync()
 
 
 def previous(path: StorePath) -> tuple[StorePath, Manifest] | None:
     """The store set aside, and what it holds; None when there is none that can be read."""
-    if not isinstance(path, Path):
+    if why_not_set_aside(path):
         return None
     try:
         return path / PREVIOUS, read_manifest(path / PREVIOUS)
@@ -76,16 +82,15 @@ def previous(path: StorePath) -> tuple[StorePath, Manifest] | None:
 
 def discard(path: StorePath) -> None:
     """Delete what was set aside."""
-    if isinstance(path, Path):
-        remove_folder(path / PREVIOUS)
+    storage(path / PREVIOUS).remove_folder()
 
 
-def _clear(path: Path) -> None:
+def _clear(path: StorePath) -> None:
     """Delete the content of the unfinished store in front, its receipts first.
 
     Its metadata, which says what belongs to it, goes last: a killed call is made again.
     """
     for name in (LEDGER, *sorted(read_manifest(path).arrays)):
-        remove_folder(path / name)
+        storage(path / name).remove_folder()
     for name in (SOURCES, GROUP, INDEX):
-        remove_durably(path / name)
+        storage(path / name).remove()

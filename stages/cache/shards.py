@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from zsseg.stages.cache.disk.files import disk_errors
+from zsseg.stages.cache.disk.disk_errors import disk_errors
 from zsseg.stages.cache.disk.store_path import StorePath
-from zsseg.stages.cache.format.arrays import open_array, place, read, write_shard
+from zsseg.stages.cache.format.arrays import open_array, read, shard_rows, write_shard
 from zsseg.stages.cache.format.codec import DENSE, decode
 from zsseg.stages.cache.format.manifest import ArraySpec, Artifact, Manifest, shard_file
 from zsseg.stages.errors import NonFiniteError
@@ -76,7 +76,7 @@ def _stored(store: StorePath, manifest: Manifest, array: str, shard: int) -> np.
     shard = shard if artifact.per_row else 0
     values = open_array(store, manifest, array)
     where = str(store / shard_file(spec, artifact, shard))
-    return read(values, place(manifest, artifact, shard), where=where)
+    return read(values, shard_rows(manifest, artifact, shard), where=where)
 
 
 def _check(

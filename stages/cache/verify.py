@@ -23,7 +23,7 @@ from zsseg.stages.cache.evidence import (
     readable,
 )
 from zsseg.stages.cache.format import ledger
-from zsseg.stages.cache.format.arrays import array_json, open_array, place, read
+from zsseg.stages.cache.format.arrays import array_json, open_array, read, shard_rows
 from zsseg.stages.cache.format.manifest import GROUP, HISTORY, INDEX, SEAL, Manifest, shard_file
 from zsseg.stages.errors import CacheError
 
@@ -242,7 +242,7 @@ def _undecodable(
         elif read_data and f"{spec.name}/zarr.json" not in damaged:
             try:
                 array = open_array(path, manifest, spec.name)
-                read(array, place(manifest, artifact, shard.number), where=str(path / file))
+                read(array, shard_rows(manifest, artifact, shard.number), where=str(path / file))
             except CacheError as error:
                 yield file, str(error)
 

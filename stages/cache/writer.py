@@ -15,18 +15,10 @@ import numpy as np
 
 from zsseg.stages.cache import shards
 from zsseg.stages.cache.card import make_card
-from zsseg.stages.cache.disk.files import (
-    disk_errors,
-    exists,
-    make_folder,
-    read_ahead,
-    read_bytes,
-    remove_durably,
-    sweep,
-    write_durably,
-)
+from zsseg.stages.cache.disk.disk_errors import disk_errors
 from zsseg.stages.cache.disk.json_files import json_lines, newest, plain, read_json_lines
-from zsseg.stages.cache.disk.lock import LOCK, Lock, acquire, check_held, release
+from zsseg.stages.cache.disk.lock import LOCK, Lock, acquire
+from zsseg.stages.cache.disk.storage import storage
 from zsseg.stages.cache.disk.store_path import StorePath
 from zsseg.stages.cache.format import ledger
 from zsseg.stages.cache.format.manifest import (
@@ -92,7 +84,7 @@ class Writer:
         assert manifest.rows > 0, "a store of no images"
         assert sum(len(a.arrays) for a in artifacts) == len(manifest.arrays), "an array named twice"
         try:
-            make_folder(path)
+            storage(path).make_folder()
         except OSError as error:
             raise ResourceError(f"{path}: cannot make this folder: {error}") from error
         with disk_errors(path, f"its {LOCK}"):
@@ -106,10 +98,10 @@ class Writer:
             )
         try:
             with disk_errors(path, "what describes the store"):
-                sweep(path)
+                storage(path).remove_partial_files()
                 prepare(path, manifest, lines, update=update)
         except BaseException:
-            release(path, lock)
+            lock.release(path)
             raise
         return cls(path, manifest, lock)
 
@@ -126,11 +118,11 @@ class Writer:
 
     def close(self) -> None:
         """Release the lock."""
-        release(self.path, self._lock)
+        self._lock.release(self.path)
 
     def missing(self) -> dict[str, list[int]]:
         """Shards still to write, by artifact: no receipt, one of another recipe, or lost files."""
-        with read_ahead(self.path):
+        with storage(self.path).read_ahead():
             return {
                 artifact.name: [
                     s for s in self.manifest.shards(artifact) if self._lost(artifact, s)
@@ -183,8 +175,8 @@ class Writer:
     def withdraw(self, artifact: str, shard: int) -> None:
         """Remove the receipt of a shard that is about to be written, by whatever process."""
         with disk_errors(self.path, f"shard {shard} of {artifact}"):
-            remove_durably(self.path / SEAL)
-            remove_durably(self.path / receipt_file(self._artifacts[artifact], shard))
+            storage(self.path / SEAL).remove()
+            storage(self.path / receipt_file(self._artifacts[artifact], shard)).remove()
 
     def withdraw_all(self, artifacts: Iterable[str]) -> None:
         """Remove every receipt of artifacts that counts, here and in what is set aside.
@@ -197,11 +189,11 @@ class Writer:
         for artifact in map(self._artifacts.__getitem__, artifacts):
             made_from = self._fingerprints[artifact.name]
             with disk_errors(self.path, f"the receipts of {artifact.name}"):
-                remove_durably(self.path / SEAL)
+                storage(self.path / SEAL).remove()
                 for place, manifest in places:
                     for shard in manifest.shards(artifact):
                         if ledger.lost(place, artifact, shard, made_from=made_from) is None:
-                            remove_durably(place / receipt_file(artifact, shard))
+                            storage(place / receipt_file(artifact, shard)).remove()
 
     def commit(
         self,
@@ -234,21 +226,21 @@ class Writer:
         """
         missing = {name: lost for name, lost in self.missing().items() if lost}
         assert not missing, f"{self.path}: not to be sealed, missing {missing}"
-        check_held(self.path, self._lock)
-        with read_ahead(self.path), disk_errors(self.path, f"{SEAL} and {CARD}"):
+        self._lock.check_held(self.path)
+        with storage(self.path).read_ahead(), disk_errors(self.path, f"{SEAL} and {CARD}"):
             seal = ledger.make_seal(self.path, self.manifest)
             card = make_card(self.path, fingerprint=json.loads(seal)["root"], command=command)
             for path, content in ((self.path / CARD, card), (self.path / SEAL, seal)):
-                if not exists(path) or read_bytes(path) != content:
-                    write_durably(path, content)
+                if not storage(path).exists() or storage(path).read() != content:
+                    storage(path).write(content)
             discard(self.path)
 
     def log(self, entry: Mapping[str, Any]) -> None:
         """Append what a run says about itself (time, seconds, versions) to history.jsonl."""
         path = self.path / HISTORY
         with disk_errors(self.path, HISTORY):
-            before = read_bytes(path) if exists(path) else b""
-            write_durably(path, before + json_lines([entry]))
+            before = storage(path).read() if storage(path).exists() else b""
+            storage(path).write(before + json_lines([entry]))
 
     def last(self, key: str) -> Any:
         """The newest value of a key in the history; None when never said."""

@@ -15,7 +15,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from zsseg.stages.cache.disk.files import write_durably
+from zsseg.stages.cache.disk.durable import write_durably
 from zsseg.stages.errors import UserError
 from zsseg.stages.evaluate.metrics import Scores, scores
 

@@ -7,14 +7,13 @@ folder of their own.
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 
-from zsseg.stages.cache.disk.files import free_bytes
+from zsseg.stages.cache.disk.storage import storage
 from zsseg.stages.cache.disk.store_path import StorePath
 from zsseg.stages.cache.reconcile import Differences
-from zsseg.stages.cache.set_aside import NOT_MOVED
+from zsseg.stages.cache.set_aside import why_not_set_aside
 from zsseg.stages.precompute.engine.thread_engine import Engine
 from zsseg.stages.precompute.plan.wanted_store import WantedStore
 from zsseg.stages.precompute.plan.work_plan import ORDER, Plan, Planner, planned_bytes
@@ -63,9 +62,6 @@ def forecast_plan(planner: Planner, plan: Plan, engine: Engine) -> Forecast:
         for name in plan.todo
     )
     changed = any(state in ("changed", "relabelled") for state in plan.states.values())
-    folder = wanted.path
-    while isinstance(folder, Path) and not folder.exists():
-        folder = folder.parent
     return Forecast(
         path=wanted.path,
         images=wanted.manifest.rows,
@@ -73,7 +69,7 @@ def forecast_plan(planner: Planner, plan: Plan, engine: Engine) -> Forecast:
         update=changed or bool(found and found.lines),
         steps=steps,
         bytes=planned_bytes(plan, wanted.manifest),
-        free=free_bytes(folder),
+        free=storage(wanted.path).free_bytes(),
         seconds=_seconds(wanted, plan, engine) if plan.todo else None,
     )
 
@@ -81,8 +77,8 @@ def forecast_plan(planner: Planner, plan: Plan, engine: Engine) -> Forecast:
 def _refused(path: StorePath, found: Differences | None) -> tuple[str, ...]:
     if found is not None and found.fixed:
         return ("another store lies there", *found.fixed)
-    if found is not None and found.images and not isinstance(path, Path):
-        return (NOT_MOVED, *found.images)
+    if found is not None and found.images and (wrong := why_not_set_aside(path)):
+        return (wrong, *found.images)
     return ()
 
 

@@ -9,7 +9,7 @@ from functools import partial
 from typing import Any
 
 from zsseg.stages.cache.dense_loss import DenseLoss, loss_entry, recorded_loss
-from zsseg.stages.cache.disk.files import free_bytes, read_ahead
+from zsseg.stages.cache.disk.storage import storage
 from zsseg.stages.cache.disk.store_path import StorePath
 from zsseg.stages.cache.writer import Writer
 from zsseg.stages.data.samples import Sample
@@ -153,7 +153,7 @@ def _open_writer(wanted: WantedStore, *, update: bool) -> Writer:
 
 def _check_space(wanted: WantedStore, plan: Plan) -> None:
     """Raise ResourceError before the work when what it makes does not fit on the disk."""
-    needed, free = planned_bytes(plan, wanted.manifest), free_bytes(wanted.path)
+    needed, free = planned_bytes(plan, wanted.manifest), storage(wanted.path).free_bytes()
     if free is not None and needed > free:
         raise ResourceError(
             f"{wanted.path}: {needed / 2**30:.1f} GiB are needed and {free / 2**30:.1f} GiB free. "
@@ -220,7 +220,7 @@ def _failures(writer: Writer, samples: Sequence[Sample]) -> dict[str, str]:
     """Id -> reason, as the receipts have them."""
     failed: dict[str, str] = {}
     shards = range(-(-len(samples) // writer.manifest.shard_rows))
-    with read_ahead(writer.path):
+    with storage(writer.path).read_ahead():
         for shard in shards:  # a receipt holds hashes of every image: not all of them at once
             receipt = writer.receipt("index", shard)
             assert receipt is not None

@@ -9,7 +9,7 @@ from time import perf_counter
 
 import numpy as np
 
-from zsseg.stages.cache.disk.files import write_durably
+from zsseg.stages.cache.disk.durable import write_durably
 from zsseg.stages.cache.format.arrays import array_json
 from zsseg.stages.precompute.engine.fill_shard import fill_shard
 from zsseg.stages.precompute.engine.jobs import Job, RunContext

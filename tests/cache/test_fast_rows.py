@@ -10,7 +10,7 @@ import zarr
 from helpers import seven_row_store
 from numpy.typing import NDArray
 
-from zsseg.stages.cache.format.fast_rows import RowLayout, read_row, row_layout
+from zsseg.stages.cache.format.fast_rows import DirectRows, direct_rows
 from zsseg.stages.cache.format.manifest import shard_file
 from zsseg.stages.cache.reader import Store
 from zsseg.stages.errors import CacheError
@@ -24,14 +24,14 @@ def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
 ARRAYS = ("dense", "norm", "regions", "status")
 
 
-def layout_of(path: Path, array: str) -> RowLayout:
-    layout = row_layout((path / array / "zarr.json").read_bytes())
-    assert layout is not None
-    return layout
+def rows_of(store: Path, array: str) -> DirectRows:
+    rows = direct_rows(store, array)
+    assert rows is not None
+    return rows
 
 
 def test_the_layouts_of_a_store_are_known(path: Path) -> None:
-    known = {array: layout_of(path, array) for array in ARRAYS}
+    known = {array: rows_of(path, array).layout for array in ARRAYS}
     assert {array: (each.sharded, each.compressed) for array, each in known.items()} == {
         "dense": (True, False),
         "norm": (False, False),
@@ -52,14 +52,14 @@ def test_rows_are_those_of_zarr(path: Path, array: str) -> None:
         assert values.flags.writeable
 
 
-def written(folder: Path, **options: Any) -> tuple[Path, bytes]:
-    """An array of 3 rows in one shard, made by zarr; its shard and its zarr.json."""
+def written(folder: Path, **options: Any) -> str:
+    """An array of 3 rows in one shard, made by zarr; the path of its shard beside the array."""
     array = zarr.create_array(folder, shape=(3, 40, 40), dtype="int16", fill_value=0, **options)
     values = np.random.default_rng(0).integers(-9, 9, (3, 40, 40), dtype=np.int16)
     values[1] = 0
     array[:] = values
     (shard,) = (each for each in folder.rglob("c*/**/*") if each.is_file())
-    return shard, (folder / "zarr.json").read_bytes()
+    return shard.relative_to(folder.parent).as_posix()
 
 
 CODECS = (zarr.codecs.ZstdCodec(level=3), zarr.codecs.Crc32cCodec())
@@ -68,13 +68,12 @@ CODECS = (zarr.codecs.ZstdCodec(level=3), zarr.codecs.Crc32cCodec())
 def test_sharded_and_compressed_with_a_row_that_was_left_out(tmp_path: Path) -> None:
     """Row 1 is all zeros, and zarr does not write its inner chunk."""
     options = {"chunks": (1, 40, 40), "shards": (3, 40, 40), "compressors": CODECS}
-    shard, described = written(tmp_path, **options)
-    layout = row_layout(described)
-    assert layout is not None
-    assert (layout.sharded, layout.compressed) == (True, True)
-    expected = np.asarray(zarr.open_array(tmp_path, mode="r")[:])
+    shard = written(tmp_path / "array", **options)
+    rows = rows_of(tmp_path, "array")
+    assert (rows.layout.sharded, rows.layout.compressed) == (True, True)
+    expected = np.asarray(zarr.open_array(tmp_path / "array", mode="r")[:])
     for row in range(3):
-        values = read_row(shard, layout, row)
+        values = rows.read(shard, row)
         assert np.array_equal(values, expected[row])
         assert values.flags.writeable
 
@@ -91,20 +90,22 @@ def test_sharded_and_compressed_with_a_row_that_was_left_out(tmp_path: Path) -> 
 )
 def test_other_layouts_are_left_to_zarr(tmp_path: Path, options: dict[str, Any]) -> None:
     whole: dict[str, Any] = {"fill_value": 0, "chunks": (3, 40, 40)} | options
-    zarr.create_array(tmp_path, shape=(3, 40, 40), dtype="int16", **whole)
-    assert row_layout((tmp_path / "zarr.json").read_bytes()) is None
+    zarr.create_array(tmp_path / "array", shape=(3, 40, 40), dtype="int16", **whole)
+    assert direct_rows(tmp_path, "array") is None
 
 
-def test_an_index_at_the_start_is_left_to_zarr(path: Path) -> None:
+def test_an_index_at_the_start_is_left_to_zarr(path: Path, tmp_path: Path) -> None:
     described = json.loads((path / "dense" / "zarr.json").read_bytes())
     described["codecs"][0]["configuration"]["index_location"] = "start"
-    assert row_layout(json.dumps(described).encode()) is None
+    (tmp_path / "array").mkdir()
+    (tmp_path / "array" / "zarr.json").write_text(json.dumps(described))
+    assert direct_rows(tmp_path, "array") is None
 
 
-def is_right(shard: Path, layout: RowLayout, row: int, values: NDArray[Any]) -> bool:
+def is_right(rows: DirectRows, row: int, values: NDArray[Any]) -> bool:
     """False where damage is told; a wrong value fails the test."""
     try:
-        read = read_row(shard, layout, row)
+        read = rows.read("shard", row)
     except CacheError:
         return False
     assert np.array_equal(read, values)
@@ -116,26 +117,26 @@ def test_every_damaged_byte_is_noticed(path: Path, tmp_path: Path, array: str) -
     store = Store.open(path)
     artifact, spec = store.manifest.arrays[array]
     content = (path / shard_file(spec, artifact, 0)).read_bytes()
-    layout, shard = layout_of(path, array), tmp_path / "shard"
+    rows, shard = DirectRows(tmp_path, rows_of(path, array).layout), tmp_path / "shard"
     whole = [store.read(array, row) for row in range(seven_row_store.SHARD_ROWS)]
     rng = np.random.default_rng(0)
     for place in {0, len(content) - 1, *rng.integers(0, len(content), 60).tolist()}:
         changed = bytearray(content)
         changed[place] ^= 1 << int(rng.integers(8))
         shard.write_bytes(changed)
-        spoilt = [not is_right(shard, layout, row, values) for row, values in enumerate(whole)]
+        spoilt = [not is_right(rows, row, values) for row, values in enumerate(whole)]
         # A flip in one inner chunk is that row's; in the index or in a small chunk, all rows'.
         assert any(spoilt), place
     for length in (1, len(content) // 2, len(content) - 1):
         shard.write_bytes(content[:length])
         with pytest.raises(CacheError, match="damaged"):
-            read_row(shard, layout, seven_row_store.SHARD_ROWS - 1)
+            rows.read("shard", seven_row_store.SHARD_ROWS - 1)
 
 
 def test_a_shard_that_is_gone_or_empty_is_named(path: Path, tmp_path: Path) -> None:
-    layout, shard = layout_of(path, "dense"), tmp_path / "c.0.0.0.0"
+    rows = DirectRows(tmp_path, rows_of(path, "dense").layout)
     with pytest.raises(CacheError, match=r"c\.0\.0\.0\.0: missing or empty"):
-        read_row(shard, layout, 0)
-    shard.touch()
+        rows.read("c.0.0.0.0", 0)
+    (tmp_path / "c.0.0.0.0").touch()
     with pytest.raises(CacheError, match=r"c\.0\.0\.0\.0: missing or empty"):
-        read_row(shard, layout, 0)
+        rows.read("c.0.0.0.0", 0)

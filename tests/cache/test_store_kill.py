@@ -78,7 +78,7 @@ def test_killed_at_any_point_a_run_resumes_to_the_same_bytes(tmp_path: Path) -> 
     while _killed_and_resumed(tmp_path / str(call), call, **_TWO_SHARDS):
         assert content(tmp_path / str(call)) == whole
         call += 1
-    assert call >= 32  # 9 shards, 7 receipts, 7 metadata files, seal, lock: each was interrupted
+    assert call >= 26  # 9 shards, 7 receipts, 7 metadata files, card, seal and lock
 
 
 def test_killed_at_any_point_an_update_resumes_to_the_same_bytes(tmp_path: Path) -> None:

@@ -92,8 +92,7 @@ def _run(
 
 def _watch(death: Death | None) -> Counter[str]:
     """Count the passages of each point from now on, and die at the one that is meant."""
-    from zsseg.stages.cache import writer
-    from zsseg.stages.cache.disk import files
+    from zsseg.stages.cache.disk.local import LocalStorage
     from zsseg.stages.cache.format import ledger
 
     passed: Counter[str] = Counter()
@@ -115,7 +114,7 @@ def _watch(death: Death | None) -> Counter[str]:
 
         setattr(owner, name, watched)
 
-    replace, fsync, write = Path.replace, os.fsync, files.write_durably
+    replace, fsync, write = Path.replace, os.fsync, LocalStorage.write
 
     def replacing(file: Path, target: Any) -> Path:
         aside = Path(target).parent.name == ".previous"
@@ -130,15 +129,15 @@ def _watch(death: Death | None) -> Counter[str]:
             here("torn", lambda: os.ftruncate(descriptor, half))
         fsync(descriptor)
 
-    def sealing(path: Path, content: bytes) -> None:
-        if path.name == "seal.json":
+    def sealing(file: LocalStorage, content: bytes) -> None:
+        if file.path.name == "seal.json":
             here("seal")
-        write(path, content)
+        write(file, content)
 
     for owner, name, replacement in (
         (Path, "replace", replacing),
         (os, "fsync", syncing),
-        (writer, "write_durably", sealing),
+        (LocalStorage, "write", sealing),
     ):
         setattr(owner, name, replacement)
     before("receipt", ledger, "publish")

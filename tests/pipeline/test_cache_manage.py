@@ -23,9 +23,9 @@ from helpers.seven_row_store import (
 from helpers.zsseg_command import zsseg
 
 from zsseg.stages.cache.catalogue import choose_store, find_stores
-from zsseg.stages.cache.disk import files
-from zsseg.stages.cache.disk.files import folder_bytes
+from zsseg.stages.cache.disk import durable
 from zsseg.stages.cache.disk.lock import locked
+from zsseg.stages.cache.disk.storage import storage
 from zsseg.stages.cache.reader import Store
 from zsseg.stages.cache.tools import removal
 from zsseg.stages.cache.tools.removal import check_removable, prune, remove_leftover, remove_store
@@ -131,7 +131,11 @@ def test_ls_says_last_use_and_runs(
     first, second = map(json.loads, capsys.readouterr().out.splitlines())
     assert first["runs"] == [str(run)]
     assert datetime.fromisoformat(first["last_used"]).tzinfo is not None
-    assert (first["sealed"], first["images"], first["bytes"]) == (True, 7, folder_bytes(store))
+    assert (first["sealed"], first["images"], first["bytes"]) == (
+        True,
+        7,
+        storage(store).total_bytes(),
+    )
     assert (second["runs"], second["last_used"]) == ([], None)
     assert zsseg(*listed) == 0
     assert "last used" in capsys.readouterr().out
@@ -153,7 +157,7 @@ def test_cache_commands_load_no_torch(store: Path) -> None:
 
 
 def test_a_store_is_removed_and_its_bytes_counted(store: Path) -> None:
-    size = folder_bytes(store)
+    size = storage(store).total_bytes()
     other = make_store(store.with_name("b"))
     assert remove_store(store) == size
     assert list(store.parent.iterdir()) == [other]
@@ -228,8 +232,8 @@ def _kill_after(calls: int, patch: pytest.MonkeyPatch) -> None:
 
         return call
 
-    patch.setattr(removal, "remove_durably", counted(files.remove_durably))
-    patch.setattr(removal, "sync", counted(files.sync))
+    patch.setattr(removal, "remove_durably", counted(durable.remove_durably))
+    patch.setattr(removal, "sync", counted(durable.sync))
     patch.setattr(shutil, "rmtree", counted(shutil.rmtree))
     patch.setattr(Path, "rename", counted(Path.rename))
 
@@ -361,7 +365,7 @@ def test_prune_says_what_it_frees(store: Path, capsys: pytest.CaptureFixture[str
     assert "would free" in capsys.readouterr().out
     assert gone.exists()
     assert zsseg("cache", "prune", store.parent) == 0
-    assert f"({folder_bytes(store)} bytes)" in capsys.readouterr().out.replace("\n", " ")
+    assert f"({storage(store).total_bytes()} bytes)" in capsys.readouterr().out.replace("\n", " ")
     assert not gone.exists()
 
 

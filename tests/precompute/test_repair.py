@@ -14,8 +14,8 @@ from helpers.drawn_world import draw_world
 from helpers.file_damage import HARMS, Harm, delete, empty, flip, folder, kind, link, truncate
 from helpers.random_clip import write_clip
 
-from zsseg.stages.cache.disk.files import list_files, read_bytes, write_durably
 from zsseg.stages.cache.disk.lock import locked
+from zsseg.stages.cache.disk.storage import storage
 from zsseg.stages.cache.disk.store_path import StorePath, store_path
 from zsseg.stages.cache.format.manifest import GROUP, HISTORY, INDEX, SEAL
 from zsseg.stages.cache.verify import EVERYTHING, verify_store
@@ -331,12 +331,12 @@ def test_a_store_at_a_url_is_restored(tiny_clip: str, tmp_path: Path) -> None:
     cache = store_path(f"memory://{tmp_path.name}/cache")
     world = draw_world(tmp_path / "world", images=6)
     path = run(world, tiny_clip, cache).path
-    whole = {file: read_bytes(path / file) for file in list_files(path)}
+    whole = {file: storage(path / file).read() for file in storage(path).list_files()}
     for names in (("dense/c.1.0.0.0", "ledger/index/000000.json"), (GROUP, SEAL), (INDEX,)):
         for name in names:
-            write_durably(path / name, whole[name][:-7])
+            storage(path / name).write(whole[name][:-7])
         assert repair(path) is not None
-        now = {file: read_bytes(path / file) for file in list_files(path)}
+        now = {file: storage(path / file).read() for file in storage(path).list_files()}
         assert {name: now[name] for name in whole if name not in NOT_CONTENT} == {
             name: whole[name] for name in whole if name not in NOT_CONTENT
         }

@@ -4,7 +4,7 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from zsseg.stages.cache.disk.files import read_bytes
+from zsseg.stages.cache.disk.storage import storage
 from zsseg.stages.cache.disk.store_path import StorePath
 from zsseg.stages.errors import CacheError
 
@@ -31,7 +31,7 @@ def json_lines(entries: Iterable[Mapping[str, Any]]) -> bytes:
 def read_json(path: StorePath) -> dict[str, Any]:
     """Read a JSON object; CacheError names the file when it is missing, cut short or no object."""
     try:
-        value = json.loads(read_bytes(path))
+        value = json.loads(storage(path).read())
     except FileNotFoundError as error:
         raise CacheError(f"{path}: the file is missing") from error
     except ValueError as error:  # UnicodeDecodeError and JSONDecodeError
@@ -44,7 +44,7 @@ def read_json(path: StorePath) -> dict[str, Any]:
 def read_json_lines(path: StorePath) -> list[dict[str, Any]]:
     """Read one JSON object per line; no file, no objects; CacheError names file and line."""
     try:
-        lines = read_bytes(path).splitlines()
+        lines = storage(path).read().splitlines()
     except (FileNotFoundError, NotADirectoryError):
         lines = []
     values = []

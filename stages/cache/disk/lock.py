@@ -1,8 +1,9 @@
-"""One writer per store: a lock of the operating system, which ends with its process.
+"""One writer per store: a lock of the operating system on a disk, an object in a bucket.
 
-A place elsewhere knows no such lock. There the file that names the writer is the lock: created by a
-request that fails when it exists. It outlives a killed process: a process of the same machine that
-is gone is recognised, for another machine's there is `zsseg cache unlock`.
+The lock of a store on a disk ends with the process that holds it. Object stores have no such lock:
+there the file that names the writer is the lock, created by a request that fails when it exists. It
+outlives a killed process. If that was a process of this machine, the next writer sees that it has
+ended and takes over; for another machine's there is `zsseg cache unlock`.
 """
 
 import json
@@ -17,13 +18,13 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from hashlib import sha256
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from filelock import FileLock, Timeout
 
-from zsseg.stages.cache.disk import remote
-from zsseg.stages.cache.disk.files import exists, read_bytes
+from zsseg.stages.cache.disk.bucket import BucketStorage
 from zsseg.stages.cache.disk.json_files import canonical_json
+from zsseg.stages.cache.disk.storage import storage
 from zsseg.stages.cache.disk.store_path import StorePath
 from zsseg.stages.errors import CacheError, CacheLocked
 
@@ -31,7 +32,9 @@ if TYPE_CHECKING:
     from zsseg.stages.cache.disk.store_path import UPath
 
 LOCK = ".lock"
+"""The file of a folder that the operating system locks."""
 HOLDER = ".writer.json"
+"""The file of a folder that names its writer: process, machine and since when."""
 
 _EXCLUSIVE = frozenset({"s3", "s3a", "gs", "gcs", "memory"})
 """Protocols whose file systems create a file only if there is none, in one step."""
@@ -40,57 +43,84 @@ _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Lock:
-    """A lock that this process holds; `holder` is the content of the file that says so."""
+class LocalLock:
+    """A lock of a folder on a disk that this process holds; it ends with the process."""
 
     inner: FileLock
-    holder: bytes
-    died: str | None = None
+    died: str | None
     """Who held it before and ended without giving it back, as a killed process does."""
+
+    @classmethod
+    def acquire(cls, folder: Path) -> "LocalLock":
+        """Lock a folder; CacheLocked names who holds it."""
+        inner = _system_lock(folder / LOCK, folder)
+        lock = cls(inner, held_by(folder) if (folder / HOLDER).exists() else None)
+        try:
+            (folder / HOLDER).write_bytes(canonical_json(_this_process()).encode())
+        except BaseException:
+            lock.release(folder)
+            raise
+        return lock
+
+    def release(self, folder: StorePath) -> None:
+        """Give the lock back; `folder` may have been renamed meanwhile."""
+        try:
+            (folder / HOLDER).unlink(missing_ok=True)
+        finally:
+            self.inner.release()
+
+    def check_held(self, folder: StorePath) -> None:
+        """Nothing: nobody can take a lock of the operating system away."""
+
+
+@dataclass(frozen=True)
+class BucketLock:
+    """A lock of a folder at a URL that this process holds, until it is given back or taken away."""
+
+    inner: FileLock
+    """A lock between the processes of one user here, so that one of them takes over from another
+    that was killed."""
+    holder: bytes
+    """Content of the file that says who holds it."""
+    died: None = None
+    """Not known: who held it before is named when this process takes over."""
+
+    @classmethod
+    def acquire(cls, folder: "UPath") -> "BucketLock":
+        """Lock a folder; CacheLocked names who holds it."""
+        inner = _system_lock(_file_on_this_machine(folder), folder)
+        lock = cls(inner, canonical_json(_this_process() | {"token": uuid.uuid4().hex}).encode())
+        try:
+            _create_holder(folder, lock.holder)
+        except BaseException:
+            inner.release()
+            raise
+        return lock
+
+    def release(self, folder: StorePath) -> None:
+        """Give the lock back, unless somebody has taken it away meanwhile."""
+        try:
+            if _holder(folder) == self.holder:
+                storage(folder / HOLDER).remove()
+        finally:
+            self.inner.release()
+
+    def check_held(self, folder: StorePath) -> None:
+        """CacheError when the lock was taken away (`unlock`) while this process wrote."""
+        if _holder(folder) != self.holder:
+            raise CacheError(
+                f"{folder}: the lock of this process was taken away while it wrote, and another "
+                "may have written too. Run the same command again: it checks the store"
+            )
+
+
+Lock: TypeAlias = LocalLock | BucketLock
 
 
 def acquire(path: StorePath) -> Lock:
     """Lock a store for this process; CacheLocked names who holds it."""
-    here = path / LOCK if isinstance(path, Path) else _lock_of_this_machine(path)
-    inner = FileLock(here, timeout=0, thread_local=False)
-    try:
-        inner.acquire()
-    except Timeout as error:
-        raise CacheLocked(
-            f"{path}: {held_by(path)} writes this store. Wait until it ends; the lock ends with it"
-        ) from error
-    holder = {
-        "pid": os.getpid(),
-        "host": socket.gethostname(),
-        "since": datetime.now(UTC).isoformat(timespec="seconds"),
-    }
-    if isinstance(path, Path):
-        died = held_by(path) if (path / HOLDER).exists() else None
-        lock = Lock(inner, canonical_json(holder).encode(), died)
-        try:
-            (path / HOLDER).write_bytes(lock.holder)
-        except BaseException:
-            release(path, lock)
-            raise
-        return lock
-    lock = Lock(inner, canonical_json(holder | {"token": uuid.uuid4().hex}).encode())
-    try:
-        _create(path, lock.holder)
-    except BaseException:
-        inner.release()
-        raise
-    return lock
-
-
-def release(path: StorePath, lock: Lock) -> None:
-    """Give the lock back."""
-    try:
-        if isinstance(path, Path):
-            (path / HOLDER).unlink(missing_ok=True)
-        elif _content(path) == lock.holder:  # else somebody has taken it away meanwhile
-            remote.delete(path / HOLDER)
-    finally:
-        lock.inner.release()
+    # Only a disk has locks of the operating system.
+    return LocalLock.acquire(path) if isinstance(path, Path) else BucketLock.acquire(path)
 
 
 @contextmanager
@@ -100,68 +130,87 @@ def locked(path: StorePath) -> Iterator[None]:
     try:
         yield
     finally:
-        release(path, lock)
+        lock.release(path)
 
 
-def check_held(path: StorePath, lock: Lock) -> None:
-    """CacheError when a lock elsewhere was taken away (`unlock`) while this process wrote."""
-    if not isinstance(path, Path) and _content(path) != lock.holder:
-        raise CacheError(
-            f"{path}: the lock of this process was taken away while it wrote, and another may have "
-            "written too. Run the same command again: it checks the store"
-        )
+def held_by(path: StorePath) -> str:
+    """Who holds the lock of a folder, for a message."""
+    try:
+        holder: dict[str, Any] = json.loads(storage(path / HOLDER).read())
+        return f"process {holder['pid']} on {holder['host']} (since {holder['since']})"
+    except (OSError, ValueError, KeyError, TypeError):  # being written at this moment
+        return "another process"
 
 
-def holder_of(path: StorePath) -> str | None:
-    """Who is named as the writer of a store elsewhere; None when nobody is, or it is a path here.
+def lock_left_behind(path: StorePath) -> str | None:
+    """Who is named as the writer of a store at a URL; None when nobody is.
 
-    On this machine a lock ends with its process, and never has to be taken away.
+    None on a disk of this machine: a lock there ends with its process.
     """
-    if isinstance(path, Path) or not exists(path / HOLDER):
-        return None
-    return held_by(path)
+    left = storage(path).locks_outlive_processes and storage(path / HOLDER).exists()
+    return held_by(path) if left else None
 
 
 def unlock(path: StorePath) -> None:
-    """Take a lock elsewhere away. Whoever still writes finds out when it wants to finish."""
-    if not isinstance(path, Path):
-        remote.delete(path / HOLDER)
+    """Take away the lock of a store at a URL. Whoever still writes finds out before it seals."""
+    storage(path / HOLDER).remove()
 
 
-def _create(path: "UPath", holder: bytes) -> None:
-    if path.protocol not in _EXCLUSIVE:
+def _system_lock(file: Path, folder: StorePath) -> FileLock:
+    lock = FileLock(file, timeout=0, thread_local=False)
+    try:
+        lock.acquire()
+    except Timeout as error:
+        raise CacheLocked(
+            f"{folder}: {held_by(folder)} writes this store. Wait until it ends; the lock ends "
+            "with it"
+        ) from error
+    return lock
+
+
+def _this_process() -> dict[str, object]:
+    return {
+        "pid": os.getpid(),
+        "host": socket.gethostname(),
+        "since": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+
+
+def _create_holder(folder: "UPath", holder: bytes) -> None:
+    """Create the object that is the lock; CacheLocked when a process that may live has made it."""
+    if folder.protocol not in _EXCLUSIVE:
         _log.warning(
             "%s: %s:// cannot create a file only if there is none, so two writers that begin at "
             "the same moment are not kept apart: see to it that there is one",
-            path,
-            path.protocol,
+            folder,
+            folder.protocol,
         )
-    file = path / HOLDER
+    file = BucketStorage(folder / HOLDER)
     try:
-        remote.create(file, holder)
+        file.create(holder)
     except FileExistsError as error:
-        if _content(path) == holder:  # the answer to the first request was lost, and it repeated
+        if _holder(folder) == holder:  # the answer to the first request was lost, and it repeated
             return
-        if not _ended(path):
+        if not _has_ended(folder):
             raise CacheLocked(
-                f"{path}: {held_by(path)} writes this store. Wait until it ends. If it was killed, "
-                f"`zsseg cache unlock {path}` takes its lock away"
+                f"{folder}: {held_by(folder)} writes this store. Wait until it ends. If it was "
+                f"killed, `zsseg cache unlock {folder}` takes its lock away"
             ) from error
-        _log.warning("%s: taking over from %s, which has ended", path, held_by(path))
-        remote.delete(file)
+        _log.warning("%s: taking over from %s, which has ended", folder, held_by(folder))
+        file.remove()
         try:
-            remote.create(file, holder)
+            file.create(holder)
         except FileExistsError as other:
-            raise CacheLocked(f"{path}: {held_by(path)} writes this store") from other
+            raise CacheLocked(f"{folder}: {held_by(folder)} writes this store") from other
 
 
-def _ended(path: "UPath") -> bool:
+def _has_ended(folder: "UPath") -> bool:
     """Is the writer a process of this machine that is gone?
 
     This process has the lock of this machine, so no other one here decides the same.
     """
     try:
-        holder = json.loads(_content(path) or b"")
+        holder = json.loads(_holder(folder) or b"")
         if holder["host"] != socket.gethostname() or os.name == "nt":  # there kill(0) kills
             return False
         if holder["pid"] == os.getpid():  # given anew, as to the first process of a container
@@ -174,24 +223,16 @@ def _ended(path: "UPath") -> bool:
     return False
 
 
-def _lock_of_this_machine(path: "UPath") -> Path:
-    """A lock between the processes of one user here, which ends with its process as others do."""
+def _file_on_this_machine(folder: "UPath") -> Path:
+    """The file of the lock between the processes of one user on this machine."""
     user = os.getuid() if hasattr(os, "getuid") else ""  # on Windows each has a folder of his own
-    name = sha256(str(path).encode()).hexdigest()[:32]
+    name = sha256(str(folder).encode()).hexdigest()[:32]
     return Path(tempfile.gettempdir()) / f"zsseg-{user}-{name}.lock"
 
 
-def _content(path: "UPath") -> bytes | None:
+def _holder(folder: StorePath) -> bytes | None:
+    """Content of the file that names the writer; None when there is none."""
     try:
-        return remote.get(path / HOLDER)
+        return storage(folder / HOLDER).read()
     except FileNotFoundError:
         return None
-
-
-def held_by(path: StorePath) -> str:
-    """Who holds the lock of a folder, for a message."""
-    try:
-        holder: dict[str, Any] = json.loads(read_bytes(path / HOLDER))
-        return f"process {holder['pid']} on {holder['host']} (since {holder['since']})"
-    except (OSError, ValueError, KeyError, TypeError):  # being written at this moment
-        return "another process"

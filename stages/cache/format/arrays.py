@@ -13,9 +13,9 @@ from zarr.codecs import Crc32cCodec, ZstdCodec
 from zarr.core.buffer import Buffer, default_buffer_prototype
 from zarr.storage import FsspecStore, LocalStore, MemoryStore
 
-from zsseg.stages.cache.disk import remote
-from zsseg.stages.cache.disk.files import sync, write_durably
-from zsseg.stages.cache.disk.hashing import hash_bytes, hash_file
+from zsseg.stages.cache.disk.bucket_requests import asynchronous_file_system
+from zsseg.stages.cache.disk.hashing import hash_bytes
+from zsseg.stages.cache.disk.storage import storage
 from zsseg.stages.cache.disk.store_path import StorePath
 from zsseg.stages.cache.format.fast_rows import damaged
 from zsseg.stages.cache.format.manifest import ArraySpec, Artifact, Manifest, shard_file
@@ -53,19 +53,13 @@ def array_json(manifest: Manifest, artifact: Artifact, spec: ArraySpec) -> bytes
     return files[f"{spec.name}/zarr.json"].to_bytes()
 
 
-def open_array(
-    store: StorePath, manifest: Manifest, name: str, *, writable: bool = False
-) -> ZarrArray:
-    """Open one array; CacheError when its zarr.json is damaged or is not what the manifest says."""
+def open_array(store: StorePath, manifest: Manifest, name: str) -> ZarrArray:
+    """Open one array to read; CacheError when its zarr.json is not what the manifest says."""
     artifact, spec = manifest.arrays[name]
     folder = store / name
     advice = f"`zsseg cache verify {store} --repair` puts it back"
     try:
-        array = zarr.open_array(
-            _zarr_store(folder, read_only=not writable),
-            mode="r+" if writable else "r",
-            zarr_format=3,
-        )
+        array = zarr.open_array(_zarr_store(folder), mode="r", zarr_format=3)
     except (ValueError, TypeError, KeyError, OSError) as error:
         raise CacheError(
             f"{folder / 'zarr.json'}: missing or damaged ({error}); {advice}"
@@ -79,10 +73,11 @@ def open_array(
     return array
 
 
-def _zarr_store(folder: StorePath, *, read_only: bool) -> LocalStore | FsspecStore:
+def _zarr_store(folder: StorePath) -> LocalStore | FsspecStore:
+    # zarr has a class of its own for each.
     if isinstance(folder, Path):
-        return LocalStore(folder, read_only=read_only)
-    return FsspecStore(remote.for_zarr(folder), path=folder.path, read_only=read_only)
+        return LocalStore(folder, read_only=True)
+    return FsspecStore(asynchronous_file_system(folder), path=folder.path, read_only=True)
 
 
 def write_shard(
@@ -92,31 +87,18 @@ def write_shard(
     shard: int,
     values: Mapping[str, np.ndarray[Any, Any]],
 ) -> dict[str, dict[str, Any]]:
-    """Write one whole shard of every array of an artifact and bring it to the disk (fsync).
+    """Write one whole shard of every array of an artifact, durably.
 
-    Returns bytes and hash of each file, by its path in the store: of what lies on the disk, or of
-    what was sent, which an object store compares with its checksum before it takes it. Nothing
-    counts before the shard's receipt is published. No other process may write this shard: zarr
-    would lose one's rows without an error.
+    `values`: (rows, ...) of each array, or the whole array where the artifact is not per row.
+    Returns bytes and hash of each file, by its path in the store. Nothing counts before the
+    shard's receipt is published. No other process may write this shard.
     """
     written: dict[str, dict[str, Any]] = {}
     for spec in artifact.arrays:
-        name = shard_file(spec, artifact, shard)
-        file = store / name
-        if not isinstance(file, Path):
-            content = _encoded(manifest, artifact, spec, shard, values[spec.name])
-            write_durably(file, content)
-            written[name] = {"bytes": len(content), "xxh3_128": hash_bytes(content)}
-            continue
-        # zarr merges into a shard that is there, and a torn one would fail it.
-        file.unlink(missing_ok=True)
-        array = open_array(store, manifest, spec.name, writable=True)
-        # zarr leaves out chunks of zeros by default; a shard of failed images is a file too.
-        array = array.with_config({"write_empty_chunks": True})
-        array[place(manifest, artifact, shard)] = values[spec.name]
-        sync(file)
-        sync(file.parent)
-        written[name] = {"bytes": file.stat().st_size, "xxh3_128": hash_file(file)}
+        file = shard_file(spec, artifact, shard)
+        content = _encoded(manifest, artifact, spec, shard, values[spec.name])
+        storage(store / file).write(content)
+        written[file] = {"bytes": len(content), "xxh3_128": hash_bytes(content)}
     return written
 
 
@@ -126,27 +108,27 @@ def _encoded(
     spec: ArraySpec,
     shard: int,
     values: np.ndarray[Any, Any],
-) -> bytes:
+) -> memoryview:
     """The bytes of a shard's file, made in memory."""
-    files: dict[str, Buffer] = {
-        "zarr.json": default_buffer_prototype().buffer.from_bytes(
-            array_json(manifest, artifact, spec)
-        )
-    }
+    described = default_buffer_prototype().buffer.from_bytes(array_json(manifest, artifact, spec))
+    files: dict[str, Buffer] = {"zarr.json": described}
     array = zarr.open_array(MemoryStore(store_dict=files), mode="r+", zarr_format=3)
-    array.with_config({"write_empty_chunks": True})[place(manifest, artifact, shard)] = values
-    return files[shard_file(spec, artifact, shard).split("/")[1]].to_bytes()
+    # zarr leaves out chunks of zeros by default; a shard of failed images is a file too.
+    array = array.with_config({"write_empty_chunks": True})
+    array[shard_rows(manifest, artifact, shard)] = values
+    name = shard_file(spec, artifact, shard).split("/")[1]
+    return memoryview(np.ascontiguousarray(files[name].as_numpy_array()).data).cast("B")
 
 
-def place(manifest: Manifest, artifact: Artifact, shard: int) -> slice:
-    """Where a shard lies along the first axis."""
+def shard_rows(manifest: Manifest, artifact: Artifact, shard: int) -> slice:
+    """The rows of an array that lie in a shard; all of an array that is not per row."""
     rows = manifest.rows_of(shard)
     return slice(rows.start, rows.stop) if artifact.per_row else slice(None)
 
 
-def read(array: ZarrArray, place: slice | int, *, where: str) -> np.ndarray[Any, Any]:
+def read(array: ZarrArray, rows: slice | int, *, where: str) -> np.ndarray[Any, Any]:
     """Decode rows; CacheError says `where` when a checksum or the length is wrong."""
     try:
-        return np.asarray(array[place])
+        return np.asarray(array[rows])
     except (ValueError, TypeError, KeyError, IndexError, RuntimeError, OSError) as error:
         raise CacheError(damaged(where, error)) from error

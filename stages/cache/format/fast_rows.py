@@ -1,8 +1,9 @@
-"""One row of an array without zarr's machinery: for a training loop that reads thousands a second.
+"""Reads single rows of an array on a disk without zarr, for a training loop that reads thousands.
 
 A row costs two short reads (the shard's index, the row's inner chunk), their checksums and, for
-integer maps, zstd. Nothing is kept open or in memory: rows are shared by all processes through the
-system's page cache, and a store that vanishes is noticed at once.
+integer maps, zstd; zarr's own reading takes 2 to 20 times as long (docs/performance.md). Nothing is
+kept open or in memory: rows are shared by all processes through the system's page cache, and a
+store that vanishes is noticed at once.
 """
 
 import json
@@ -17,6 +18,7 @@ import numpy as np
 from numcodecs.zstd import Zstd
 from numpy.typing import NDArray
 
+from zsseg.stages.cache.disk.store_path import StorePath
 from zsseg.stages.errors import CacheError
 
 _CHECKSUM = 4  # bytes of CRC32C after what it covers
@@ -38,8 +40,40 @@ class RowLayout:
     compressed: bool
 
 
-def row_layout(zarr_json: bytes) -> RowLayout | None:
-    """The layout that an array's zarr.json describes; None for one that `read_row` does not know.
+@dataclass(frozen=True)
+class DirectRows:
+    """The rows of one array of a store on a disk of this machine."""
+
+    store: Path
+    layout: RowLayout
+
+    def read(self, shard: str, row: int) -> NDArray[Any]:
+        """The row of this number, counted within a shard; `shard` is its file in the store.
+
+        An array that can be written to, of the layout's shape and dtype. CacheError when the file
+        is missing, empty or damaged, or the store is gone.
+        """
+        file, layout = self.store / shard, self.layout
+        try:
+            values = _decoded(file, layout, row)
+        except FileNotFoundError as error:
+            if not self.store.exists():
+                raise CacheError(
+                    f"{self.store}: the store is gone: deleted, moved, or its disk is away. Put it "
+                    "back, or make it again with `zsseg precompute`, and go on (`zsseg train` with "
+                    "--resume)"
+                ) from error
+            raise CacheError(lost(file)) from error
+        except (ValueError, RuntimeError, OSError) as error:
+            raise CacheError(damaged(str(file), error)) from error
+        if not layout.sharded:
+            return np.array(values[row])  # not a part of the whole shard
+        # What comes from bytes cannot be written to.
+        return np.array(values[0]) if layout.compressed else np.asarray(values[0])
+
+
+def _row_layout(zarr_json: bytes) -> RowLayout | None:
+    """The layout that an array's zarr.json describes; None for one that is not known here.
 
     Known: little-endian numbers, zstd or nothing, CRC32C, and shards of one row per inner chunk
     with their index at the end.
@@ -70,42 +104,19 @@ def row_layout(zarr_json: bytes) -> RowLayout | None:
     )
 
 
-def read_row(shard: Path, layout: RowLayout, place: int) -> NDArray[Any]:
-    """The row at `place` of a shard. CacheError when the file is missing, empty or damaged."""
-    try:
-        with shard.open("rb", buffering=0) as file:
-            size = file.seek(0, 2)
-            if size == 0:
-                raise CacheError(lost(shard))
-            start, length = 0, size
-            if layout.sharded:
-                start, length = _inner_chunk(file, size, layout, place)
-            if start == _NOT_WRITTEN:
-                return np.zeros(layout.shape, layout.dtype)
-            content = _checked(file, start, length)
-        rows = 1 if layout.sharded else layout.shard_rows
-        decoded = _ZSTD.decode(content) if layout.compressed else content
-        values = np.frombuffer(decoded, layout.dtype).reshape(rows, *layout.shape)
-    except FileNotFoundError as error:
-        store = shard.parents[1]
-        if not store.exists():
-            raise CacheError(
-                f"{store}: the store is gone: deleted, moved, or its disk is away. Put it back, or "
-                "make it again with `zsseg precompute`, and go on (`zsseg train` with --resume)"
-            ) from error
-        raise CacheError(lost(shard)) from error
-    except (ValueError, RuntimeError, OSError) as error:
-        if isinstance(error, CacheError):
-            raise
-        raise CacheError(damaged(str(shard), error)) from error
-    if not layout.sharded:
-        return np.array(values[place])  # not a part of the whole shard
-    # What comes from bytes cannot be written to.
-    return np.array(values[0]) if layout.compressed else np.asarray(values[0])
+def direct_rows(store: StorePath, array: str) -> DirectRows | None:
+    """The rows of an array of a store; None where only zarr reads them.
+
+    That is at a URL, and for a layout that is not known here.
+    """
+    if not isinstance(store, Path):  # there is nothing to open: zarr makes the requests
+        return None
+    layout = _row_layout((store / array / "zarr.json").read_bytes())
+    return None if layout is None else DirectRows(store, layout)
 
 
 def lost(shard: object) -> str:
-    """What to say of a shard that is gone: zarr reads a lost or empty one as zeros."""
+    """The message of a shard that is gone: zarr reads a lost or empty one as zeros."""
     return (
         f"{shard}: missing or empty; `zsseg cache verify STORE --repair` computes what is damaged "
         "once more, and nothing else"
@@ -113,23 +124,38 @@ def lost(shard: object) -> str:
 
 
 def damaged(where: str, error: object) -> str:
-    """What to say of a shard whose content is not what was written."""
+    """The message of a shard whose content is not what was written."""
     return (
         f"{where}: damaged ({error}). `zsseg cache verify STORE --repair` finds all damage and "
         "computes it once more"
     )
 
 
-def _inner_chunk(file: FileIO, size: int, layout: RowLayout, place: int) -> tuple[int, int]:
+def _decoded(shard: Path, layout: RowLayout, row: int) -> NDArray[Any]:
+    """The inner chunk of a row, (1, ...), or all rows of a shard that is one chunk."""
+    with shard.open("rb", buffering=0) as file:
+        size = file.seek(0, 2)
+        if size == 0:
+            raise FileNotFoundError(shard)  # nothing of it was written
+        start, length = _inner_chunk(file, size, layout, row) if layout.sharded else (0, size)
+        if start == _NOT_WRITTEN:
+            return np.zeros((1, *layout.shape), layout.dtype)
+        content = _checked(file, start, length)
+    rows = 1 if layout.sharded else layout.shard_rows
+    decoded = _ZSTD.decode(content) if layout.compressed else content
+    return np.frombuffer(decoded, layout.dtype).reshape(rows, *layout.shape)
+
+
+def _inner_chunk(file: FileIO, size: int, layout: RowLayout, row: int) -> tuple[int, int]:
     """Where a row's inner chunk is in its shard: first byte, and length with its checksum."""
     length = 2 * _ENTRY.itemsize * layout.shard_rows + _CHECKSUM
     if size < length:
         raise ValueError(f"{size} bytes, shorter than its index")
     index = np.frombuffer(_checked(file, size - length, length), _ENTRY)
-    start, chunk = (int(number) for number in index[2 * place : 2 * place + 2])
+    start, chunk = (int(number) for number in index[2 * row : 2 * row + 2])
     expected = prod(layout.shape) * layout.dtype.itemsize + _CHECKSUM
     if start != _NOT_WRITTEN and not layout.compressed and chunk != expected:
-        raise ValueError(f"row {place} has {chunk} bytes, not {expected}")
+        raise ValueError(f"row {row} has {chunk} bytes, not {expected}")
     return start, chunk
 
 

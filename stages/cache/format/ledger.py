@@ -5,12 +5,11 @@ receipt is written after the data has reached the disk; the seal after the last 
 """
 
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import Any
 
-from zsseg.stages.cache.disk.files import exists, file_size, write_durably
 from zsseg.stages.cache.disk.hashing import hash_file
 from zsseg.stages.cache.disk.json_files import canonical_json, read_json
+from zsseg.stages.cache.disk.storage import storage
 from zsseg.stages.cache.disk.store_path import StorePath
 from zsseg.stages.cache.format.manifest import (
     GROUP,
@@ -43,7 +42,7 @@ def publish(
     `files`: bytes and hash of each, as `shards.put` gives them; they are on the disk (fsync).
     """
     content = make_receipt(manifest, artifact, shard, made_from=made_from, files=files, notes=notes)
-    write_durably(store / receipt_file(artifact, shard), content)
+    storage(store / receipt_file(artifact, shard)).write(content)
 
 
 def make_receipt(
@@ -72,7 +71,7 @@ def make_receipt(
 def read_receipt(store: StorePath, artifact: Artifact, shard: int) -> dict[str, Any] | None:
     """The receipt of one shard, None when there is none; CacheError when it is damaged."""
     path = store / receipt_file(artifact, shard)
-    if not exists(path):
+    if not storage(path).exists():
         return None
     receipt = read_json(path)
     if receipt.pop("check", None) != fingerprint(receipt):
@@ -109,9 +108,9 @@ def lost(store: StorePath, artifact: Artifact, shard: int, *, made_from: str) ->
 def damage(store: StorePath, file: str, entry: Mapping[str, Any], *, read_data: bool) -> str | None:
     """What is wrong with one data file, measured against its receipt; None when nothing is."""
     path = store / file
-    if isinstance(path, Path) and path.is_symlink():
+    if storage(path).is_link():
         return "a symbolic link; a store holds plain files only"
-    if (size := file_size(path)) is None:
+    if (size := storage(path).size()) is None:
         return "missing"
     if size != entry["bytes"]:
         return f"{size} bytes, {entry['bytes']} were written"
@@ -139,7 +138,7 @@ def make_seal(store: StorePath, manifest: Manifest) -> bytes:
 def read_seal(store: StorePath) -> dict[str, Any]:
     """The seal; CacheError when it is missing (the store is unfinished) or damaged."""
     path = store / SEAL
-    if not exists(path):
+    if not storage(path).exists():
         raise CacheError(
             f"{store}: the store is not finished ({SEAL} is missing); run the same "
             "`zsseg precompute` command again, it continues where it stopped"

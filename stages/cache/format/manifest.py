@@ -17,8 +17,8 @@ from typing import Any
 
 import numpy as np
 
-from zsseg.stages.cache.disk.files import file_size
 from zsseg.stages.cache.disk.json_files import json_lines, plain, read_json
+from zsseg.stages.cache.disk.storage import storage
 from zsseg.stages.cache.disk.store_path import StorePath
 from zsseg.stages.cache.format.recipe import fingerprint
 from zsseg.stages.errors import CacheError
@@ -174,7 +174,7 @@ def index_lines(entries: Iterable[Mapping[str, Any]]) -> bytes:
 def read_manifest(store: StorePath) -> Manifest:
     """Read a store's zarr.json; CacheError when missing, foreign, damaged or of another format."""
     path = store / GROUP
-    if file_size(path) is None:
+    if storage(path).size() is None:
         raise CacheError(
             f"{store}: no store here ({GROUP} is missing); `zsseg precompute` makes one"
         )

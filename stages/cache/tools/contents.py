@@ -3,10 +3,10 @@
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
-from zsseg.stages.cache.disk.files import PARTIAL, list_files
+from zsseg.stages.cache.disk.durable import PARTIAL
 from zsseg.stages.cache.disk.lock import HOLDER, LOCK
+from zsseg.stages.cache.disk.storage import storage
 from zsseg.stages.cache.disk.store_path import StorePath
 from zsseg.stages.cache.format.ledger import sealed_files
 from zsseg.stages.cache.format.manifest import (
@@ -47,9 +47,8 @@ def sort_contents(path: StorePath, manifest: Manifest | None) -> Contents:
     """Sort the files of a folder; without a manifest, all arrays and receipts are orphans."""
     known = {*sealed_files(manifest), *data_files(manifest)} if manifest else set()
     own, partial, orphans, strangers = [], [], [], []
-    for file in list_files(path):
-        place = path / file
-        if isinstance(place, Path) and (place.is_symlink() or not place.is_file()):
+    for file in storage(path).list_files():
+        if not storage(path / file).is_plain_file():
             strangers.append(file)
         elif file in _TOP or file in known or file.startswith(f"{PREVIOUS}/"):
             own.append(file)

@@ -1,20 +1,13 @@
 """A finished store as one file: a plain tar, written so that equal stores give equal bytes."""
 
-import io
-import os
-import shutil
 import tarfile
 from pathlib import Path
+from typing import BinaryIO
 
 from zsseg.stages.cache.catalogue import store_name
-from zsseg.stages.cache.disk.files import (
-    PARTIAL,
-    file_size,
-    make_folder,
-    read_ahead,
-    read_bytes,
-    sync,
-)
+from zsseg.stages.cache.disk.durable import durable_file
+from zsseg.stages.cache.disk.local import LocalStorage
+from zsseg.stages.cache.disk.storage import storage
 from zsseg.stages.cache.disk.store_path import StorePath
 from zsseg.stages.cache.format.ledger import read_seal, sealed_files
 from zsseg.stages.cache.format.manifest import CARD, HISTORY, SEAL, Manifest, read_manifest
@@ -35,35 +28,30 @@ def export_store(path: StorePath, file: Path) -> int:
     """
     if file.exists() or file.is_symlink():
         raise UserError(f"{file}: exists. Delete it, or give another name")
-    if isinstance(path, Path) and file.resolve().is_relative_to(path.resolve()):
+    if storage(path).contains(file):
         raise UserError(f"{file}: lies in the store. Give a place outside of it")
-    with read_ahead(path):
+    with storage(path).read_ahead():
         manifest, root = read_manifest(path), read_seal(path)["root"]
         problems = verify_store(path, read_data=False)
         names = [*sorted({*sealed_files(manifest), *data_files(manifest)}), SEAL]
-        names[:0] = [name for name in BESIDES if file_size(path / name) is not None]
-        sizes = [file_size(path / name) or 0 for name in names]
+        names[:0] = [name for name in BESIDES if storage(path / name).size() is not None]
+        sizes = [storage(path / name).size() or 0 for name in names]
     if problems:
         raise CacheError(
             f"{path}: {len(problems)} files of the store are damaged, the first: "
             f"{problems[0].file}: {problems[0].reason}. `zsseg cache verify {path}` names them all"
         )
-    partial = file.with_name(file.name + PARTIAL)
     try:
-        make_folder(file.parent)
         _check_space(sizes, file)
-        _write(path, names, partial, _folder(manifest))
-        if read_seal(path)["root"] != root:  # a writer takes the seal away before it begins
-            raise CacheError(f"{path}: changed while it was exported; export it again")
-        partial.replace(file)
-        sync(file.parent)
+        with durable_file(file) as out:
+            _write(path, names, out, _folder(manifest))
+            if read_seal(path)["root"] != root:  # a writer takes the seal away before it begins
+                raise CacheError(f"{path}: changed while it was exported; export it again")
     except OSError as error:
         raise ResourceError(
             f"{file}: cannot write this archive of {path}: {error}. Free space, or give another "
             "place, and export again"
         ) from error
-    finally:
-        partial.unlink(missing_ok=True)
     return file.stat().st_size
 
 
@@ -85,7 +73,7 @@ def _folder(manifest: Manifest) -> str:
 def _check_space(sizes: list[int], file: Path) -> None:
     block = tarfile.BLOCKSIZE
     needed = sum(-(-size // block) + 1 for size in sizes) * block
-    free = shutil.disk_usage(file.parent).free
+    free = LocalStorage(file.parent).free_bytes()
     if needed > free:
         raise ResourceError(
             f"{file}: {needed / 2**20:.0f} MiB are needed and {free / 2**20:.0f} MiB free. Give a "
@@ -93,21 +81,11 @@ def _check_space(sizes: list[int], file: Path) -> None:
         )
 
 
-def _write(path: StorePath, names: list[str], partial: Path, folder: str) -> None:
-    with partial.open("wb") as out:
-        with tarfile.open(fileobj=out, mode="w", format=tarfile.PAX_FORMAT) as tar:
-            for name in names:
-                place = path / name
-                if isinstance(place, Path):
-                    with place.open("rb") as data:
-                        size = os.fstat(data.fileno()).st_size
-                        tar.addfile(_member(f"{folder}/{name}", size), data)
-                else:
-                    content = read_bytes(place)
-                    member = _member(f"{folder}/{name}", len(content))
-                    tar.addfile(member, io.BytesIO(content))
-        out.flush()
-        os.fsync(out.fileno())
+def _write(path: StorePath, names: list[str], out: BinaryIO, folder: str) -> None:
+    with tarfile.open(fileobj=out, mode="w", format=tarfile.PAX_FORMAT) as tar:
+        for name in names:
+            with storage(path / name).open() as (data, size):
+                tar.addfile(_member(f"{folder}/{name}", size), data)
 
 
 def _member(name: str, size: int) -> tarfile.TarInfo:

@@ -1,8 +1,8 @@
 """From an archive to a store: what is in it is not trusted, and nothing shows before it is whole.
 
 Members are unpacked into a folder that is no store by its name, verified byte by byte there, and
-the folder is renamed at the end. For a place elsewhere that happens in a temporary folder here; the
-files are sent at the end, the seal last.
+the folder is renamed at the end. For a bucket that happens in a temporary folder of this machine;
+the files are sent at the end, the seal last.
 """
 
 import os
@@ -14,18 +14,11 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
 from zsseg.stages.cache.catalogue import place_store
-from zsseg.stages.cache.disk.files import (
-    each,
-    exists,
-    list_files,
-    make_folder,
-    read_ahead,
-    sync,
-    write_durably,
-)
+from zsseg.stages.cache.disk.durable import make_folder, sync
 from zsseg.stages.cache.disk.json_files import read_json_lines
-from zsseg.stages.cache.disk.lock import HOLDER, LOCK, acquire, locked, release
-from zsseg.stages.cache.disk.remote import check_reachable
+from zsseg.stages.cache.disk.local import LocalStorage
+from zsseg.stages.cache.disk.lock import HOLDER, LOCK, acquire, locked
+from zsseg.stages.cache.disk.storage import storage
 from zsseg.stages.cache.disk.store_path import StorePath
 from zsseg.stages.cache.format.ledger import read_seal
 from zsseg.stages.cache.format.manifest import (
@@ -61,12 +54,15 @@ def import_store(archive: Path, folder: StorePath) -> Imported:
     holds anything but the regular files of one store, does not verify, or when another store is
     in its place; CacheLocked when the same archive is being imported.
     """
-    if not isinstance(folder, Path):
-        check_reachable(folder)
-        with tempfile.TemporaryDirectory(prefix="zsseg-import-") as here:
-            unpacked = import_store(archive, Path(here))
-            assert isinstance(unpacked.path, Path)
-            return _send(unpacked.path, folder, archive)
+    # Into a folder it is renamed when it is whole; to a bucket its files are sent.
+    if isinstance(folder, Path):
+        return _unpack(archive, folder)
+    storage(folder).check_reachable()
+    with tempfile.TemporaryDirectory(prefix="zsseg-import-") as here:
+        return _send(_unpack(archive, Path(here)).path, folder, archive)
+
+
+def _unpack(archive: Path, folder: Path) -> Imported:
     if not archive.is_file():
         raise CacheError(f"{archive}: no such file. `zsseg cache export STORE FILE.tar` makes one")
     staging = folder / (archive.name + IMPORTING)
@@ -78,45 +74,41 @@ def import_store(archive: Path, folder: StorePath) -> Imported:
             if staging.is_dir():
                 remove_leftover(staging)
             staging.mkdir()
-            return _import(tar, members, archive, folder, staging)
+            return _move_in(tar, members, archive, staging)
     except tarfile.TarError as error:
         raise _refused(archive, f"cut short, or no plain tar file ({error})") from error
 
 
-def _send(store: Path, folder: StorePath, archive: Path) -> Imported:
-    """Send a verified store elsewhere, under the lock of the one that it becomes."""
+def _send(store: StorePath, folder: StorePath, archive: Path) -> Imported:
+    """Send a verified store to a bucket, under the lock of the one that it becomes."""
     final = _place(read_manifest(store), folder)
-    if exists(final / GROUP):
+    if storage(final / GROUP).exists():
         _check_same(final, store, archive)
         return Imported(final, new=False)
-    names = [name for name in list_files(store) if name not in (LOCK, HOLDER)]
+    names = [name for name in storage(store).list_files() if name not in (LOCK, HOLDER)]
 
     def send(name: str) -> None:
-        write_durably(final / name, (store / name).read_bytes())
+        storage(final / name).write(storage(store / name).read())
 
     with locked(final):
         send(GROUP)  # first: what is cut short is an unfinished store, which `rm` deletes
-        each(send, [name for name in names if name not in (GROUP, SEAL)], where=final)
+        storage(final).map(send, [name for name in names if name not in (GROUP, SEAL)])
         send(SEAL)
     return Imported(final, new=True)
 
 
-def _import(
-    tar: tarfile.TarFile,
-    members: Mapping[str, tarfile.TarInfo],
-    archive: Path,
-    folder: Path,
-    staging: Path,
+def _move_in(
+    tar: tarfile.TarFile, members: Mapping[str, tarfile.TarInfo], archive: Path, staging: Path
 ) -> Imported:
+    """Unpack into a folder that is no store by its name, verify, and give it its name."""
     lock = acquire(staging)
-    where = staging
+    where: StorePath = staging
     try:
         for name in (GROUP, SEAL):
             _extract(tar, members[name], staging / name)
         manifest = _manifest(staging, members, archive)
-        final = _place(manifest, folder)
-        assert isinstance(final, Path)
-        if final.exists():
+        final = _place(manifest, staging.parent)
+        if storage(final).exists():
             _check_same(final, staging, archive)
             return Imported(final, new=False)
         for name in sorted(members.keys() - {GROUP, SEAL}):
@@ -131,15 +123,15 @@ def _import(
         for path in [staging, *(path for path in staging.rglob("*") if path.is_dir())]:
             sync(path)
         (staging / HOLDER).unlink(missing_ok=True)
-        staging.rename(final)
+        staging.rename(staging.parent / final.name)
         where = final
-        sync(folder)
+        sync(staging.parent)
         return Imported(final, new=True)
     finally:
         if where == staging:
             # The lock's file goes with the folder; what cannot be deleted is for `prune`.
             shutil.rmtree(staging, ignore_errors=True)
-        release(where, lock)
+        lock.release(where)
 
 
 def _members(tar: tarfile.TarFile, archive: Path, staging: Path) -> dict[str, tarfile.TarInfo]:
@@ -202,7 +194,7 @@ def _place(manifest: Manifest, folder: StorePath) -> StorePath:
     )
 
 
-def _check_same(final: StorePath, staging: Path, archive: Path) -> None:
+def _check_same(final: StorePath, staging: StorePath, archive: Path) -> None:
     """CacheError unless the store that is there is whole and has the archive's fingerprint."""
     advice = f"Move it away, delete it (`zsseg cache rm {final}`), or give another --cache"
     try:
@@ -216,7 +208,7 @@ def _check_same(final: StorePath, staging: Path, archive: Path) -> None:
             f"{final}: made for the same data and teacher as the store in {archive}, but with "
             f"another content (fingerprint {there}). {advice}"
         )
-    with read_ahead(final):
+    with storage(final).read_ahead():
         damaged = verify_store(final, read_data=False)
     if damaged:
         raise CacheError(
@@ -255,7 +247,7 @@ def _extract(tar: tarfile.TarFile, member: tarfile.TarInfo, target: Path) -> Non
 
 def _check_space(members: Iterable[tarfile.TarInfo], archive: Path, folder: Path) -> None:
     needed = sum(member.size for member in members)
-    free = shutil.disk_usage(folder).free
+    free = LocalStorage(folder).free_bytes()
     if needed > free:
         raise ResourceError(
             f"{folder}: {archive} needs {needed / 2**20:.0f} MiB and {free / 2**20:.0f} MiB are "

@@ -9,19 +9,26 @@ is an unfinished store, to be removed again.
 import logging
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from zsseg.stages.cache.catalogue import find_stores, is_leftover
-from zsseg.stages.cache.disk import remote
-from zsseg.stages.cache.disk.files import exists, file_size, folder_bytes, remove_durably, sync
+from zsseg.stages.cache.disk.bucket import BucketStorage
+from zsseg.stages.cache.disk.durable import remove_durably, sync
 from zsseg.stages.cache.disk.json_files import read_json
-from zsseg.stages.cache.disk.lock import HOLDER, LOCK, acquire, locked, release
-from zsseg.stages.cache.disk.remote import check_reachable
+from zsseg.stages.cache.disk.lock import HOLDER, LOCK, acquire, locked
+from zsseg.stages.cache.disk.storage import storage
 from zsseg.stages.cache.disk.store_path import StorePath
-from zsseg.stages.cache.format.manifest import GROUP, REMOVING, SEAL, Manifest, read_manifest
+from zsseg.stages.cache.format.manifest import (
+    GROUP,
+    IMPORTING,
+    REMOVING,
+    SEAL,
+    Manifest,
+    read_manifest,
+)
 from zsseg.stages.cache.tools.contents import Contents, sort_contents
 from zsseg.stages.errors import CacheError
 
@@ -48,8 +55,8 @@ def check_removable(path: StorePath) -> None:
     CacheError when it is no store, a link, or holds files that zsseg did not write; CacheLocked
     when someone writes it.
     """
-    check_reachable(path)
-    if isinstance(path, Path) and path.is_symlink():
+    storage(path).check_reachable()
+    if storage(path).is_link():
         raise CacheError(f"{path}: a symbolic link. Give the folder that it leads to")
     if not path.is_dir():
         raise CacheError(f"{path}: no store here. `zsseg cache ls FOLDER` lists them")
@@ -73,13 +80,17 @@ def remove_store(path: StorePath, *, only_unfinished: bool = False) -> int:
     With `only_unfinished` also CacheError for one that has been finished meanwhile.
     """
     check_removable(path)
-    if not isinstance(path, Path):
-        return _remove_elsewhere(path, only_unfinished=only_unfinished)
-    path = path.resolve()
+    # A folder is renamed first; objects can only be deleted where they are.
+    if isinstance(path, Path):
+        return _remove_folder(path.resolve(), only_unfinished=only_unfinished)
+    return _remove_objects(path, only_unfinished=only_unfinished)
+
+
+def _remove_folder(path: Path, *, only_unfinished: bool) -> int:
     gone = path.with_name(path.name + REMOVING)
     if gone.exists():
         remove_leftover(gone)
-    size = folder_bytes(path)
+    size = storage(path).total_bytes()
     lock = acquire(path)
     where = path
     try:
@@ -90,18 +101,19 @@ def remove_store(path: StorePath, *, only_unfinished: bool = False) -> int:
         sync(gone.parent)
         _delete(gone)
     finally:
-        release(where, lock)
+        lock.release(where)
     return size
 
 
-def _remove_elsewhere(path: "UPath", *, only_unfinished: bool) -> int:
+def _remove_objects(path: "UPath", *, only_unfinished: bool) -> int:
+    bucket = BucketStorage(path)
     with locked(path):
-        if only_unfinished and exists(path / SEAL):
+        if only_unfinished and storage(path / SEAL).exists():
             raise CacheError(f"{path}: finished just now")
-        sizes = remote.sizes(path)
-        remote.delete(path / SEAL)
-        remote.delete_files(path, [name for name in sizes if name not in (SEAL, GROUP, HOLDER)])
-        remote.delete(path / GROUP)
+        sizes = bucket.sizes()
+        storage(path / SEAL).remove()
+        bucket.remove_files([name for name in sizes if name not in (SEAL, GROUP, HOLDER)])
+        storage(path / GROUP).remove()
     return sum(sizes.values()) - sizes.get(HOLDER, 0)
 
 
@@ -112,7 +124,7 @@ def remove_leftover(path: Path) -> int:
     """
     assert is_leftover(path), path
     _refuse_strangers(path, sort_contents(path, None))
-    size = folder_bytes(path)
+    size = storage(path).total_bytes()
     with locked(path):
         _delete(path)
     return size
@@ -126,12 +138,9 @@ def prune(folder: StorePath, *, unfinished: bool, dry_run: bool) -> list[Garbage
     be written is logged and left alone.
     """
     pruned: list[Garbage] = []
-    # Only here are there any: elsewhere nothing is renamed.
-    entries = sorted(folder.iterdir()) if isinstance(folder, Path) and folder.is_dir() else []
-    for path in entries:
-        if is_leftover(path) and path.is_dir() and not path.is_symlink():
-            with _or_left_alone(path):
-                pruned.append(_prune_leftover(path, dry_run=dry_run))
+    for path in storage(folder).folders_named((REMOVING, IMPORTING)):
+        with _or_left_alone(path):
+            pruned.append(_prune_leftover(path, dry_run=dry_run))
     for store in find_stores(folder):
         with _or_left_alone(store.path):
             if unfinished and not store.sealed:
@@ -154,7 +163,7 @@ def _prune_leftover(path: Path, *, dry_run: bool) -> Garbage:
     if not dry_run:
         return Garbage(path, reason, remove_leftover(path))
     _refuse_strangers(path, sort_contents(path, None))
-    size = folder_bytes(path)
+    size = storage(path).total_bytes()
     with locked(path):
         return Garbage(path, reason, size)
 
@@ -163,7 +172,7 @@ def _prune_store(path: StorePath, *, dry_run: bool) -> Garbage:
     if not dry_run:
         return Garbage(path, "unfinished store", remove_store(path, only_unfinished=True))
     check_removable(path)
-    return Garbage(path, "unfinished store", folder_bytes(path))
+    return Garbage(path, "unfinished store", storage(path).total_bytes())
 
 
 def _prune_files(path: StorePath, *, dry_run: bool) -> list[Garbage]:
@@ -171,25 +180,21 @@ def _prune_files(path: StorePath, *, dry_run: bool) -> list[Garbage]:
         return []
     with locked(path):
         found = _leftovers(path)
-        for each in [] if dry_run else found:
-            remove_durably(each.path)
-            if not isinstance(each.path, Path) or not isinstance(path, Path):
-                continue
-            for parent in (each.path.parent, each.path.parent.parent):
-                if parent.is_relative_to(path) and parent != path:
-                    with suppress(OSError):  # not empty
-                        parent.rmdir()
-    return found
+        for name in [] if dry_run else found:
+            storage(path / name).remove()
+            storage(path).remove_empty_folders(name)
+    return list(found.values())
 
 
-def _leftovers(path: StorePath) -> list[Garbage]:
+def _leftovers(path: StorePath) -> dict[str, Garbage]:
+    """The files of a store that no complete run leaves, by their path in the store."""
     contents = sort_contents(path, read_manifest(path))
     reasons = dict.fromkeys(contents.partial, "written by halves")
     reasons |= dict.fromkeys(contents.orphans, "not in the store's manifest")
-    return [
-        Garbage(path / file, reason, file_size(path / file) or 0)
+    return {
+        file: Garbage(path / file, reason, storage(path / file).size() or 0)
         for file, reason in reasons.items()
-    ]
+    }
 
 
 def _manifest(path: StorePath) -> Manifest | None:

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
-from zsseg.stages.cache.disk.files import modified, touch
 from zsseg.stages.cache.disk.json_files import read_json
+from zsseg.stages.cache.disk.storage import storage
 from zsseg.stages.cache.disk.store_path import StorePath
 from zsseg.stages.cache.format.ledger import read_seal
 from zsseg.stages.cache.format.manifest import USED
@@ -35,13 +35,13 @@ def note_use(store: StorePath) -> None:
     A store that cannot be written (another's, or on a read-only disk) is used without a note.
     """
     with suppress(OSError):
-        touch(store / USED)
+        storage(store / USED).touch()
 
 
 def last_used(store: StorePath) -> datetime | None:
     """When `note_use` was last called; None when it never was, or could not write."""
     try:
-        return modified(store / USED)
+        return storage(store / USED).modified()
     except OSError:
         return None
 

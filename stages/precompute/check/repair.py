@@ -6,7 +6,6 @@ written: by the hash in the seal, or without one by the fingerprints in the rece
 """
 
 import logging
-import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,9 +14,9 @@ from typing import Literal
 import xxhash
 
 from zsseg.stages.cache.catalogue import place_store
-from zsseg.stages.cache.disk.files import remove_durably, sync, write_durably
 from zsseg.stages.cache.disk.json_files import json_lines, plain
 from zsseg.stages.cache.disk.lock import locked
+from zsseg.stages.cache.disk.storage import storage
 from zsseg.stages.cache.disk.store_path import StorePath
 from zsseg.stages.cache.evidence import list_shards, read_seal
 from zsseg.stages.cache.format.manifest import (
@@ -95,7 +94,7 @@ def repair_store(
     and `progress` what is being made. Raises CacheLocked when the store is being written, and
     CacheError when it is not known, or not there any more, what the store was made from.
     """
-    if isinstance(path, Path) and path.name in ("", ".."):  # its folder has a name, which counts
+    if path.name in ("", ".."):  # its folder has a name, which counts
         path = path.resolve()
     with locked(path):
         found = inspect_store(path, share=share, progress=look)
@@ -106,8 +105,8 @@ def repair_store(
         _check_place(path, plan)
         for problem in found.problems:
             if problem.file not in (GROUP, INDEX, HISTORY):
-                _remove(path, problem.file)
-        write_durably(path / HISTORY, json_lines(sound_history(path)))
+                storage(path).remove_whatever_is_at(problem.file)
+        storage(path / HISTORY).write(json_lines(sound_history(path)))
     request = plan.settings.request(root=plan.root, teacher=plan.files.spec, cache=path.parent)
     if device is not None:
         config = request.config.model_copy(update={"device": device})
@@ -166,8 +165,8 @@ def _put_back(path: StorePath, found: Inspection, plan: _Plan) -> None:
             "Give them with --root and --teacher"
         )
     for file, content in wanted.items():
-        _remove(path, file)
-        write_durably(path / file, content)
+        storage(path).remove_whatever_is_at(file)
+        storage(path / file).write(content)
         _log.info("%s: put back", path / file)
 
 
@@ -208,20 +207,3 @@ def _check_place(path: StorePath, plan: _Plan) -> None:
             f"{path}: `zsseg precompute` would not find the store under this name; rename the "
             f"folder to {place.name}"
         )
-
-
-def _remove(path: StorePath, name: str) -> None:
-    """Delete what is in a file's place, be it a link or a folder, or a file where a folder was."""
-    if not isinstance(path, Path):
-        remove_durably(path / name)
-        return
-    for above in reversed([path / folder for folder in Path(name).parents][:-1]):
-        if not above.is_dir() and (above.is_symlink() or above.exists()):
-            above.unlink()
-    file = path / name
-    if file.is_dir() and not file.is_symlink():
-        shutil.rmtree(file)
-    elif file.is_symlink() or file.exists():
-        file.unlink()
-    if file.parent.is_dir():
-        sync(file.parent)

@@ -5,8 +5,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from zsseg.stages.cache.disk.files import exists
 from zsseg.stages.cache.disk.json_files import read_json_lines
+from zsseg.stages.cache.disk.storage import storage
 from zsseg.stages.cache.disk.store_path import StorePath
 from zsseg.stages.cache.format import ledger
 from zsseg.stages.cache.format.manifest import (
@@ -42,12 +42,12 @@ def earlier_stores(
 ) -> tuple[EarlierStore | None, EarlierStore | None, Differences | None]:
     """The store to continue, the one to copy from, and how the store there differs."""
     path = wanted.path
-    if not exists(path / GROUP):
+    if not storage(path / GROUP).exists():
         return None, _set_aside(path), None
     found = differences(path, wanted.manifest, index_lines(wanted.index()))
     stored = read_manifest(path)
     if found.fixed or found.images:
-        if (aside := _set_aside(path)) is not None and not exists(path / SEAL):
+        if (aside := _set_aside(path)) is not None and not storage(path / SEAL).exists():
             return None, aside, found  # the one in front is unfinished, and would be given up
         return None, EarlierStore(path, stored, found.artifacts, _rows_by_id(path)), found
     front = EarlierStore(path, stored, found.artifacts, None)

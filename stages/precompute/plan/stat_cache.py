@@ -12,8 +12,9 @@ from typing import Any
 
 import xxhash
 
-from zsseg.stages.cache.disk.files import append_durably, disk_errors, read_bytes, write_durably
+from zsseg.stages.cache.disk.disk_errors import disk_errors
 from zsseg.stages.cache.disk.json_files import json_lines
+from zsseg.stages.cache.disk.storage import storage
 from zsseg.stages.cache.disk.store_path import StorePath
 from zsseg.stages.cache.format.manifest import SOURCES
 from zsseg.stages.cache.format.recipe import fingerprint
@@ -43,7 +44,7 @@ class StatCache:
         self._as_loaded = False
         """Does it hold one line for each mark, and no other?"""
         try:
-            content = read_bytes(self._path)
+            content = storage(self._path).read()
             head, *lines = content.splitlines(keepends=True)
             if head == self._head:  # the last entry of an id is the one that counts
                 self._marks = {str(json.loads(line)["id"]): _hash(line) for line in lines}
@@ -63,8 +64,8 @@ class StatCache:
         lines = {sample.id: line for sample in samples if (line := self._still(sample))}
         with disk_errors(self._path.parent, SOURCES):
             if not self._saved:
-                write_durably(self._path, self._head)
-            append_durably(self._path, b"".join(lines.values()))
+                storage(self._path).write(self._head)
+            storage(self._path).append(b"".join(lines.values()))
         self._marks |= {name: _hash(line) for name, line in lines.items()}
         self._saved = 1
         self._as_loaded = False
@@ -79,7 +80,7 @@ class StatCache:
             content += b"" if without(row) else line
         if _hash(content) != self._saved:
             with disk_errors(self._path.parent, SOURCES):
-                write_durably(self._path, memoryview(content))
+                storage(self._path).write(memoryview(content))
             self._saved = _hash(content)
             self._as_loaded = False
 

@@ -13,8 +13,8 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from zsseg.stages.cache.disk.files import read_bytes
 from zsseg.stages.cache.disk.json_files import newest
+from zsseg.stages.cache.disk.storage import storage
 from zsseg.stages.cache.disk.store_path import StorePath
 from zsseg.stages.cache.format.codec import stored_format
 from zsseg.stages.cache.format.manifest import GROUP, HISTORY, Manifest
@@ -144,7 +144,7 @@ def recall_settings(path: StorePath, manifest: Manifest | None) -> StoredSetting
 def sound_history(path: StorePath) -> list[dict[str, Any]]:
     """The lines of a history that can be read; the last ones of a run that was killed may not."""
     try:
-        lines = read_bytes(path / HISTORY).splitlines()
+        lines = storage(path / HISTORY).read().splitlines()
     except (FileNotFoundError, IsADirectoryError):
         lines = []
     values = []

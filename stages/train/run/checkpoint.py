@@ -23,7 +23,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from zsseg.stages.cache.disk.files import PARTIAL, sync, write_durably
+from zsseg.stages.cache.disk.durable import PARTIAL, sync, write_durably
 from zsseg.stages.cache.disk.hashing import hash_file
 from zsseg.stages.errors import ResourceError, UserError
 from zsseg.stages.train.run.run_folder import read_record, read_text

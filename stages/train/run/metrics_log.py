@@ -12,7 +12,7 @@ from typing import Self
 
 from torch.utils.tensorboard.writer import SummaryWriter
 
-from zsseg.stages.cache.disk.files import write_durably
+from zsseg.stages.cache.disk.durable import write_durably
 
 logger = logging.getLogger(__name__)
 

@@ -23,9 +23,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor
 
-from zsseg.stages.cache.disk.files import PARTIAL, disk_errors, make_folder, write_durably
+from zsseg.stages.cache.disk.disk_errors import disk_errors
+from zsseg.stages.cache.disk.durable import PARTIAL, make_folder, write_durably
 from zsseg.stages.cache.disk.json_files import json_lines
-from zsseg.stages.cache.disk.lock import HOLDER, LOCK, acquire, held_by, release
+from zsseg.stages.cache.disk.lock import HOLDER, LOCK, acquire, held_by
 from zsseg.stages.cache.format.recipe import difference
 from zsseg.stages.data.spec import DatasetSpec
 from zsseg.stages.errors import CacheLocked, UserError
@@ -113,7 +114,7 @@ def only_writer(out: Path) -> Iterator[None]:
             if new and _names(out) <= {LOCK, HOLDER}:
                 shutil.rmtree(out, ignore_errors=True)
         with suppress(OSError):
-            release(out, lock)
+            lock.release(out)
 
 
 def check_folder(out: Path, record: RunRecord, *, resume: bool) -> bool:

@@ -1,0 +1,57 @@
+"""Requests to object stores: the fsspec file system of a URL, with errors that name the URL.
+
+Other processes and forks get file systems of their own: connections do not survive a fork.
+"""
+
+import errno
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from zsseg.stages.cache.disk.store_path import UPath
+
+
+@contextmanager
+def requests_to(path: "UPath") -> Iterator[Any]:
+    """The file system of a URL; within, whatever it raises becomes an OSError that names the URL.
+
+    FileNotFoundError, FileExistsError and PermissionError stay what they are; errors of the
+    libraries below (no network, no credentials) become ConnectionError.
+    """
+    try:
+        yield file_system(path)
+    except FileNotFoundError as error:
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path)) from error
+    except OSError as error:
+        text = f"{path}: {error.strerror or error}"
+        raise (type(error)(error.errno, text) if error.errno else type(error)(text)) from error
+    except Exception as error:  # of botocore, aiohttp and their like
+        raise ConnectionError(f"{path}: {type(error).__name__}: {error}") from error
+
+
+def file_system(path: "UPath") -> Any:
+    """The file system of a URL, for calls that wait for their answer."""
+    return _file_system(path.protocol, tuple(path.storage_options.items()), os.getpid(), False)
+
+
+def asynchronous_file_system(path: "UPath") -> Any:
+    """The file system of a URL whose calls are coroutines, as zarr needs it."""
+    return _file_system(path.protocol, tuple(path.storage_options.items()), os.getpid(), True)
+
+
+@cache
+def _file_system(
+    protocol: str, options: tuple[tuple[str, Any], ...], process: int, asynchronous: bool
+) -> Any:
+    """One per process, for all its threads: fsspec itself would make one for each thread."""
+    import fsspec
+    from fsspec.implementations.asyn_wrapper import AsyncFileSystemWrapper
+
+    if not asynchronous:
+        return fsspec.filesystem(protocol, **dict(options))
+    if fsspec.get_filesystem_class(protocol).async_impl:
+        return fsspec.filesystem(protocol, asynchronous=True, **dict(options))
+    return AsyncFileSystemWrapper(fsspec.filesystem(protocol, **dict(options)), asynchronous=True)
