@@ -120,8 +120,6 @@ def test_nothing_is_committed_that_belongs_to_a_person_or_a_run() -> None:
 
 
 LONG_FUNCTIONS = {
-    "stages/evaluate/evaluate.py:evaluate_run",
-    "stages/evaluate/evaluate.py:evaluate_teacher",
     "stages/precompute/engine/fill_shard.py:_make",
     "stages/precompute/plan/recipes.py:store_artifacts",
     "stages/precompute/run.py:precompute",
@@ -139,7 +137,7 @@ WIDE_SIGNATURES = {
     "stages/precompute/run.py:precompute",
 }
 UNNAMED = {
-    *(f"stages/{name}/__init__.py" for name in ("evaluate", "precompute", "train")),
+    *(f"stages/{name}/__init__.py" for name in ("precompute", "train")),
     *(f"stages/train/{name}/__init__.py" for name in ("batches", "students")),
     "stages/precompute/plan/__init__.py",
     "stages/__init__.py",

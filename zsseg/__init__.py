@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from zsseg.stages.cache.reader import Store as Store
     from zsseg.stages.data.spec import load_spec as load_spec
-    from zsseg.stages.evaluate.evaluate import evaluate_run as evaluate_run
-    from zsseg.stages.evaluate.evaluate import evaluate_teacher as evaluate_teacher
+    from zsseg.stages.evaluate.evaluation import evaluate_run as evaluate_run
+    from zsseg.stages.evaluate.evaluation import evaluate_teacher as evaluate_teacher
     from zsseg.stages.evaluate.predict import predict_files as predict_files
     from zsseg.stages.evaluate.trained_run import load_run as load_run
     from zsseg.stages.precompute.plan.request import PrecomputeRequest as PrecomputeRequest
@@ -36,8 +36,8 @@ _HOME = {
     "RunConfig": "zsseg.stages.train.run_config",
     "Store": "zsseg.stages.cache.reader",
     "TrainingData": "zsseg.stages.train.batches.training_data",
-    "evaluate_run": "zsseg.stages.evaluate.evaluate",
-    "evaluate_teacher": "zsseg.stages.evaluate.evaluate",
+    "evaluate_run": "zsseg.stages.evaluate.evaluation",
+    "evaluate_teacher": "zsseg.stages.evaluate.evaluation",
     "load_run": "zsseg.stages.evaluate.trained_run",
     "load_spec": "zsseg.stages.data.spec",
     "precompute": "zsseg.stages.precompute.run",

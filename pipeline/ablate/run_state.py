@@ -12,7 +12,7 @@ from filelock import FileLock, Timeout
 
 from zsseg.pipeline.ablate.table_plan import PlannedRun
 from zsseg.stages.cache.disk.durable import make_folder
-from zsseg.stages.evaluate.evaluate import gammas_of
+from zsseg.stages.evaluate.evaluation import gammas_of
 from zsseg.stages.evaluate.result import EvaluationResult, file_stem, read_result, variant
 from zsseg.stages.train.run import checkpoint
 from zsseg.stages.train.run.run_folder import is_run, read_record

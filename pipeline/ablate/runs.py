@@ -22,7 +22,7 @@ from zsseg.stages.cache.reader import Store
 from zsseg.stages.data.spec import DatasetSpec
 from zsseg.stages.data.splits import list_samples
 from zsseg.stages.errors import NonFiniteError, UserError
-from zsseg.stages.evaluate.evaluate import evaluate_run, gammas_of, labelled
+from zsseg.stages.evaluate.evaluation import evaluate_run, gammas_of, labelled
 from zsseg.stages.evaluate.result import save_result
 from zsseg.stages.evaluate.trained_run import load_run
 from zsseg.stages.train.batches.training_data import TrainingData

@@ -99,7 +99,7 @@ def _of_teacher(
     from zsseg.stages.cache.reader import Store
     from zsseg.stages.cache.tools.uses import note_use
     from zsseg.stages.data.spec import load_spec
-    from zsseg.stages.evaluate.evaluate import evaluate_teacher
+    from zsseg.stages.evaluate.evaluation import evaluate_teacher
     from zsseg.stages.train.processes import processes
 
     store = Store.open(choose_store(cache, split=split))
@@ -121,7 +121,7 @@ def _of_run(
 ) -> "Sequence[EvaluationResult]":
     """Scores of a run's student."""
     from zsseg.stages.data.spec import load_spec
-    from zsseg.stages.evaluate.evaluate import evaluate_run
+    from zsseg.stages.evaluate.evaluation import evaluate_run
     from zsseg.stages.evaluate.trained_run import load_run
     from zsseg.stages.evaluate.vocabulary import renamed
 

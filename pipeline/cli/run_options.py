@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from zsseg.stages.evaluate.trained_run import Run
+    from zsseg.stages.evaluate.trained_run import TrainedRun
     from zsseg.stages.train.run_config import EvaluateConfig
 
     Embeddings = NDArray[np.float32]
@@ -34,7 +34,9 @@ def evaluate_config(
     return build(RunConfig, apply_settings(values, changes), where="--set").evaluate
 
 
-def text_encoder(run: "Run", teacher: str | None = None) -> "Callable[[Sequence[str]], Embeddings]":
+def text_encoder(
+    run: "TrainedRun", teacher: str | None = None
+) -> "Callable[[Sequence[str]], Embeddings]":
     """CLIP's text tower with the run's templates, loaded when it is first called."""
 
     def encode(names: "Sequence[str]") -> "Embeddings":

@@ -1,1 +1,7 @@
-"""Metrics, inference and prediction with a trained student, and scores of the cache alone."""
+"""Scores and predictions of a trained student, and scores of a store's dense tokens.
+
+`evaluation` scores a split, `predict` writes label maps of any images. Both use a `trained_run`,
+`inference` (an image to class scores, by the `scorer`), `labelling` (scores to labels) and
+`read_ahead`. `metrics` has the formulas, `result` the files that scores are written to, `overlay`
+the pictures, `vocabulary` text embeddings of other class names.
+"""

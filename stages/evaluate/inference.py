@@ -17,8 +17,8 @@ from zsseg.stages.train.batches.imagenet import normalise
 from zsseg.stages.train.run_config import EvaluateConfig
 
 _CPU_PIXELS, _GPU_PIXELS = 2**18, 2**21
-"""Pixels of the windows that are seen at one time: one of 512 x 512 on a CPU, which is busy with
-one; eight on a GPU, which is not."""
+"""Pixels of the windows in one forward pass: one window of 512 x 512 keeps a CPU busy, a GPU takes
+eight."""
 
 
 def prepared(

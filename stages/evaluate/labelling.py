@@ -1,4 +1,4 @@
-"""Labels at full size from scores on a grid, upsampling only the classes that may win.
+"""Labels at full size from scores on a grid; only classes that may win are upsampled.
 
 Plainly, every class is upsampled and the best one taken at each pixel; with 171 classes that costs
 as much as a small network. But an upsampled score is a mean of four cells' scores, with weights
@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 _CHUNK_VALUES = 2**24
-"""Scores at cells or at pixels looked at at one time, were no class left out: 64 MiB of float32."""
+"""Scores that are handled at a time, if no class were left out: 64 MiB of float32."""
 
 
 class _Axis(NamedTuple):
@@ -65,11 +65,11 @@ def upsampled_argmax(score_Chw: Tensor, size: tuple[int, ...]) -> NDArray[np.uin
     square_N2 = (~agree_hw & down.used_S[:, None] & right.used_S).nonzero()
     pixels = max(4, down.pixel_Su.shape[1] * right.pixel_Su.shape[1])
     for some_N2 in square_N2.split(max(1, _CHUNK_VALUES // (pixels * len(score_Chw)))):
-        _settle(label_HW, some_N2, score_hwC, best_hw, down, right)
+        _label_squares(label_HW, some_N2, score_hwC, best_hw, down, right)
     return label_HW.cpu().numpy()
 
 
-def _settle(
+def _label_squares(
     label_HW: Tensor,
     square_N2: Tensor,
     score_hwC: Tensor,

@@ -1,4 +1,4 @@
-"""Label maps and overlays of any images.
+"""Writes label maps and overlays of any images.
 
 Legend: C classes, D CLIP width, H W pixels.
 """
@@ -21,7 +21,7 @@ from zsseg.stages.evaluate.labelling import upsampled_argmax
 from zsseg.stages.evaluate.overlay import overlay, palette, with_legend
 from zsseg.stages.evaluate.read_ahead import read_ahead
 from zsseg.stages.evaluate.scorer import class_scorer
-from zsseg.stages.evaluate.trained_run import Run
+from zsseg.stages.evaluate.trained_run import TrainedRun
 from zsseg.stages.evaluate.vocabulary import checked_names
 
 logger = logging.getLogger(__name__)
@@ -46,7 +46,7 @@ class Predictions:
 
 
 def predict_files(
-    run: Run,
+    run: TrainedRun,
     inputs: Sequence[Path],
     out: Path,
     *,
@@ -59,7 +59,7 @@ def predict_files(
 
     `photos/a/b.jpg` of the input `photos` gives `out/a/b.png` (palette PNG: pixel = position in
     `classes`) and `out/a/b_overlay.png`; `out/classes.json` says what the numbers mean. Without
-    `background` every pixel gets one of the classes; `background` names what else the images show,
+    `background` every pixel gets one of the classes; `background` names what else the images show;
     its pixels become VOID. `text_CD` has the embeddings of `classes`, then of `background`. An
     image that cannot be read is reported and the rest go on. `progress(done, total)`.
 
@@ -100,7 +100,7 @@ def predict_files(
 
 
 def _read(source: Path) -> NDArray[np.uint8] | DatasetError:
-    """An image, or why it cannot be read: the others are wanted all the same."""
+    """An image, or the error of one that cannot be read, so that the others are still predicted."""
     try:
         return read_image(source)
     except DatasetError as error:

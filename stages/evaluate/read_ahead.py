@@ -1,4 +1,4 @@
-"""Reading the next things while the last are worked on."""
+"""Reads the next items in a thread while the current one is processed."""
 
 from collections import deque
 from collections.abc import Callable, Generator, Iterable
@@ -9,14 +9,14 @@ Item = TypeVar("Item")
 Read = TypeVar("Read")
 
 _AHEAD = 2
-"""Things held that nobody has asked for yet: one being read, one that waits."""
+"""Items held that were not asked for yet: one being read, one waiting."""
 
 
 def read_ahead(read: Callable[[Item], Read], items: Iterable[Item]) -> Generator[Read, None, None]:
     """What `read` makes of each item, in order, by a thread that is at most two items ahead.
 
     One thread: decoding releases Python's lock, so it runs beside the network, and results are
-    those of reading in turn. What `read` raises comes up when its item's turn comes.
+    those of reading in turn. An exception of `read` is raised at the place of its item.
     """
     with ThreadPoolExecutor(max_workers=1) as thread:
         waiting: deque[Future[Read]] = deque()

@@ -38,7 +38,8 @@ class EvaluationResult:
     settings: dict[str, Any]
     """What else decides the scores: checkpoint step, limit, sizes, calibration."""
     variant: tuple[str, ...]
-    """What tells this evaluation from the run's or the store's own, in words for a file's name."""
+    """How it differs from an evaluation with the run's or the store's own settings, as words for a
+    file name."""
     scores: Scores
     confusion_CC: NDArray[np.int64]
     """Pixels by label (row) and prediction (column)."""
@@ -53,7 +54,7 @@ def variant(
     settings: Mapping[str, Any],
     own_settings: Mapping[str, Any],
 ) -> tuple[str, ...]:
-    """What of an evaluation is not as the run or the store has it, in words for a file's name.
+    """How an evaluation differs from one with the run's or store's own settings, for file names.
 
     Another data set by its name; other names of the classes as `renamed`; a limit as `first10`; a
     calibration, whenever there is one, as `gamma0.1`; every other setting that differs by name and

@@ -14,7 +14,7 @@ from torch import Tensor
 from zsseg.stages.data.spec import DatasetSpec
 from zsseg.stages.device import choose_device
 from zsseg.stages.evaluate.scorer import Scorer, class_scorer
-from zsseg.stages.train.processes import take_from_first, told_by_first
+from zsseg.stages.train.processes import copy_from_first, value_from_first
 from zsseg.stages.train.run.checkpoint import load_student
 from zsseg.stages.train.run.run_folder import RunRecord, read_record, read_text
 from zsseg.stages.train.run_config import EvaluateConfig
@@ -22,21 +22,21 @@ from zsseg.stages.train.students.student import Student, feature_stride
 
 
 @dataclass(frozen=True)
-class Run:
-    """A student with what it was trained for; `student` and `text_CD` lie on one device."""
+class TrainedRun:
+    """A student and the record of its training; `student` and `text_CD` are on one device."""
 
     path: Path
     record: RunRecord
     evaluate: EvaluateConfig
     student: Student
     step: int
-    """Training steps behind the student's weights."""
+    """Training steps that the student's weights have had."""
     stride: int
     """Pixels between two positions of the student's feature."""
     text_CD: Tensor
     """Text embeddings of `names`."""
     names: tuple[str, ...]
-    """What each class is called: the prompt names of training, or others (`vocabulary.renamed`)."""
+    """Names of the classes: the prompt names of training, or others (`vocabulary.renamed`)."""
 
     @property
     def spec(self) -> DatasetSpec:
@@ -45,7 +45,7 @@ class Run:
 
     @cached_property
     def scorer(self) -> Scorer:
-        """Class scores for `names`; made when first asked for, from the weights of then."""
+        """Class scores for `names`; made on first use, from the weights at that time."""
         return class_scorer(self.student, self.text_CD)
 
 
@@ -54,27 +54,27 @@ def load_run(
     *,
     device: Literal["auto", "cpu", "cuda"] = "auto",
     evaluate: EvaluateConfig | None = None,
-) -> Run:
+) -> TrainedRun:
     """The student of a run folder's newest intact checkpoint, ready to predict.
 
     `evaluate` replaces the settings that the run was configured with. Raises UserError when the
-    folder holds no run or no checkpoint, ResourceError when `device` is not there. Processes that
-    have met (`joined_processes`) all call this, and have the checkpoint that the first one found.
+    folder holds no run or no checkpoint, ResourceError when `device` is not there. Inside
+    `joined_processes` all processes call this, and get the checkpoint that the first one found.
     """
     record = read_record(path)
-    place = choose_device(device)
+    target = choose_device(device)
     student, step = load_student(path)
-    # A run that is still trained may have a newer one by the time another process looks.
-    take_from_first(list(student.state_dict().values()))
+    # A run in training may have a newer checkpoint by the time another process looks.
+    copy_from_first(list(student.state_dict().values()))
     # Channels last: convolutions run faster so, as in training.
-    student = student.to(memory_format=torch.channels_last).to(place)
-    return Run(
+    student = student.to(memory_format=torch.channels_last).to(target)
+    return TrainedRun(
         path=path,
         record=record,
         evaluate=evaluate or record.config.evaluate,
         student=student,
-        step=told_by_first(step),
+        step=value_from_first(step),
         stride=feature_stride(student),
-        text_CD=read_text(path).to(place),
+        text_CD=read_text(path).to(target),
         names=record.dataset.prompt_names,
     )

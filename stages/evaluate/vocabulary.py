@@ -19,8 +19,12 @@ from torch import Tensor
 from zsseg.stages.cache.format.recipe import fingerprint
 from zsseg.stages.data.spec import VOID, DatasetSpec
 from zsseg.stages.errors import DatasetError, UserError
-from zsseg.stages.evaluate.trained_run import Run
-from zsseg.stages.train.processes import processes, take_from_first, told_by_first
+from zsseg.stages.evaluate.trained_run import TrainedRun
+from zsseg.stages.train.processes import copy_from_first, processes, value_from_first
+
+SAME_TEACHER = 0.99
+"""Smallest cosine between a text's embedding in the run and now at which the teacher counts as the
+same: with the same CLIP it is 1 up to rounding."""
 
 logger = logging.getLogger(__name__)
 
@@ -42,12 +46,8 @@ def checked_names(names: Sequence[str]) -> tuple[str, ...]:
     return checked
 
 
-SAME_TEACHER = 0.99
-"""Cosine of a text's embedding then and now: 1 but for rounding, below it for another CLIP."""
-
-
 def class_text(
-    run: Run,
+    run: TrainedRun,
     names: Sequence[str],
     *,
     encode: Callable[[Sequence[str]], NDArray[np.float32]],
@@ -55,11 +55,11 @@ def class_text(
 ) -> Tensor:
     """(C, D) normalised embeddings of any names, as the run's teacher and templates give them.
 
-    The run's own classes, by name or by prompt name, are taken from the run, and other names from
-    its `text_cache/`; `encode` is asked for what is left, so a second prediction needs no teacher.
-    It is asked for a class of the run as well: raises UserError, and keeps nothing, when that
-    differs from the run's own, so that `encode` is not the run's teacher. `teacher` is where
-    `encode` has it from, if not from where the run had it.
+    Classes of the run, by name or by prompt name, are taken from the run, and other names from its
+    `text_cache/`; `encode` makes the rest, so a second prediction needs no teacher. `encode` also
+    makes the embedding of one of the run's classes: when it differs from the run's, `encode` is
+    another teacher; then nothing is kept and UserError is raised. `teacher` is the source of
+    `encode`, if it is not the run's.
     """
     names = checked_names(names)
     known = {name: row_D for name in names if (row_D := _known(run, name)) is not None}
@@ -74,15 +74,15 @@ def class_text(
 
 
 def renamed(
-    run: Run, spec: DatasetSpec, *, encode: Callable[[Sequence[str]], NDArray[np.float32]]
-) -> Run:
+    run: TrainedRun, spec: DatasetSpec, *, encode: Callable[[Sequence[str]], NDArray[np.float32]]
+) -> TrainedRun:
     """The run under the prompt names of a description with the same classes, for `evaluate_run`.
 
-    `encode` is asked for names that the run does not know, as in `class_text`, in the first process
-    alone. With other classes nothing is done, and `evaluate_run` says what differs. Raises
+    Names that the run does not know are encoded as in `class_text`, in the first process alone.
+    With other classes the run is returned as it is, and `evaluate_run` says what differs. Raises
     DatasetError where another process was given other names.
     """
-    if told_by_first(spec.prompt_names) != spec.prompt_names:  # before any waits for another
+    if value_from_first(spec.prompt_names) != spec.prompt_names:  # before one waits for another
         raise DatasetError(
             f"'{spec.name}' has other class names in process {processes()[0]} than in process 0. "
             "Give all processes the same description"
@@ -92,11 +92,11 @@ def renamed(
     text_CD = torch.empty_like(run.text_CD)
     if processes()[0] == 0:
         text_CD = class_text(run, spec.prompt_names, encode=encode)
-    take_from_first([text_CD])
+    copy_from_first([text_CD])
     return replace(run, text_CD=text_CD, names=spec.prompt_names)
 
 
-def _check_teacher(run: Run, own: str, now_D: Tensor, teacher: str) -> None:
+def _check_teacher(run: TrainedRun, own: str, now_D: Tensor, teacher: str) -> None:
     """Raise UserError when a teacher's embedding of the run's first class is not the run's."""
     then_D = run.text_CD[0].cpu()
     if now_D.shape != then_D.shape:
@@ -111,7 +111,7 @@ def _check_teacher(run: Run, own: str, now_D: Tensor, teacher: str) -> None:
     )
 
 
-def _known(run: Run, name: str) -> Tensor | None:
+def _known(run: TrainedRun, name: str) -> Tensor | None:
     for own_names in (run.spec.classes, run.spec.prompt_names):
         if name in own_names:
             return run.text_CD[own_names.index(name)]
@@ -125,7 +125,7 @@ def _known(run: Run, name: str) -> Tensor | None:
         return None
 
 
-def _keep(run: Run, name: str, row_D: Tensor) -> None:
+def _keep(run: TrainedRun, name: str, row_D: Tensor) -> None:
     path = _path(run, name)
     partial = path.with_suffix(".partial")
     try:
@@ -136,6 +136,6 @@ def _keep(run: Run, name: str, row_D: Tensor) -> None:
         logger.warning("the embedding of '%s' is not kept: %s", name, error)
 
 
-def _path(run: Run, name: str) -> Path:
+def _path(run: TrainedRun, name: str) -> Path:
     recipe = {"teacher": run.record.teacher, "templates": run.record.templates, "name": name}
     return run.path / "text_cache" / f"{fingerprint(recipe)}.safetensors"

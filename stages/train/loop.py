@@ -22,10 +22,10 @@ from zsseg.stages.train.interrupt import held_signals
 from zsseg.stages.train.processes import (
     Status,
     agree,
+    copy_from_first,
     joined_processes,
     processes,
-    take_from_first,
-    told_by_first,
+    value_from_first,
 )
 from zsseg.stages.train.resource_errors import explained
 from zsseg.stages.train.run import checkpoint
@@ -116,7 +116,7 @@ def train(
             note_use(data.store.path)
             goes_on = check_folder(out, record, resume=resume)
             saved = checkpoint.latest(out) if goes_on else None
-        goes_on, saved = told_by_first((goes_on, saved))
+        goes_on, saved = value_from_first((goes_on, saved))
         start = _steps_done(saved)
         if saved is not None and start == config.train.steps:
             return TrainResult(out, saved, start, {})
@@ -239,5 +239,5 @@ def _prepare(config: RunConfig, saved: Path | None, *, width: int) -> State:
         logger.info("resuming from %s", saved)
     # Equal seeds may give other weights on another machine.
     averaged = [] if state.average is None else state.average.state_dict().values()
-    take_from_first([*state.parameters(), *averaged])
+    copy_from_first([*state.parameters(), *averaged])
     return state

@@ -160,7 +160,7 @@ def sum_in_place(tensors: Sequence[Tensor]) -> None:
 
 
 @torch.no_grad()
-def take_from_first(tensors: Sequence[Tensor]) -> None:
+def copy_from_first(tensors: Sequence[Tensor]) -> None:
     """Replace each tensor by that of process 0."""
     if processes()[1] > 1:
         agree()
@@ -170,7 +170,7 @@ def take_from_first(tensors: Sequence[Tensor]) -> None:
             _put(flat, bucket)
 
 
-def told_by_first(value: Any) -> Any:
+def value_from_first(value: Any) -> Any:
     """What process 0 gives, in every process; plain values only."""
     if processes()[1] == 1:
         return value

@@ -31,10 +31,10 @@ from zsseg.stages.train.processes import (
     NoMemoryElsewhere,
     Status,
     agree,
+    copy_from_first,
     processes,
     sum_in_place,
     summed,
-    take_from_first,
 )
 from zsseg.stages.train.resource_errors import is_out_of_memory
 from zsseg.stages.train.run_config import RunConfig
@@ -163,7 +163,7 @@ def _in_parts(
     found = [each.grad for each in state.parameters() if each.grad is not None]
     sum_in_place(found)
     # As DDP: batch normalisation goes on from the statistics of process 0, in the average too.
-    take_from_first(list(state.student.buffers()))
+    copy_from_first(list(state.student.buffers()))
     state.scaler.unscale_(state.optimiser)
     # Before the processes meet for the last time in this step, as all that memory may fail.
     norm = get_total_norm(found)

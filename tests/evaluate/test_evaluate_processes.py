@@ -36,8 +36,8 @@ FILES = [
 
 
 @pytest.fixture(autouse=True)
-def talkative(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("zsseg.stages.evaluate.evaluate._BETWEEN_TALKS", 2)
+def often_checked(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("zsseg.stages.evaluate.evaluation.IMAGES_BETWEEN_CHECKS", 2)
 
 
 def void(_: int) -> None:
@@ -189,7 +189,7 @@ def test_an_image_that_one_cannot_read_ends_all_soon_with_one_message(
                 file.write("x")
             return predict_scores(*given, **options)
 
-        monkeypatch.setattr("zsseg.stages.evaluate.evaluate.predict_scores", noted)
+        monkeypatch.setattr("zsseg.stages.evaluate.evaluation.predict_scores", noted)
 
     found = ended(2, place, *of_run(place), prepare=prepare)
     code, said = found[number]

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from zsseg.stages.data.images import read_image
-from zsseg.stages.evaluate.evaluate import evaluate_run, student_label
+from zsseg.stages.evaluate.evaluation import evaluate_run, student_label
 from zsseg.stages.evaluate.metrics import Scores, confusion, scores
 from zsseg.stages.evaluate.result import read_result, save_result
 

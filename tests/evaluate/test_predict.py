@@ -16,12 +16,12 @@ from PIL import Image
 from zsseg.stages.errors import UserError
 from zsseg.stages.evaluate.overlay import palette
 from zsseg.stages.evaluate.predict import Predictions, predict_files
-from zsseg.stages.evaluate.trained_run import Run
+from zsseg.stages.evaluate.trained_run import TrainedRun
 from zsseg.stages.evaluate.vocabulary import checked_names, class_text
 
 
 @pytest.fixture
-def run(tiny_world: Path, tmp_path: Path) -> Run:
+def run(tiny_world: Path, tmp_path: Path) -> TrainedRun:
     folder = tmp_path / "run"
     folder.mkdir()
     return colour_run(folder, tiny_world)
@@ -42,7 +42,7 @@ def photos(tiny_world: Path) -> Path:
     return folder
 
 
-def predict(run: Run, inputs: list[Path], out: Path) -> Predictions:
+def predict(run: TrainedRun, inputs: list[Path], out: Path) -> Predictions:
     classes = run.spec.classes
     return predict_files(
         run, inputs, out, text_CD=run.text_CD, classes=classes, progress=lambda *_: None
@@ -53,7 +53,7 @@ def tree(folder: Path) -> list[str]:
     return sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file())
 
 
-def test_folder_keeps_its_sub_folders(run: Run, photos: Path, tmp_path: Path) -> None:
+def test_folder_keeps_its_sub_folders(run: TrainedRun, photos: Path, tmp_path: Path) -> None:
     steps: list[tuple[int, int]] = []
     predictions = predict_files(
         run,
@@ -78,7 +78,7 @@ def test_folder_keeps_its_sub_folders(run: Run, photos: Path, tmp_path: Path) ->
     }
 
 
-def test_label_maps_and_overlays(run: Run, photos: Path, tmp_path: Path) -> None:
+def test_label_maps_and_overlays(run: TrainedRun, photos: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     predict(run, [photos], out)
     labels = photos.parent / "labels" / "val"
@@ -98,7 +98,7 @@ def test_label_maps_and_overlays(run: Run, photos: Path, tmp_path: Path) -> None
     assert classes[2] == {"id": 2, "name": "box", "colour": palette(4)[2].tolist()}
 
 
-def test_background_becomes_void(run: Run, photos: Path, tmp_path: Path) -> None:
+def test_background_becomes_void(run: TrainedRun, photos: Path, tmp_path: Path) -> None:
     order = [3, 0, 1, 2]
     predict_files(
         run,
@@ -115,7 +115,7 @@ def test_background_becomes_void(run: Run, photos: Path, tmp_path: Path) -> None
     assert ((label_HW == 0) == (truth_HW == 3)).mean() > 0.95
 
 
-def test_calibration_follows_the_names(run: Run, photos: Path, tmp_path: Path) -> None:
+def test_calibration_follows_the_names(run: TrainedRun, photos: Path, tmp_path: Path) -> None:
     # The classes in another order: only `ball` was unseen in training, so it wins everywhere.
     lowered = replace(run, evaluate=run.evaluate.model_copy(update={"calibration": 2.5}))
     predict_files(
@@ -130,7 +130,7 @@ def test_calibration_follows_the_names(run: Run, photos: Path, tmp_path: Path) -
 
 
 def test_calibration_knows_seen_classes_by_their_prompt_names(
-    run: Run, photos: Path, tmp_path: Path
+    run: TrainedRun, photos: Path, tmp_path: Path
 ) -> None:
     # `cardboard box` is the prompt name of the seen class `box`.
     lowered = replace(run, evaluate=run.evaluate.model_copy(update={"calibration": 2.5}))
@@ -146,7 +146,7 @@ def test_calibration_knows_seen_classes_by_their_prompt_names(
 
 
 def test_unreadable_file_is_reported_and_the_rest_go_on(
-    run: Run, photos: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    run: TrainedRun, photos: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     (photos / "broken.jpg").write_bytes(b"\xff\xd8 no picture")
     with caplog.at_level(logging.WARNING):
@@ -158,7 +158,9 @@ def test_unreadable_file_is_reported_and_the_rest_go_on(
     assert len(predictions.labels) == 2
 
 
-def test_predicting_again_does_not_take_predictions_for_images(run: Run, photos: Path) -> None:
+def test_predicting_again_does_not_take_predictions_for_images(
+    run: TrainedRun, photos: Path
+) -> None:
     out = photos / "predictions"
     predict(run, [photos], out)
     before = tree(photos)
@@ -166,7 +168,7 @@ def test_predicting_again_does_not_take_predictions_for_images(run: Run, photos:
     assert tree(photos) == before
 
 
-def test_inputs_are_never_written_over(run: Run, photos: Path) -> None:
+def test_inputs_are_never_written_over(run: TrainedRun, photos: Path) -> None:
     image = photos / "scene_000.png"
     content = image.read_bytes()
     with pytest.raises(UserError, match=r"scene_000\.png is one of the images to predict"):
@@ -177,14 +179,14 @@ def test_inputs_are_never_written_over(run: Run, photos: Path) -> None:
     assert not (photos / "classes.json").exists()
 
 
-def test_two_images_of_one_name_are_refused(run: Run, photos: Path, tmp_path: Path) -> None:
+def test_two_images_of_one_name_are_refused(run: TrainedRun, photos: Path, tmp_path: Path) -> None:
     Image.open(photos / "scene_000.png").save(photos / "scene_000.jpg")
     with pytest.raises(UserError, match=r"scene_000\.jpg and .*scene_000\.png would both"):
         predict(run, [photos], tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
-def test_missing_and_empty_inputs(run: Run, tmp_path: Path) -> None:
+def test_missing_and_empty_inputs(run: TrainedRun, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"nowhere\.jpg: there is no such image"):
         predict(run, [tmp_path / "nowhere.jpg"], tmp_path / "out")
     (tmp_path / "empty").mkdir()
@@ -207,7 +209,7 @@ def test_class_names_that_are_refused(names: Sequence[str], message: str) -> Non
         checked_names(names)
 
 
-def test_each_name_is_embedded_once(run: Run) -> None:
+def test_each_name_is_embedded_once(run: TrainedRun) -> None:
     asked: list[list[str]] = []
 
     def encode(names: Sequence[str]) -> NDArray[np.float32]:
@@ -232,7 +234,9 @@ def test_each_name_is_embedded_once(run: Run) -> None:
     assert asked[2:] == [["kite"]]
 
 
-def test_damaged_embedding_is_computed_again(run: Run, caplog: pytest.LogCaptureFixture) -> None:
+def test_damaged_embedding_is_computed_again(
+    run: TrainedRun, caplog: pytest.LogCaptureFixture
+) -> None:
     def encode(names: Sequence[str]) -> NDArray[np.float32]:
         return np.stack([run.text_CD[0].numpy(), np.eye(1, 3, dtype=np.float32)[0]])
 
@@ -244,13 +248,15 @@ def test_damaged_embedding_is_computed_again(run: Run, caplog: pytest.LogCapture
     assert "damaged" in caplog.text
 
 
-def test_embedding_of_another_width_is_refused(run: Run) -> None:
+def test_embedding_of_another_width_is_refused(run: TrainedRun) -> None:
     with pytest.raises(UserError, match=r"'sky' has 5 values there and 3 in the run"):
         class_text(run, ["kite"], encode=lambda names: np.ones((len(names), 5), dtype=np.float32))
 
 
 @pytest.mark.parametrize("cosine", [0.98, -1.0, float("nan")])
-def test_embeddings_of_another_teacher_are_refused_and_not_kept(run: Run, cosine: float) -> None:
+def test_embeddings_of_another_teacher_are_refused_and_not_kept(
+    run: TrainedRun, cosine: float
+) -> None:
     own_D = run.text_CD[0].numpy().astype(np.float64)
     across_D = np.cross(own_D, [1.0, 2.0, 3.0])
     across_D /= np.linalg.norm(across_D)

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from zsseg.stages.data.spec import DatasetSpec, load_spec
-from zsseg.stages.evaluate.trained_run import Run
+from zsseg.stages.evaluate.trained_run import TrainedRun
 from zsseg.stages.train.batches.imagenet import normalise
 from zsseg.stages.train.run.run_folder import RunRecord
 from zsseg.stages.train.run_config import EvaluateConfig, RunConfig
@@ -34,7 +34,7 @@ def record(spec: DatasetSpec, config: RunConfig | None = None) -> RunRecord:
     )
 
 
-def colour_run(path: Path, description: Path, evaluate: EvaluateConfig | None = None) -> Run:
+def colour_run(path: Path, description: Path, evaluate: EvaluateConfig | None = None) -> TrainedRun:
     """A run with D = 3, whose feature is the mean normalised colour of 4 x 4 pixels."""
     spec = load_spec(str(description))
     evaluate = evaluate or EvaluateConfig(short_side=96, window=64, stride=48)
@@ -46,7 +46,7 @@ def colour_run(path: Path, description: Path, evaluate: EvaluateConfig | None = 
         bias.zero_()
     colour_1C3 = np.array([COLOURS], dtype=np.uint8)
     text_CD = nn.functional.normalize(torch.from_numpy(normalise(colour_1C3)[:, 0].T), dim=1)
-    return Run(
+    return TrainedRun(
         path=path,
         record=record(spec, RunConfig(evaluate=evaluate)),
         evaluate=evaluate,

@@ -26,7 +26,7 @@ from zsseg.stages.cache.verify import verify_store
 from zsseg.stages.cache.writer import Writer
 from zsseg.stages.data.spec import DatasetSpec, FolderPatterns, load_spec
 from zsseg.stages.errors import CacheError, NonFiniteError, UserError
-from zsseg.stages.evaluate.evaluate import evaluate_teacher
+from zsseg.stages.evaluate.evaluation import evaluate_teacher
 from zsseg.stages.precompute.make.regions import mine_regions, unlabelled_tokens
 from zsseg.stages.precompute.make.token_loss import compare
 from zsseg.stages.precompute.plan.recipes import store_artifacts

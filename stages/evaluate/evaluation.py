@@ -1,10 +1,10 @@
-"""Scores of a trained student, and of the cached teacher itself, on a labelled split.
+"""Scores a trained student, or the dense tokens of a store, on a labelled split.
 
 Generalised zero-shot protocol: every class competes in one argmax, IoU is accumulated over the
 whole split at the labels' own size, void pixels count nowhere. Where gamma (`calibration`) is above
 0, the scores without it are reported too, from the same forward pass.
 
-Processes that have met (`joined_processes`) share the images; each gets the result of all.
+Inside `joined_processes` the processes share the images; each gets the result of all.
 
 Legend: C classes, D CLIP width, G gammas, H W pixels, h w positions of the scores.
 """
@@ -33,8 +33,8 @@ from zsseg.stages.evaluate.labelling import upsampled_argmax
 from zsseg.stages.evaluate.metrics import confusion, scores
 from zsseg.stages.evaluate.read_ahead import read_ahead
 from zsseg.stages.evaluate.result import EvaluationResult, variant
-from zsseg.stages.evaluate.trained_run import Run
-from zsseg.stages.train.processes import agree, processes, sum_in_place, told_by_first
+from zsseg.stages.evaluate.trained_run import TrainedRun
+from zsseg.stages.train.processes import agree, processes, sum_in_place, value_from_first
 from zsseg.stages.train.students.student import class_logits
 
 logger = logging.getLogger(__name__)
@@ -43,14 +43,15 @@ Input = TypeVar("Input")
 """What scores are made from."""
 
 Progress = Callable[[int, int], None]
-"""Called with the number of images done, of several processes about that of all, and of all."""
+"""Called with the numbers of images done (of several processes: about) and in all."""
 
-_BETWEEN_TALKS = 16
-"""Images of a process until it asks the others whether all is well: so late an error is told."""
+IMAGES_BETWEEN_CHECKS = 16
+"""Images that a process scores before it asks the others for their status: an error in one of them
+ends the rest at most so many images later."""
 
 
 def evaluate_run(
-    run: Run,
+    run: TrainedRun,
     spec: DatasetSpec,
     root: Path,
     split: str,
@@ -70,28 +71,10 @@ def evaluate_run(
             f"{root}: there is no such folder. If the data set '{spec.name}' has moved, give its "
             "folder with --root"
         )
-    if changed := difference(_class_lists(run.spec), _class_lists(spec)):
-        raise UserError(
-            f"{run.path} was trained for other classes than '{spec.name}' has:\n  "
-            + "\n  ".join(changed)
-            + "\nEvaluate it with the description that it was trained with"
-        )
-    if renamed := difference({"names": run.names}, {"names": spec.prompt_names}):
-        raise UserError(
-            f"{run.path}: '{spec.name}' calls classes by other names:\n  "
-            + "\n  ".join(renamed)
-            + "\nGive the run their embeddings first (zsseg.stages.evaluate.vocabulary.renamed)"
-        )
+    _check_same_classes(run, spec)
 
     def read(sample: Sample) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
-        label_HW, image_HW3 = read_label(spec, sample), read_image(sample.image)
-        if image_HW3.shape[:2] != label_HW.shape:
-            height, width = image_HW3.shape[:2]
-            raise DatasetError(
-                f"{sample.image}: {width} x {height} pixels, but its label {sample.label} has "
-                f"{label_HW.shape[1]} x {label_HW.shape[0]}. `zsseg dataset verify` lists all such "
-                "pairs"
-            )
+        label_HW, image_HW3 = _labelled_image(spec, sample)
         return label_HW, prepared(image_HW3, config=run.evaluate, stride=run.stride)
 
     def score(image_3HW: NDArray[np.float32]) -> Tensor:
@@ -129,6 +112,37 @@ def evaluate_run(
     return tuple(results)
 
 
+def _check_same_classes(run: TrainedRun, spec: DatasetSpec) -> None:
+    """Raise UserError when a description has other classes, or other names of them, than a run."""
+    if changed := difference(_class_lists(run.spec), _class_lists(spec)):
+        raise UserError(
+            f"{run.path} was trained for other classes than '{spec.name}' has:\n  "
+            + "\n  ".join(changed)
+            + "\nEvaluate it with the description that it was trained with"
+        )
+    if renamed := difference({"names": run.names}, {"names": spec.prompt_names}):
+        raise UserError(
+            f"{run.path}: '{spec.name}' calls classes by other names:\n  "
+            + "\n  ".join(renamed)
+            + "\nGive the run their embeddings first (zsseg.stages.evaluate.vocabulary.renamed)"
+        )
+
+
+def _labelled_image(
+    spec: DatasetSpec, sample: Sample
+) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+    """Label (H, W) and image (H, W, 3). Raises DatasetError when they differ in size."""
+    label_HW, image_HW3 = read_label(spec, sample), read_image(sample.image)
+    if image_HW3.shape[:2] != label_HW.shape:
+        height, width = image_HW3.shape[:2]
+        raise DatasetError(
+            f"{sample.image}: {width} x {height} pixels, but its label {sample.label} has "
+            f"{label_HW.shape[1]} x {label_HW.shape[0]}. `zsseg dataset verify` lists all such "
+            "pairs"
+        )
+    return label_HW, image_HW3
+
+
 def evaluate_teacher(
     store: Store,
     spec: DatasetSpec,
@@ -154,8 +168,7 @@ def evaluate_teacher(
         )
     split = store.identity["split"]
     row_of = {entry["id"]: entry["row"] for entry in store.index}
-    place = choose_device(device)
-    text_CD = torch.from_numpy(store.read_all("text")).to(place)
+    text_CD = torch.from_numpy(store.read_all("text")).to(choose_device(device))
 
     def read(sample: Sample) -> tuple[NDArray[np.uint8], NDArray[np.floating]]:
         return read_label(spec, sample), store.read("dense", row_of[sample.id])
@@ -163,15 +176,7 @@ def evaluate_teacher(
     def score(dense_Dhw: NDArray[np.floating]) -> Tensor:
         return _teacher_scores(dense_Dhw, text_CD)
 
-    failed = store.read_all("status") != 0
-    listed = [sample for sample in list_samples(spec, root, split) if sample.id in row_of]
-    if len(listed) < store.rows:
-        raise DatasetError(
-            f"{root}: {store.rows - len(listed)} of the {store.rows} images in {store.path} are "
-            "not there. Give the data set that the store was made from"
-        )
-    cached = [sample for sample in listed if not failed[row_of[sample.id]]]
-    samples = labelled(cached, root, split)
+    samples = labelled(_cached_samples(store, spec, root), root, split)
     gammas = gammas_of(calibration)
     confusion_GCC = _confusions(spec, samples, read, score, gammas, progress)
     return tuple(
@@ -183,7 +188,7 @@ def evaluate_teacher(
             classes=spec.classes,
             unseen=spec.unseen,
             images=len(samples),
-            left_out=len(listed) - len(samples),
+            left_out=store.rows - len(samples),
             settings={"store_fingerprint": store.fingerprint, "calibration": gamma},
             variant=variant(
                 dataset=spec.name,
@@ -198,7 +203,21 @@ def evaluate_teacher(
     )
 
 
-def student_label(run: Run, image_HW3: NDArray[np.uint8]) -> NDArray[np.uint8]:
+def _cached_samples(store: Store, spec: DatasetSpec, root: Path) -> list[Sample]:
+    """The samples that a store has tokens of. Raises DatasetError when one is not there."""
+    listed = list_samples(spec, root, store.identity["split"])
+    row_of = {entry["id"]: entry["row"] for entry in store.index}
+    stored = [sample for sample in listed if sample.id in row_of]
+    if len(stored) < store.rows:
+        raise DatasetError(
+            f"{root}: {store.rows - len(stored)} of the {store.rows} images in {store.path} are "
+            "not there. Give the data set that the store was made from"
+        )
+    failed = store.read_all("status") != 0
+    return [sample for sample in stored if not failed[row_of[sample.id]]]
+
+
+def student_label(run: TrainedRun, image_HW3: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """(H, W) class ids that a run gives an image, its gamma taken off the seen classes."""
     image_3HW = prepared(image_HW3, config=run.evaluate, stride=run.stride)
     score_Chw = predict_scores(run.scorer, image_3HW, config=run.evaluate, stride=run.stride)
@@ -220,7 +239,7 @@ def _teacher_scores(dense_Dhw: NDArray[np.floating], text_CD: Tensor) -> Tensor:
 
 
 def gammas_of(calibration: float) -> tuple[float, ...]:
-    """What to score with: 0, and `calibration` where there is one."""
+    """The gammas to score with: 0, and `calibration` if it is above 0."""
     return (0.0, calibration) if calibration else (0.0,)
 
 
@@ -263,8 +282,8 @@ def _confusions(
         for total_CC, gamma in zip(total_GCC, gammas, strict=True):
             lowered_Chw = calibrated(score_Chw, gamma, seen_ids=spec.seen_ids)
             total_CC += confusion(upsampled_argmax(lowered_Chw, label_HW.shape), label_HW, classes)
-        # Not in the last round, which may be none of some process's.
-        if done % _BETWEEN_TALKS == 0 and done * count <= len(samples):
+        # Not in the last round, in which some processes may have no image.
+        if done % IMAGES_BETWEEN_CHECKS == 0 and done * count <= len(samples):
             agree()
         progress(min(done * count, len(samples)), len(samples))
     sum_in_place([torch.from_numpy(total_GCC)])
@@ -272,9 +291,9 @@ def _confusions(
 
 
 def _check_same(samples: Sequence[Sample]) -> None:
-    """Raise DatasetError in a process that does not find the images that the first one finds."""
+    """Raise DatasetError where a process finds other images than the first one."""
     ids = [sample.id for sample in samples]
-    if (expected := told_by_first(ids)) != ids:
+    if (expected := value_from_first(ids)) != ids:
         raise DatasetError(
             f"process {processes()[0]} finds {len(ids)} images with a label and process 0 finds "
             f"{len(expected)}; '{min(set(ids) ^ set(expected))}' is not in both. Give all "

@@ -20,7 +20,7 @@ from zsseg.stages.cache.reader import Store
 from zsseg.stages.cache.writer import ArraySpec, Artifact, Writer
 from zsseg.stages.data.spec import FolderPatterns, load_spec
 from zsseg.stages.errors import CacheError, DatasetError, UserError
-from zsseg.stages.evaluate.evaluate import evaluate_run, evaluate_teacher
+from zsseg.stages.evaluate.evaluation import evaluate_run, evaluate_teacher
 from zsseg.stages.evaluate.inference import predict_scores, prepared
 from zsseg.stages.evaluate.labelling import upsampled_argmax
 from zsseg.stages.evaluate.metrics import confusion
