@@ -1,4 +1,4 @@
-"""From the folder a person names to the store, the data set and the root that are meant."""
+"""Finds the store, the data set's description and its folder that a command's options mean."""
 
 import json
 from pathlib import Path

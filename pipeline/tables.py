@@ -1,4 +1,4 @@
-"""Tables on the screen: data sets, stores, scores."""
+"""Tables and lines of text for the screen: data sets, stores, progress, scores."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def percent(value: float) -> str:
-    """A share as a percentage with one decimal, as the field prints IoU; a dash for NaN."""
+    """A fraction as a percentage with one decimal, as papers print IoU; a dash for NaN."""
     return "-" if math.isnan(value) else f"{100 * value:.1f}"
 
 
@@ -62,7 +62,7 @@ def pixel_table(spec: DatasetSpec, report: VerifyReport) -> Table:
 def store_table(
     stores: Sequence[StoreSummary], uses: Sequence[tuple[datetime | None, int]]
 ) -> Table:
-    """One line per store; of each, when it was used last and by how many runs."""
+    """One line per store; `uses` has when each was last used, and by how many runs."""
     table = Table("store", "data set", "split", "images", "size", "teacher", "state", box=None)
     table.add_column("last used")
     table.add_column("runs")
@@ -82,7 +82,7 @@ def store_table(
 
 
 def precompute_words(now: "Progress") -> str:
-    """How a run of stage one goes: its speed, what it wrote and lost, and where the time goes."""
+    """Progress of stage one in words: speed, bytes written, failures, and where the time goes."""
     words = [f"{now.images_per_second:.1f} images/s"] if now.images_per_second else []
     words += [size_text(now.bytes)] if now.bytes else []
     words += [f"{now.failures} failed"] if now.failures else []
@@ -90,7 +90,7 @@ def precompute_words(now: "Progress") -> str:
 
 
 def shares(seconds: "Mapping[Phase, float]") -> str:
-    """`read 4 % | preprocess 3 % | teacher 90 % | ...`: of the time that was worked."""
+    """`read 4% | preprocess 3% | teacher 90% | ...`: shares of the sum of all phases."""
     from zsseg.stages.precompute.progress import PHASES
 
     total = sum(seconds.values()) or 1.0
@@ -98,7 +98,7 @@ def shares(seconds: "Mapping[Phase, float]") -> str:
 
 
 def loss_line(loss: DenseLoss) -> str:
-    """What a format of dense tokens saves and costs, in one line."""
+    """What storing dense tokens in fewer bytes saves and loses, in one line."""
     return (
         f"dense {loss.format}: {loss.bytes:.3f} of the bytes of fp16; cosine to the original "
         f"tokens {loss.cosine_mean:.5f} on average, {loss.cosine_worst:.5f} at worst; "
@@ -123,7 +123,7 @@ def score_table(results: Sequence[EvaluationResult]) -> Table:
 
 
 def score_lines(results: Sequence[EvaluationResult]) -> list[str]:
-    """The means in one line per result, in percent; several are told apart by their gamma."""
+    """The mean scores, one line per result, in percent; several lines begin with their gamma."""
     lines = [_score_line(result) for result in results]
     if len(results) == 1:
         return lines
@@ -133,17 +133,10 @@ def score_lines(results: Sequence[EvaluationResult]) -> list[str]:
 
 
 def gamma_text(result: EvaluationResult) -> str:
-    """`gamma 0.02`: what was taken off the cosines of the seen classes."""
+    """`gamma 0.02`: what was subtracted from the cosines of the seen classes."""
     return f"gamma {result.settings['calibration']:g}"
 
 
 def _score_line(result: EvaluationResult) -> str:
-    means = result.scores
-    named = {
-        "hIoU": means.hiou,
-        "sIoU": means.siou,
-        "uIoU": means.uiou,
-        "mIoU": means.miou,
-        "pAcc": means.pacc,
-    }
-    return "  ".join(f"{name} {percent(value)}" for name, value in named.items())
+    means = result.scores.means.items()
+    return "  ".join(f"{name} {percent(value)}" for name, value in means)

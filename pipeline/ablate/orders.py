@@ -1,6 +1,6 @@
-"""Figures over seeds, and whether two rows are ordered as in a paper.
+"""Mean and spread over seeds, and whether our rows are ordered as the paper's.
 
-All figures are percent, differences are points.
+All figures are in percent, differences in percentage points.
 """
 
 import math
@@ -16,7 +16,7 @@ class Statistic:
 
     values: tuple[float, ...]
     seeds: tuple[int, ...] = ()
-    """Which seeds they are of, in the same order."""
+    """The seed of each value."""
 
     @property
     def mean(self) -> float | None:
@@ -30,7 +30,7 @@ class Statistic:
 
 @dataclass(frozen=True)
 class Ordering:
-    """Two rows that the paper orders by hIoU, and whether ours are ordered alike."""
+    """Two rows with different hIoU in the paper, and whether ours are in the same order."""
 
     lower: str
     higher: str
@@ -47,11 +47,11 @@ class Ordering:
 def orderings(
     paper: Mapping[str, float], ours: Mapping[str, Mapping[int, float]]
 ) -> list[Ordering]:
-    """Every pair of rows that the paper orders by hIoU, in its order, with what ours says.
+    """Every pair of rows with different hIoU in the paper, in its order, with our difference.
 
-    `ours` has the hIoU by seed; two rows are compared on the seeds that both have, and not at all
-    without one: an unfinished table must not compare seeds instead of rows. Rows that the paper has
-    equal are left out. A difference of our means counts as clear when it exceeds the spread.
+    `ours` has the hIoU by seed. Two rows are compared on the seeds that both have, so that an
+    unfinished table does not compare seeds instead of rows; without a common seed they are left
+    out. The verdict says "within the spread" unless our difference is larger than the spread.
     """
     found = []
     for first, second in combinations([name for name in paper if name in ours], 2):

@@ -28,7 +28,7 @@ MEANS = ("hIoU", "sIoU", "uIoU")
 
 @dataclass(frozen=True)
 class Header:
-    """What a table's figures were made with."""
+    """The facts above a table: what its figures were made with."""
 
     table: str
     experiment: str
@@ -38,7 +38,7 @@ class Header:
     store: str
     store_fingerprint: str
     revisions: tuple[str, ...]
-    """Of the code that trained the runs."""
+    """git revisions of the code that trained the runs."""
     command: str
 
 
@@ -59,14 +59,14 @@ def header_of(table: str, request: AblationRequest, store: Store, *, command: st
 
 @dataclass(frozen=True)
 class MeasuredRow:
-    """A row of the table with what its seeds gave so far."""
+    """A row of the table with the scores that are there so far."""
 
     name: str
     paper: Figures | None
     notes: str
     settings: tuple[str, ...]
     seeds: int
-    """Seeds that are scored."""
+    """How many seeds are scored."""
     folders: tuple[str, ...]
     scores: Mapping[float, Mapping[str, Statistic]]
     """gamma -> hIoU, sIoU, uIoU -> figures over seeds."""
@@ -130,7 +130,7 @@ def table_orderings(rows: Sequence[MeasuredRow], gamma: float) -> list[Ordering]
 
 
 def markdown(header: Header, table: AblationTable, rows: Sequence[MeasuredRow]) -> str:
-    """The table and its orderings as Markdown that also reads well as it stands."""
+    """The table and its orderings as Markdown, padded so that it also reads well as plain text."""
     gammas = list(rows[0].scores)
     facts = {
         "Source": table.source,
@@ -208,7 +208,7 @@ def _grid(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
 
 
 def as_json(header: Header, table: AblationTable, rows: Sequence[MeasuredRow]) -> dict[str, Any]:
-    """Everything of the table as plain JSON values; null stands for what there is not."""
+    """The whole table as plain JSON values; null where there is no figure."""
     return {
         **asdict(header),
         "title": table.title,

@@ -45,7 +45,7 @@ def ablate(
     ] = False,
     quiet: Quiet = False,
 ) -> None:
-    """Run the rows of a paper's table, and set what they give beside what the paper has.
+    """Train and score the rows of a paper's table, and print our figures beside the paper's.
 
     Start it again to go on where it stopped. Started twice at the same time, both share the work.
     Rows that several tables have in common are trained once.

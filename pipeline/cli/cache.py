@@ -1,4 +1,4 @@
-"""`zsseg cache`: which stores there are, what one holds, whether it is intact, what differs."""
+"""`zsseg cache`: the group of its subcommands, with `ls`, `info` and `diff`."""
 
 import json
 import sys

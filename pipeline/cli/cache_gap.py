@@ -1,4 +1,4 @@
-"""`zsseg cache gap`: how far a store of whole images is from what the teacher says of crops."""
+"""`zsseg cache gap`: how much tokens of whole images differ from tokens of their crops."""
 
 from typing import TYPE_CHECKING, Annotated
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from zsseg.stages.precompute.check.consistency_gap import Gap, Likeness
 
 LARGE = 0.1
-"""Share of crops that the whole image's token gives another class, from which it matters. [ours]"""
+"""Above this share of crops with another class, recorded views are recommended. [ours]"""
 
 
 def gap(
@@ -25,7 +25,7 @@ def gap(
     teacher: MovedTeacher = None,
     quiet: Quiet = False,
 ) -> None:
-    """Measure teacher(crop) against crop(teacher): are recorded views worth their time here?"""
+    """Compare CLIP's tokens of crops with those of whole images: are recorded views worth it?"""
     console.configure_logging(quiet=quiet)
     from zsseg.pipeline.named_stores import dataset_root, stored_spec
     from zsseg.stages.cache.catalogue import choose_store
@@ -82,7 +82,7 @@ def _table(found: "Gap") -> Table:
 
 
 def _meaning(found: "Gap") -> str:
-    """What to do about it, in one line."""
+    """What the figures mean for training, and what to do, in one line."""
     wrong = 1 - found.image.same_class
     says = (
         f"The whole image's token names another class than the crop's own for {100 * wrong:.0f} % "

@@ -1,4 +1,4 @@
-"""`zsseg cache rm`, `prune`, `export`, `import`: stores deleted, tidied, and carried elsewhere."""
+"""`zsseg cache rm`, `prune`, `export`, `import`, `unlock`."""
 
 from pathlib import Path
 from typing import Annotated
@@ -35,7 +35,7 @@ def rm(
 
     known = find_runs(runs)
     stores = list(dict.fromkeys(stores))
-    for store in stores:  # all of them first: one that is refused leaves all in place
+    for store in stores:  # before any is deleted: one that is refused leaves all in place
         check_removable(store)
     for store in stores:
         made, used = runs_of(store, known), last_used(store)
@@ -97,7 +97,7 @@ def import_(
     file: Annotated[Path, typer.Argument(metavar="FILE.tar", help="What `export` wrote.")],
     cache: CacheFolder = Path("data_cache"),
 ) -> None:
-    """Unpack a store and verify every byte; it shows in the folder when it is whole."""
+    """Unpack a store and verify every byte; it appears in the folder once it is complete."""
     from zsseg.stages.cache.tools.import_archive import import_store
 
     imported = import_store(file, cache)

@@ -1,4 +1,4 @@
-"""`zsseg cache verify`: is a store intact, is it what its teacher says, and if not, mend it."""
+"""`zsseg cache verify`: checks a store's files, compares it with its teacher, repairs it."""
 
 import re
 from collections.abc import Callable, Iterator
@@ -23,7 +23,7 @@ _NAMED = 10  # images named in an error
 Device = Literal["auto", "cpu", "cuda"] | None
 
 Show = Callable[[str, int, int, str], None]
-"""Told what goes on, what is done, of how much, and a few words."""
+"""Called with a title, the number done, the number in all, and a few words."""
 
 
 def verify(
@@ -50,7 +50,7 @@ def verify(
     ] = None,
     quiet: Quiet = False,
 ) -> None:
-    """ArtifactCheck that a store is complete and intact; name each damaged file and its images."""
+    """Check that a store is complete and intact; name each damaged file and its images."""
     console.configure_logging(quiet=quiet)
     from zsseg.stages.cache.verify import EVERYTHING, inspect_store
 
@@ -77,7 +77,7 @@ def verify(
 
 
 def _store(path: StorePath) -> StorePath:
-    """The store meant; also one whose zarr.json is what has been lost."""
+    """The store that `path` means, also when its zarr.json is lost."""
     from zsseg.stages.cache.catalogue import choose_store
     from zsseg.stages.cache.disk.storage import storage
     from zsseg.stages.cache.format.manifest import INDEX, LEDGER, SEAL
@@ -106,7 +106,7 @@ def _no_share(subset: str) -> "Share":
 
 
 def _how(share: "Share | None", found: "Inspection | None" = None) -> str:
-    """What a check has compared, in words."""
+    """What was compared, in words."""
     if share is None:
         return "sizes compared; --read-data compares the bytes"
     if share.parts == 1:
@@ -205,7 +205,7 @@ def _compare(
 
 
 def _wrong(check: "ArtifactCheck") -> str:
-    """One artifact and its images, for the error."""
+    """One artifact that differs and the images concerned, for the error message."""
     more = ", ..." if len(check.below) > _NAMED else ""
     named = ", ".join(check.below[:_NAMED])
     kind = "worst" if check.measure == "cosine" else "mean"
@@ -231,7 +231,7 @@ def _print_problems(store: StorePath, problems: "tuple[Problem, ...]") -> None:
 
 @contextmanager
 def _progress(quiet: bool) -> Iterator[Show]:
-    """One bar after the other, each under its title, as they are told of."""
+    """Progress bars one after the other: a new title begins a new bar."""
     with ExitStack() as bar:
         title = ""
         advance: console.Advance | None = None

@@ -1,4 +1,4 @@
-"""`zsseg cache why`: what would be computed of a store now, and why."""
+"""`zsseg cache why`: what `zsseg precompute` would compute in a store now, and why."""
 
 from dataclasses import replace
 

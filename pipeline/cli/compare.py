@@ -1,4 +1,4 @@
-"""`zsseg compare`: results of several runs side by side, and what is published."""
+"""`zsseg compare`: results of several runs side by side, with published figures."""
 
 import json
 import sys
@@ -51,7 +51,7 @@ def compare(
                 console.out.print(f"\nno published figures for {task}")
         if mean and not comparison.means:
             console.out.print("\nno mean: no two of these results differ in their seed only")
-    # Shown first: a file that cannot be written must not cost the comparison.
+    # Printed before it is written: the comparison is not lost if the file cannot be written.
     if csv_file is not None:
         write_durably(csv_file, comparison_csv(comparison).encode())
         if not as_json:

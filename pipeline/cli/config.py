@@ -1,4 +1,4 @@
-"""`zsseg config`: which experiments there are, and what one consists of."""
+"""`zsseg config`: lists the experiments, and prints all settings of one."""
 
 import sys
 from typing import Annotated

@@ -1,4 +1,4 @@
-"""`zsseg dataset`: what data sets there are, and whether one on disk is what it should be."""
+"""`zsseg dataset`: lists and describes data sets, and checks one on disk."""
 
 import json
 import sys

@@ -1,4 +1,4 @@
-"""`zsseg demo`: everything, on a small drawn world, with nothing to download."""
+"""`zsseg demo`: the whole pipeline on a small drawn world, with nothing to download."""
 
 from collections.abc import Sequence
 from pathlib import Path

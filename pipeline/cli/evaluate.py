@@ -1,4 +1,4 @@
-"""`zsseg evaluate`: how good a run is, or the cached teacher alone."""
+"""`zsseg evaluate`: scores a run, or the cached teacher alone."""
 
 import json
 import sys
@@ -146,7 +146,7 @@ def _report(results: "Sequence[EvaluationResult]", folder: Path | None, *, as_js
         console.out.print(f"\n{first.images} images of {first.dataset} {first.split}, in percent:")
         for line in score_lines(results):
             console.out.print(line, style="bold")
-    # Shown first: a folder that cannot be written must not cost the result.
+    # Printed before they are written: results are not lost if the folder cannot be written.
     if folder:
         saved = [path for result in results for path in save_result(folder, result)]
         if not as_json:

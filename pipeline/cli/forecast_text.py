@@ -1,4 +1,4 @@
-"""What a person reads of a forecast: `zsseg precompute --dry-run` and `zsseg cache why`."""
+"""Forecasts as text, for `zsseg precompute --dry-run` and `zsseg cache why`."""
 
 from zsseg.pipeline import console
 from zsseg.stages.precompute.forecast import ArtifactForecast, Forecast

@@ -37,7 +37,7 @@ app.add_typer(student.app, name="student")
 
 
 def main() -> None:
-    """Run the command; a user's mistake is one message and its exit code, never a traceback."""
+    """Run a command; a user's mistake gives one message and an exit code, never a traceback."""
     debug = "--debug" in sys.argv
     if debug:
         sys.argv.remove("--debug")
@@ -61,7 +61,7 @@ def main() -> None:
         )
         sys.exit(Exit.RESOURCES)
     except SystemExit as stop:
-        # typer turns Ctrl-C into the first of these exit codes and says nothing.
+        # typer turns Ctrl-C into exit code 130 without a message.
         if stop.code in (Exit.INTERRUPTED, Exit.TERMINATED):
             console.err.print(
                 "interrupted; what was finished is kept. To go on, run `zsseg precompute` or "

@@ -46,7 +46,7 @@ Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress and no m
 
 
 class Exit(IntEnum):
-    """Exit codes beside those of zsseg.stages.errors."""
+    """Exit codes of commands, beside those of the errors in zsseg.stages.errors."""
 
     SKIPPED = 3
     RESOURCES = 7

@@ -27,7 +27,10 @@ Views = Annotated[
         min=0, help="Random crops per image with a CLS token each; the setting views.number."
     ),
 ]
-Update = Annotated[bool, typer.Option("--update", help="Compute in place what was made otherwise.")]
+Update = Annotated[
+    bool,
+    typer.Option("--update", help="Compute again, in place, what was made otherwise."),
+]
 DryRun = Annotated[
     bool, typer.Option("--dry-run", help="Say what would run, why, and what it would cost.")
 ]

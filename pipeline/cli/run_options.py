@@ -1,4 +1,4 @@
-"""What the commands that use a trained run share: its evaluation settings, CLIP for new names."""
+"""Shared by the commands on a trained run: its evaluation settings, and CLIP for new names."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 def evaluate_config(
     run: Path, calibration: float | None, settings: "Sequence[str]"
 ) -> "EvaluateConfig":
-    """How the run was set to be evaluated, with what the command line changes."""
+    """The run's own evaluation settings, with the changes of the command line."""
     from zsseg.stages.train.run.run_folder import read_record
     from zsseg.stages.train.run_config import RunConfig
 

@@ -1,4 +1,4 @@
-"""SIGTERM, as a cluster's queue or a container's end sends it, ends a command as Ctrl-C does."""
+"""Ends a command on SIGTERM (from a cluster's queue or a stopping container) as on Ctrl-C."""
 
 import signal
 import threading
@@ -9,7 +9,7 @@ from types import FrameType
 
 @contextmanager
 def ended_by_sigterm() -> Iterator[None]:
-    """Within, a SIGTERM raises SystemExit(143), so that what is open is closed; a second one kills.
+    """Within, a SIGTERM raises SystemExit(143), so that files are closed; a second one kills.
 
     Does nothing outside the main thread, where Python handles no signals.
     """

@@ -1,4 +1,4 @@
-"""`zsseg student`: which networks can be trained, and what one costs."""
+"""`zsseg student`: what students cost: parameters, multiply-adds, speed."""
 
 import json
 import sys

@@ -1,6 +1,6 @@
-"""Results of several runs side by side, and what published systems reach on the same data.
+"""Reads the results of several runs, checks that they compare, and averages over seeds.
 
-Scores are shares, as in `evaluation-*.json`; published figures are in percent, as printed.
+Scores are fractions of 1, as in `evaluation-*.json`; published figures are in percent, as printed.
 """
 
 import logging
@@ -14,7 +14,6 @@ import numpy as np
 from zsseg.pipeline.compare.published import PublishedFigure, published_figures
 from zsseg.stages.cache.disk.json_files import canonical_json
 from zsseg.stages.errors import UserError
-from zsseg.stages.evaluate.metrics import Scores
 from zsseg.stages.evaluate.result import EvaluationResult, file_stem, read_result
 from zsseg.stages.setting_marks import marked, selection
 from zsseg.stages.train.run.run_folder import RunRecord, is_run, read_record
@@ -34,7 +33,7 @@ class ResultRow:
     @property
     def scores(self) -> Mapping[str, float]:
         """hIoU, sIoU, uIoU, mIoU and pAcc."""
-        return named(self.result.scores)
+        return self.result.scores.means
 
 
 @dataclass(frozen=True)
@@ -42,7 +41,7 @@ class MeanRow:
     """Runs that differ in their seed only: means and standard deviations of their scores."""
 
     rows: tuple[ResultRow, ...]
-    """Two or more, by seed."""
+    """Two or more, ordered by seed."""
     mean: Mapping[str, float]
     deviation: Mapping[str, float]
     """Of the sample (n - 1 in the denominator)."""
@@ -57,27 +56,16 @@ class Comparison:
     rows: tuple[ResultRow, ...]
     means: tuple[MeanRow, ...]
     published: Mapping[Protocol, tuple[PublishedFigure, ...]]
-    """For each protocol of the runs; () where nothing is published."""
-
-
-def named(scores: Scores) -> dict[str, float]:
-    """The scores by the names that tables give them, in their order."""
-    return {
-        "hIoU": scores.hiou,
-        "sIoU": scores.siou,
-        "uIoU": scores.uiou,
-        "mIoU": scores.miou,
-        "pAcc": scores.pacc,
-    }
+    """For each protocol among the runs; () where nothing is published."""
 
 
 def compare_runs(runs: Sequence[Path], split: str, *, mean: bool = False) -> Comparison:
-    """Read the results that `zsseg evaluate` left in each run, in the order given.
+    """Read the results that `zsseg evaluate` wrote into each run, in the order given.
 
     Every variant of an evaluation (gamma, limit, ...) is a row of its own. With `mean`, runs of one
-    experiment that differ in their seed only are summarised. What else lies among the runs is left
-    out with a warning, so that `runs/*` will do. Raises UserError for a path that does not exist,
-    when none is a run, for a run that has no result of `split` or is given twice, for results on
+    experiment that differ only in their seed are averaged. Paths that are no runs are left out with
+    a warning, so that `runs/*` can be given. Raises UserError for a path that does not exist, when
+    none is a run, for a run that has no result of `split` or is given twice, for results on
     different data sets or class lists, and with `mean` for two runs of the same seed.
     """
     if twice := _repeated([run.resolve() for run in runs]):

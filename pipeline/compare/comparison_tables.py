@@ -1,6 +1,7 @@
-"""A comparison of runs as tables on the screen, as JSON and as CSV.
+"""A comparison of runs as tables for the screen, as JSON and as CSV.
 
-On the screen scores are in percent; JSON and CSV hold shares, published figures included.
+On the screen scores are in percent; in JSON and CSV they, and the published figures, are fractions
+of 1.
 """
 
 import csv
@@ -36,7 +37,7 @@ def run_table(comparison: Comparison) -> Table:
 
 
 def published_table(figures: tuple[PublishedFigure, ...]) -> Table:
-    """One line per published system, in percent; ≈ before what no source states."""
+    """One line per published system, in percent; ≈ marks inferred figures."""
     table = Table("system", box=None)
     for name in SCORES:
         table.add_column(name, no_wrap=True)
@@ -127,7 +128,7 @@ def comparison_csv(comparison: Comparison) -> str:
 
 
 def _facts(row: ResultRow) -> dict[str, Any]:
-    """What tells one row from another, by column."""
+    """Settings and facts that tell one row from another, by column."""
     config, result = row.record.config, row.result
     return {
         "experiment": row.record.experiment,
@@ -157,7 +158,7 @@ def _seeds(mean: MeanRow) -> list[int]:
 
 
 def _shares(figure: PublishedFigure) -> dict[str, float]:
-    """Published figures as shares; NaN where there is none."""
+    """Published figures as fractions of 1; NaN where there is none."""
     values = {name: getattr(figure, name) for name in SCORES}
     # Rounded: 51.9 / 100 must not become 0.5189999.
     return {n: math.nan if value is None else round(value / 100, 5) for n, value in values.items()}

@@ -13,7 +13,7 @@ _SPLIT = "val"  # the field's papers score no other one
 
 
 class PublishedFigure(BaseModel):
-    """What a paper or repository reports of one system, in percent; None: not reported."""
+    """The figures of one system in a paper or repository, in percent; None: not reported."""
 
     model_config = _STRICT
 
@@ -25,13 +25,13 @@ class PublishedFigure(BaseModel):
     pAcc: float | None = Field(default=None, gt=0, lt=100)
     source: str
     inferred: bool = False
-    """Not stated by the source: worked out from what it does state."""
+    """The source does not state the figures: they follow from others that it states."""
     notes: tuple[str, ...] = ()
-    """What keeps the figures from being of the same task as ours, and what is doubtful in them."""
+    """In what the system's task differs from ours, and what is doubtful in the figures."""
 
 
 class Published(BaseModel):
-    """The file: figures by data set and protocol. Notes and sources are texts that recur."""
+    """The file `published.yaml`. `notes` and `sources` hold texts that several figures share."""
 
     model_config = _STRICT
 
@@ -51,8 +51,8 @@ def published_figures(
 ) -> tuple[PublishedFigure, ...]:
     """The figures that a run on `spec` compares with, best hIoU first; () where there are none.
 
-    Published are scores on the built-in data sets: a description of the same name with other
-    classes or another choice of unseen ones has none, nor has a split other than `val`.
+    There are figures for `val` of built-in data sets only; a description of the same name with
+    other classes or other unseen classes has none.
     """
     if split != _SPLIT or spec.name not in builtin_names("datasets"):
         return ()

@@ -1,4 +1,4 @@
-"""Curves as SVG text, for a page that needs nothing else."""
+"""Line charts as SVG text."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -13,7 +13,7 @@ Points = Sequence[tuple[float, float]]
 
 
 def curves(title: str, series: Mapping[str, Points]) -> str:
-    """An `<svg>` of named curves over training steps; y begins at 0. '' where there is no point."""
+    """An `<svg>` of named curves over training steps, y from 0; '' if there is no point."""
     points = [point for each in series.values() for point in each]
     if not points:
         return ""

@@ -1,4 +1,4 @@
-"""A comparison as one HTML file: tables, pictures, curves, and nothing to load from elsewhere."""
+"""The demo's report: one HTML file with tables, pictures and charts that loads nothing else."""
 
 import base64
 from collections.abc import Mapping, Sequence
@@ -20,25 +20,25 @@ from zsseg.stages.evaluate.result import EvaluationResult, class_rows
 
 @dataclass(frozen=True)
 class ReportContent:
-    """What the report shows. Results, grid columns and the table's rows have the same order."""
+    """What the report shows; results and label maps are in the same order of methods."""
 
     title: str
     about: str
     results: Mapping[str, EvaluationResult]
-    """By the method's name; the last one is ours."""
+    """Method -> its scores; the last one is ours."""
     pictures: Sequence[tuple[NDArray[np.uint8], Mapping[str, NDArray[np.uint8]]]]
-    """Images (H, W, 3), each with label maps (H, W) by the name of who made them."""
+    """Images (H, W, 3), each with its true label map (H, W) and one of every method, by name."""
     colours: NDArray[np.uint8]
     """(256, 3) RGB of the class ids."""
     charts: Mapping[str, Mapping[str, Points]]
     """Curves by chart title and series."""
     commands: Sequence[str]
     made: str
-    """How long it took, with what."""
+    """A sentence: how long it took, with which versions."""
 
 
 def write_report(path: Path, shown: ReportContent) -> None:
-    """Write the comparison as a single HTML file, whole or not at all."""
+    """Write the report; the file appears whole or not at all."""
     first = next(iter(shown.results.values()))
     unseen_ids = [first.classes.index(name) for name in first.unseen]
     page = (files("zsseg.pipeline.demo") / "report.html").read_text(encoding="utf-8")
@@ -93,7 +93,7 @@ def _cells(
     unseen_ids: Sequence[int],
     colours: NDArray[np.uint8],
 ) -> list[dict[str, str]]:
-    """The image, then per label map the image in grey with the unseen classes in colour."""
+    """The image, then for each label map the image in grey with the unseen classes in colour."""
     grey_HW1 = image_HW3.mean(axis=2, keepdims=True)
     pale_HW3 = np.repeat(np.rint(0.6 * grey_HW1 + 90), 3, axis=2).astype(np.uint8)
     cells = [_cell(image_HW3, "image")]

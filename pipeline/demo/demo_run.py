@@ -37,8 +37,9 @@ PRECOMPUTE = (
     "regions.unlabelled_share=0.2",
     "local.max_masks=3",
 )
-"""For scenes of 128 x 192 pixels: twice enlarged for CLIP, one token per 16 pixels, and things that
-fill a token or two: with the defaults two thirds of the unlabelled pixels lie in no region."""
+"""Settings for scenes of 128 x 192 pixels, which CLIP sees enlarged twice, with one token per 16
+pixels. Things fill only a token or two: with the default region settings two thirds of the
+unlabelled pixels would lie in no region."""
 
 BASELINE = "baseline"
 _SETTINGS_FILE = "demo.json"
@@ -48,7 +49,7 @@ _PREDICTED = 8
 
 @dataclass(frozen=True)
 class Demo:
-    """The parts of a demo's folder, and the commands that fill them."""
+    """A demo: the paths in its folder, and the commands that fill it."""
 
     out: Path
     method: str
@@ -72,7 +73,7 @@ class Demo:
         return self.out / "runs" / f"demo_{method}"
 
     def scores(self, method: str) -> Path:
-        """The result of a method on `val`, as `zsseg evaluate` names it."""
+        """The file with a method's scores on `val`, with the run's gamma if it has one."""
         from zsseg.stages.evaluate.result import file_stem, variant
         from zsseg.stages.train.run.run_folder import read_record
 
@@ -110,7 +111,7 @@ def _sets(settings: Sequence[str]) -> str:
 
 
 def small_clip() -> Path:
-    """The folder of the CLIP that comes with zsseg and knows the small world."""
+    """Folder of the small CLIP that comes with zsseg and was trained on drawn scenes."""
     return Path(str(files("zsseg.stages.demo"))) / "clip"
 
 
@@ -162,7 +163,7 @@ def run_demo(
 
 
 def _claim(out: Path, settings: Mapping[str, int]) -> None:
-    """Make `out` the folder of a demo with these settings, or raise UserError."""
+    """Note a new demo's settings in `out`; raise UserError if the folder is used otherwise."""
     path = out / _SETTINGS_FILE
     if path.is_file():
         if (found := json.loads(path.read_text(encoding="utf-8"))) != settings:
@@ -244,7 +245,7 @@ def _curve(lines: Sequence[Mapping[str, float]], name: str) -> Points:
 def _pictures(
     demo: Demo, names: Sequence[str]
 ) -> "list[tuple[NDArray[np.uint8], dict[str, NDArray[np.uint8]]]]":
-    """Scenes that show most of the unseen classes, with their label and everyone's label map."""
+    """The scenes with most of the unseen classes: image, true label, label map of each method."""
     import torch
 
     from zsseg.stages.cache.catalogue import choose_store
@@ -277,6 +278,6 @@ def _pictures(
 
 
 def _richness(label_HW: "NDArray[np.uint8]", unseen_ids: Sequence[int]) -> float:
-    """How much a scene shows of the unseen classes, many of them before much of one."""
+    """Sum of square roots of the unseen classes' shares: several classes count more than one."""
     shares = np.bincount(label_HW.ravel(), minlength=256)[list(unseen_ids)] / label_HW.size
     return float(np.sqrt(shares).sum())

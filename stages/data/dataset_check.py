@@ -1,4 +1,4 @@
-"""Check of a whole split before anything is computed from it: every file is decoded."""
+"""Checks every file of a split by decoding it."""
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -15,7 +15,7 @@ from zsseg.stages.data.spec import VOID, DatasetSpec
 from zsseg.stages.data.splits import list_samples, unpaired_labels
 from zsseg.stages.errors import DatasetError
 
-_BATCH = 64  # samples handed to the threads at once; bounds how long an interrupt waits
+_BATCH = 64  # samples given to the threads at once; Ctrl-C waits until they are done
 
 
 @dataclass(frozen=True)
@@ -28,20 +28,20 @@ class FileProblem:
 
 @dataclass(frozen=True)
 class VerifyReport:
-    """What a split holds, and all that is wrong with it."""
+    """How much a split holds, and every problem in it."""
 
     samples: int
     problems: tuple[FileProblem, ...]
     pixels: NDArray[np.int64]
     """(C,) labelled pixels of each class, over all labels that could be read."""
     void: int
-    """Pixels without a class in them."""
+    """Labelled pixels without a class."""
 
 
 def verify_split(
     spec: DatasetSpec, root: Path, split: str, *, progress: Callable[[int, int], None]
 ) -> VerifyReport:
-    """Decode every image and label of a split; `progress` is given samples done and in all.
+    """Decode every image and label of a split; calls `progress(samples done, samples)`.
 
     One problem never hides another: missing partners in both directions, files that cannot be read,
     labels of another size than their image, and values outside the encoding are all listed, sorted
@@ -69,7 +69,7 @@ def verify_split(
 
 
 def _check(spec: DatasetSpec, sample: Sample) -> tuple[list[FileProblem], NDArray[np.int64]]:
-    """All that is wrong with one sample, and its pixels by label value (256,)."""
+    """The problems of one sample, and (256,) its number of pixels of each label value."""
     problems: list[FileProblem] = []
     pixels_V = np.zeros(VOID + 1, dtype=np.int64)
     image_shape = label_shape = None

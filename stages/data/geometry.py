@@ -1,4 +1,4 @@
-"""Views: one recorded crop, flip and scale that moves image, label, regions and tokens alike.
+"""Views: a crop with flip and scale that is applied alike to image, label, regions and tokens.
 
 A view lives in normalised image coordinates: (0, 0) is the top left corner of the image and (1, 1)
 the bottom right one, so one view serves an image of 1024 x 768 pixels and a map of 32 x 32 tokens.
@@ -67,9 +67,10 @@ def inside(view: View, rows: int, columns: int) -> NDArray[np.bool_]:
 def nearest_cells(
     view: View, size: tuple[int, int], grid: tuple[int, int]
 ) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
-    """(R,) and (C,): row and column of a map of `grid` cells that each output cell shows.
+    """(R,) and (C,): the row and column of a map of `grid` cells that each output cell shows.
 
-    The one that its centre falls into; outside the image, where `inside` is False, the nearest.
+    It is the cell that the output cell's centre falls into, or the nearest if that is outside the
+    image (where `inside` is False).
     """
     y_R, x_C = cell_centres(view, *size)
     row_R = np.clip(np.floor(y_R * grid[0]).astype(np.intp), 0, grid[0] - 1)
@@ -91,7 +92,7 @@ def crop_map(
     # Columns first, then whole rows: a quarter of the time of both at once.
     cropped_RC: NDArray[np.uint8] = map_HW.take(column_C, axis=1).take(row_R, axis=0)
     cropped_RC[(y_R < 0) | (y_R >= 1)] = fill
-    # What is outside lies at the ends, and filling a slice is ten times as fast as a mask.
+    # Columns outside are the first and last ones; filling slices is ten times as fast as a mask.
     shown_C = np.flatnonzero((x_C >= 0) & (x_C < 1))
     first, last = (shown_C[0], shown_C[-1] + 1) if shown_C.size else (size[1], size[1])
     cropped_RC[:, :first] = fill
@@ -150,7 +151,7 @@ def _linear_weights(centre_R: NDArray[np.float64], cells: int) -> NDArray[np.flo
 def token_weights(
     view: View, size: tuple[int, int], grid: tuple[int, int]
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """(R, h) and (C, w): what each row and column of a token grid adds to those of a view's output.
+    """(R, h) and (C, w): weights of a token grid's rows and columns in a view's output.
 
     A token of the output is the sum over the grid of row weight x column weight x token.
     """

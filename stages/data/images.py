@@ -52,7 +52,7 @@ logger = logging.getLogger(__name__)
 
 @contextmanager
 def _opened(path: Path) -> Iterator[Image.Image]:
-    """The file's lazily decoded image; whatever goes wrong until it is closed names the file."""
+    """The image of a file, decoded on use; within, Pillow's errors become DatasetErrors."""
     try:
         # Given a path, Pillow maps uncompressed files into memory, and then scrambles a TIFF that
         # its EXIF orientation turns by 90 degrees (seen with 13.0); given a stream, it does not.
@@ -102,11 +102,11 @@ def read_image(path: Path) -> NDArray[np.uint8]:
 def image_size(path: Path) -> tuple[int, int]:
     """(H, W) of `read_image(path)`, from the header.
 
-    A PNG without EXIF data in front of its pixels is decoded: they may stand behind.
+    A PNG without EXIF data before its pixels is decoded, because the data may follow them.
     """
     with _opened(path) as image:
         orientation = image.getexif().get(ExifTags.Base.Orientation)
-        # Pillow gives the size of a TIFF after its orientation, of other formats before.
+        # Pillow gives the size of a TIFF with its orientation applied, of other formats without.
         if orientation in _SIDEWAYS and image.format != "TIFF":
             return image.width, image.height
         return image.height, image.width

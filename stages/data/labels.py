@@ -1,4 +1,4 @@
-"""Labels as they are: for evaluation and for checks of a data set, never for training.
+"""Reads labels with all their classes: for evaluation and checks, never for training.
 
 Training and precompute read labels through `visible.py`, which hides the unseen classes.
 """
@@ -35,7 +35,7 @@ def read_label(spec: DatasetSpec, sample: Sample) -> NDArray[np.uint8]:
                 "Download the file again"
             ) from error
     encoding = _encoding(spec, sample)
-    # V different values: for 8-bit labels every possible one, without sorting the pixels.
+    # V values: for 8-bit labels all 256, which needs no sorting of the pixels.
     if raw_HW.dtype == np.uint8:
         values, index_HW = list(range(256)), raw_HW.astype(np.intp)
     else:
@@ -60,7 +60,7 @@ def _encoding(spec: DatasetSpec, sample: Sample) -> dict[int, int]:
     match sample.form:
         case "described":
             ids = {v: v for v in range(len(spec.classes))}
-            # A value that is both ignored and a class id by default is ignored: it was listed.
+            # Without an encoding a value may be both a class id and ignored: then it is ignored.
             return (ids if spec.encoding is None else spec.encoding) | dict.fromkeys(
                 spec.ignore, VOID
             )

@@ -1,7 +1,7 @@
-"""PASCAL Context's label encodings besides the one of its description, all to the same 59 classes.
+"""Two further label formats of PASCAL Context, decoded to the class ids of the description.
 
-The class names are the common tongue: every encoding is mapped by name, so a description with
-other class order or fewer classes stays right.
+Both are mapped by class name, so a description with another class order or with fewer classes is
+decoded correctly.
 
 `masks`: trainval_merged.json of PASCAL in Detail: run-length masks with ids of the 459-name list.
 `59`: the 59_context_labels PNGs of the data set's authors: their own class order, 0 = none.

@@ -21,7 +21,7 @@ class Sample:
     id: str
     """Path of the image below the image folder, with '/' and without extension."""
     image_file: str
-    """With '/', as `label_file`."""
+    """Path with '/', as is `label_file`."""
     label_file: str | None
     form: LabelForm
     masks: RunLengthMasks | None

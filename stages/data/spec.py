@@ -13,10 +13,10 @@ from zsseg.stages.validation_errors import error_lines
 from zsseg.stages.yaml_files import builtin_names, packaged_text, parse_yaml
 
 VOID = 255
-"""Value of every pixel without a label: void in evaluation, void *or unseen* in training."""
+"""Label value of a pixel without a class; in training unseen classes have it too."""
 
 FIRST_REGION = 1000
-"""Mask id of latent region r is this plus r; of a visible class, its class id."""
+"""Mask id of latent region 0; region r has this plus r, a visible class has its class id."""
 
 Layout = Literal[
     "coco-stuff",
@@ -43,7 +43,7 @@ class FolderPatterns(BaseModel):
     labels: str | None = "labels/{split}"
     image_extensions: tuple[str, ...] = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp", ".webp")
     image_suffix: str = ""
-    """What stands between name and extension of an image ('_leftImg8bit'); others are no images."""
+    """Between name and extension of every image ('_leftImg8bit'); files without it are left out."""
     label_extension: str = ".png"
     label_suffix: str = ""
 

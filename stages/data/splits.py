@@ -66,7 +66,7 @@ def _warn_of_missing_labels(spec: DatasetSpec, samples: list[Sample], split: str
 
 
 def splits(spec: DatasetSpec, root: Path) -> list[str]:
-    """Names of the splits that are there, sorted; ['all'] when the folders know no splits.
+    """Names of the splits that are there, sorted; ['all'] when the folders are not split.
 
     Of a built-in data set only those with labels: neither COCO's test2017 (images alone) nor
     Cityscapes' `test` (its labels are void all over) is a split.

@@ -1,7 +1,7 @@
-"""The one door through which labels enter training: unseen classes do not exist behind it.
+"""Reads labels for training: pixels of unseen classes are void.
 
-Precompute and training import this module and never `stages/data/labels.py` (import-linter checks
-it), so nothing behind the door can use a label of an unseen class, whatever mistake it makes.
+Precompute and training import this module and never `stages/data/labels.py` (an import contract
+checks it), so none of their code can use a label of an unseen class by mistake.
 """
 
 import numpy as np

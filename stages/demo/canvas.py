@@ -1,4 +1,4 @@
-"""Painting polygons with texture into an image and its label map at once.
+"""Paints textured polygons into an image and its label map at the same time.
 
 Legend: H W pixels, h w pixels of a polygon's bounding box, N corners.
 """
@@ -15,7 +15,7 @@ Colour = NDArray[np.float32]
 
 
 class Canvas:
-    """An image and its label map under the painter's algorithm: what comes later covers.
+    """An image and its label map; a later polygon covers an earlier one.
 
     `image_HW3` is float32 RGB 0..255, `label_HW` uint8 class ids.
     """
@@ -60,7 +60,7 @@ class Canvas:
         self.label_HW[y0:y1, x0:x1][cover_hw >= 0.5] = class_id
 
     def _blotches(self, height: int, width: int) -> NDArray[np.float32]:
-        """(height, width) smooth noise of deviation about 1, a few pixels to a blotch."""
+        """(height, width) smooth noise with standard deviation 1 and blotches of a few pixels."""
         coarse = self._rng.normal(0, 1.5, (height // 5 + 2, width // 5 + 2)).astype(np.float32)
         smooth = Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC)
         return np.asarray(smooth, dtype=np.float32)
@@ -70,7 +70,7 @@ def _coverage(corners_N2: NDArray[np.float64], size: tuple[int, int]) -> NDArray
     """(h, w) share of each pixel that a polygon covers."""
     height, width = size
     mask = Image.new("L", (width * _FINE, height * _FINE))
-    # Pillow counts from the middle of a pixel, and paints every pixel that an edge touches.
+    # Pillow's coordinates are of pixel centres, and it paints every pixel that an edge touches.
     fine_N2 = corners_N2 * _FINE - 0.5
     ImageDraw.Draw(mask).polygon([(x, y) for x, y in fine_N2], fill=255)
     return np.asarray(mask.reduce(_FINE), dtype=np.float32) / np.float32(255)

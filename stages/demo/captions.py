@@ -1,6 +1,6 @@
-"""Captions for the small CLIP: windows of scenes, and the names of what they show.
+"""Windows of scenes with captions, to train the small CLIP on.
 
-A caption says what is to be seen in a window, never where: no label map reaches the training.
+A caption names what a window shows, not where: no label map reaches the training.
 """
 
 from collections.abc import Sequence
@@ -11,11 +11,11 @@ import numpy as np
 from zsseg.stages.demo.scenes import CLASSES, SIZE, Scene
 
 _VISIBLE = 0.04
-"""What covers less of a window goes without mention."""
+"""Classes that cover a smaller share of a window are not named."""
 _SIDES = (20, 88)
 """Smallest and largest side of a window in pixels."""
 _WHOLE, _OF_THINGS = 0.05, 0.6
-"""Shares of whole scenes and of windows around a thing; the rest lies anywhere."""
+"""Shares of windows that are the whole scene, and that lie around a thing; the rest is anywhere."""
 _TEMPLATES = ("a photo of {}.", "a picture of {}.", "a street with {}.", "{}.", "here is {}.")
 
 
@@ -36,12 +36,12 @@ def look(scene: Scene, rng: np.random.Generator) -> Window:
     count_C = np.bincount(scene.label_HW[y0:y1, x0:x1].ravel(), minlength=256)[: len(CLASSES)]
     shown = np.flatnonzero(count_C >= _VISIBLE * (x1 - x0) * (y1 - y0))
     names = sorted((CLASSES[i] for i in shown), key=lambda name: -count_C[CLASSES.index(name)])
-    # Who photographs a dog says "dog" first, however much road there is around it.
+    # The subject is named first, as in people's captions, however much road is around it.
     return Window((x0, y0, x1, y1), tuple(sorted(names, key=lambda name: name != subject)))
 
 
 def _aim(scene: Scene, rng: np.random.Generator) -> tuple[str | None, tuple[int, int, int, int]]:
-    """What a window is about, if about one thing, and its corners."""
+    """The window's subject, if it lies around a thing, and its corners."""
     height, width = SIZE
     kind = rng.random()
     if kind < _WHOLE:
@@ -60,7 +60,7 @@ def _aim(scene: Scene, rng: np.random.Generator) -> tuple[str | None, tuple[int,
 
 
 def caption(names: Sequence[str], rng: np.random.Generator) -> str:
-    """A sentence that says the names."""
-    said = [f"a {name}" for name in names]
-    listed = said[0] if len(said) == 1 else f"{', '.join(said[:-1])} and {said[-1]}"
+    """A sentence with the names, in their order."""
+    nouns = [f"a {name}" for name in names]
+    listed = nouns[0] if len(nouns) == 1 else f"{', '.join(nouns[:-1])} and {nouns[-1]}"
     return _TEMPLATES[rng.integers(len(_TEMPLATES))].format(listed)

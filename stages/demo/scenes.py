@@ -1,4 +1,4 @@
-"""Street scenes of the small world: picture, label map, and where the things are.
+"""Draws street scenes: image, label map, and boxes of the things.
 
 Scene number i of a seed is always the same. Legend: H W pixels.
 """
@@ -26,17 +26,18 @@ _PLACES = (
     (("person", "traffic sign"), (0.4, 0.98), (0, 3)),
     (("traffic cone", "stroller", "dog"), (0.5, 0.98), (1, 3)),
 )
-"""Of these names so many, their feet between these shares of the way from horizon to lower edge."""
+"""For each group of names: their range of distance, as shares of the way from the horizon to the
+lower edge, and the least and greatest number of them."""
 
 _LARGER = {"traffic cone": 1.25, "stroller": 1.25, "dog": 1.3}
-"""Small things are drawn larger than life: of what is smaller than a token CLIP knows nothing."""
+"""Enlargement of small things: CLIP cannot recognise what is smaller than a token."""
 
 
 @dataclass(frozen=True)
 class Placed:
-    """A thing that was put into a scene, and its box (x0, y0, x1, y1) in pixels.
+    """A thing in a scene, and its box (x0, y0, x1, y1) in pixels.
 
-    The box is cut by the picture's edge, but not by what stands in front.
+    The box ends at the image's border, and includes parts that nearer things cover.
     """
 
     name: str
@@ -61,7 +62,7 @@ def draw_scene(seed: int, index: int) -> Scene:
 
 
 class _Painter:
-    """One scene in the making."""
+    """Draws one scene."""
 
     def __init__(self, rng: Random) -> None:
         self.rng = rng
@@ -235,7 +236,7 @@ class _Painter:
             self.placed.append(Placed(name, (float(x0), float(y0), float(x1), float(y1))))
 
     def finished(self) -> Scene:
-        """The scene under its light: gain, colour cast, contrast, a gradient, sensor noise."""
+        """The scene with lighting: gain, colour cast, contrast, a gradient, sensor noise."""
         rng, (height, width) = self.rng, SIZE
         light_HW3 = self.canvas.image_HW3 / 255
         light_HW3 = np.clip(light_HW3, 0, 1) ** rng.uniform(0.7, 1.2)

@@ -1,4 +1,4 @@
-"""How the things of the small world look: coloured polygons, in metres.
+"""Shapes of the things in the scenes: coloured polygons, in metres.
 
 A thing stands at (0, 0), x to the right, y up. Shape tells what it is; colours are drawn at random,
 so that colour does not.

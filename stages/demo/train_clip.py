@@ -4,9 +4,9 @@ FOLDER holds an open_clip_config.json; the weights are written beside it. Window
 of the small world, from seeds that the demo does not use. The objective is CLIP's contrastive loss
 (Radford et al. 2021) with soft targets: two pictures of a dog are no negatives of each other.
 
-A window is seen in two ways: as a crop of its own, and as part of the scene, by the mean of the
-scene's features inside it. Crops alone would teach the tower what a picture's zero padding does to
-a map of a few cells, and dense tokens of a whole scene would be none of that.
+A window is encoded in two ways: as a crop of its own, and as part of the scene, by the mean of the
+scene's features inside it. With crops alone the tower would learn from maps of a few cells, in
+which zero padding has much weight, and would not know the features of a whole scene.
 
 Legend: B windows, N scenes or crops, T texts, C classes, D CLIP width, H W pixels, h w feature
 grid, E the tower's inner width.
@@ -35,21 +35,21 @@ from zsseg.stages.demo.captions import Window, caption, look
 from zsseg.stages.demo.scenes import CLASSES, SIZE, draw_scene
 
 WORLD_SEED = 1000
-"""Seed of the training scenes; the demo draws its own from seeds below."""
+"""Seed of the training scenes; the demo's own seeds are smaller."""
 
 _WINDOWS = 12
-"""Windows looked at per scene; the first one of them also as a crop."""
+"""Windows per scene and step; the first of them is also encoded as a crop."""
 
 _ENLARGED = (2 * SIZE[0], 2 * SIZE[1])
 """Height and width of a scene as the tower sees it, and as the demo's dense tokens are made."""
 
 _WORDS = 320
-"""Tokens below are single letters and fragments."""
+"""First token that is a word; those before are single letters and fragments."""
 
 logger = logging.getLogger(__name__)
 
 
-def train(folder: Path, *, scenes: int, steps: int, batch: int, seed: int) -> None:
+def train_small_clip(folder: Path, *, scenes: int, steps: int, batch: int, seed: int) -> None:
     """Train the model that FOLDER's configuration describes, from random weights."""
     started = time.perf_counter()
     torch.manual_seed(seed)
@@ -111,7 +111,7 @@ def contrast(
     names: Sequence[tuple[str, ...]],
     rng: np.random.Generator,
 ) -> Tensor:
-    """Windows against each other's captions, both ways, and against every name alone."""
+    """Loss of windows against each other's captions, both ways, and against every single name."""
     captions = [caption(each, rng) for each in names]
     alone = [caption([name], rng) for name in CLASSES]
     token_TL = torch.cat([tokenizer([*captions, *alone]), _nonsense(tokenizer, len(CLASSES), rng)])
@@ -174,7 +174,7 @@ def prominence(names: Sequence[tuple[str, ...]]) -> Tensor:
 
 
 def _nonsense(tokenizer: Any, count: int, rng: np.random.Generator) -> Tensor:
-    """(count, L) texts about random words, which hold of no picture: unknown is not everything."""
+    """(count, L) captions with random words: negatives, so that unknown words fit no image."""
     token_TL: Tensor = tokenizer(["a photo of a x."] * count)
     place = int((token_TL[0] == tokenizer(["x"])[0, 1]).nonzero()[0])
     words = rng.integers(_WORDS, int(token_TL.max()) - 1, size=count)
@@ -201,7 +201,9 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     given = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    train(given.folder, scenes=given.scenes, steps=given.steps, batch=given.batch, seed=given.seed)
+    train_small_clip(
+        given.folder, scenes=given.scenes, steps=given.steps, batch=given.batch, seed=given.seed
+    )
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The small world as a data set on disk, in the `folder` layout (configs/datasets/demo.yaml)."""
+"""Writes scenes as a data set in the `folder` layout (configs/datasets/demo.yaml)."""
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -7,7 +7,7 @@ from zsseg.stages.data.images import write_png
 from zsseg.stages.demo.scenes import draw_scene
 
 SPLITS = {"train": 0, "val": 1_000_000}
-"""First scene of each split in the endless street, so that no scene is in two."""
+"""Number of each split's first scene, so that no scene is in two splits."""
 
 
 def write_world(
@@ -26,7 +26,7 @@ def write_world(
         image_path = root / "images" / split / name
         if not image_path.exists():
             scene = draw_scene(seed, index)
-            # The picture last: where it is, its label is too.
+            # The image last: where it is there, its label is too.
             write_png(root / "labels" / split / name, scene.label_HW)
             write_png(image_path, scene.image_HW3)
         progress(done, len(wanted))

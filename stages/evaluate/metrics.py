@@ -47,6 +47,17 @@ class Scores:
     pacc: float
     """Share of all labelled pixels that are predicted right (mmsegmentation's aAcc)."""
 
+    @property
+    def means(self) -> dict[str, float]:
+        """The scores of the whole by the names and in the order of the tables."""
+        return {
+            "hIoU": self.hiou,
+            "sIoU": self.siou,
+            "uIoU": self.uiou,
+            "mIoU": self.miou,
+            "pAcc": self.pacc,
+        }
+
 
 def scores(confusion_CC: NDArray[np.int64], unseen_ids: Sequence[int]) -> Scores:
     """The scores of a confusion matrix summed over all images.

@@ -16,7 +16,7 @@ from zsseg.stages.demo.train_clip import (
     likeness,
     prominence,
     soft_cross_entropy,
-    train,
+    train_small_clip,
 )
 from zsseg.stages.precompute.teacher.clip_teacher import load_teacher
 from zsseg.stages.precompute.teacher.teacher_files import resolve_teacher
@@ -59,7 +59,7 @@ def test_shares_of_windows_are_counted_pixels() -> None:
 
 def test_the_script_makes_a_teacher(tmp_path: Path) -> None:
     shutil.copy(small_clip() / "open_clip_config.json", tmp_path)
-    train(tmp_path, scenes=4, steps=2, batch=2, seed=0)
+    train_small_clip(tmp_path, scenes=4, steps=2, batch=2, seed=0)
     teacher = load_teacher(resolve_teacher(f"local-dir:{tmp_path}"), device="cpu")
     assert teacher.text(["a photo of a dog."]).shape == (1, teacher.width)
 
