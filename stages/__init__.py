@@ -1,1 +1,10 @@
-"""The two stages and what they share."""
+"""The two stages, and what they share.
+
+`precompute/` is stage one: CLIP once over the images, into a store. `train/` is stage two: a
+student from the store, without CLIP. They never import each other. `evaluate/` scores and applies
+what was trained. Shared: `data/` (images, labels, splits) and `cache/` (the store). `demo/` draws a
+small world to try everything on.
+
+Single files: `errors` (what a user can mend, with exit codes), `yaml_files` and `validation_errors`
+(settings read and checked), `setting_marks` (what depends on a setting), `device` (CPU or GPU).
+"""

@@ -11,6 +11,9 @@ from zsseg.pipeline.cli.signals import ended_by_sigterm
 from zsseg.pipeline.settings import apply_settings, build, read_values
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from zsseg.stages.precompute.precompute_config import PrecomputeConfig
     from zsseg.stages.precompute.run import PrecomputeResult
 
 DEFAULT_TEACHER = "ViT-B-16-quickgelu/openai"
@@ -73,20 +76,16 @@ def precompute(
     from zsseg.pipeline.tables import precompute_words
     from zsseg.stages.data.spec import load_spec
     from zsseg.stages.precompute.plan.request import PrecomputeRequest
-    from zsseg.stages.precompute.precompute_config import PrecomputeConfig
     from zsseg.stages.precompute.run import forecast
     from zsseg.stages.precompute.run import precompute as run
 
-    number = [] if views is None else [f"views.number={views}"]
-    values = apply_settings(read_values(config) if config else {}, [*(settings or []), *number])
-    checked = build(PrecomputeConfig, values, where=str(config) if config else "precompute")
     request = PrecomputeRequest(
         spec=load_spec(dataset),
         root=root,
         split=split,
         teacher=teacher,
         cache=cache,
-        config=checked,
+        config=_config(config, settings or [], views),
         limit=limit,
     )
     if dry_run:
@@ -111,6 +110,15 @@ def precompute(
     _print_result(result)
     if result.failed:
         raise typer.Exit(Exit.SKIPPED)
+
+
+def _config(file: Path | None, settings: "Sequence[str]", views: int | None) -> "PrecomputeConfig":
+    """The settings of the file, with the changes of the command line."""
+    from zsseg.stages.precompute.precompute_config import PrecomputeConfig
+
+    number = [] if views is None else [f"views.number={views}"]
+    values = apply_settings(read_values(file) if file else {}, [*settings, *number])
+    return build(PrecomputeConfig, values, where=str(file) if file else "precompute")
 
 
 def _print_result(result: "PrecomputeResult") -> None:

@@ -16,7 +16,7 @@ def split_folders(spec: DatasetSpec, root: Path, split: str) -> Folders | None:
     return layout and layout(root, split)
 
 
-def inside(root: Path, pattern: str, split: str) -> Path:
+def pattern_folder(root: Path, pattern: str, split: str) -> Path:
     """The folder of a pattern.
 
     Raises DatasetError for one outside the root: a store records paths relative to the root.
@@ -34,8 +34,8 @@ def _described(patterns: FolderPatterns, root: Path, split: str) -> Folders:
     """Layout `folder`: as the patterns of the description say."""
     ending = patterns.label_suffix + patterns.label_extension
     return Folders(
-        inside(root, patterns.images, split),
-        inside(root, patterns.labels, split) if patterns.labels else None,
+        pattern_folder(root, patterns.images, split),
+        pattern_folder(root, patterns.labels, split) if patterns.labels else None,
         tuple(patterns.image_suffix + each for each in patterns.image_extensions),
         ((ending, "described"),),
         "Correct `patterns` in the description; images without labels need one that says "

@@ -10,7 +10,7 @@ import re
 from pathlib import Path
 
 from zsseg.stages.data.folders import Folders, has_labels, image_files, label_files
-from zsseg.stages.data.layouts import inside, split_folders
+from zsseg.stages.data.layouts import pattern_folder, split_folders
 from zsseg.stages.data.pascal_lists import LIST_LAYOUTS
 from zsseg.stages.data.samples import Sample
 from zsseg.stages.data.spec import DatasetSpec
@@ -80,7 +80,7 @@ def splits(spec: DatasetSpec, root: Path) -> list[str]:
     name = re.compile(once.replace(r"\{split\}", r"\1"))
     found = (
         name.fullmatch(folder.relative_to(root).as_posix())
-        for folder in root.glob(inside(root, pattern, "*").relative_to(root).as_posix())
+        for folder in root.glob(pattern_folder(root, pattern, "*").relative_to(root).as_posix())
         if folder.is_dir()
     )
     return sorted(match[1] for match in found if match)
