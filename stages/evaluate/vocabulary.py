@@ -16,6 +16,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor
 
+from zsseg.stages.cache.disk.durable import write_durably
 from zsseg.stages.cache.format.recipe import fingerprint
 from zsseg.stages.data.spec import VOID, DatasetSpec
 from zsseg.stages.errors import DatasetError, UserError
@@ -127,11 +128,8 @@ def _known(run: TrainedRun, name: str) -> Tensor | None:
 
 def _keep(run: TrainedRun, name: str, row_D: Tensor) -> None:
     path = _path(run, name)
-    partial = path.with_suffix(".partial")
     try:
-        path.parent.mkdir(exist_ok=True)
-        partial.write_bytes(save({"text_D": row_D.contiguous()}, metadata={"name": name}))
-        partial.replace(path)
+        write_durably(path, save({"text_D": row_D.contiguous()}, metadata={"name": name}))
     except OSError as error:
         logger.warning("the embedding of '%s' is not kept: %s", name, error)
 
