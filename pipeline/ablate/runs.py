@@ -17,7 +17,7 @@ from zsseg.pipeline import console
 from zsseg.pipeline.ablate.run_state import held, results_of
 from zsseg.pipeline.ablate.table_plan import AblationTable, PlannedRow, PlannedRun, unique_runs
 from zsseg.pipeline.ablate.table_report import Header, MeasuredRow, measured, write_table
-from zsseg.stages.cache.format.recipe import difference
+from zsseg.stages.cache.format.recipe import differing_fields
 from zsseg.stages.cache.reader import Store
 from zsseg.stages.data.spec import DatasetSpec
 from zsseg.stages.data.splits import list_samples
@@ -56,7 +56,7 @@ def check_stores(runs: Sequence[PlannedRun], store: Store) -> None:
         if not is_run(run.folder):
             continue
         stored = {"store_fingerprint": read_record(run.folder).store_fingerprint}
-        if changed := difference(stored, {"store_fingerprint": store.fingerprint}):
+        if changed := differing_fields(stored, {"store_fingerprint": store.fingerprint}):
             raise UserError(
                 f"{run.folder}: trained from another store than {store.path}:\n  "
                 + "\n  ".join(changed)

@@ -17,7 +17,7 @@ from zsseg.pipeline.cli.options import FolderArgument, StoreArgument
 from zsseg.stages.cache.disk.store_path import StorePath, store_path
 
 if TYPE_CHECKING:
-    from zsseg.stages.cache.tools.store_differences import ArtifactDifference
+    from zsseg.stages.cache.tools.store_comparison import ArtifactComparison
 
 app = typer.Typer(
     no_args_is_help=True, help="Stores: list, describe, verify, compare, delete, pack."
@@ -88,7 +88,7 @@ def diff(
 ) -> None:
     """Say in which settings two stores differ, and in how many shards of each artifact."""
     from zsseg.stages.cache.catalogue import choose_store
-    from zsseg.stages.cache.tools.store_differences import compare_stores
+    from zsseg.stages.cache.tools.store_comparison import compare_stores
 
     one, other = choose_store(a), choose_store(b)
     found = compare_stores(one, other)
@@ -98,7 +98,7 @@ def diff(
     console.out.print("\n".join(lines), markup=False, soft_wrap=True)
 
 
-def _artifact_line(found: "ArtifactDifference") -> str:
+def _artifact_line(found: "ArtifactComparison") -> str:
     if found.same_recipe is None:
         return f"{found.name}: in one store only"
     recipe = f"{'same' if found.same_recipe else 'different'} fingerprint"

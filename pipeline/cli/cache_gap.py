@@ -29,7 +29,7 @@ def gap(
     console.configure_logging(quiet=quiet)
     from zsseg.pipeline.named_stores import dataset_root, stored_spec
     from zsseg.stages.cache.catalogue import choose_store
-    from zsseg.stages.cache.format.recipe import difference
+    from zsseg.stages.cache.format.recipe import differing_fields
     from zsseg.stages.cache.reader import Store
     from zsseg.stages.precompute.teacher.teacher_files import resolve_teacher
     from zsseg.stages.train.batches.store_check import stored_samples
@@ -38,7 +38,9 @@ def gap(
     spec, folder = stored_spec(store), dataset_root(root, store)
     samples = stored_samples(store, spec, folder)
     files = resolve_teacher(teacher or str(store.last("teacher") or store.info["teacher"]))
-    if changed := difference(store.identity["teacher"], files.recipe(), sides=("stored", "given")):
+    if changed := differing_fields(
+        store.identity["teacher"], files.recipe(), sides=("stored", "given")
+    ):
         raise CacheError(
             f"{store.path}: was made with another teacher than {files.spec}:\n  "
             + "\n  ".join(changed)

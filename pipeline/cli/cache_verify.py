@@ -14,7 +14,7 @@ from zsseg.stages.cache.disk.store_path import StorePath
 from zsseg.stages.errors import CacheError, UserError
 
 if TYPE_CHECKING:
-    from zsseg.stages.cache.verify import Inspection, Problem, Share
+    from zsseg.stages.cache.verify import DamagedFile, Inspection, Share
     from zsseg.stages.precompute.check.against_teacher import ArtifactCheck
 
 _SHOWN = 3  # images named of one file
@@ -213,7 +213,7 @@ def _wrong(check: "ArtifactCheck") -> str:
     return f"{check.artifact} ({kind} {check.measure} {value:.4f} < {check.least}): {named}{more}"
 
 
-def _print_problems(store: StorePath, problems: "tuple[Problem, ...]") -> None:
+def _print_problems(store: StorePath, problems: "tuple[DamagedFile, ...]") -> None:
     for problem in problems:
         held = []
         if problem.array:

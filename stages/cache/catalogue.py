@@ -41,7 +41,7 @@ def store_name(identity: Mapping[str, Any], *, dataset: str, split: str, teacher
     return "-".join([*filter(None, parts), fingerprint(identity)[:8]])
 
 
-def place_store(
+def locate_store(
     folder: StorePath, identity: Mapping[str, Any], *, dataset: str, split: str, teacher: str
 ) -> StorePath:
     """Where a store of this identity lies in a folder, or else where to make it.

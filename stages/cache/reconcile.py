@@ -28,7 +28,7 @@ from zsseg.stages.cache.format.manifest import (
     group_json,
     read_manifest,
 )
-from zsseg.stages.cache.format.recipe import difference
+from zsseg.stages.cache.format.recipe import differing_fields
 from zsseg.stages.cache.set_aside import PREVIOUS, finish, set_aside
 from zsseg.stages.errors import CacheError
 
@@ -86,7 +86,7 @@ def _create(path: StorePath, wanted: Manifest, index: bytes) -> None:
 
 
 @dataclass(frozen=True)
-class Differences:
+class Mismatch:
     """In what a store is not what is asked; all empty when it is."""
 
     fixed: tuple[str, ...] = ()
@@ -105,13 +105,13 @@ class Differences:
         return [*self.fixed, *self.images, *self.other, *settings]
 
 
-def differences(path: StorePath, wanted: Manifest, index: bytes) -> Differences:
+def find_mismatch(path: StorePath, wanted: Manifest, index: bytes) -> Mismatch:
     """Compare the store in a folder with what is asked. Reads only."""
     stored = read_manifest(path)
-    fixed = difference(stored.identity, wanted.identity)
-    fixed += difference(stored.shard_rows, wanted.shard_rows, prefix="shard_rows")
+    fixed = differing_fields(stored.identity, wanted.identity)
+    fixed += differing_fields(stored.shard_rows, wanted.shard_rows, prefix="shard_rows")
     images, labels = _index_difference(path / INDEX, index)
-    other = labels + difference(_described(stored), _described(wanted), prefix="info")
+    other = labels + differing_fields(_described(stored), _described(wanted), prefix="info")
     old = {artifact.name: artifact for artifact in stored.artifacts}
     new = {artifact.name: artifact for artifact in wanted.artifacts}
     made, asked = fingerprints(stored.artifacts), fingerprints(wanted.artifacts)
@@ -120,11 +120,11 @@ def differences(path: StorePath, wanted: Manifest, index: bytes) -> Differences:
         for name in {**new, **old}
         if made.get(name) != asked.get(name)
     }
-    return Differences(tuple(fixed), tuple(images), tuple(other), artifacts)
+    return Mismatch(tuple(fixed), tuple(images), tuple(other), artifacts)
 
 
 def _reconcile(path: StorePath, wanted: Manifest, index: bytes, *, update: bool) -> None:
-    found = differences(path, wanted, index)
+    found = find_mismatch(path, wanted, index)
     if found.fixed:
         raise CacheError(
             f"{path}: the store was made from other data or for other settings:\n"
@@ -167,8 +167,8 @@ def _artifact_difference(name: str, old: Artifact | None, new: Artifact | None) 
     if old is None or new is None:
         return [f"{name}: {'not stored, asked' if old is None else 'stored, not asked'}"]
     before, after = description(old), description(new)
-    lines = difference(before.pop("recipe"), after.pop("recipe"), prefix=name)
-    lines += difference(before, after, prefix=name)
+    lines = differing_fields(before.pop("recipe"), after.pop("recipe"), prefix=name)
+    lines += differing_fields(before, after, prefix=name)
     return lines or [f"{name}: made from {', '.join(sorted(new.depends))}, where something differs"]
 
 

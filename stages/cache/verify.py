@@ -29,7 +29,7 @@ from zsseg.stages.errors import CacheError
 
 
 @dataclass(frozen=True)
-class Problem:
+class DamagedFile:
     """One damaged or missing file of a store.
 
     `file` is relative to the store. `artifact`, `array` and `images` (ids) say what it holds, where
@@ -70,7 +70,7 @@ class Inspection:
     those that have data.
     """
 
-    problems: tuple[Problem, ...]
+    problems: tuple[DamagedFile, ...]
     manifest: Manifest | None
     root: str | None
     shards: int
@@ -78,7 +78,7 @@ class Inspection:
     bytes_read: int
 
 
-def verify_store(path: StorePath, *, read_data: bool) -> list[Problem]:
+def verify_store(path: StorePath, *, read_data: bool) -> list[DamagedFile]:
     """The problems that `inspect_store` finds with every byte of data read, or none of it."""
     share = EVERYTHING if read_data else None
     return list(inspect_store(path, share=share, progress=lambda done, total: None).problems)
@@ -95,17 +95,17 @@ def inspect_store(
     """
     if not path.is_dir():
         raise CacheError(f"{path}: no store here; `zsseg precompute` makes one")
-    problems: list[Problem] = []
+    problems: list[DamagedFile] = []
     root: str | None = None
     sealed: dict[str, str] | None = None
     try:
         seal = read_seal(path)
         root, sealed = seal["root"], seal["files"]
     except CacheError as error:
-        problems.append(Problem(SEAL, None, None, (), str(error)))
+        problems.append(DamagedFile(SEAL, None, None, (), str(error)))
     manifest, wrong = read_group(path, sealed)
     if wrong:
-        problems.append(Problem(GROUP, None, None, (), wrong))
+        problems.append(DamagedFile(GROUP, None, None, (), wrong))
     shards = list_shards(path, manifest, sealed)
     damaged = dict(_damaged_metadata(path, manifest, sealed, shards))
     for shard in shards:
@@ -129,7 +129,7 @@ def inspect_store(
             wrongs = []
         images = _images(ids, shard)
         problems += [
-            Problem(file, shard.artifact, file.split("/")[0], images, wrong)
+            DamagedFile(file, shard.artifact, file.split("/")[0], images, wrong)
             for file, wrong in wrongs
             if wrong
         ]
@@ -140,13 +140,13 @@ def inspect_store(
     return Inspection(tuple(problems), manifest, root, count, shards_read, bytes_read)
 
 
-def _problem(file: str, reason: str, shards: Sequence[Shard], ids: Sequence[str]) -> Problem:
+def _problem(file: str, reason: str, shards: Sequence[Shard], ids: Sequence[str]) -> DamagedFile:
     """A file that the seal covers: a receipt with its shard's images, an array's zarr.json."""
     for shard in shards:
         if shard.file == file:
-            return Problem(file, shard.artifact, None, _images(ids, shard), reason)
+            return DamagedFile(file, shard.artifact, None, _images(ids, shard), reason)
     if "/" not in file:
-        return Problem(file, None, None, (), reason)
+        return DamagedFile(file, None, None, (), reason)
     array = file.split("/")[0]
     owners = (
         shard.artifact
@@ -154,7 +154,7 @@ def _problem(file: str, reason: str, shards: Sequence[Shard], ids: Sequence[str]
         if isinstance(shard.receipt, dict)
         if any(data.startswith(f"{array}/") for data in shard.receipt["files"])
     )
-    return Problem(file, next(owners, None), array, (), reason)
+    return DamagedFile(file, next(owners, None), array, (), reason)
 
 
 def _damaged_metadata(

@@ -19,7 +19,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from zsseg.stages.cache.format.recipe import difference
+from zsseg.stages.cache.format.recipe import differing_fields
 from zsseg.stages.cache.reader import Store
 from zsseg.stages.data.images import read_image
 from zsseg.stages.data.labels import read_label
@@ -114,13 +114,13 @@ def evaluate_run(
 
 def _check_same_classes(run: TrainedRun, spec: DatasetSpec) -> None:
     """Raise UserError when a description has other classes, or other names of them, than a run."""
-    if changed := difference(_class_lists(run.spec), _class_lists(spec)):
+    if changed := differing_fields(_class_lists(run.spec), _class_lists(spec)):
         raise UserError(
             f"{run.path} was trained for other classes than '{spec.name}' has:\n  "
             + "\n  ".join(changed)
             + "\nEvaluate it with the description that it was trained with"
         )
-    if renamed := difference({"names": run.names}, {"names": spec.prompt_names}):
+    if renamed := differing_fields({"names": run.names}, {"names": spec.prompt_names}):
         raise UserError(
             f"{run.path}: '{spec.name}' calls classes by other names:\n  "
             + "\n  ".join(renamed)
@@ -160,7 +160,7 @@ def evaluate_teacher(
     as `evaluate_run` does.
     """
     stored = {name: store.identity[name] for name in ("classes", "unseen")}
-    if changed := difference(stored, _class_lists(spec)):
+    if changed := differing_fields(stored, _class_lists(spec)):
         raise CacheError(
             f"{store.path}: made for other classes than '{spec.name}' has:\n  "
             + "\n  ".join(changed)

@@ -12,7 +12,7 @@ import numpy as np
 
 from zsseg.stages.cache.disk.storage import storage
 from zsseg.stages.cache.disk.store_path import StorePath
-from zsseg.stages.cache.reconcile import Differences
+from zsseg.stages.cache.reconcile import Mismatch
 from zsseg.stages.cache.set_aside import why_not_set_aside
 from zsseg.stages.precompute.engine.thread_engine import Engine
 from zsseg.stages.precompute.plan.wanted_store import WantedStore
@@ -56,7 +56,7 @@ class Forecast:
 
 def forecast_plan(planner: Planner, plan: Plan, engine: Engine) -> Forecast:
     """The forecast of a plan. Loads the teacher to measure, when there is anything to compute."""
-    wanted, found = planner.wanted, planner.differences
+    wanted, found = planner.wanted, planner.mismatch
     steps = tuple(
         ArtifactForecast(name, plan.rows[name], plan.copied[name], dict(plan.why[name]))
         for name in plan.todo
@@ -74,7 +74,7 @@ def forecast_plan(planner: Planner, plan: Plan, engine: Engine) -> Forecast:
     )
 
 
-def _refused(path: StorePath, found: Differences | None) -> tuple[str, ...]:
+def _refused(path: StorePath, found: Mismatch | None) -> tuple[str, ...]:
     if found is not None and found.fixed:
         return ("another store lies there", *found.fixed)
     if found is not None and found.images and (wrong := why_not_set_aside(path)):

@@ -16,7 +16,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 
 from zsseg.stages.cache.disk.durable import write_durably
-from zsseg.stages.cache.format.recipe import difference
+from zsseg.stages.cache.format.recipe import differing_fields
 from zsseg.stages.cache.reader import Store
 from zsseg.stages.device import choose_device
 from zsseg.stages.errors import NonFiniteError, ResourceError, UserError
@@ -203,7 +203,7 @@ def _changed(then: RunConfig, now: RunConfig, replay: InReplay) -> list[str]:
     """Settings with this mark that differ from those of the run, in words."""
     fields = selection(marked(RunConfig, replay=replay))
     old, new = (each.model_dump(mode="json", include=fields) for each in (then, now))
-    return difference(old, new, sides=("the run had", "asked"))
+    return differing_fields(old, new, sides=("the run had", "asked"))
 
 
 def _lacking(written: Capture, batch: Batch, config: RunConfig) -> list[str]:

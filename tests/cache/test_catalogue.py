@@ -12,7 +12,7 @@ from zsseg.stages.cache.catalogue import (
     StoreSummary,
     choose_store,
     find_stores,
-    place_store,
+    locate_store,
     store_name,
 )
 from zsseg.stages.cache.disk.store_path import StorePath
@@ -88,7 +88,7 @@ def test_sizes_are_only_taken_when_asked_and_survive_a_running_writer(
 
 def test_a_store_is_placed_where_its_identity_lies(tmp_path: Path) -> None:
     def place(identity: Mapping[str, object], teacher: str) -> StorePath:
-        return place_store(tmp_path, identity, dataset="tiny", split="train", teacher=teacher)
+        return locate_store(tmp_path, identity, dataset="tiny", split="train", teacher=teacher)
 
     assert place(IDENTITY, "clip").parent == tmp_path
     made = make_store(place(IDENTITY, "clip"))

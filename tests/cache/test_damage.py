@@ -13,7 +13,7 @@ from helpers.seven_row_store import INDEX, ROWS, SHARD_ROWS, artifacts, content,
 
 from zsseg.stages.cache.disk.hashing import hash_file
 from zsseg.stages.cache.format.manifest import HISTORY, LEDGER, SEAL
-from zsseg.stages.cache.verify import Inspection, Problem, Share, inspect_store, verify_store
+from zsseg.stages.cache.verify import DamagedFile, Inspection, Share, inspect_store, verify_store
 
 
 def held(name: str, *, ids: bool) -> tuple[str | None, str | None, tuple[str, ...]]:
@@ -32,7 +32,7 @@ def held(name: str, *, ids: bool) -> tuple[str | None, str | None, tuple[str, ..
     return artifact, array, tuple(str(INDEX[row]["id"]) if ids else f"row {row}" for row in rows)
 
 
-def named(problem: Problem) -> tuple[str, tuple[str | None, str | None, tuple[str, ...]]]:
+def named(problem: DamagedFile) -> tuple[str, tuple[str | None, str | None, tuple[str, ...]]]:
     return problem.file, (problem.artifact, problem.array, problem.images)
 
 

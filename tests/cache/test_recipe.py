@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from zsseg.stages.cache.disk.json_files import canonical_json, plain
-from zsseg.stages.cache.format.recipe import difference, fingerprint
+from zsseg.stages.cache.format.recipe import differing_fields, fingerprint
 
 plain_values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False)
@@ -52,7 +52,7 @@ def test_fingerprint_sees_values_and_types_but_not_the_order_of_keys() -> None:
 def test_difference_names_every_field() -> None:
     stored = {"regions": {"merge_threshold": 0.8, "windows": [4, 8]}, "old": 1, "same": [1]}
     wanted = {"regions": {"merge_threshold": 0.9, "windows": [4, 9]}, "new": "x", "same": [1]}
-    assert difference(stored, wanted) == [
+    assert differing_fields(stored, wanted) == [
         'new: stored nothing, asked "x"',
         "old: stored 1, asked nothing",
         "regions.merge_threshold: stored 0.8, asked 0.9",
@@ -61,8 +61,8 @@ def test_difference_names_every_field() -> None:
 
 
 def test_difference_takes_a_prefix_and_shortens_long_values() -> None:
-    assert difference([1], [2, 3], prefix="windows") == ["windows: stored [1], asked [2,3]"]
-    (line,) = difference(list(range(171)), list(range(170)), prefix="classes")
+    assert differing_fields([1], [2, 3], prefix="windows") == ["windows: stored [1], asked [2,3]"]
+    (line,) = differing_fields(list(range(171)), list(range(170)), prefix="classes")
     assert "(171 entries)" in line
     assert "(170 entries)" in line
     assert len(line) < 250
@@ -71,5 +71,5 @@ def test_difference_takes_a_prefix_and_shortens_long_values() -> None:
 @settings(max_examples=50, deadline=None)
 @given(plain_values, plain_values)
 def test_difference_is_empty_exactly_for_equal_fingerprints(stored: object, wanted: object) -> None:
-    assert (difference(stored, wanted) == []) == (fingerprint(stored) == fingerprint(wanted))
-    assert difference(stored, stored) == []
+    assert (differing_fields(stored, wanted) == []) == (fingerprint(stored) == fingerprint(wanted))
+    assert differing_fields(stored, stored) == []

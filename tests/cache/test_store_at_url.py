@@ -26,7 +26,7 @@ from zsseg.stages.cache.reader import Store
 from zsseg.stages.cache.tools.export_archive import export_store
 from zsseg.stages.cache.tools.import_archive import import_store
 from zsseg.stages.cache.tools.removal import prune, remove_store
-from zsseg.stages.cache.tools.store_differences import compare_stores
+from zsseg.stages.cache.tools.store_comparison import compare_stores
 from zsseg.stages.cache.tools.uses import find_runs, last_used, note_use, runs_of
 from zsseg.stages.cache.verify import verify_store
 from zsseg.stages.errors import CacheError, ResourceError

@@ -5,7 +5,7 @@ import pytest
 from helpers.seven_row_store import content, fill, make_store, open_writer
 
 from zsseg.stages.cache.reader import Store
-from zsseg.stages.cache.verify import Problem, verify_store
+from zsseg.stages.cache.verify import DamagedFile, verify_store
 from zsseg.stages.errors import CacheError
 
 
@@ -85,14 +85,14 @@ def test_damaged_data_names_its_images(path: Path) -> None:
     _flip(path / "dense" / "c.2.0.0.0")
     _cut(path / "text" / "c.0.0")
     assert verify_store(path, read_data=True) == [
-        Problem(
+        DamagedFile(
             "dense/c.2.0.0.0",
             "dense",
             "dense",
             ("scene 6é",),
             "content changed since it was written (hash differs)",
         ),
-        Problem("text/c.0.0", "text", "text", (), "34 bytes, 68 were written"),
+        DamagedFile("text/c.0.0", "text", "text", (), "34 bytes, 68 were written"),
     ]
 
 

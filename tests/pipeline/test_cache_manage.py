@@ -29,7 +29,7 @@ from zsseg.stages.cache.disk.storage import storage
 from zsseg.stages.cache.reader import Store
 from zsseg.stages.cache.tools import removal
 from zsseg.stages.cache.tools.removal import check_removable, prune, remove_leftover, remove_store
-from zsseg.stages.cache.tools.store_differences import compare_stores
+from zsseg.stages.cache.tools.store_comparison import compare_stores
 from zsseg.stages.cache.tools.uses import find_runs, last_used, note_use, runs_of
 from zsseg.stages.cache.verify import verify_store
 from zsseg.stages.errors import CacheError, CacheLocked

@@ -100,8 +100,8 @@ def test_nothing_is_planned_of_a_finished_store(fresh: tuple[Path, Path], tiny_c
     world, path = fresh
     planner, plan = planned(world, tiny_clip, path.parent)
     assert (plan.todo, plan.why, plan.states, plan.steps, plan.shards) == ({}, {}, {}, 0, [])
-    assert planner.differences is not None
-    assert planner.differences.lines == []
+    assert planner.mismatch is not None
+    assert planner.mismatch.lines == []
 
 
 def test_everything_is_planned_of_no_store(
@@ -185,8 +185,8 @@ def test_another_setting_names_what_it_touches(
             assert reasons in found
     assert plan.todo == dict.fromkeys(why, ALL)
     assert plan.rows == dict.fromkeys(why, 6)
-    assert planner.differences is not None
-    assert not planner.differences.fixed
+    assert planner.mismatch is not None
+    assert not planner.mismatch.fixed
     for shard in plan.shards:
         job = planner.job(plan, shard)
         assert job.todo == tuple(name for name in PER_ROW if name in why)
@@ -450,9 +450,9 @@ def test_images_that_come_are_a_difference_with_their_names(
     add(world, 0, "z")
     remove(world, 2)
     planner, _ = planned(world, tiny_clip, path.parent)
-    assert planner.differences is not None
-    assert planner.differences.images == (
+    assert planner.mismatch is not None
+    assert planner.mismatch.images == (
         "index: 1 images no longer there: scene_002",
         "index: 1 images new: z",
     )
-    assert planner.differences.lines == list(planner.differences.images)
+    assert planner.mismatch.lines == list(planner.mismatch.images)

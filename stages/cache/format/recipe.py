@@ -14,7 +14,7 @@ def fingerprint(recipe: object) -> str:
     return xxhash.xxh3_128_hexdigest(canonical_json(recipe).encode("ascii"))
 
 
-def difference(
+def differing_fields(
     stored: object,
     wanted: object,
     *,
@@ -38,7 +38,7 @@ def difference(
         return [
             line
             for place, (old, new) in enumerate(zip(stored, wanted, strict=True))
-            for line in difference(old, new, prefix=f"{prefix}[{place}]", sides=sides)
+            for line in differing_fields(old, new, prefix=f"{prefix}[{place}]", sides=sides)
         ]
     one, other = sides
     return [f"{prefix or 'value'}: {one} {_show(stored)}, {other} {_show(wanted)}"]
@@ -56,7 +56,7 @@ def _field(
         return [f"{name}: {one} {_show(stored[key])}, {other} nothing"]
     if key not in stored:
         return [f"{name}: {one} nothing, {other} {_show(wanted[key])}"]
-    return difference(stored[key], wanted[key], prefix=name, sides=sides)
+    return differing_fields(stored[key], wanted[key], prefix=name, sides=sides)
 
 
 def _show(value: object) -> str:

@@ -1,3 +1,3 @@
 """What is done to whole stores: `contents` (which file is whose), `removal`, `uses`,
-`export_archive` and `import_archive`, `store_differences`.
+`export_archive` and `import_archive`, `store_comparison`.
 """

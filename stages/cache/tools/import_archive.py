@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
-from zsseg.stages.cache.catalogue import place_store
+from zsseg.stages.cache.catalogue import locate_store
 from zsseg.stages.cache.disk.durable import make_folder, sync
 from zsseg.stages.cache.disk.json_files import read_json_lines
 from zsseg.stages.cache.disk.local import LocalStorage
@@ -185,7 +185,7 @@ def _manifest(staging: Path, members: Mapping[str, tarfile.TarInfo], archive: Pa
 
 def _place(manifest: Manifest, folder: StorePath) -> StorePath:
     identity = manifest.identity
-    return place_store(
+    return locate_store(
         folder,
         identity,
         dataset=str(identity.get("dataset", "")),

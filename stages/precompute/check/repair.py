@@ -13,7 +13,7 @@ from typing import Literal
 
 import xxhash
 
-from zsseg.stages.cache.catalogue import place_store
+from zsseg.stages.cache.catalogue import locate_store
 from zsseg.stages.cache.disk.json_files import json_lines, plain
 from zsseg.stages.cache.disk.lock import locked
 from zsseg.stages.cache.disk.storage import storage
@@ -28,8 +28,8 @@ from zsseg.stages.cache.format.manifest import (
     fingerprints,
     group_json,
 )
-from zsseg.stages.cache.format.recipe import difference
-from zsseg.stages.cache.verify import Inspection, Problem, Share, inspect_store
+from zsseg.stages.cache.format.recipe import differing_fields
+from zsseg.stages.cache.verify import DamagedFile, Inspection, Share, inspect_store
 from zsseg.stages.data.samples import Sample
 from zsseg.stages.data.splits import list_samples
 from zsseg.stages.errors import CacheError
@@ -59,7 +59,7 @@ class Repair:
     `before` is None where the seal was damaged, and with it the fingerprint.
     """
 
-    problems: tuple[Problem, ...]
+    problems: tuple[DamagedFile, ...]
     before: str | None
     after: str
     result: PrecomputeResult
@@ -148,7 +148,7 @@ def _other_settings(stored: Manifest, wanted: Manifest) -> list[str]:
     """In what the recipes that this version writes for a store's settings are not its own."""
     made, asked = fingerprints(stored.artifacts), fingerprints(wanted.artifacts)
     recipes = ({a.name: description(a) for a in each.artifacts} for each in (stored, wanted))
-    return [] if made == asked else difference(*recipes)
+    return [] if made == asked else differing_fields(*recipes)
 
 
 def _put_back(path: StorePath, found: Inspection, plan: _Plan) -> None:
@@ -201,7 +201,7 @@ def _check_place(path: StorePath, plan: _Plan) -> None:
     """CacheError when stage one would not find the store where it is."""
     identity, files = plan.manifest.identity, plan.files
     dataset, split = plan.settings.spec.name, plan.settings.split
-    place = place_store(path.parent, identity, dataset=dataset, split=split, teacher=files.slug)
+    place = locate_store(path.parent, identity, dataset=dataset, split=split, teacher=files.slug)
     if place != path:
         raise CacheError(
             f"{path}: `zsseg precompute` would not find the store under this name; rename the "

@@ -17,7 +17,7 @@ from zsseg.stages.cache.format.manifest import (
     index_lines,
     read_manifest,
 )
-from zsseg.stages.cache.reconcile import Differences, differences
+from zsseg.stages.cache.reconcile import Mismatch, find_mismatch
 from zsseg.stages.cache.set_aside import previous
 from zsseg.stages.errors import CacheError
 from zsseg.stages.precompute.plan.wanted_store import WantedStore
@@ -39,12 +39,12 @@ class EarlierStore:
 
 def earlier_stores(
     wanted: WantedStore,
-) -> tuple[EarlierStore | None, EarlierStore | None, Differences | None]:
+) -> tuple[EarlierStore | None, EarlierStore | None, Mismatch | None]:
     """The store to continue, the one to copy from, and how the store there differs."""
     path = wanted.path
     if not storage(path / GROUP).exists():
         return None, _set_aside(path), None
-    found = differences(path, wanted.manifest, index_lines(wanted.index()))
+    found = find_mismatch(path, wanted.manifest, index_lines(wanted.index()))
     stored = read_manifest(path)
     if found.fixed or found.images:
         if (aside := _set_aside(path)) is not None and not storage(path / SEAL).exists():

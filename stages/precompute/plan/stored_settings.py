@@ -18,7 +18,7 @@ from zsseg.stages.cache.disk.storage import storage
 from zsseg.stages.cache.disk.store_path import StorePath
 from zsseg.stages.cache.format.codec import stored_format
 from zsseg.stages.cache.format.manifest import GROUP, HISTORY, Manifest
-from zsseg.stages.cache.format.recipe import difference
+from zsseg.stages.cache.format.recipe import differing_fields
 from zsseg.stages.data.spec import DatasetSpec
 from zsseg.stages.errors import CacheError
 from zsseg.stages.precompute.plan.recipes import recipe_precision, store_identity
@@ -203,7 +203,7 @@ def find_origin(
         wanted = store_identity(
             settings.spec, settings.split, settings.limit, files, settings.config
         )
-        if lines := difference(manifest.identity, wanted, sides=("made with", "found")):
+        if lines := differing_fields(manifest.identity, wanted, sides=("made with", "found")):
             raise CacheError(
                 f"{path}: not the teacher that the store was made with:\n"
                 + "\n".join(f"  {line}" for line in lines)

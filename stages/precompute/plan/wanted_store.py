@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from zsseg.stages.cache.catalogue import place_store
+from zsseg.stages.cache.catalogue import locate_store
 from zsseg.stages.cache.disk.json_files import plain
 from zsseg.stages.cache.disk.store_path import StorePath
 from zsseg.stages.cache.format.manifest import Manifest
@@ -79,7 +79,7 @@ def resolve_request(
         limit = None
     samples = samples[:limit]
     identity = store_identity(spec, split, limit, files, request.config)
-    path = place_store(request.cache, identity, dataset=spec.name, split=split, teacher=files.slug)
+    path = locate_store(request.cache, identity, dataset=spec.name, split=split, teacher=files.slug)
     config = resolve_auto(request.config, path, look=look)
     traits = stored_traits(path) or ask_traits(config)
     manifest = Manifest(

@@ -93,7 +93,7 @@ class Planner:
         self.artifacts = {each.name: each for each in wanted.manifest.artifacts}
         self._prints = fingerprints(wanted.manifest.artifacts)
         self._per_row = [name for name in ORDER if name in self.artifacts]
-        self._front, self._aside, self.differences = earlier_stores(wanted)
+        self._front, self._aside, self.mismatch = earlier_stores(wanted)
 
     def plan(self) -> Plan:
         """Everything that is to be done. Files that the stat cache does not know are hashed."""

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from zsseg.stages.cache.format.codec import DENSE, NOT_KEPT, stored_format
-from zsseg.stages.cache.format.recipe import difference
+from zsseg.stages.cache.format.recipe import differing_fields
 from zsseg.stages.cache.reader import Store
 from zsseg.stages.data.samples import Sample
 from zsseg.stages.data.spec import VOID, DatasetSpec
@@ -19,7 +19,7 @@ def check_store(store: Store, spec: DatasetSpec, config: RunConfig) -> None:
     """
     stored = {name: store.identity[name] for name in ("dataset", "classes", "unseen")}
     asked = {"dataset": spec.name, "classes": spec.classes, "unseen": spec.unseen}
-    if changed := difference(stored, asked):
+    if changed := differing_fields(stored, asked):
         raise CacheError(
             f"{store.path}: was made for other classes than those asked for:\n  "
             + "\n  ".join(changed)

@@ -27,7 +27,7 @@ from zsseg.stages.cache.disk.disk_errors import disk_errors
 from zsseg.stages.cache.disk.durable import PARTIAL, make_folder, write_durably
 from zsseg.stages.cache.disk.json_files import json_lines
 from zsseg.stages.cache.disk.lock import HOLDER, LOCK, acquire, held_by
-from zsseg.stages.cache.format.recipe import difference
+from zsseg.stages.cache.format.recipe import differing_fields
 from zsseg.stages.data.spec import DatasetSpec
 from zsseg.stages.errors import CacheLocked, UserError
 from zsseg.stages.setting_marks import marked, selection
@@ -134,7 +134,7 @@ def check_folder(out: Path, record: RunRecord, *, resume: bool) -> bool:
         raise UserError(
             f"{out}: holds a run already. Go on with it by --resume, or give another --out"
         )
-    if changed := difference(_comparable(read_record(out)), _comparable(record)):
+    if changed := differing_fields(_comparable(read_record(out)), _comparable(record)):
         raise UserError(
             f"{out}: cannot be resumed with other settings:\n  "
             + "\n  ".join(changed)
@@ -171,7 +171,7 @@ def write_record(out: Path, record: RunRecord, text_CD: Tensor) -> None:
 def note_resumption(run: Path, step: int, record: RunRecord) -> None:
     """Add to the run's `resumed.jsonl` that it goes on after `step` steps, with which code, and
     which settings are not those that it was started with."""
-    changed = difference(
+    changed = differing_fields(
         read_record(run).config.model_dump(),
         record.config.model_dump(),
         sides=("started with", "now"),

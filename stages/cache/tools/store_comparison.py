@@ -15,13 +15,13 @@ from zsseg.stages.cache.format.manifest import (
     fingerprints,
     read_manifest,
 )
-from zsseg.stages.cache.format.recipe import difference
+from zsseg.stages.cache.format.recipe import differing_fields
 
 _SIDES = ("A", "B")
 
 
 @dataclass(frozen=True)
-class ArtifactDifference:
+class ArtifactComparison:
     """One artifact of two stores.
 
     `same_recipe`: equal fingerprints (recipe, arrays, and what it is made from); None when only
@@ -40,14 +40,14 @@ class ArtifactDifference:
 
 
 @dataclass(frozen=True)
-class StoreDifference:
+class StoreComparison:
     """`fields`: what differs in identity, description, sizes and index, one line each."""
 
     fields: tuple[str, ...]
-    artifacts: tuple[ArtifactDifference, ...]
+    artifacts: tuple[ArtifactComparison, ...]
 
 
-def compare_stores(a: StorePath, b: StorePath) -> StoreDifference:
+def compare_stores(a: StorePath, b: StorePath) -> StoreComparison:
     """Compare two stores by their metadata and receipts, finished or not; reads no data.
 
     CacheError when a manifest, an index or a receipt is missing or damaged.
@@ -55,10 +55,10 @@ def compare_stores(a: StorePath, b: StorePath) -> StoreDifference:
     first, second = read_manifest(a), read_manifest(b)
     images = [[_row(entry) for entry in read_json_lines(path / INDEX)] for path in (a, b)]
     fields = [
-        *difference(first.identity, second.identity, prefix="identity", sides=_SIDES),
-        *difference(first.info, second.info, prefix="info", sides=_SIDES),
-        *difference(first.rows, second.rows, prefix="images", sides=_SIDES),
-        *difference(first.shard_rows, second.shard_rows, prefix="shard_rows", sides=_SIDES),
+        *differing_fields(first.identity, second.identity, prefix="identity", sides=_SIDES),
+        *differing_fields(first.info, second.info, prefix="info", sides=_SIDES),
+        *differing_fields(first.rows, second.rows, prefix="images", sides=_SIDES),
+        *differing_fields(first.shard_rows, second.shard_rows, prefix="shard_rows", sides=_SIDES),
     ]
     if images[0] != images[1]:
         only = [len(set(mine) - set(other)) for mine, other in (images, reversed(images))]
@@ -73,12 +73,12 @@ def compare_stores(a: StorePath, b: StorePath) -> StoreDifference:
     for name in {**ones, **others}:
         if name not in ones or name not in others:
             side = "A" if name in ones else "B"
-            found.append(ArtifactDifference(name, None, (f"{name}: only in {side}",)))
+            found.append(ArtifactComparison(name, None, (f"{name}: only in {side}",)))
             continue
         same = prints[0][name] == prints[1][name]
         counts = _counts((a, b), first, ones[name], others[name]) if comparable else {}
-        found.append(ArtifactDifference(name, same, _fields(ones[name], others[name]), **counts))
-    return StoreDifference(tuple(fields), tuple(found))
+        found.append(ArtifactComparison(name, same, _fields(ones[name], others[name]), **counts))
+    return StoreComparison(tuple(fields), tuple(found))
 
 
 def _other_files(
@@ -105,8 +105,10 @@ def _row(entry: Mapping[str, Any]) -> tuple[str, str, str]:
 def _fields(one: Artifact, other: Artifact) -> tuple[str, ...]:
     """Recipe first, then arrays; fields of the recipe go by the artifact's name."""
     before, after = description(one), description(other)
-    lines = difference(before.pop("recipe"), after.pop("recipe"), prefix=one.name, sides=_SIDES)
-    return (*lines, *difference(before, after, prefix=one.name, sides=_SIDES))
+    lines = differing_fields(
+        before.pop("recipe"), after.pop("recipe"), prefix=one.name, sides=_SIDES
+    )
+    return (*lines, *differing_fields(before, after, prefix=one.name, sides=_SIDES))
 
 
 def _counts(
