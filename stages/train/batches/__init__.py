@@ -1,4 +1,7 @@
-"""From a store and a data set to batches: `sampling` (which image, which crop), `crops` (image,
-label and cached tokens moved alike), `batch`, `packing`, `loader`; `known_classes` and
-`store_check` say what a run may know and whether the store fits.
+"""From a store and a data set (`training_data`) to the batches of a run.
+
+`sampling` decides which image comes and which crop of it, `crops` makes the crop: image
+(`photometric`, `imagenet`), label and cached tokens, cut alike. `batch` is what a step gets,
+`packing` one block of memory for it, `loader` the processes that make them. `known_classes` is what
+a protocol lets training see of the classes, `store_check` whether a store has what a run needs.
 """

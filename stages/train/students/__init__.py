@@ -1,3 +1,7 @@
-"""The networks: `student` (a network projected to CLIP's width), `networks` (which there are),
-`encoder_weights`, and the architectures that segmentation_models_pytorch lacks.
+"""The networks that are trained.
+
+`student` is a network whose last layer projects to CLIP's width, `networks` has the architectures:
+those of segmentation_models_pytorch, with `segformer` changed, and `segnext` (on `mscan`) and
+`setr`. `encoder_weights` loads initial weights, `recompute` saves memory, `similarity` has the
+products of features and vectors, `student_info` says what a student costs.
 """

@@ -1,11 +1,13 @@
-"""The network that a configuration names: encoder and decoder, of smp or of the papers.
+"""Builds the network that a configuration names: encoder and decoder, of smp or of the papers.
 
-The only door to segmentation_models_pytorch; SegNeXt and SETR, which it does not have, are in
-`segnext.py` and `setr.py`.
+The only door to segmentation_models_pytorch (smp). What it does not have is in files of its own
+(`segnext.py`, `setr.py`), with a function here and a line in `_OTHERS`.
 """
 
 import logging
 import math
+from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import segmentation_models_pytorch as smp
@@ -17,8 +19,6 @@ from zsseg.stages.train.run_config import StudentConfig
 from zsseg.stages.train.students import mscan, segnext, setr
 from zsseg.stages.train.students.encoder_weights import load_encoder_weights
 from zsseg.stages.train.students.segformer import FusedFirst
-
-_OURS = ("segnext", "setr_mla", "setr_naive", "setr_pup")
 
 _COARSEST_STRIDE = 32
 """Of every encoder of smp, also of dilated and of shortened ones, and of MSCAN."""
@@ -44,16 +44,9 @@ def build_network(config: StudentConfig, *, pretrained: bool) -> Network:
     encoder's weights cannot be had.
     """
     hub = pretrained and config.weights == "hub"
+    build = _OTHERS.get(config.architecture, _smp_network)
     try:
-        match config.architecture:
-            case "segnext":
-                network = _segnext(config.encoder, hub=hub)
-            case "setr_naive" | "setr_pup" | "setr_mla":
-                vit, patch = setr.build_vit(config.encoder, config.architecture, pretrained=hub)
-                module = setr.Setr(config.architecture, vit)
-                network = Network(module, module.channels, patch)
-            case _:
-                network = _smp_network(config, hub=hub)
+        network = build(config, hub)
     except UserError:
         raise
     except (KeyError, ValueError, RuntimeError, AssertionError) as error:
@@ -75,8 +68,9 @@ def build_network(config: StudentConfig, *, pretrained: bool) -> Network:
     return network
 
 
-def _segnext(encoder: str, *, hub: bool) -> Network:
+def _segnext(config: StudentConfig, hub: bool) -> Network:
     """SegNeXt by the name of its encoder."""
+    encoder = config.encoder
     if encoder not in mscan.SIZES:
         raise UserError(
             f"student.encoder: '{encoder}' is no encoder of segnext; there are "
@@ -93,10 +87,17 @@ def _segnext(encoder: str, *, hub: bool) -> Network:
     return Network(module, module.channels, _COARSEST_STRIDE)
 
 
-def _smp_network(config: StudentConfig, *, hub: bool) -> Network:
+def _setr(head: setr.Head, config: StudentConfig, hub: bool) -> Network:
+    """SETR by the name of its ViT."""
+    vit, patch = setr.build_vit(config.encoder, head, pretrained=hub)
+    module = setr.Setr(head, vit)
+    return Network(module, module.channels, patch)
+
+
+def _smp_network(config: StudentConfig, hub: bool) -> Network:
     """A network of smp whose last layer, the classifier, is taken off."""
     if config.architecture not in smp.MODEL_ARCHITECTURES_MAPPING:
-        known = sorted([*smp.MODEL_ARCHITECTURES_MAPPING, *_OURS])
+        known = sorted([*smp.MODEL_ARCHITECTURES_MAPPING, *_OTHERS])
         raise UserError(
             f"student.architecture: '{config.architecture}' is not known; "
             f"there are {', '.join(known)}"
@@ -127,3 +128,12 @@ def _four_stages(encoder: Any) -> SegformerDecoder:
     """
     channels = encoder.out_channels
     return SegformerDecoder(encoder_channels=[channels[0], 0, *channels[2:]])
+
+
+_OTHERS: dict[str, Callable[[StudentConfig, bool], Network]] = {
+    "segnext": _segnext,
+    "setr_mla": partial(_setr, "setr_mla"),
+    "setr_naive": partial(_setr, "setr_naive"),
+    "setr_pup": partial(_setr, "setr_pup"),
+}
+"""Architectures that smp does not have. The second argument: are the hub's weights asked for?"""
