@@ -67,7 +67,7 @@ def gap(
 
 def _table(found: "Gap") -> Table:
     """One line per pair of tokens."""
-    title = f"{found.crops} crops of {found.images} images: what CLIP says of each crop, and ..."
+    title = f"{found.crops} crops of {found.images} images: CLIP's token of each crop, and ..."
     table = Table("token", "compared with", "cosine", "worst crop", "same class %", box=None)
     table.title, table.title_justify = title, "left"
     lines: list[tuple[str, str, Likeness | None]] = [
@@ -86,18 +86,18 @@ def _table(found: "Gap") -> Table:
 def _meaning(found: "Gap") -> str:
     """What the figures mean for training, and what to do, in one line."""
     wrong = 1 - found.image.same_class
-    says = (
+    finding = (
         f"The whole image's token names another class than the crop's own for {100 * wrong:.0f} % "
         "of the crops: "
     )
     if wrong < LARGE:
-        return f"{says}it serves well enough for crops"
+        return f"{finding}it serves well enough for crops"
     if found.recorded:
         return (
-            f"{says}train with --set augmentation.views=recorded, for which this store keeps "
+            f"{finding}train with --set augmentation.views=recorded, for which this store keeps "
             f"{found.recorded} crops per image"
         )
     return (
-        f"{says}record views (add --update --views 8 to the `zsseg precompute` command of this "
+        f"{finding}record views (add --update --views 8 to the `zsseg precompute` command of this "
         "store) and train with --set augmentation.views=recorded"
     )

@@ -192,15 +192,17 @@ def _compare(
         )
     if failed := [_wrong(check) for check in found.checks if not check.passed]:
         raise CacheError(
-            f"{store}: the teacher says otherwise now: {'; '.join(failed)}. The bytes are those "
-            "that were written if --read-data says so: then libraries, device or preprocessing are "
-            "others than when the store was made (history.jsonl names the versions), or it was "
-            "made wrong. Make it anew under another --cache to compare: `zsseg cache diff`"
+            f"{store}: the teacher's output differs from what is stored: {'; '.join(failed)}. If "
+            "--read-data finds no damage, libraries, device or preprocessing have changed since "
+            "the store was made (history.jsonl names the versions), or it was made wrong. To "
+            "compare, make it again under another --cache, then use `zsseg cache diff`"
         )
     if not found.images:
         raise CacheError(f"{store}: no image could be compared with the teacher")
     console.out.print(
-        f"{store}: as its teacher says, on {found.images} images", markup=False, soft_wrap=True
+        f"{store}: agrees with its teacher, on {found.images} images",
+        markup=False,
+        soft_wrap=True,
     )
 
 

@@ -121,7 +121,7 @@ def test_against_the_teacher(made: Path, capsys: pytest.CaptureFixture[str]) -> 
     assert "cls: 3 images, cosine mean 1.0000000, worst " in shown
     assert "regions: 3 images, adjusted Rand index mean 1.0000000" in shown
     assert "text: 4 classes" in shown
-    assert "as its teacher says, on 3 images" in shown
+    assert "agrees with its teacher, on 3 images" in shown
 
 
 def test_what_the_teacher_does_not_say_is_named(
@@ -130,13 +130,13 @@ def test_what_the_teacher_does_not_say_is_named(
     """Another library would resize images otherwise."""
     from zsseg.stages.data.images import resize_image
 
-    def nearest(image: object, size: object, **_: object) -> object:
+    def bilinear(image: object, size: object, **_: object) -> object:
         return resize_image(image, size, interpolation="bilinear")  # type: ignore[arg-type]
 
-    monkeypatch.setattr("zsseg.stages.precompute.teacher.clip_teacher.resize_image", nearest)
+    monkeypatch.setattr("zsseg.stages.precompute.teacher.clip_teacher.resize_image", bilinear)
     assert verify(made, "--against-teacher", 16) == 5
     shown = capsys.readouterr().err
-    assert "the teacher says otherwise now: " in shown
+    assert "the teacher's output differs from what is stored: " in shown
     assert "dense (worst cosine" in shown
     assert "scene_00" in shown
-    assert "text" not in shown.split("The bytes")[0].split("otherwise now")[1]
+    assert "text" not in shown.split("what is stored: ")[1].split(". If --read-data")[0]
