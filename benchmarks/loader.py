@@ -5,18 +5,24 @@ the same loader processes, whose start counts too; each round reads every image 
 
 Both are bound by the processor, so the processor time of all processes is compared too: what else
 the machine does meanwhile changes the one that waits, not the other.
+
+Rows of a store on a disk are read without zarr (`stages/cache/format/fast_rows.py`): `row_ratios`
+says what that buys.
 """
 
 import os
 import sys
 import tempfile
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from benchmarks.drawn import write_data, write_store
 from benchmarks.ratio import ROUNDS, Ratio, timed_in_turn
+from zsseg.stages.cache.format.arrays import open_array, read
 from zsseg.stages.cache.reader import Store
 from zsseg.stages.data.spec import DatasetSpec
 from zsseg.stages.train.batches.loader import make_loader
@@ -79,12 +85,42 @@ def loader_ratios() -> list[Ratio]:
         return [ratio for name in CACHED for ratio in cached_over_plain(name, store, spec, root)]
 
 
+def row_ratios() -> list[Ratio]:
+    """Time to read rows in any order through zarr / by `fast_rows`, for each array of a store."""
+    rows = [int(row) for row in np.random.default_rng(0).permutation(IMAGES)]
+    with tempfile.TemporaryDirectory() as folder:
+        root = Path(folder) / "data"
+        spec = write_data(root, images=IMAGES, classes=CLASSES)
+        store = write_store(Path(folder) / "store", spec, root)
+
+        names = ("cls", "regions", "local", "dense")
+        arrays = {name: open_array(store.path, store.manifest, name) for name in names}
+
+        def through_zarr(name: str) -> None:
+            for row in rows:
+                read(arrays[name], row, where=name)
+
+        def without(name: str) -> None:
+            for row in rows:
+                store.read(name, row)
+
+        return [
+            timed_in_turn(
+                f"rows of {name} through zarr / without it, {IMAGES} rows",
+                partial(through_zarr, name),
+                partial(without, name),
+                target="above 1",
+            )
+            for name in names
+        ]
+
+
 def main() -> None:
     """Print every ratio."""
     sys.stdout.write(
         f"{os.cpu_count()} cores, torch {torch.__version__}, median of {ROUNDS} rounds\n"
     )
-    for ratio in loader_ratios():
+    for ratio in [*loader_ratios(), *row_ratios()]:
         sys.stdout.write(f"{ratio}\n")
 
 

@@ -31,6 +31,7 @@ OTHERS: tuple[Measure, ...] = (
     *step.MEASURES,
     *online.MEASURES,
     loader.loader_ratios,
+    loader.row_ratios,
     pixel_losses.ratios,
     pixel_losses.peak_ratios,
     inference.agreement_ratios,

@@ -80,10 +80,8 @@ def find_stores(folder: StorePath) -> list[StoreSummary]:
     return [summary for summary in found if summary]
 
 
-def choose_store(
-    path_or_folder: StorePath, *, dataset: str | None = None, split: str | None = None
-) -> StorePath:
-    """The store meant: the path itself, or the only one in the folder that fits.
+def choose_store(path_or_folder: StorePath, *, split: str | None = None) -> StorePath:
+    """The store that a person means: the path itself, or the only one in the folder of this split.
 
     CacheError when none fits (says which command makes one) or several do (lists them),
     ResourceError when the folder cannot be reached.
@@ -91,12 +89,7 @@ def choose_store(
     storage(path_or_folder).check_reachable()
     if _holds_store(path_or_folder):
         return path_or_folder
-    wanted = {"dataset": dataset, "split": split}
-    found = [
-        store
-        for store in find_stores(path_or_folder)
-        if all(value in (None, getattr(store, name)) for name, value in wanted.items())
-    ]
+    found = [store for store in find_stores(path_or_folder) if split in (None, store.split)]
     if len(found) == 1:
         return found[0].path
     if found:
@@ -106,11 +99,10 @@ def choose_store(
             for store in found
         )
         raise CacheError(f"{path_or_folder}: several stores fit; give the path of one:\n{listed}")
-    asked = "".join(f" --{name} {value}" for name, value in wanted.items() if value)
     chosen = f" --split {split}" if split else ""
     raise CacheError(
-        f"{path_or_folder}: no store{' for' + asked if asked else ''} here; "
-        f"`zsseg precompute --dataset {dataset or 'NAME'}{chosen} --root FOLDER` makes one"
+        f"{path_or_folder}: no store{' for' + chosen if chosen else ''} here; "
+        f"`zsseg precompute --dataset NAME{chosen} --root FOLDER` makes one"
     )
 
 

@@ -131,10 +131,6 @@ class Store:
             raise CacheError(f"{self.path}: the receipt of {artifact}, shard {shard}, is gone")
         return receipt
 
-    def bytes(self) -> int:
-        """Size of all files of the store on the disk."""
-        return storage(self.path).total_bytes()
-
     def __reduce__(self) -> tuple[type[Self], tuple[StorePath, Manifest, str]]:
         return type(self), (self.path, self.manifest, self.fingerprint)
 

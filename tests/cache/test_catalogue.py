@@ -17,7 +17,6 @@ from zsseg.stages.cache.catalogue import (
 )
 from zsseg.stages.cache.disk.store_path import StorePath
 from zsseg.stages.cache.format.recipe import fingerprint
-from zsseg.stages.cache.reader import Store
 from zsseg.stages.errors import CacheError
 
 
@@ -51,7 +50,8 @@ def test_stores_are_found_and_summed_up(folder: Path, caplog: pytest.LogCaptureF
         images=7,
         sealed=True,
     )
-    assert train.bytes == Store.open(folder / "a-train").bytes() > 0
+    files = [file for file in (folder / "a-train").rglob("*") if file.is_file()]
+    assert train.bytes == sum(file.stat().st_size for file in files) > 0
     assert (val.split, val.sealed) == ("val", False)
     assert "c-broken" in caplog.text
     assert find_stores(folder / "nothing") == []
@@ -109,24 +109,25 @@ def test_a_store_is_placed_where_its_identity_lies(tmp_path: Path) -> None:
 def test_the_store_itself_or_the_only_one_that_fits_is_chosen(folder: Path) -> None:
     assert choose_store(folder / "b-val", split="train") == folder / "b-val"
     assert choose_store(folder, split="train") == folder / "a-train"
-    assert choose_store(folder, dataset="tiny-world", split="val") == folder / "b-val"
+    assert choose_store(folder, split="val") == folder / "b-val"
 
 
 def test_several_stores_are_listed(folder: Path) -> None:
     with pytest.raises(CacheError, match="several stores fit; give the path of one") as error:
-        choose_store(folder, dataset="tiny-world")
+        choose_store(folder)
     assert f"{folder / 'a-train'}  7 images, local-dir:clip\n" in str(error.value)
     assert f"{folder / 'b-val'}  7 images, local-dir:clip, unfinished" in str(error.value)
 
 
 @pytest.mark.parametrize("name", ["", "nothing"])
 def test_no_store_says_which_command_makes_one(folder: Path, name: str) -> None:
-    with pytest.raises(CacheError, match="`zsseg precompute --dataset camvid --split train --root"):
-        choose_store(folder / name, dataset="camvid", split="train")
+    with pytest.raises(
+        CacheError,
+        match=r"no store for --split test here; `zsseg precompute --dataset NAME --split test ",
+    ):
+        choose_store(folder / name, split="test")
     with pytest.raises(CacheError, match="no store here; `zsseg precompute --dataset NAME --root"):
         choose_store(folder / "nothing")
-    with pytest.raises(CacheError, match="precompute --dataset NAME --split test --root FOLDER`"):
-        choose_store(folder, split="test")
 
 
 def test_looking_for_stores_needs_no_zarr() -> None:

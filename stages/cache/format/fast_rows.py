@@ -1,7 +1,7 @@
 """Reads single rows of an array on a disk without zarr, for a training loop that reads thousands.
 
 A row costs two short reads (the shard's index, the row's inner chunk), their checksums and, for
-integer maps, zstd; zarr's own reading takes 2 to 20 times as long (docs/performance.md). Nothing is
+integer maps, zstd; through zarr it takes 6 times as long or more (docs/performance.md). Nothing is
 kept open or in memory: rows are shared by all processes through the system's page cache, and a
 store that vanishes is noticed at once.
 """
