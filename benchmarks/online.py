@@ -21,8 +21,8 @@ from benchmarks.ratio import Ratio, timed_in_turn
 from benchmarks.scale import peak
 from benchmarks.stage_one import write_teacher
 from benchmarks.step import SIZE, STEPS, WHAT, Step, batch_of, peak_of, step_of, world
-from zsseg.stages.precompute.make.artifacts import region_arrays
 from zsseg.stages.precompute.make.pictures import Picture
+from zsseg.stages.precompute.make.regions_artifact import region_arrays
 from zsseg.stages.precompute.precompute_config import DenseConfig, RegionConfig
 from zsseg.stages.precompute.teacher.clip_teacher import Teacher, load_teacher
 from zsseg.stages.precompute.teacher.teacher_files import resolve_teacher

@@ -47,7 +47,7 @@ def gap(
             + "\nGive its own with --teacher"
         )
     from zsseg.stages.precompute.check.consistency_gap import measure_gap
-    from zsseg.stages.precompute.plan.recipes import recipe_precision
+    from zsseg.stages.precompute.make.artifact_kind import recipe_precision
     from zsseg.stages.precompute.teacher.clip_teacher import load_teacher
 
     precision = recipe_precision(store.recipes["cls"])

@@ -15,8 +15,9 @@ from zsseg.stages.cache.disk.store_path import StorePath
 from zsseg.stages.cache.reconcile import Mismatch
 from zsseg.stages.cache.set_aside import why_not_set_aside
 from zsseg.stages.precompute.engine.thread_engine import Engine
+from zsseg.stages.precompute.make.artifacts import PER_ROW
 from zsseg.stages.precompute.plan.wanted_store import WantedStore
-from zsseg.stages.precompute.plan.work_plan import ORDER, Plan, Planner, planned_bytes
+from zsseg.stages.precompute.plan.work_plan import Plan, Planner, planned_bytes
 
 SAMPLED = 4
 """Images that the time is measured on."""
@@ -88,7 +89,7 @@ def _seconds(wanted: WantedStore, plan: Plan, engine: Engine) -> float:
 
     places = np.linspace(0, len(wanted.samples) - 1, min(SAMPLED, len(wanted.samples)))
     few = [wanted.samples[place] for place in sorted(set(places.astype(int)))]
-    needed = [name for name in ORDER if plan.rows[name]]
+    needed = [name for name in PER_ROW if plan.rows[name]]
     per_image = engine.ask(partial(timed, wanted=replace(wanted, samples=few), needed=needed))
     seconds = sum(per_image[name] * plan.rows[name] for name in needed)
     if wanted.config.dense.format == "none":  # made wherever regions need them, and not kept

@@ -78,6 +78,10 @@ class DenseConfig(BaseModel):
     nothing, once regions are made of it. What that loses is measured and printed. [ours]"""
 
 
+PATH_SETTINGS: dict[str, tuple[str, ...]] = {"nacl": ("nacl_sigma",)}
+"""The settings of DenseConfig that one path alone uses; only its recipe holds them."""
+
+
 class RegionConfig(BaseModel):
     """Latent regions: window seeds, k-means, merging (paper 1 Eq. 3-4, paper 2 Eq. 1)."""
 

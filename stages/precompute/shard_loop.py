@@ -1,4 +1,4 @@
-"""The visible loop of stage one: every shard to be made is made somewhere, and committed here."""
+"""The loop of stage one: an engine computes the shards of a plan, and each is committed here."""
 
 import logging
 from collections import Counter
@@ -8,16 +8,20 @@ from datetime import UTC, datetime
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 
-from zsseg.stages.cache.format.codec import BASIS, DENSE
+import numpy as np
+
+from zsseg.stages.cache.format.codec import DENSE
 from zsseg.stages.cache.format.manifest import read_manifest
 from zsseg.stages.cache.shards import get
 from zsseg.stages.cache.writer import Writer
 from zsseg.stages.precompute.engine.jobs import Job, RunContext
-from zsseg.stages.precompute.engine.questions import class_texts, described, fitted_basis
+from zsseg.stages.precompute.engine.questions import device_and_library, made_once
 from zsseg.stages.precompute.engine.thread_engine import Engine
+from zsseg.stages.precompute.make.artifact_kind import StoreInputs
+from zsseg.stages.precompute.make.token_loss import spread
 from zsseg.stages.precompute.plan.changed_files import refuse_failures
-from zsseg.stages.precompute.plan.wanted_store import WantedStore
 from zsseg.stages.precompute.plan.work_plan import Plan, Planner
+from zsseg.stages.precompute.precompute_config import BASIS_IMAGES
 from zsseg.stages.precompute.progress import Meter
 
 _PACKAGES = (
@@ -55,7 +59,7 @@ def compute(
     _copy_set_aside(writer, planner)
     writer.withdraw_all(planner.forced(plan))
     with meter.phase("teacher"):
-        _compute_units(writer, plan, wanted, engine, meter)
+        _compute_units(writer, planner, plan, engine, meter)
     forwards, kept = _compute_shards(
         writer, planner, plan, engine, meter, max_failures=max_failures
     )
@@ -68,7 +72,7 @@ def compute(
             "forwards": forwards,
             "kept": kept,
             "versions": _versions(),
-            **engine.ask(partial(described, config=wanted.config)),
+            **engine.ask(partial(device_and_library, config=wanted.config)),
         }
     )
     return forwards, kept
@@ -115,7 +119,7 @@ def _copy_set_aside(writer: Writer, planner: Planner) -> None:
 
 
 def _known_failures(writer: Writer, plan: Plan) -> dict[int, str]:
-    """Row -> reason, of the shards that are not looked at again."""
+    """Row -> reason, of the shards that the plan leaves as they are."""
     failures: dict[int, str] = {}
     index, _ = writer.manifest.arrays["status"]
     for shard in set(writer.manifest.shards(index)).difference(plan.shards):
@@ -125,9 +129,9 @@ def _known_failures(writer: Writer, plan: Plan) -> dict[int, str]:
 
 
 def _withdrawn(writer: Writer, planner: Planner, plan: Plan) -> Iterator[Job]:
-    """The jobs, each with its receipts withdrawn when it is handed out.
+    """The jobs, each with its receipts deleted when it is handed out.
 
-    Dependents first, so that what a killed run leaves still shows the reason for it.
+    An artifact before what it is made from: so what a killed run leaves shows the same reasons.
     """
     for shard in plan.shards:
         job = planner.job(plan, shard)
@@ -137,21 +141,16 @@ def _withdrawn(writer: Writer, planner: Planner, plan: Plan) -> Iterator[Job]:
 
 
 def _compute_units(
-    writer: Writer, plan: Plan, wanted: WantedStore, engine: Engine, meter: Meter
+    writer: Writer, planner: Planner, plan: Plan, engine: Engine, meter: Meter
 ) -> None:
-    """Text embeddings and the basis of dense tokens: one each per store."""
-    spec, config = wanted.spec, wanted.config
-    if "text" in plan.todo:
-        text_CD = engine.ask(partial(class_texts, names=spec.prompt_names, config=config))
-        writer.write("text", 0, {"text": text_CD})
-        meter.advance(plan.rows["text"])
-    if BASIS in plan.todo:
-        question = partial(
-            fitted_basis, spec=spec, root=wanted.root, samples=wanted.samples, config=config
-        )
-        basis_dD, mean_D = engine.ask(question)
-        writer.write(BASIS, 0, {"pca_basis": basis_dD, "pca_mean": mean_D})
-        meter.advance(plan.rows[BASIS])
+    """Make the artifacts of the plan that a store has once."""
+    wanted = planner.wanted
+    samples = [wanted.samples[i] for i in spread(np.arange(len(wanted.samples)), BASIS_IMAGES)]
+    inputs = StoreInputs(wanted.spec, wanted.root, samples, wanted.config)
+    for name in plan.todo:
+        if not planner.artifacts[name].per_row:
+            writer.write(name, 0, engine.ask(partial(made_once, name=name, inputs=inputs)))
+            meter.advance(plan.rows[name])
 
 
 def _versions() -> dict[str, str]:

@@ -2,7 +2,7 @@
 
 import os
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
@@ -58,6 +58,12 @@ def processors() -> int:
     """How many this process may use: OMP_NUM_THREADS, as everywhere, or all there are."""
     asked = os.environ.get("OMP_NUM_THREADS", "")
     return int(asked) if asked.isdecimal() and int(asked) else os.cpu_count() or 1
+
+
+def slices(number: int, size: int) -> Iterator[slice]:
+    """0 to `number` in slices of `size`; the last one may be shorter."""
+    for start in range(0, number, size):
+        yield slice(start, min(start + size, number))
 
 
 def in_threads(function: Callable[[Item], Result], items: Sequence[Item]) -> list[Result]:

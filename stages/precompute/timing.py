@@ -14,10 +14,10 @@ from zsseg.stages.cache.format.arrays import array_json
 from zsseg.stages.precompute.engine.fill_shard import fill_shard
 from zsseg.stages.precompute.engine.jobs import Job, RunContext
 from zsseg.stages.precompute.engine.shard_worker import ShardWorker
+from zsseg.stages.precompute.make.artifacts import PER_ROW
 from zsseg.stages.precompute.make.kmeans import choose_backend
 from zsseg.stages.precompute.plan.recipes import store_artifacts
 from zsseg.stages.precompute.plan.wanted_store import WantedStore
-from zsseg.stages.precompute.plan.work_plan import ORDER
 from zsseg.stages.precompute.progress import Clock
 from zsseg.stages.precompute.teacher.text_embeddings import embed_classes
 
@@ -50,7 +50,7 @@ def timed(worker: ShardWorker, *, wanted: WantedStore, needed: Sequence[str]) ->
         start = perf_counter()
         embed_classes(teacher, wanted.spec.prompt_names[:1], config.text.templates)
         seconds["text"] = perf_counter() - start
-        made = ORDER[: 1 + max((ORDER.index(name) for name in needed), default=-1)]
+        made = PER_ROW[: 1 + max((PER_ROW.index(name) for name in needed), default=-1)]
         for name in (each for each in made if each in {a.name for a in manifest.artifacts}):
             job = Job(0, tuple(wanted.samples), (name,))
             clock = Clock(lambda _: None, nullcontext)

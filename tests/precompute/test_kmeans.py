@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from sklearn.exceptions import ConvergenceWarning
 
 from zsseg.stages.errors import ResourceError
-from zsseg.stages.precompute.make import artifacts
+from zsseg.stages.precompute.make import regions, regions_artifact
 from zsseg.stages.precompute.make.kmeans import EMPTIED, choose_backend, kmeans
 from zsseg.stages.precompute.make.pictures import Picture
 from zsseg.stages.precompute.precompute_config import RegionConfig
@@ -121,9 +121,9 @@ def test_mining_ignores_that_warning_in_all_its_threads(monkeypatch: pytest.Monk
         assert len(lose_a_cluster()) == 12  # warnings are errors here
         return np.zeros((2, 2), np.uint8)
 
-    monkeypatch.setattr(artifacts, "mine_regions", mine)
+    monkeypatch.setattr(regions, "mine_regions", mine)
     picture = Picture(np.zeros((4, 4, 3), np.uint8), np.full((4, 4), 255, np.uint8))
-    artifacts.region_arrays(
+    regions_artifact.region_arrays(
         np.zeros((40, 3, 2, 2), np.float16),
         [picture] * 40,
         RegionConfig(),

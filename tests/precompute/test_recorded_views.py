@@ -1,6 +1,6 @@
 """Recorded views: which crops, their pixels as the teacher saw them, and what they depend on."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -17,7 +17,7 @@ from zsseg.stages.cache.format.manifest import fingerprints
 from zsseg.stages.cache.reader import Store
 from zsseg.stages.data.geometry import View
 from zsseg.stages.data.spec import DatasetSpec, FolderPatterns
-from zsseg.stages.precompute.make.artifacts import cls_arrays
+from zsseg.stages.precompute.make.cls_artifact import cls_arrays
 from zsseg.stages.precompute.make.pictures import Picture
 from zsseg.stages.precompute.make.recorded_views import image_views, seen_by_teacher
 from zsseg.stages.precompute.plan.recipes import store_artifacts
@@ -63,7 +63,7 @@ def crops(size: tuple[int, int], **fields: Any) -> NDArray[np.float32]:
 
 def seen(
     witness: Witness, pictures: Sequence[Picture], config: ViewConfig, *, batch: int = 3
-) -> dict[str, NDArray[Any]]:
+) -> Mapping[str, NDArray[Any]]:
     done: list[int] = []
     made = cls_arrays(cast(Teacher, witness), pictures, config, batch=batch, advance=done.append)
     assert sum(done) == len(pictures)

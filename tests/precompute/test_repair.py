@@ -320,7 +320,7 @@ def test_what_this_version_would_make_otherwise_is_refused_and_nothing_is_touche
     flip(path / "dense/c.1.0.0.0", path, Random(0))
     before = content(path)
     monkeypatch.setattr(
-        "zsseg.stages.precompute.plan.recipes.load_templates", lambda name: ("a {}",)
+        "zsseg.stages.precompute.make.text_artifact.load_templates", lambda name: ("a {}",)
     )
     with pytest.raises(CacheError, match=r"text\.recipe\.prompts.*--update, then repair it"):
         repair(path)

@@ -113,7 +113,7 @@ def test_settings_read_back_make_the_same_artifacts(
 ) -> None:
     # Read once per set, not once per store.
     monkeypatch.setattr(
-        "zsseg.stages.precompute.plan.recipes.load_templates", functools.cache(load_templates)
+        "zsseg.stages.precompute.make.text_artifact.load_templates", functools.cache(load_templates)
     )
     configs = [
         PrecomputeConfig.model_validate_json(json.dumps(dict(zip(VALUES, each, strict=True))))

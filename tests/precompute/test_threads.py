@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from threadpoolctl import threadpool_info, threadpool_limits
 
 from zsseg.stages.errors import DatasetError
-from zsseg.stages.precompute.make import artifacts, pictures
+from zsseg.stages.precompute.make import pictures, regions, regions_artifact
 from zsseg.stages.precompute.make.kmeans import Backend
 from zsseg.stages.precompute.precompute_config import RegionConfig
 from zsseg.stages.precompute.threads import in_threads
@@ -105,10 +105,10 @@ def test_regions_are_mined_in_threads_and_on_the_gpu_one_by_one(
         return np.zeros((2, 2), np.uint8)
 
     monkeypatch.setattr("os.cpu_count", lambda: 4)
-    monkeypatch.setattr(artifacts, "mine_regions", mine)
+    monkeypatch.setattr(regions, "mine_regions", mine)
     picture = pictures.Picture(np.zeros((4, 4, 3), np.uint8), np.full((4, 4), 255, np.uint8))
     done: list[int] = []
-    artifacts.region_arrays(
+    regions_artifact.region_arrays(
         np.zeros((8, 3, 2, 2), np.float16),
         [picture] * 8,
         RegionConfig(),

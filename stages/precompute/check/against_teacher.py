@@ -6,7 +6,7 @@ store's own format before they are compared, so what a smaller format loses does
 Legend: V views, D CLIP width, h w token grid, K masks, C classes.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -21,7 +21,12 @@ from zsseg.stages.data.samples import Sample
 from zsseg.stages.data.spec import DatasetSpec
 from zsseg.stages.data.splits import list_samples
 from zsseg.stages.errors import UserError
+from zsseg.stages.precompute.make.artifacts import KINDS
+from zsseg.stages.precompute.make.cls_artifact import cls_arrays
+from zsseg.stages.precompute.make.dense_artifact import dense_arrays, unkept_tokens
+from zsseg.stages.precompute.make.local_artifact import KnownCrops, local_arrays
 from zsseg.stages.precompute.make.pictures import Picture, read_image_row
+from zsseg.stages.precompute.make.regions_artifact import region_arrays
 from zsseg.stages.precompute.make.token_loss import spread, token_cosines
 from zsseg.stages.precompute.plan.stored_settings import find_origin, recall_settings
 from zsseg.stages.precompute.precompute_config import Precision, PrecomputeConfig
@@ -46,8 +51,6 @@ and a pair of centres at the threshold be merged or not, so no single image is j
 
 Score = tuple[float, float]
 """Mean and worst of one image's tokens, or of a class."""
-
-_ORDER = ("text", "cls", DENSE, "regions", "local")
 
 
 @dataclass(frozen=True)
@@ -109,7 +112,7 @@ def compare_with_teacher(
 
     from zsseg.stages.precompute.teacher.clip_teacher import load_teacher
 
-    assert config.precision != "auto", "stored settings are settled"
+    assert config.precision != "auto", "stored settings are resolved"
     live = load_teacher(files, device=device or config.device, precision=config.precision)
     rows = spread(np.flatnonzero(store.read_all("status") == 0), number)
     found: dict[str, dict[str, Score]] = {"text": _text(store, live, config)}
@@ -119,13 +122,17 @@ def compare_with_teacher(
         picture, why = _picture(store, row, samples.get(image), settings.spec, folder)
         if why:
             left_out[image] = why
-        scored = ("cls", DENSE) if why else _ORDER  # the others are made from the label too
         if picture:
-            for artifact, score in _scores(store, row, picture, live, config):
-                if artifact in scored:
+            compared = _Row(store, row, picture, live, config)
+            for artifact, score_of in _SCORES.items():
+                if why and KINDS[artifact].from_labels:
+                    continue
+                if (score := score_of(compared)) is not None:
                     found.setdefault(artifact, {})[image] = score
         progress(done, len(rows))
-    checks = [_check(name, found[name], config.precision) for name in _ORDER if found.get(name)]
+    checks = [
+        _check(name, found[name], config.precision) for name in ("text", *_SCORES) if name in found
+    ]
     return TeacherCheck(len(found.get("cls", {})), tuple(checks), left_out)
 
 
@@ -152,62 +159,92 @@ def _text(store: Store, teacher: "Teacher", config: PrecomputeConfig) -> dict[st
     return {name: (float(c), float(c)) for name, c in zip(classes, cosine_C, strict=True)}
 
 
-def _scores(
-    store: Store, row: int, picture: Picture, teacher: "Teacher", config: PrecomputeConfig
-) -> Iterator[tuple[str, Score]]:
-    """Artifact and score of one image; of what it has none (no masks, no unlabelled token), none.
+@dataclass(frozen=True)
+class _Row:
+    """A row of the store, its image, and what makes it anew."""
 
-    Each from what is stored of those before it, so that one that is wrong is named alone.
-    """
-    from zsseg.stages.precompute.make.artifacts import (
-        cls_arrays,
-        dense_arrays,
-        local_arrays,
-        region_arrays,
-        unkept_tokens,
+    store: Store
+    row: int
+    picture: Picture
+    teacher: "Teacher"
+    config: PrecomputeConfig
+
+    def stored(self, array: str) -> NDArray[Any]:
+        return self.store.read(array, self.row)
+
+
+def _ignore(_: int) -> None:
+    """In the place of a progress callback."""
+
+
+def _cls_score(row: _Row) -> Score | None:
+    batch = row.config.batch
+    fresh = cls_arrays(row.teacher, [row.picture], row.config.views, batch=batch, advance=_ignore)
+    return _cosine(row.stored("cls").T, fresh["cls"][0].T)
+
+
+def _dense_score(row: _Row) -> Score | None:
+    store, config = row.store, row.config
+    if not store.has(DENSE):
+        return None
+    basis = {name: store.read_all(name) for name in ("pca_basis", "pca_mean") if store.has(name)}
+    arrays = dense_arrays(
+        row.teacher, [row.picture], config.dense, basis=basis, batch=config.batch, advance=_ignore
     )
+    parts = basis | {name: values[0] for name, values in arrays.items()}
+    return _cosine(row.stored(DENSE), decode(store.recipes[DENSE], parts.__getitem__))
+
+
+def _regions_score(row: _Row) -> Score | None:
     from zsseg.stages.precompute.make.kmeans import choose_backend
     from zsseg.stages.precompute.make.regions import unlabelled_tokens
 
-    batch: Any = {"batch": config.batch, "advance": lambda done: None}
-    fresh_VD = cls_arrays(teacher, [picture], config.views, **batch)["cls"][0]
-    yield "cls", _cosine(store.read("cls", row).T, fresh_VD.T)
-    if store.has(DENSE):
-        basis = {
-            name: store.read_all(name) for name in ("pca_basis", "pca_mean") if store.has(name)
-        }
-        arrays = dense_arrays(teacher, [picture], config.dense, basis=basis, **batch)
-        parts = basis | {name: values[0] for name, values in arrays.items()}
-        token_Dhw = store.read(DENSE, row)
-        yield DENSE, _cosine(token_Dhw, decode(store.recipes[DENSE], parts.__getitem__))
+    pictures, config = [row.picture], row.config
+    region_hw = row.stored("regions")
+    share = config.regions.unlabelled_share
+    unlabelled_hw = unlabelled_tokens(row.picture.visible_HW, region_hw.shape, share)
+    if not unlabelled_hw.any():
+        return None
+    if row.store.has(DENSE):
+        token_1Dhw = row.stored(DENSE)[None]
     else:
-        token_Dhw = unkept_tokens(teacher, [picture], config.dense, batch=config.batch)[0]
-    region_hw = store.read("regions", row)
-    unlabelled_hw = unlabelled_tokens(
-        picture.visible_HW, region_hw.shape, config.regions.unlabelled_share
-    )
-    if unlabelled_hw.any():
-        # With the library that is here: cuML's regions differ from its own as from scikit-learn's.
-        mined = region_arrays(
-            token_Dhw[None],
-            [picture],
-            config.regions,
-            backend=choose_backend("auto"),
-            advance=batch["advance"],
-        )
-        index = rand_index(region_hw[unlabelled_hw], mined["regions"][0][unlabelled_hw])
-        yield "regions", (index, index)
-    if not store.has("local"):
-        return
+        token_1Dhw = unkept_tokens(row.teacher, pictures, config.dense, batch=config.batch)
+    # With the library that is here: cuML's regions differ from its own as from scikit-learn's.
+    backend = choose_backend("auto")
+    mined = region_arrays(token_1Dhw, pictures, config.regions, backend=backend, advance=_ignore)
+    index = rand_index(region_hw[unlabelled_hw], mined["regions"][0][unlabelled_hw])
+    return index, index
+
+
+def _local_score(row: _Row) -> Score | None:
+    if not row.store.has("local"):
+        return None
     fresh, _ = local_arrays(
-        teacher, [picture], region_hw[None], config.local, salt="", known={}, **batch
+        row.teacher,
+        [row.picture],
+        row.stored("regions")[None],
+        row.config.local,
+        known=KnownCrops("", {}),
+        batch=row.config.batch,
+        advance=_ignore,
     )
-    id_K = store.read("local_ids", row)
+    id_K = row.stored("local_ids")
     if not np.array_equal(id_K, fresh["local_ids"][0]):
-        yield "local", (0.0, 0.0)  # tokens of other masks
-    elif (id_K >= 0).any():
-        there = id_K >= 0
-        yield "local", _cosine(store.read("local", row)[there].T, fresh["local"][0][there].T)
+        return 0.0, 0.0  # tokens of other masks
+    there = id_K >= 0
+    if not there.any():
+        return None
+    return _cosine(row.stored("local")[there].T, fresh["local"][0][there].T)
+
+
+_SCORES: dict[str, Callable[[_Row], Score | None]] = {
+    "cls": _cls_score,
+    DENSE: _dense_score,
+    "regions": _regions_score,
+    "local": _local_score,
+}
+"""By artifact, each from the stored values of those before it, so that a wrong one is named alone.
+None where an image has none of it (no mask, no unlabelled token, not in this store)."""
 
 
 def rand_index(one_T: NDArray[np.uint8], other_T: NDArray[np.uint8]) -> float:

@@ -19,6 +19,7 @@ from zsseg.stages.data.geometry import View, crop_tokens, pool_tokens
 from zsseg.stages.data.samples import Sample
 from zsseg.stages.data.spec import DatasetSpec
 from zsseg.stages.errors import DatasetError
+from zsseg.stages.precompute.make.dense_artifact import path_settings
 from zsseg.stages.precompute.make.pictures import read_image_row
 from zsseg.stages.precompute.make.recorded_views import image_views, seen_by_teacher
 from zsseg.stages.precompute.make.token_loss import compare, spread
@@ -165,8 +166,7 @@ def dense_config(store: Store) -> DenseConfig:
     """How the dense tokens of a store were made, their format aside."""
     asked, recipe = store.identity[DENSE], store.recipes[DENSE]
     height, width = asked["size"]
-    sigma = {"nacl_sigma": recipe["nacl_sigma"]} if "nacl_sigma" in recipe else {}
-    return DenseConfig(size=(height, width), path=asked["path"], **sigma)
+    return DenseConfig(size=(height, width), path=asked["path"], **path_settings(recipe))
 
 
 def _dense(

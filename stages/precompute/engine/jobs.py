@@ -14,12 +14,11 @@ from zsseg.stages.cache.format.manifest import Manifest
 from zsseg.stages.cache.shards import Files
 from zsseg.stages.data.samples import Sample
 from zsseg.stages.data.spec import DatasetSpec
-from zsseg.stages.precompute.make.pictures import Hashes
+from zsseg.stages.precompute.make.artifacts import KINDS
+from zsseg.stages.precompute.make.pictures import OldRow
 from zsseg.stages.precompute.precompute_config import PrecomputeConfig
 from zsseg.stages.precompute.progress import Phase
 
-FROM_LABELS = ("index", "regions", "local")
-"""The artifacts that visible labels decide."""
 KILLED = "its process died at this image"
 """Prefix of the failure reason of an image that kills its reader."""
 
@@ -33,24 +32,6 @@ class RunContext:
     spec: DatasetSpec
     root: Path
     config: PrecomputeConfig
-
-
-@dataclass(frozen=True)
-class OldRow:
-    """What an earlier store knows of a row's image."""
-
-    row: int
-    """Its row there."""
-    hashes: Hashes
-    failure: str | None
-    crops: tuple[str, ...] = ()
-    """Hash of the crop of each of its local tokens, in the order of the tokens."""
-    left_out: int = 0
-    """Masks beyond `local.max_masks`, which have no token."""
-    same: bool = True
-    """Image and visible label are unchanged."""
-    relabelled: bool = False
-    """Only the visible label has changed."""
 
 
 @dataclass(frozen=True)
@@ -97,7 +78,7 @@ class Job:
         row = self.old.rows.get(place)
         if row is None or row.same:
             return row
-        return row if row.relabelled and artifact not in FROM_LABELS else None
+        return row if row.relabelled and not KINDS[artifact].from_labels else None
 
     def reads(self, place: int) -> bool:
         """Must the image be read?"""

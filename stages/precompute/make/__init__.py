@@ -1,3 +1,5 @@
-"""The arrays of one shard: `pictures` (images and labels read), `artifacts` (which function makes
-what), `recorded_views`, `regions` with `kmeans`, `class_crops`, `pca_basis`, `token_loss`.
+"""The arrays of a shard. `artifacts` is the table of all of them, an `artifact_kind` each:
+`index_artifact`, `text_artifact`, `cls_artifact`, `dense_artifact`, `basis_artifact`,
+`regions_artifact`, `local_artifact`. What they are made by: `pictures` (images and labels read),
+`recorded_views`, `pca_basis`, `regions` with `kmeans`, `class_crops`; `token_loss` compares tokens.
 """

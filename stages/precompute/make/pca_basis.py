@@ -4,8 +4,8 @@ Legend: D CLIP width, d components, T tokens of an image, h w token grid.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
-from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,9 +15,10 @@ from zsseg.stages.data.samples import Sample
 from zsseg.stages.data.spec import DatasetSpec
 from zsseg.stages.errors import DatasetError, NonFiniteError
 from zsseg.stages.precompute.make.pictures import read_image_row
-from zsseg.stages.precompute.make.token_loss import spread
-from zsseg.stages.precompute.precompute_config import BASIS_IMAGES, DenseConfig
-from zsseg.stages.precompute.teacher.clip_teacher import Teacher
+from zsseg.stages.precompute.precompute_config import DenseConfig
+
+if TYPE_CHECKING:
+    from zsseg.stages.precompute.teacher.clip_teacher import Teacher
 
 
 def fit_basis(
@@ -25,8 +26,8 @@ def fit_basis(
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Principal components (d, D) of tokens (D, h, w) of some images, and the tokens' mean (D,).
 
-    Orthonormal, largest variance first; the largest number of each is positive. The same for the
-    same tokens whatever the number of processors: sums are made by one thread.
+    Orthonormal, largest variance first; the number of largest magnitude is positive in each. Sums
+    are made by one thread, so the result does not depend on the number of processors.
     """
     count, covariance_DD, sum_D = 0, np.zeros((1, 1)), np.zeros(1)
     with threadpool_limits(limits=1):
@@ -48,23 +49,23 @@ def sampled_tokens(
     root: Path,
     samples: Sequence[Sample],
     *,
-    teacher: Teacher,
+    teacher: "Teacher",
     config: DenseConfig,
 ) -> Iterator[NDArray[np.float32]]:
-    """The dense tokens (D, h, w) of at most BASIS_IMAGES images, evenly spread over the data set.
+    """The dense tokens (D, h, w) of these images, one by one.
 
-    Images that cannot be used are left out; DatasetError when that is all, NonFiniteError for
-    tokens that are no numbers.
+    Images that cannot be used are left out. Raises DatasetError when none is left, NonFiniteError
+    for tokens that are not finite.
     """
-    read, used = partial(read_image_row, spec, root), False
-    for place in spread(np.arange(len(samples)), BASIS_IMAGES):
-        picture = read(samples[place]).picture
+    used = False
+    for sample in samples:
+        picture = read_image_row(spec, root, sample).picture
         if picture is not None:
             (dense_Dhw,) = teacher.dense([picture.image_HW3], config)
             if not np.isfinite(dense_Dhw).all():
                 raise NonFiniteError(
-                    f"{samples[place].image}: NaN or infinity in its dense tokens "
-                    f"({samples[place].id}); look at this image and at the teacher's weights"
+                    f"{sample.image}: NaN or infinity in its dense tokens "
+                    f"({sample.id}); look at this image and at the teacher's weights"
                 )
             used = True
             yield dense_Dhw

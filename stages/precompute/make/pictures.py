@@ -5,10 +5,8 @@ Legend: N images, H W pixels.
 """
 
 import re
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import xxhash
@@ -38,6 +36,24 @@ class Picture:
 
     image_HW3: NDArray[np.uint8]
     visible_HW: NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class OldRow:
+    """What an earlier store knows of a row's image."""
+
+    row: int
+    """Its row there."""
+    hashes: Hashes
+    failure: str | None
+    crops: tuple[str, ...] = ()
+    """Hash of the crop of each of its local tokens, in the order of the tokens."""
+    left_out: int = 0
+    """Masks beyond `local.max_masks`, which have no token."""
+    same: bool = True
+    """Image and visible label are unchanged."""
+    relabelled: bool = False
+    """Only the visible label has changed."""
 
 
 @dataclass(frozen=True)
@@ -107,21 +123,3 @@ def _relative(reason: str, sample: Sample, root: Path) -> str:
     # One pass, longest first: a name that is part of the other is not taken for it.
     named = "|".join(re.escape(file) for file in sorted(places, key=len, reverse=True))
     return re.sub(named, lambda match: places[match[0]], reason)
-
-
-def index_arrays(
-    rows: Sequence[ImageRow], first: int
-) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
-    """Arrays and notes of artifact `index`; `first` is the number of the first row.
-
-    Size (N, 2: height, width; 0 of a failed image) and status (N,: 1 failed). The notes hold both
-    hashes of every row, and the reason of every failure by row number.
-    """
-    sizes = [row.picture.visible_HW.shape if row.picture else (0, 0) for row in rows]
-    failed = [row.picture is None for row in rows]
-    notes = {
-        "images": [row.hashes.image for row in rows],
-        "labels": [row.hashes.label for row in rows],
-        "failures": {str(first + i): row.failure for i, row in enumerate(rows) if row.failure},
-    }
-    return {"size": np.array(sizes, np.int32), "status": np.array(failed, np.uint8)}, notes

@@ -6,6 +6,7 @@ Legend: H W pixels of an image, V views of it with view 0, R C rows and columns 
 """
 
 from math import exp, log, sqrt
+from typing import TYPE_CHECKING
 
 import numpy as np
 import xxhash
@@ -13,7 +14,9 @@ from numpy.typing import NDArray
 
 from zsseg.stages.data.geometry import WHOLE, View, crop_image
 from zsseg.stages.precompute.precompute_config import ViewConfig
-from zsseg.stages.precompute.teacher.clip_teacher import Teacher
+
+if TYPE_CHECKING:
+    from zsseg.stages.precompute.teacher.clip_teacher import Teacher
 
 
 def image_views(image_HW3: NDArray[np.uint8], config: ViewConfig) -> NDArray[np.float32]:
@@ -32,7 +35,7 @@ def image_views(image_HW3: NDArray[np.uint8], config: ViewConfig) -> NDArray[np.
 
 
 def seen_by_teacher(
-    teacher: Teacher,
+    teacher: "Teacher",
     image_HW3: NDArray[np.uint8],
     view_6: NDArray[np.float32],
     size: tuple[int, int],

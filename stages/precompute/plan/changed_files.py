@@ -12,8 +12,14 @@ from zsseg.stages.cache.disk.store_path import StorePath
 from zsseg.stages.data.samples import Sample
 from zsseg.stages.data.spec import DatasetSpec
 from zsseg.stages.errors import CacheError, DatasetError
-from zsseg.stages.precompute.engine.jobs import KILLED, OldRow
-from zsseg.stages.precompute.make.pictures import Hashes, content_hashes, file_hash, read_image_row
+from zsseg.stages.precompute.engine.jobs import KILLED
+from zsseg.stages.precompute.make.pictures import (
+    Hashes,
+    OldRow,
+    content_hashes,
+    file_hash,
+    read_image_row,
+)
 from zsseg.stages.precompute.plan.stat_cache import StatCache
 from zsseg.stages.precompute.progress import Meter
 from zsseg.stages.precompute.threads import in_threads

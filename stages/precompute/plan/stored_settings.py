@@ -1,12 +1,11 @@
-"""The settings that a store was made with: noted in its history, and read back from its recipes.
+"""The settings that a store was made with, read back from its recipes and from its history.
 
-The recipes hold whatever changes a byte. The history says it once more, for a store whose own
-description (zarr.json) is damaged, and says what else is needed to make a shard again: where data
-set and teacher lie, and how many images went through the teacher at once.
+Recipes hold whatever changes a byte. The history repeats it, for a store whose own description
+(zarr.json) is damaged, and has what else is needed to make a shard again: where data set and
+teacher are, and how many images went through the teacher at once.
 """
 
 import json
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -16,14 +15,15 @@ from pydantic import ValidationError
 from zsseg.stages.cache.disk.json_files import newest
 from zsseg.stages.cache.disk.storage import storage
 from zsseg.stages.cache.disk.store_path import StorePath
-from zsseg.stages.cache.format.codec import stored_format
 from zsseg.stages.cache.format.manifest import GROUP, HISTORY, Manifest
 from zsseg.stages.cache.format.recipe import differing_fields
 from zsseg.stages.data.spec import DatasetSpec
 from zsseg.stages.errors import CacheError
-from zsseg.stages.precompute.plan.recipes import recipe_precision, store_identity
+from zsseg.stages.precompute.make.artifact_kind import recipe_precision
+from zsseg.stages.precompute.make.artifacts import ARTIFACTS
+from zsseg.stages.precompute.plan.recipes import store_identity
 from zsseg.stages.precompute.plan.request import PrecomputeRequest
-from zsseg.stages.precompute.precompute_config import LocalConfig, PrecomputeConfig, RegionConfig
+from zsseg.stages.precompute.precompute_config import PrecomputeConfig
 from zsseg.stages.precompute.teacher.teacher_files import TeacherFiles, Traits, resolve_teacher
 from zsseg.stages.setting_marks import marked
 
@@ -32,7 +32,7 @@ _KEY = "settings"
 
 @dataclass(frozen=True)
 class StoredSettings:
-    """What `precompute` was asked for, and what its teacher said of itself."""
+    """What a store was asked for with, and the traits of its teacher."""
 
     spec: DatasetSpec
     split: str
@@ -54,42 +54,39 @@ class StoredSettings:
 
 
 def settings_entry(settings: StoredSettings) -> dict[str, Any]:
-    """The line of the history that holds settings, as it reads back."""
-    said = {
+    """The entry of the history that holds settings, as it reads back."""
+    values = {
         "spec": settings.spec.model_dump(mode="json"),
         "split": settings.split,
         "limit": settings.limit,
         "config": settings.config.model_dump(mode="json"),
         "traits": asdict(settings.traits),
     }
-    return {_KEY: json.loads(json.dumps(said))}
+    return {_KEY: json.loads(json.dumps(values))}
 
 
 def stored_config(manifest: Manifest) -> PrecomputeConfig:
-    """The settings that recipes say, settled; those that change no byte are the default.
+    """The settings that recipes say, resolved; those that change no byte are the default.
 
     `store_artifacts` makes the manifest's artifacts of them again. Raises CacheError for a store
     that `zsseg precompute` did not write, or that another version wrote.
     """
     recipes = {artifact.name: artifact.recipe for artifact in manifest.artifacts}
     try:
-        dense, views, regions = recipes["dense"], recipes["cls"]["views"], recipes["regions"]
-        library = "cuml" if regions["backend"] == "cuml" else "sklearn"
-        values = {
-            "text": {"templates": recipes["text"]["templates"]},
-            "views": views if isinstance(views, Mapping) else {},
-            "dense": {
-                **manifest.identity["dense"],
-                "format": stored_format(dense),
-                **({"nacl_sigma": dense["nacl_sigma"]} if "nacl_sigma" in dense else {}),
-            },
-            "regions": {name: regions[name] for name in RegionConfig.model_fields}
-            | {"backend": library},
-            "local": _local(recipes.get("local")),
+        values: dict[str, Any] = {
+            "dense": dict(manifest.identity["dense"]),
             "shard_images": manifest.shard_rows,
             "precision": recipe_precision(recipes["cls"]),
         }
-        return PrecomputeConfig.model_validate_json(json.dumps(values))
+        for kind in ARTIFACTS:
+            recipe = recipes.get(kind.name)
+            sections = kind.settings_without if recipe is None else kind.settings(recipe)
+            for section, fields in sections.items():
+                values[section] = values.get(section, {}) | fields
+        config = PrecomputeConfig.model_validate_json(json.dumps(values))
+        if strange := recipes.keys() ^ {kind.name for kind in ARTIFACTS if kind.in_store(config)}:
+            raise KeyError(*sorted(strange))
+        return config
     except (KeyError, TypeError, ValidationError) as error:
         raise CacheError(
             f"its settings are none that this version of zsseg writes ({type(error).__name__}: "
@@ -97,16 +94,10 @@ def stored_config(manifest: Manifest) -> PrecomputeConfig:
         ) from error
 
 
-def _local(recipe: Mapping[str, Any] | None) -> dict[str, Any]:
-    if recipe is None:
-        return {"enabled": False}
-    return {name: recipe[name] for name in LocalConfig.model_fields if name != "enabled"}
-
-
 def recall_settings(path: StorePath, manifest: Manifest | None) -> StoredSettings:
-    """The settings that a store was made with; of its history alone where there is no manifest.
+    """The settings that a store was made with; from its history alone where it has no manifest.
 
-    Raises CacheError, with what to do, when neither tells.
+    Raises CacheError, with what to do, when neither has them.
     """
     noted = _noted(path)
     if manifest is None:
@@ -142,7 +133,7 @@ def recall_settings(path: StorePath, manifest: Manifest | None) -> StoredSetting
 
 
 def sound_history(path: StorePath) -> list[dict[str, Any]]:
-    """The lines of a history that can be read; the last ones of a run that was killed may not."""
+    """The readable lines of a history; a run that was killed may have left half a line."""
     try:
         lines = storage(path / HISTORY).read().splitlines()
     except (FileNotFoundError, IsADirectoryError):
@@ -159,17 +150,17 @@ def sound_history(path: StorePath) -> list[dict[str, Any]]:
 
 
 def _noted(path: StorePath) -> StoredSettings | None:
-    """What the newest run said, or None."""
-    said = newest(sound_history(path), _KEY)
+    """What the newest run wrote down; None where there is nothing, or another version's."""
+    values = newest(sound_history(path), _KEY)
     try:
         return StoredSettings(
-            spec=DatasetSpec.model_validate_json(json.dumps(said["spec"])),
-            split=said["split"],
-            limit=said["limit"],
-            config=PrecomputeConfig.model_validate_json(json.dumps(said["config"])),
-            traits=Traits(**said["traits"]),
+            spec=DatasetSpec.model_validate_json(json.dumps(values["spec"])),
+            split=values["split"],
+            limit=values["limit"],
+            config=PrecomputeConfig.model_validate_json(json.dumps(values["config"])),
+            traits=Traits(**values["traits"]),
         )
-    except (KeyError, TypeError, ValidationError):  # never said, or by another version
+    except (KeyError, TypeError, ValidationError):
         return None
 
 
@@ -181,24 +172,24 @@ def find_origin(
     root: Path | None,
     teacher: str | None,
 ) -> tuple[Path, TeacherFiles]:
-    """The data set's folder and the teacher that a store was made from, as given or as noted.
+    """The data set's folder and the teacher that a store was made from: given, or as last noted.
 
-    Raises CacheError when they are not said, not there, or when this is another teacher.
+    Raises CacheError when neither is known, they do not exist, or the teacher is another one.
     """
     history = sound_history(path)
-    said = {
+    options = {
         "--root": root or newest(history, "root"),
         "--teacher": teacher or newest(history, "teacher"),
     }
-    if unsaid := [option for option, value in said.items() if value is None]:
+    if missing := [option for option, value in options.items() if value is None]:
         raise CacheError(
             f"{path}: {HISTORY} does not say where data set and teacher lie; give "
-            + " and ".join(unsaid)
+            + " and ".join(missing)
         )
-    folder = Path(said["--root"])
+    folder = Path(options["--root"])
     if not folder.is_dir():
         raise CacheError(f"{path}: {folder} is no longer there; give the data set's folder: --root")
-    files = resolve_teacher(str(said["--teacher"]))
+    files = resolve_teacher(str(options["--teacher"]))
     if manifest is not None:
         wanted = store_identity(
             settings.spec, settings.split, settings.limit, files, settings.config

@@ -15,11 +15,12 @@ import numpy as np
 
 from zsseg.stages.cache.disk.store_path import StorePath
 from zsseg.stages.cache.format import ledger
-from zsseg.stages.cache.format.codec import BASIS, DENSE
 from zsseg.stages.cache.format.manifest import Artifact, Manifest, fingerprints
 from zsseg.stages.cache.shards import Files
 from zsseg.stages.errors import CacheError
-from zsseg.stages.precompute.engine.jobs import FROM_LABELS, KILLED, Job, OldRow, OldValues
+from zsseg.stages.precompute.engine.jobs import KILLED, Job, OldValues
+from zsseg.stages.precompute.make.artifacts import KINDS, PER_ROW, made_from
+from zsseg.stages.precompute.make.pictures import OldRow
 from zsseg.stages.precompute.plan.changed_files import State, old_rows, row_states
 from zsseg.stages.precompute.plan.earlier_stores import (
     EarlierStore,
@@ -28,11 +29,7 @@ from zsseg.stages.precompute.plan.earlier_stores import (
 )
 from zsseg.stages.precompute.plan.stat_cache import StatCache
 from zsseg.stages.precompute.plan.wanted_store import WantedStore
-from zsseg.stages.precompute.precompute_config import BASIS_IMAGES
 from zsseg.stages.precompute.progress import Meter
-
-ORDER = ("index", "cls", "dense", "regions", "local")
-"""The per-row artifacts, each after those that it is made from."""
 
 _REASONS: dict[State, str] = {
     "changed": "their image file is another one",
@@ -66,7 +63,7 @@ class Plan:
     @property
     def shards(self) -> list[int]:
         """Shards of images with anything to do."""
-        return sorted({shard for name in ORDER for shard in self.todo.get(name, ())})
+        return sorted({shard for name in PER_ROW for shard in self.todo.get(name, ())})
 
     def need(self, artifact: str, shard: int, reason: str, rows: int) -> None:
         """Note a whole shard of an artifact to compute."""
@@ -92,7 +89,7 @@ class Planner:
         self._seen: dict[str, int] = {}
         self.artifacts = {each.name: each for each in wanted.manifest.artifacts}
         self._prints = fingerprints(wanted.manifest.artifacts)
-        self._per_row = [name for name in ORDER if name in self.artifacts]
+        self._per_row = [name for name in PER_ROW if name in self.artifacts]
         self._front, self._aside, self.mismatch = earlier_stores(wanted)
 
     def plan(self) -> Plan:
@@ -103,10 +100,7 @@ class Planner:
             if artifact.per_row or artifact.name in self.units_set_aside:
                 continue
             if reason := self._lost(self._front, artifact, 0):
-                rows = min(manifest.rows, BASIS_IMAGES)
-                if artifact.name == "text":
-                    rows, _ = manifest.shape(artifact, artifact.arrays[0])
-                plan.need(artifact.name, 0, reason, rows)
+                plan.need(artifact.name, 0, reason, KINDS[artifact.name].steps(manifest))
         for shard in range(-(-manifest.rows // manifest.shard_rows)):
             self._plan_shard(plan, shard)
         return plan
@@ -129,11 +123,14 @@ class Planner:
         self._cache(self.wanted.path).save(self.wanted.samples, without=lambda row: row in states)
 
     def forced(self, plan: Plan) -> tuple[str, ...]:
-        """Artifacts to make again, each before what it is made from, whatever receipts say.
+        """Artifacts to make again whatever receipts say, each before what it is made from.
 
-        A basis that is fitted again need not be the one of what is stored.
+        One that a store has once and that is made again, as a basis that is fitted again, may come
+        out differently.
         """
-        return ("local", "regions", DENSE) if BASIS in plan.todo else ()
+        once = [name for name in plan.todo if not self.artifacts[name].per_row]
+        found = {name for each in once for name in made_from(each)}
+        return tuple(name for name in reversed(self._per_row) if name in found)
 
     def job(self, plan: Plan, shard: int) -> Job:
         """What is to be done of one shard, with what need not be computed."""
@@ -208,7 +205,7 @@ class Planner:
                 why = Counter(
                     _REASONS[state]
                     for state in states.values()
-                    if state != "relabelled" or name in FROM_LABELS
+                    if state != "relabelled" or KINDS[name].from_labels
                 )
                 why.update({"they are new": len(rows) - len(known)} if set_aside else {})
                 if set_aside or why:

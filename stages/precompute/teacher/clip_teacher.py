@@ -148,30 +148,7 @@ def load_teacher(
     tokenizer is missing.
     """
     target = choose_device(device)
-    preprocessing = _file_preprocessing(files) if files.pretrained == str(files.weights) else {}
-    try:
-        model = open_clip.create_model(
-            files.model,
-            pretrained=files.pretrained,
-            require_pretrained=True,
-            device=target,
-            force_preprocess_cfg=preprocessing,
-        )
-    except (
-        OSError,
-        EOFError,
-        RuntimeError,
-        ValueError,
-        TypeError,
-        KeyError,
-        SafetensorError,
-        pickle.UnpicklingError,
-    ) as error:
-        reason = " ".join(str(error).split())[:300]
-        raise UserError(
-            f"{files.spec}: open_clip cannot load {files.weights}: {reason}. "
-            "Check that the file is whole, belongs to this model and is no TorchScript archive"
-        ) from error
+    model = _create_model(files, target)
     try:
         tokenizer = open_clip.get_tokenizer(files.model)
     except (OSError, ImportError) as error:
@@ -198,6 +175,33 @@ def load_teacher(
         std=tuple(settings["std"]),
         interpolation=settings["interpolation"],
     )
+
+
+def _create_model(files: TeacherFiles, device: torch.device) -> Any:
+    preprocessing = _file_preprocessing(files) if files.pretrained == str(files.weights) else {}
+    try:
+        return open_clip.create_model(
+            files.model,
+            pretrained=files.pretrained,
+            require_pretrained=True,
+            device=device,
+            force_preprocess_cfg=preprocessing,
+        )
+    except (
+        OSError,
+        EOFError,
+        RuntimeError,
+        ValueError,
+        TypeError,
+        KeyError,
+        SafetensorError,
+        pickle.UnpicklingError,
+    ) as error:
+        reason = " ".join(str(error).split())[:300]
+        raise UserError(
+            f"{files.spec}: open_clip cannot load {files.weights}: {reason}. "
+            "Check that the file is whole, belongs to this model and is no TorchScript archive"
+        ) from error
 
 
 def _file_preprocessing(files: TeacherFiles) -> dict[str, Any]:

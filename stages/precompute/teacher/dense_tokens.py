@@ -1,7 +1,7 @@
 """Dense CLIP tokens: one per location of the image tower's grid, projected into the text space.
 
 What CLIP's pooling and projection make of a whole image is asked of every location alone. In a
-ViT the last block's attention mixes the locations, so three of the four paths rewrite it:
+ViT the last block's attention mixes the locations, so all paths but the first rewrite it:
 
 - raw: unchanged
 - value: attention replaced by its value path (MaskCLIP, Zhou et al., ECCV 2022)
@@ -13,6 +13,7 @@ Legend: B batch, H W pixels, h w token grid, L tokens of a sequence (CLS and h w
 E the tower's inner width, D CLIP width, A heads, d width of a head.
 """
 
+from collections.abc import Callable
 from copy import deepcopy
 from typing import Any, Literal
 
@@ -25,10 +26,8 @@ from torch.nn import functional as F
 from zsseg.stages.errors import UserError
 from zsseg.stages.precompute.precompute_config import DenseConfig
 
-DensePath = Literal["raw", "value", "clearclip", "nacl", "feature_map"]
 
-
-def dense_path(visual: Any, config: DenseConfig) -> DensePath:
+def dense_path(visual: Any, config: DenseConfig) -> str:
     """The path that an image tower really takes.
 
     A ViT of open_clip takes the one asked for; CLIP's ResNets their value path; towers of timm
@@ -80,7 +79,7 @@ def dense_tokens(visual: Any, image_B3HW: Tensor, config: DenseConfig) -> Tensor
     if isinstance(visual, ModifiedResNet):
         token_BLD = _resnet_tokens(visual, image_B3HW)
     elif isinstance(visual, VisionTransformer):
-        token_BLD = _vit_tokens(visual, image_B3HW, grid, path, config.nacl_sigma)
+        token_BLD = _vit_tokens(visual, image_B3HW, grid, path, config)
     else:
         token_BLD = _timm_tokens(visual, image_B3HW)
     return token_BLD.transpose(1, 2).reshape(len(image_B3HW), -1, *grid)
@@ -113,7 +112,7 @@ def resize_positions(position_LE: Tensor, old: tuple[int, int], new: tuple[int, 
 
 
 def _vit_tokens(
-    visual: Any, image_B3HW: Tensor, grid: tuple[int, int], path: DensePath, sigma: float
+    visual: Any, image_B3HW: Tensor, grid: tuple[int, int], path: str, config: DenseConfig
 ) -> Tensor:
     """(B, h w, D) tokens of open_clip's VisionTransformer."""
     patch_BLE = visual.conv1(image_B3HW).flatten(2).transpose(1, 2)
@@ -123,19 +122,43 @@ def _vit_tokens(
     *blocks, last = visual.transformer.resblocks
     for block in blocks:
         x_BLE = block(x_BLE)
-    if path == "raw":
-        x_BLE = last(x_BLE)
-    elif path == "value":
-        value_BLE = _query_key_value(last, x_BLE)[2]
-        x_BLE = x_BLE + last.ls_1(last.attn.out_proj(value_BLE))
-        x_BLE = x_BLE + last.ls_2(last.mlp(last.ln_2(x_BLE)))
-    else:
-        bias_LL = None
-        if path == "nacl":
-            bias_LL = gaussian_bias(grid, sigma, device=x_BLE.device).to(x_BLE)
-        x_BLE = _self_attention(last, x_BLE, by="k" if path == "nacl" else "q", bias_LL=bias_LL)
+    x_BLE = _LAST_BLOCK[path](last, x_BLE, grid, config)
     token_BLD: Tensor = visual.ln_post(x_BLE[:, 1:]) @ visual.proj
     return token_BLD
+
+
+def _raw(block: Any, x_BLE: Tensor, grid: tuple[int, int], config: DenseConfig) -> Tensor:
+    """The block as it is."""
+    output_BLE: Tensor = block(x_BLE)
+    return output_BLE
+
+
+def _value(block: Any, x_BLE: Tensor, grid: tuple[int, int], config: DenseConfig) -> Tensor:
+    """Attention replaced by its value path (MaskCLIP)."""
+    value_BLE = _query_key_value(block, x_BLE)[2]
+    x_BLE = x_BLE + block.ls_1(block.attn.out_proj(value_BLE))
+    output_BLE: Tensor = x_BLE + block.ls_2(block.mlp(block.ln_2(x_BLE)))
+    return output_BLE
+
+
+def _clearclip(block: Any, x_BLE: Tensor, grid: tuple[int, int], config: DenseConfig) -> Tensor:
+    """Attention of queries with queries, alone (ClearCLIP)."""
+    return _self_attention(block, x_BLE, by="q", bias_LL=None)
+
+
+def _nacl(block: Any, x_BLE: Tensor, grid: tuple[int, int], config: DenseConfig) -> Tensor:
+    """Attention of keys with keys and a Gaussian of the distance, alone (NACLIP)."""
+    bias_LL = gaussian_bias(grid, config.nacl_sigma, device=x_BLE.device).to(x_BLE)
+    return _self_attention(block, x_BLE, by="k", bias_LL=bias_LL)
+
+
+_LAST_BLOCK: dict[str, Callable[[Any, Tensor, tuple[int, int], DenseConfig], Tensor]] = {
+    "raw": _raw,
+    "value": _value,
+    "clearclip": _clearclip,
+    "nacl": _nacl,
+}
+"""By path: the output (B, L, E) of the last block for its input (B, L, E) and the grid (h, w)."""
 
 
 def _query_key_value(block: Any, x_BLE: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -1,0 +1,125 @@
+"""Artifact `dense`: a token per patch of each image, in the format that is asked for.
+
+Tokens are stored as the teacher gives them, not normalised. What exceeds half precision becomes
+infinity, which is refused, with the name of the image, where it is written.
+Legend: N images, D CLIP width, h w token grid.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from zsseg.stages.cache.format.codec import BASIS, DENSE, dense_specs, encode, stored_format
+from zsseg.stages.cache.format.manifest import ArraySpec
+from zsseg.stages.precompute.make.artifact_kind import (
+    Advance,
+    ArtifactKind,
+    Made,
+    Recipe,
+    RecipeInputs,
+    ShardInputs,
+)
+from zsseg.stages.precompute.make.pictures import Picture
+from zsseg.stages.precompute.precompute_config import PATH_SETTINGS, DenseConfig
+from zsseg.stages.precompute.threads import in_threads, slices
+
+if TYPE_CHECKING:
+    from zsseg.stages.precompute.teacher.clip_teacher import Teacher
+
+
+def dense_arrays(
+    teacher: "Teacher",
+    pictures: Sequence[Picture],
+    config: DenseConfig,
+    *,
+    basis: Mapping[str, NDArray[np.float32]],
+    batch: int,
+    advance: Advance,
+) -> dict[str, NDArray[Any]]:
+    """The arrays (N, ...) that hold the dense tokens of each picture in the format of `config`.
+
+    `basis`: the arrays of artifact `pca`; empty where the format needs none.
+    """
+    specs = dense_specs(config.format, width=teacher.width, grid=teacher.grid(config))
+    arrays = {each.name: np.empty((len(pictures), *each.shape), each.dtype) for each in specs}
+    for part in slices(len(pictures), batch):
+        images = in_threads(
+            lambda each: teacher.fitted(each.image_HW3, config.size), pictures[part]
+        )
+        for name, values in encode(config.format, teacher.dense(images, config), basis).items():
+            arrays[name][part] = values
+        advance(part.stop - part.start)
+    return arrays
+
+
+def unkept_tokens(
+    teacher: "Teacher", pictures: Sequence[Picture], config: DenseConfig, *, batch: int
+) -> NDArray[np.float16]:
+    """(N, D, h, w) dense tokens for a store that keeps none; as format fp16 would store them."""
+    kept = config.model_copy(update={"format": "fp16"})
+    arrays = dense_arrays(teacher, pictures, kept, basis={}, batch=batch, advance=lambda _: None)
+    return arrays[DENSE]
+
+
+def token_recipe(inputs: RecipeInputs) -> dict[str, Any]:
+    """What dense tokens follow from, whatever is kept of them."""
+    config, path = inputs.config.dense, inputs.traits.dense_path
+    return {
+        "teacher": inputs.files.recipe(),
+        "size": list(config.size),
+        "path": path,
+        **{name: getattr(config, name) for name in PATH_SETTINGS.get(path, ())},
+        **inputs.precision,
+    }
+
+
+def path_settings(recipe: Recipe) -> dict[str, Any]:
+    """The settings of a recipe that only its dense path uses."""
+    return {name: recipe[name] for name in PATH_SETTINGS.get(recipe["path"], ())}
+
+
+def _recipe(inputs: RecipeInputs) -> dict[str, Any]:
+    # fp16 was once the only format: naming it would change the fingerprints of those stores.
+    form = inputs.config.dense.format
+    return {**token_recipe(inputs), **({"format": form} if form != "fp16" else {})}
+
+
+def _arrays(inputs: RecipeInputs) -> tuple[ArraySpec, ...]:
+    height, columns = inputs.traits.grid
+    form, width = inputs.config.dense.format, inputs.traits.width
+    return dense_specs(form, width=width, grid=(height, columns))
+
+
+def _settings(recipe: Recipe) -> dict[str, dict[str, Any]]:
+    """Without size and path as they were asked for: the store's identity has these."""
+    return {"dense": {"format": stored_format(recipe), **path_settings(recipe)}}
+
+
+def _make(shard: ShardInputs) -> Made:
+    config, advance = shard.config, shard.clock.advance
+    if DENSE not in shard.manifest.arrays:
+        advance(len(shard.fresh))
+        return Made({})
+    basis = shard.stored_once("pca_basis", "pca_mean")
+    with shard.clock.phase("preprocess"):
+        arrays = dense_arrays(
+            shard.teacher,
+            shard.pictures,
+            config.dense,
+            basis=basis,
+            batch=config.batch,
+            advance=advance,
+        )
+    return Made(arrays)
+
+
+DENSE_TOKENS = ArtifactKind(
+    name=DENSE,
+    depends=("index", BASIS),
+    recipe=_recipe,
+    arrays=_arrays,
+    settings=_settings,
+    make=_make,
+)
