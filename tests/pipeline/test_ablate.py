@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -380,7 +381,13 @@ def test_two_processes_share_the_work(place: Path, tmp_path: Path) -> None:
     arguments = words(place, tmp_path, "III", "--seeds", 2)
     command = [sys.executable, "-c", "from zsseg.pipeline.cli.main import main; main()", *arguments]
     both = [
-        subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        subprocess.Popen(
+            command,
+            env=os.environ | {"OMP_NUM_THREADS": "1"},  # threads of both would wait for each other
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
         for _ in range(2)
     ]
     shown = [process.communicate(timeout=200) for process in both]

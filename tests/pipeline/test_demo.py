@@ -92,7 +92,10 @@ def one_thread() -> Iterator[None]:
 @pytest.mark.timeout(1200)
 @pytest.mark.usefixtures("one_thread")
 def test_a_student_finds_unseen_classes_by_their_names(tmp_path: Path) -> None:
-    """In half a demo; under the names of other things nothing is found, and the run stays."""
+    """In half a demo; under the names of other things nothing is found, and the run stays.
+
+    About a minute: a student that is trained for less finds nothing.
+    """
     demo = Demo(tmp_path / "demo", "best", ())
     shorter = ("--scenes", "100", "--set", "train.steps=110", "--set", "train.workers=0")
     zsseg("demo", "--out", str(demo.out), "--quiet", *shorter)
