@@ -35,7 +35,7 @@ _FOLDER = "non_finite"
 
 
 class Capture(BaseModel):
-    """What the JSON file says."""
+    """The content of the JSON file."""
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
@@ -44,11 +44,11 @@ class Capture(BaseModel):
     images: tuple[str, ...]
     """Ids of the batch's images, in its order."""
     losses: dict[str, str]
-    """Losses, total and gradient norm in words: JSON knows no NaN."""
+    """Losses, total and gradient norm as text, because JSON has no NaN."""
     checkpoint: str
     """Name of the folder with the weights before the step."""
     parts: int
-    """Into how many parts all processes together cut the batch."""
+    """Parts that all processes together divided the batch into."""
     config: RunConfig
 
 
@@ -72,7 +72,7 @@ def finite(outcome: StepResult, state: State) -> bool:
     out and halves its scale, until a scale of 1 shows that the gradient itself is not finite."""
     scale = state.scaler.scale(torch.ones_like(outcome.total))
     fits = outcome.norm.isfinite() | (scale > 1)
-    # The one number of a step that the host waits for: a step once made cannot be taken back.
+    # The only number of a step that the host waits for: a step cannot be taken back.
     return bool(outcome.total.isfinite() & fits)
 
 
@@ -86,7 +86,7 @@ def capture(
     *,
     store: Store,
 ) -> NonFiniteError:
-    """Save the weights and the batch of a step that must not be made; returns the error to raise.
+    """Save the weights and the batch of a step that is not finite; returns the error to raise.
 
     Every process calls it, and process 0 writes. Weights that are not finite are not saved.
     """
@@ -103,7 +103,7 @@ def capture(
     if not is_finite(state):
         return NonFiniteError(f"{what} are not finite either: use the checkpoint before. {lower}")
     number, count = processes()
-    place = out / _FOLDER / f"step-{step:06d}.json"
+    file = out / _FOLDER / f"step-{step:06d}.json"
     if number == 0:
         saved = save_state(out, step, state)
         tensors = {
@@ -120,15 +120,15 @@ def capture(
             config=config,
         )
         try:
-            write_durably(place.with_suffix(".safetensors"), save(tensors))
-            write_durably(place, (written.model_dump_json(indent=2) + "\n").encode())
+            write_durably(file.with_suffix(".safetensors"), save(tensors))
+            write_durably(file, (written.model_dump_json(indent=2) + "\n").encode())
         except OSError as error:
             raise ResourceError(
                 f"{what} are saved in {saved}, but its batch is not ({error})"
             ) from error
     return NonFiniteError(
-        f"{what} are saved in {checkpoint.place(out, step)}, its batch beside {place}: "
-        f"`zsseg train --replay {place}` does it again, with --set to try other settings. {lower}"
+        f"{what} are saved in {checkpoint.folder_of(out, step)}, its batch beside {file}: "
+        f"`zsseg train --replay {file}` does it again, with --set to try other settings. {lower}"
     )
 
 
@@ -207,7 +207,7 @@ def _changed(then: RunConfig, now: RunConfig, replay: InReplay) -> list[str]:
 
 
 def _lacking(written: Capture, batch: Batch, config: RunConfig) -> list[str]:
-    """What settings need that a captured step did not have."""
+    """Inputs that the settings need and that a captured step did not have."""
     regions, dense = (
         any(each is not None for each in given)
         for given in (
@@ -228,7 +228,7 @@ def _lacking(written: Capture, batch: Batch, config: RunConfig) -> list[str]:
 def _bad(values: dict[str, float]) -> list[str]:
     bad = {name: value for name, value in values.items() if not isfinite(value)}
     if len(bad) > 1:
-        bad.pop("total", None)  # says nothing that its parts do not
+        bad.pop("total", None)  # adds nothing to its parts
     return [f"{name} {value}" for name, value in bad.items()]
 
 

@@ -1,4 +1,4 @@
-"""Stage two: train a student from a store and visible labels. CLIP itself is never loaded."""
+"""Trains a student from a store and visible labels: the steps, their log and checkpoints."""
 
 import logging
 from collections.abc import Callable, Generator
@@ -111,12 +111,12 @@ def train(
     record = _record(config, data, experiment=experiment)
     writes = processes()[0] == 0
     with only_writer(out) if writes else nullcontext():
-        goes_on, saved = False, None
+        resumes, saved = False, None
         if writes:
             note_use(data.store.path)
-            goes_on = check_folder(out, record, resume=resume)
-            saved = checkpoint.latest(out) if goes_on else None
-        goes_on, saved = value_from_first((goes_on, saved))
+            resumes = check_folder(out, record, resume=resume)
+            saved = checkpoint.latest(out) if resumes else None
+        resumes, saved = value_from_first((resumes, saved))
         start = _steps_done(saved)
         if saved is not None and start == config.train.steps:
             return TrainResult(out, saved, start, {})
@@ -124,7 +124,7 @@ def train(
         with explained(config):
             state = _prepare(config, saved, width=text_CD.shape[1])
         batches = make_loader(data, config, start_step=start)
-        if writes and goes_on:
+        if writes and resumes:
             note_resumption(out, start, record)
         elif writes:
             write_record(out, record, text_CD)
@@ -168,7 +168,7 @@ def _steps(
                     log.write(done, metrics)
             stopped = agree(Status.STOP if interrupt.signal else Status.FINE) == Status.STOP
             if done % settings.checkpoint_every == 0 or done == settings.steps or stopped:
-                saved = checkpoint.place(run.out, done)
+                saved = checkpoint.folder_of(run.out, done)
                 if log is not None:
                     log.sync()
                     known.append(save_state(run.out, done, state))
@@ -185,7 +185,7 @@ def _steps_done(saved: Path | None) -> int:
 
 
 def check_shares(config: TrainConfig) -> None:
-    """Raise UserError when a batch cannot be dealt out to the processes, or cut into parts."""
+    """Raise UserError when a batch cannot be divided among the processes, or into the parts."""
     _, count = processes()
     if config.batch % count:
         above = -(-config.batch // count) * count
@@ -219,7 +219,7 @@ def _record(config: RunConfig, data: TrainingData, *, experiment: str) -> RunRec
 
 
 def _prepare(config: RunConfig, saved: Path | None, *, width: int) -> State:
-    """The state of a checkpoint, or that before step 0."""
+    """The state that a checkpoint holds, or that before step 0."""
     device = choose_device(config.train.device)
     precision = autocast_type(config.train.precision, device)
     state = new_state(

@@ -1,10 +1,10 @@
-"""The processes of one training: who they are, what they share, and how they end together.
+"""Several processes that train one student: their numbers, their exchanges, their common end.
 
-`torchrun` and `accelerate launch` start them and say so in the environment: RANK, WORLD_SIZE,
-LOCAL_RANK, MASTER_ADDR, MASTER_PORT. Process 0 alone writes and prints.
+`torchrun` and `accelerate launch` start them, with RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR and
+MASTER_PORT in the environment. Process 0 alone writes and prints.
 
-Before any numbers are exchanged the processes agree that all is well, so an error of one is met by
-the others in a known place, and none of them waits for ever.
+Before every exchange of numbers the processes compare their status (`agree`). So an error in one of
+them ends the others at a known place, and none waits for ever.
 """
 
 import os
@@ -20,20 +20,20 @@ from torch import Tensor
 
 from zsseg.stages.errors import ResourceError, UserError
 
-_PATIENCE = timedelta(minutes=30)
+_TIMEOUT = timedelta(minutes=30)
 """How long a process waits for the others, e.g. while process 0 writes a large checkpoint."""
-_BUCKET = 2**25
-"""Bytes that are summed in one go."""
+_BUCKET_BYTES = 2**25
+"""Bytes that are summed in one operation."""
 
 
 class Status(IntEnum):
-    """How a process is; of several processes the worst counts."""
+    """The status of a process; of several processes the worst counts."""
 
     FINE = 0
     STOP = 1
-    """A signal came: the run ends after this step."""
+    """A signal came; the run ends after this step."""
     NO_MEMORY = 2
-    """The step did not fit into memory, and is done again in smaller parts."""
+    """The step did not fit into memory and is repeated in smaller parts."""
     FAILED = 3
 
 
@@ -49,7 +49,7 @@ def processes() -> tuple[int, int]:
 
 
 def launched() -> tuple[int, int]:
-    """As `processes`, from what the launcher says in the environment: before they have met."""
+    """As `processes`, from the launcher's environment, before torch.distributed is initialised."""
     count = int(os.environ.get("WORLD_SIZE", "1"))
     return (int(os.environ.get("RANK", "0")), count) if count > 1 else (0, 1)
 
@@ -61,14 +61,14 @@ def local_number() -> int:
 
 @contextmanager
 def joined_processes() -> Iterator[None]:
-    """Let the launched processes meet, and part at the end; nothing where there is but one.
+    """Connect the launched processes, and disconnect them at the end; a single one is left alone.
 
-    Numbers on GPUs go through NCCL, all others through gloo. An exception in one process ends all:
-    it is raised there, and SystemExit(1), without a word, in the others. Raises ResourceError when
+    Tensors on GPUs go through NCCL, all others through gloo. An exception in one process ends all:
+    it is raised there, and SystemExit(1) without a message in the others. Raises ResourceError when
     a process is lost, and UserError when the launcher's environment is incomplete.
     """
     number, count = launched()
-    if count == 1 or dist.is_initialized():  # alone, or they have met already
+    if count == 1 or dist.is_initialized():  # alone, or connected already
         yield
         return
     if torch.cuda.is_available():
@@ -80,7 +80,7 @@ def joined_processes() -> Iterator[None]:
         torch.cuda.set_device(local_number())
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
     try:
-        dist.init_process_group(backend, rank=number, world_size=count, timeout=_PATIENCE)
+        dist.init_process_group(backend, rank=number, world_size=count, timeout=_TIMEOUT)
     except (ValueError, RuntimeError) as error:
         raise UserError(
             f"WORLD_SIZE is {count}, but its processes do not meet ({error}). Start them with "
@@ -89,7 +89,7 @@ def joined_processes() -> Iterator[None]:
     try:
         yield
         agree()
-    except _Elsewhere:
+    except _FailedElsewhere:
         raise
     except BaseException as error:
         if _is_lost_connection(error):
@@ -101,12 +101,12 @@ def joined_processes() -> Iterator[None]:
         dist.destroy_process_group()
 
 
-class _Elsewhere(SystemExit):
-    """Another process failed, and has said why."""
+class _FailedElsewhere(SystemExit):
+    """Another process failed, and prints why."""
 
 
 def agree(status: Status = Status.FINE) -> Status:
-    """The worst status of all processes; every process calls it at the same places.
+    """The worst status of all processes; all of them have to call it at the same points.
 
     Raises SystemExit(1) when another process failed (of several, all but the first), and
     NoMemoryElsewhere when one that is not this one had too little memory.
@@ -117,9 +117,9 @@ def agree(status: Status = Status.FINE) -> Status:
     # Of equal statuses that of the first process is the largest number.
     worst = torch.tensor(int(status) * count + count - 1 - number)
     dist.all_reduce(worst, dist.ReduceOp.MAX)
-    found, place = divmod(int(worst), count)
-    if found == Status.FAILED and place != count - 1 - number:
-        raise _Elsewhere(1)
+    found, last = divmod(int(worst), count)
+    if found == Status.FAILED and last != count - 1 - number:
+        raise _FailedElsewhere(1)
     if found == Status.NO_MEMORY and status != Status.NO_MEMORY:
         raise NoMemoryElsewhere
     return Status(found)
@@ -127,7 +127,7 @@ def agree(status: Status = Status.FINE) -> Status:
 
 @torch.no_grad()
 def gathered(values_B: Tensor) -> Tensor:
-    """The values of all processes, those of process 0 first; every process gives equally many."""
+    """The values of all processes, those of process 0 first; all processes have equally many."""
     _, count = processes()
     if count == 1:
         return values_B
@@ -150,7 +150,7 @@ def summed(values: Tensor) -> Tensor:
 
 @torch.no_grad()
 def sum_in_place(tensors: Sequence[Tensor]) -> None:
-    """Replace each tensor by its sum over all processes; all give tensors of the same shapes."""
+    """Replace each tensor by its sum over all processes, which have tensors of the same shapes."""
     if processes()[1] > 1:
         agree()
         for bucket in _buckets(tensors):
@@ -171,7 +171,7 @@ def copy_from_first(tensors: Sequence[Tensor]) -> None:
 
 
 def value_from_first(value: Any) -> Any:
-    """What process 0 gives, in every process; plain values only."""
+    """The value of process 0, in every process; plain values only."""
     if processes()[1] == 1:
         return value
     agree()
@@ -181,11 +181,11 @@ def value_from_first(value: Any) -> Any:
 
 
 def _buckets(tensors: Sequence[Tensor]) -> Iterator[list[Tensor]]:
-    """The tensors in order, in runs of one type and about _BUCKET bytes."""
+    """The tensors in order, in runs of one type and about _BUCKET_BYTES bytes."""
     bucket: list[Tensor] = []
     size = 0
     for each in tensors:
-        if bucket and (each.dtype != bucket[0].dtype or size + each.nbytes > _BUCKET):
+        if bucket and (each.dtype != bucket[0].dtype or size + each.nbytes > _BUCKET_BYTES):
             yield bucket
             bucket, size = [], 0
         bucket.append(each)
@@ -200,13 +200,13 @@ def _put(flat: Tensor, bucket: Sequence[Tensor]) -> None:
 
 
 def _is_lost_connection(error: BaseException) -> bool:
-    # gloo tells of a lost process with a plain RuntimeError.
+    # gloo raises a plain RuntimeError for a lost process.
     plain = type(error) is RuntimeError and ("gloo" in str(error) or "Connection" in str(error))
     return plain or isinstance(error, dist.DistError)
 
 
 def _lost(number: int, error: BaseException) -> NoReturn:
-    """Say once that a process is gone: in process 0, unless it is the one."""
+    """Report a lost process once: in process 0."""
     if number:
         raise SystemExit(1) from error
     raise ResourceError(

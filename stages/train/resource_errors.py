@@ -1,4 +1,4 @@
-"""What torch says when memory or a loader process is gone, in words that a person can act on."""
+"""Turns torch's errors about memory, loader processes and small batches into errors of ours."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,7 +13,7 @@ _NO_MEMORY = ("DefaultCPUAllocator", "CUDA error: out of memory", "STATUS_ALLOC_
 
 
 def is_out_of_memory(error: RuntimeError) -> bool:
-    """Does torch say that memory is not enough?"""
+    """Is it one of torch's errors for too little memory?"""
     return isinstance(error, torch.OutOfMemoryError) or any(
         sign in str(error) for sign in _NO_MEMORY
     )
@@ -23,8 +23,8 @@ def is_out_of_memory(error: RuntimeError) -> bool:
 def explained(config: RunConfig) -> Iterator[None]:
     """Turn torch's errors about memory, loader processes and batches of one into our own.
 
-    It has to stand around a whole loop: torch reports a dead loader process from a signal handler,
-    so the error can come out of any line. Raises ResourceError and UserError.
+    It surrounds a whole loop, because torch raises the error of a dead loader process from a signal
+    handler, at any line. Raises ResourceError and UserError.
     """
     batch, (height, width) = config.train.batch, config.augmentation.crop
     try:
@@ -44,7 +44,7 @@ def explained(config: RunConfig) -> Iterator[None]:
                 f"train.compile: torch cannot compile the student here ({text.splitlines()[0]}). "
                 "Install a C++ compiler (g++), or use --set train.compile=false"
             ) from error
-        # With "(pid", or it would be any error that a loader process met and passed on.
+        # Without "(pid" it may be any error that a loader process passed on.
         if "DataLoader worker (pid" not in text and "shared memory" not in text:
             raise
         raise ResourceError(

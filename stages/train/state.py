@@ -1,4 +1,4 @@
-"""What a training step changes: networks, bank, optimiser, loss scaler."""
+"""What a training step changes: networks, bank, optimiser and loss scaler, also on disk."""
 
 import copy
 import logging
@@ -30,7 +30,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass
 class State:
-    """The moving parts of one run. Random numbers are none: each step draws from its own seed."""
+    """All that the steps of a run change. No generator of random numbers: each step has a seed."""
 
     student: Student
     forward: Callable[[Tensor], Tensor]
@@ -38,7 +38,7 @@ class State:
     decoder: LatentDecoder | None
     """Makes latent embeddings; no part of the student that is exported."""
     average: Student | None
-    """Exponential moving average of the student, where it names pixels."""
+    """Exponential moving average of the student, where it gives pixels pseudo labels."""
     bank: Bank
     optimiser: torch.optim.Optimizer
     scaler: torch.amp.GradScaler
@@ -51,8 +51,8 @@ class State:
     stride: int
     """Pixels between two positions of the student's feature."""
     parts: int
-    """Into how many parts a process cuts its share of a step; more than asked for once memory was
-    short."""
+    """Into how many parts a process divides its share of a step; more than configured after memory
+    was short."""
 
     def autocast(self) -> torch.autocast:
         """The context in which a student runs."""
@@ -89,8 +89,8 @@ def new_state(
     groups = parameter_groups(student, decoder, config.train)
     return State(
         student=student,
-        # Crops have one size; for the few sizes of parts, their own code beats code for any,
-        # which torch 2.14 cannot make of every student.
+        # Batches have few sizes. Code for each is faster than code for any size, which torch 2.14
+        # cannot compile for every student.
         forward=torch.compile(student, dynamic=False) if config.train.compile else student,
         decoder=decoder,
         average=average,
@@ -121,9 +121,9 @@ def save_state(run: Path, step: int, state: State) -> Path:
 
 
 def load_state(folder: Path, state: State) -> None:
-    """Bring a state to where a checkpoint left it.
+    """Load a checkpoint into a state.
 
-    Warns when the run went on in another precision until then: `auto` follows the device.
+    Warns when it was trained in another precision: `auto` depends on the device.
     """
     checkpoint.load_weights(folder, state.student)
     training = checkpoint.load_training(folder)
@@ -146,7 +146,7 @@ def load_state(folder: Path, state: State) -> None:
 
 
 def update(state: State, step: int, norm: Tensor, config: RunConfig) -> None:
-    """Move the weights: step number `step` of the schedule, with gradients clipped if asked for."""
+    """Take the optimiser's step number `step`, with clipped gradients if so configured."""
     for group, base in zip(state.optimiser.param_groups, state.base_rates, strict=True):
         group["lr"] = learning_rate(step, base, config.train)
     if config.train.clip_norm is not None:
@@ -154,22 +154,24 @@ def update(state: State, step: int, norm: Tensor, config: RunConfig) -> None:
     state.scaler.step(state.optimiser)
     state.scaler.update()
     if state.average is not None:
-        follow(state.average, state.student, decay=config.self_training.ema_decay, step=step)
+        update_average(
+            state.average, state.student, decay=config.self_training.ema_decay, step=step
+        )
 
 
 @torch.no_grad()
-def follow(average: nn.Module, student: nn.Module, *, decay: float, step: int) -> None:
-    """Move an average towards the student after a step; whole numbers are copied.
+def update_average(average: nn.Module, student: nn.Module, *, decay: float, step: int) -> None:
+    """Move an average towards the student after a step; integers are copied.
 
-    average = d average + (1 - d) student with d = min(decay, (step + 1) / (step + 10)): the first
-    steps change the student too much to be remembered.
+    average = d average + (1 - d) student with d = min(decay, (step + 1) / (step + 10)): the student
+    changes much in its first steps, which should soon have no weight in the average.
     """
     decay = min(decay, (step + 1) / (step + 10))
     kept, now = average.state_dict().values(), student.state_dict().values()
     pairs = list(zip(kept, now, strict=True))
     numbers = [pair for pair in pairs if pair[0].is_floating_point()]
     counts = [pair for pair in pairs if not pair[0].is_floating_point()]
-    # All tensors in a few kernels, as the optimiser does it.
+    # All tensors in a few kernels, as in the optimiser.
     torch._foreach_lerp_([a for a, _ in numbers], [b for _, b in numbers], 1 - decay)
     if counts:
         torch._foreach_copy_([a for a, _ in counts], [b for _, b in counts])

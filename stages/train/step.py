@@ -1,4 +1,4 @@
-"""The gradients of one step: those of the whole batch, however many processes and parts share it.
+"""Makes the gradients of a step: of the whole batch, over all its processes and parts.
 
 Legend: B batch, D CLIP width, h w feature grid, K masks per image, M masks of the step.
 """
@@ -41,7 +41,7 @@ from zsseg.stages.train.run_config import RunConfig
 from zsseg.stages.train.state import State
 
 _DROPOUT = 3
-"""Purpose of a seed, beside those of `views.py`."""
+"""Purpose of a random seed; `sampling.py` has 0 to 2."""
 
 _TOTAL = "total"
 """Stands for the weighted sum among names of losses."""
@@ -62,10 +62,10 @@ class StepResult:
     bank: Bank
     """With this step's tokens."""
     buffers: Sequence[Tensor]
-    """The student's, as they were before: its batch normalisation has counted the step already."""
+    """The student's buffers before the step, whose forward pass changes batch normalisation."""
 
     def numbers(self) -> dict[str, float]:
-        """What the log shows."""
+        """The numbers of the log."""
         scalars = {"loss": self.total, **self.losses, **self.diagnostics, "grad_norm": self.norm}
         return {name: float(value) for name, value in scalars.items()}
 
@@ -75,8 +75,9 @@ def gradients(
 ) -> StepResult:
     """Put the gradients of step `number` in place; `batch` is this process's share of it.
 
-    Every loss is the mean over the batches of all processes, and so is its gradient. What does not
-    fit into memory is done again in twice as many parts. `logs` asks for what only a log wants.
+    Every loss is the mean over the batches of all processes, and so is its gradient. A step that
+    does not fit into memory is repeated in twice as many parts. `logs`: compute also what only the
+    log shows.
     """
     buffers = [each.clone() for each in state.student.buffers()]
     batch = cut_to_crops(batch)
@@ -106,10 +107,10 @@ def gradients(
                 raise
             agree(Status.NO_MEMORY)
             reason = str(error).strip().splitlines()[0]
-        # Outside the handlers: an error keeps what the attempt had allocated.
+        # Outside the handlers: an exception keeps alive what the attempt had allocated.
         before, state.parts = state.parts, min(2 * state.parts, images)
         restore(state, buffers)
-        # The old one may have unscaled the gradients already, which it does once in a step.
+        # The old one may have unscaled the gradients already, which it allows once per step.
         scaler = torch.amp.GradScaler(state.device.type, enabled=state.scaler.is_enabled())
         scaler.load_state_dict(state.scaler.state_dict())
         state.scaler = scaler
@@ -134,7 +135,7 @@ def restore(state: State, buffers: Sequence[Tensor]) -> None:
 
 
 def label_source(config: RunConfig, step: int) -> Source | None:
-    """Who names unlabelled pixels at this step: no one before share `start` of the steps."""
+    """Whose scores give unlabelled pixels pseudo labels at this step; None: none are given yet."""
     settings, steps = config.self_training, config.train.steps
     if settings.method == "none" or step < settings.start * steps:
         return None
@@ -162,10 +163,10 @@ def _in_parts(
         _add(sums, {_TOTAL: total, **losses, **diagnostics})
     found = [each.grad for each in state.parameters() if each.grad is not None]
     sum_in_place(found)
-    # As DDP: batch normalisation goes on from the statistics of process 0, in the average too.
+    # As in DDP, batch normalisation goes on from the statistics of process 0.
     copy_from_first(list(state.student.buffers()))
     state.scaler.unscale_(state.optimiser)
-    # Before the processes meet for the last time in this step, as all that memory may fail.
+    # Before the last exchange of the step: after it no process may run out of memory.
     norm = get_total_norm(found)
     sums = _over_processes(sums)
     return StepResult(
@@ -179,7 +180,7 @@ def _in_parts(
 
 
 def _cut(batch: Batch, parts: int) -> Iterator[tuple[int, Batch]]:
-    """The parts of this process's share, each with the place of its first image in the step."""
+    """The parts of this process's share, each with the index of its first image in the step."""
     images = len(batch.row_B)
     ends = [images * part // parts for part in range(parts + 1)]
     for start, stop in pairwise(ends):
@@ -219,8 +220,8 @@ def _inputs(
 def _counts_before(state: State, batch: Batch, step: StepInputs) -> Scalars:
     """The counts of the whole step, known before the gradients of its first part are made.
 
-    They follow from labels and masks, so that a feature of zeros serves; only where the student
-    itself names pixels they depend on its feature, which is made once more for that.
+    They depend on labels and masks only, so a feature of zeros will do, except where pseudo labels
+    come from the student itself: then its feature is computed once more for them.
     """
     _seed(step)
     rows, columns = (side // state.stride for side in batch.label_BHW.shape[1:])
@@ -249,7 +250,7 @@ def _pool(batch: Batch, config: RunConfig, *, stride: int) -> Pool:
 
 
 def _seed(step: StepInputs) -> None:
-    """Dropout's draws follow from seed, step and process alone: nothing to save for a resume."""
+    """Seed dropout by the run's seed, step and process, so that a checkpoint need not save it."""
     purpose = (step.config.train.seed, _DROPOUT, step.number, processes()[0])
     seed = np.random.SeedSequence(purpose).generate_state(1, np.uint64)
     torch.manual_seed(int(seed[0]))

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from zsseg.stages.train.state import follow
+from zsseg.stages.train.state import update_average
 
 
 @pytest.mark.parametrize("counts", [True, False])
@@ -20,7 +20,7 @@ def test_every_tensor_moves_as_it_would_alone(counts: bool) -> None:
             parameter.copy_(torch.randn_like(parameter))
     student(torch.randn(2, 3, 8, 8, dtype=torch.float64))
     before = {name: value.clone() for name, value in average.state_dict().items()}
-    follow(average, student, decay=0.75, step=1000)
+    update_average(average, student, decay=0.75, step=1000)
     now = student.state_dict()
     assert ("1.num_batches_tracked" in now) == counts
     for name, kept in average.state_dict().items():

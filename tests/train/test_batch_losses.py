@@ -289,7 +289,7 @@ def test_inductive_training_holds_nothing_of_an_unseen_class() -> None:
     assert torch.equal(known.text_CD, text_CD[SEEN])
     assert known.seen_S.tolist() == [0, 1, 2]
     assert known.unseen_U.tolist() == []
-    assert known.place_of_seen.tolist() == [0, VOID, 1, 2] + 252 * [VOID]
+    assert known.seen_index.tolist() == [0, VOID, 1, 2] + 252 * [VOID]
     # Another embedding of the unseen classes changes nothing at all.
     other_CD = text_CD.clone()
     other_CD[UNSEEN] = 1e3

@@ -232,17 +232,17 @@ def test_classes_and_slots_have_to_fit_below_void() -> None:
 def test_the_tie_against_numpy() -> None:
     answer_BKD, text_CD = random(0, 2, 3, WIDTH).requires_grad_(), random(1, 4, WIDTH)
     text_CD = F.normalize(text_CD, dim=1)
-    place_BK = torch.tensor([[2, VOID, 0], [VOID, 3, VOID]])
+    index_BK = torch.tensor([[2, VOID, 0], [VOID, 3, VOID]])
     terms = []
-    for b, k in np.argwhere(place_BK.numpy() != VOID):
+    for b, k in np.argwhere(index_BK.numpy() != VOID):
         for c in range(4):
             logit = 3 * unit(exact(answer_BKD[b, k])) @ exact(text_CD[c])
             p = 1 / (1 + np.exp(-logit))
-            terms.append(-np.log(p if place_BK[b, k] == c else 1 - p))
-    loss = text_tie(answer_BKD, place_BK, text_CD, scale=3.0)
+            terms.append(-np.log(p if index_BK[b, k] == c else 1 - p))
+    loss = text_tie(answer_BKD, index_BK, text_CD, scale=3.0)
     assert loss.item() == pytest.approx(np.mean(terms), rel=1e-5)
     (grad_BKD,) = torch.autograd.grad(loss, answer_BKD)
-    assert torch.equal((grad_BKD != 0).any(2), place_BK != VOID)
+    assert torch.equal((grad_BKD != 0).any(2), index_BK != VOID)
 
 
 def test_the_tie_by_hand() -> None:

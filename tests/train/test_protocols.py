@@ -25,7 +25,7 @@ from zsseg.stages.errors import CacheError, UserError
 from zsseg.stages.train.batches.store_check import check_store
 from zsseg.stages.train.run import checkpoint
 from zsseg.stages.train.run_config import RunConfig
-from zsseg.stages.train.state import follow
+from zsseg.stages.train.state import update_average
 
 C2S: Sections = {
     "protocol": "inductive",
@@ -196,9 +196,9 @@ def test_the_average_follows_the_student() -> None:
     assert student.num_batches_tracked is not None
     assert average.num_batches_tracked is not None
     student.num_batches_tracked += 7
-    follow(average, student, decay=0.9, step=0)  # 1 / 10 of the old, 9 / 10 of the new
+    update_average(average, student, decay=0.9, step=0)  # 1 / 10 of the old, 9 / 10 of the new
     assert average.weight.item() == pytest.approx(0.9)
-    follow(average, student, decay=0.9, step=1000)
+    update_average(average, student, decay=0.9, step=1000)
     assert average.weight.item() == pytest.approx(0.91)
     assert average.num_batches_tracked.item() == 7
 

@@ -15,7 +15,7 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Batch:
-    """Crops of one step. What the run's objectives do not need is None, and was never read."""
+    """Crops of one step. What no configured loss needs is None, and was never read."""
 
     row_B: Tensor
     """int64: rows of the store."""
@@ -63,11 +63,11 @@ class Batch:
 
 
 def cut_to_crops(batch: Batch) -> Batch:
-    """The batch with regions and dense tokens of its crops in the place of its images'.
+    """The batch with regions and dense tokens of its crops instead of its whole images.
 
-    Done where the student runs: a loader would take longer for it than for reading both, and send
-    more: for crops of 512 x 512 and maps of 32 x 32 256 times the bytes of the regions, and twice
-    those of tokens that are stored as fp16.
+    Done on the student's device: in a loader process it would take longer than reading both, and
+    more would have to be sent: for crops of 512 x 512 and maps of 32 x 32 256 times the bytes of
+    the regions, and twice those of tokens that are stored as fp16.
     """
     region_BHW, dense_BDyx = batch.region_BHW, batch.dense_BDyx
     if batch.image_region_Bhw is not None:

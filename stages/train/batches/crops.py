@@ -1,4 +1,4 @@
-"""The crops of a run: an image and its visible label with what the store knows of it.
+"""Makes the crops of a run: an image, its visible label and its cached tokens, cut alike.
 
 Image, label, region map and tokens all go through the one view that was drawn for a position.
 
@@ -47,10 +47,10 @@ from zsseg.stages.train.run_config import RunConfig
 
 
 class CropDataset(Dataset[Batch]):
-    """The endless stateless sequence of a run's crops; item p is the batch of one at position p.
+    """The endless sequence of a run's crops; item p is the batch of one crop at position p.
 
-    Positions are dealt in epochs: each shows every readable image once, in an order of its own.
-    It holds the open store and the order of the last epoch asked for.
+    An item depends on seed and position alone. Every epoch has each readable image once, in an
+    order of its own. It holds the open store and the order of the epoch last asked for.
     """
 
     def __init__(self, data: TrainingData, config: RunConfig) -> None:
@@ -65,11 +65,11 @@ class CropDataset(Dataset[Batch]):
         self._jitter = Jitter() if config.augmentation.photometric else None
 
     def _row(self, position: int) -> int:
-        epoch, place = divmod(position, self._row_N.size)
+        epoch, index = divmod(position, self._row_N.size)
         if epoch != self._epoch:
             self._epoch = epoch
             self._order_N = epoch_order(self._config.train.seed, epoch, self._row_N.size)
-        return int(self._row_N[self._order_N[place]])
+        return int(self._row_N[self._order_N[index]])
 
     def slots(self, positions: Iterable[int]) -> int:
         """Slots for masks that the images at some positions need; 1 at least.

@@ -1,4 +1,4 @@
-"""The classes as training knows them: what each protocol may see of the unseen ones.
+"""The classes as training knows them: what each protocol may use of the unseen ones.
 
 Legend: C known classes, S seen classes, U unseen classes, D CLIP width.
 """
@@ -14,33 +14,33 @@ from zsseg.stages.train.run_config import Protocol
 
 @dataclass(frozen=True)
 class KnownClasses:
-    """The classes as training sees them, on the student's device.
+    """The classes that training knows, on the student's device.
 
-    Transductive training knows all classes, by their ids; inductive training the seen ones only,
-    by their places among the seen: nothing of an unseen class is in here then.
+    Transductive training knows all classes, indexed by class id; inductive training the seen ones
+    only, indexed among the seen: then nothing in here is of an unseen class.
     """
 
     text_CD: Tensor
     """float32, L2-normalised embeddings of the known classes."""
     seen_S: Tensor
-    """int64 places of the seen classes among the known."""
+    """int64 indices of the seen classes among the known."""
     unseen_U: Tensor
-    """int64 places of the unseen classes among the known; empty in inductive training."""
-    place_of_seen: Tensor
-    """int64, by class id: the place among the seen classes; VOID for an unseen class and VOID."""
+    """int64 indices of the unseen classes among the known; empty in inductive training."""
+    seen_index: Tensor
+    """int64, by class id: the index among the seen classes; VOID for an unseen class and VOID."""
 
 
 def make_classes(
     spec: DatasetSpec, text_CD: Tensor, device: torch.device, *, protocol: Protocol
 ) -> KnownClasses:
     """The class tensors of a data set; `text_CD` has all its classes."""
-    place_of_seen = torch.full((VOID + 1,), VOID)
-    place_of_seen[list(spec.seen_ids)] = torch.arange(len(spec.seen_ids))
+    seen_index = torch.full((VOID + 1,), VOID)
+    seen_index[list(spec.seen_ids)] = torch.arange(len(spec.seen_ids))
     inductive = protocol == "inductive"
     known = list(spec.seen_ids) if inductive else list(range(len(spec.classes)))
     return KnownClasses(
         text_CD=text_CD[known].to(device),
         seen_S=torch.tensor(range(len(known)) if inductive else spec.seen_ids, device=device),
         unseen_U=torch.tensor([] if inductive else spec.unseen_ids, dtype=torch.int64).to(device),
-        place_of_seen=place_of_seen.to(device),
+        seen_index=seen_index.to(device),
     )

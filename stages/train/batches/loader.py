@@ -1,7 +1,7 @@
-"""The batches of a run in their order, made by worker processes.
+"""Makes the batches of a run in their order, in worker processes.
 
-A step s with batches of B shows positions s B to s B + B - 1; of several training processes each
-makes its own run of them, so what a step shows depends on the number of neither.
+Step s with batches of B crops shows positions s B to s B + B - 1. Several training processes divide
+them among each other, so what a step shows depends neither on their number nor on that of workers.
 """
 
 import signal
@@ -37,7 +37,7 @@ class Steps(Dataset[Packed | UserError]):
     def __getitem__(self, step: int) -> Packed | UserError:
         start = step * self._batch
         own = range(start + self._first, start + self._first + self._images)
-        # As many as the images of all processes need, so that what they share has one shape.
+        # As many as the images of all processes need, so that gathered tensors have one shape.
         slots = self._crops.slots(range(start, start + self._batch))
         try:
             return packed([less_empty_slots(self._crops[position], slots) for position in own])
@@ -46,7 +46,7 @@ class Steps(Dataset[Packed | UserError]):
 
 
 def less_empty_slots(batch: Batch, slots: int) -> Batch:
-    """The batch less the slots for masks after the first `slots`."""
+    """The batch with only the first `slots` slots for masks."""
     if batch.local_id_BK is None or batch.local_BKD is None:
         return batch
     return replace(

@@ -1,4 +1,4 @@
-"""A batch in one block of memory, as loader processes send it.
+"""Packs a batch into one block of memory, as loader processes send it.
 
 Between two processes each tensor costs a file descriptor and a mapping, and a batch has up to
 fourteen. Into page-locked memory a block is one copy too.
@@ -15,34 +15,34 @@ from torch.utils.data import get_worker_info
 from zsseg.stages.train.batches.batch import Batch
 
 _ALIGNMENT = 64
-"""Bytes: of a tensor's place in the block, as torch's own memory has it."""
+"""Bytes that the start of a tensor in the block is a multiple of, as in torch's own memory."""
 
 
 @dataclass(frozen=True)
-class _Place:
+class _Span:
     name: str
     dtype: torch.dtype
     shape: tuple[int, ...]
     start: int
-    """Bytes from the begin of the block."""
+    """Bytes from the start of the block."""
     stop: int
 
 
 @dataclass(frozen=True)
 class Packed:
-    """The tensors of a batch, one after the other, and where each is."""
+    """The tensors of a batch, one after the other, and where each begins and ends."""
 
     block: Tensor
     """uint8."""
-    places: tuple[_Place, ...]
+    spans: tuple[_Span, ...]
 
     def pin_memory(self) -> Self:
         """The same in page-locked memory; torch's loader asks for it by this name."""
-        return type(self)(self.block.pin_memory(), self.places)
+        return type(self)(self.block.pin_memory(), self.spans)
 
-    def tensor(self, place: _Place) -> Tensor:
+    def tensor(self, span: _Span) -> Tensor:
         """A tensor of the batch, in the block's memory."""
-        return self.block[place.start : place.stop].view(place.dtype).view(place.shape)
+        return self.block[span.start : span.stop].view(span.dtype).view(span.shape)
 
 
 def packed(batches: Sequence[Batch]) -> Packed:
@@ -52,15 +52,15 @@ def packed(batches: Sequence[Batch]) -> Packed:
         for field in fields(Batch)
         if getattr(batches[0], field.name) is not None
     }
-    places, start = [], 0
+    spans, start = [], 0
     for name, column in columns.items():
         shape = (sum(len(each) for each in column), *column[0].shape[1:])
         stop = start + torch.Size(shape).numel() * column[0].element_size()
-        places.append(_Place(name, column[0].dtype, shape, start, stop))
+        spans.append(_Span(name, column[0].dtype, shape, start, stop))
         start = -(-stop // _ALIGNMENT) * _ALIGNMENT
-    whole = Packed(_block(start), tuple(places))
-    for place in places:
-        torch.cat(columns[place.name], out=whole.tensor(place))
+    whole = Packed(_block(start), tuple(spans))
+    for span in spans:
+        torch.cat(columns[span.name], out=whole.tensor(span))
     return whole
 
 
@@ -74,4 +74,4 @@ def _block(size: int) -> Tensor:
 def unpacked(whole: Packed) -> Batch:
     """The batch; its tensors lie in the block."""
     tensors: dict[str, Any] = dict.fromkeys(field.name for field in fields(Batch))
-    return Batch(**tensors | {place.name: whole.tensor(place) for place in whole.places})
+    return Batch(**tensors | {span.name: whole.tensor(span) for span in whole.spans})

@@ -1,4 +1,4 @@
-"""Which image, seen how: the endless stateless order of crops and the random view of each.
+"""Draws which image comes at which position of a run, and the view of it that is shown.
 
 A run's crops are numbered by position: step s with batches of B shows positions s B to s B + B - 1.
 What stands at a position follows from (seed, position) alone, so it depends neither on the number

@@ -1,4 +1,4 @@
-"""Does a store hold what a run needs, and is its data set still there?"""
+"""Checks that a store holds what a run needs, and that its data set is still there."""
 
 from pathlib import Path
 

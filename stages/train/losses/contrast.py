@@ -1,4 +1,4 @@
-"""Distillation by contrast (paper 2, section 3.2): a prototype has to find its token among others.
+"""Contrastive distillation (paper 2, section 3.2): each prototype has to find its token.
 
 Every loss is a scalar in float32 with a gradient graph, also when nothing in the batch is valid:
 then it is 0 and its gradients are 0. The paper prints Eq. 2 and 4 without the -log that makes them
@@ -34,7 +34,7 @@ class Bank:
 
 @dataclass(frozen=True)
 class Pool:
-    """The masks of all crops of a step, of all processes: whose tokens are negatives of whose."""
+    """The masks of all crops of a step, of all processes: the tokens to compare prototypes with."""
 
     token_MD: Tensor
     """float32."""
@@ -55,7 +55,7 @@ def enqueue(bank: Bank, token_BD: Tensor, row_B: Tensor, *, size: int) -> Bank:
     """The bank with the step's tokens, of all processes, after which the oldest leave.
 
     It holds `size` tokens (paper 2: 24), but never fewer than the step has: a positive must be
-    among them. In a new tensor: a bank that a loss was computed with stays as it was.
+    among them. The given bank is not changed.
     """
     token_MD, row_M = gathered(token_BD.detach().float()), gathered(row_B)
     kept = max(size - len(row_M), 0)
@@ -89,7 +89,7 @@ def info_nce(
     """Mean over the prototypes that count of -log softmax(cos(f, c) / tau) at the positive token.
 
     The softmax is over the tokens that `candidate_PM` (bool) allows and the positive one, whose
-    place is `positive_P` (int64); without any other, the loss is 0. `counts_P` (bool). The papers
+    index is `positive_P` (int64); without any other, the loss is 0. `counts_P` (bool). The papers
     do not say that the products are cosines; their temperatures make sense for nothing else.
     """
     with torch.autocast(prototype_PD.device.type, enabled=False):
@@ -115,7 +115,7 @@ def global_distillation(
     `pooled_BD` is the `objectives.attention_pool` of the feature by the image's token, and `bank`
     what `enqueue` gave for this step. Another token of the same image (an earlier crop, or an
     earlier epoch) is no negative. `counts_B` (bool): the images that count; None: all. `first`: the
-    place of the first image among those of the step, counted over all processes; None: these are
+    index of the first image among those of the step, counted over all processes; None: these are
     the whole batch of this process.
     """
     # The last tokens are the step's: those of process 0 first, and so on.

@@ -96,20 +96,20 @@ def with_latent_classes(
     return torch.where(label_BHW == VOID, latent_BHW, label_BHW)
 
 
-def text_tie(answer_BKD: Tensor, place_BK: Tensor, text_CD: Tensor, *, scale: float) -> Tensor:
+def text_tie(answer_BKD: Tensor, index_BK: Tensor, text_CD: Tensor, *, scale: float) -> Tensor:
     """L_bce of CLIP-ZSS: the answer for a seen mask names its class among the text embeddings.
 
     Binary cross-entropy over an independent sigmoid of scale * cosine per class, mean over the seen
-    masks of the batch and over classes; 0 without one. `place_BK` int64: the class's place in
+    masks of the batch and over classes; 0 without one. `index_BK` int64: the class's index in
     `text_CD` (L2-normalised), VOID for every other slot.
     """
     with torch.autocast(answer_BKD.device.type, enabled=False):
         logits_BKC = scale * F.normalize(answer_BKD.float(), dim=2) @ text_CD.float().T
     classes = len(text_CD)
-    target_BKC = place_BK[:, :, None] == torch.arange(classes, device=place_BK.device)
+    target_BKC = index_BK[:, :, None] == torch.arange(classes, device=index_BK.device)
     entropy_BKC = F.binary_cross_entropy_with_logits(
         logits_BKC, target_BKC.to(logits_BKC.dtype), reduction="none"
     )
-    counts_BK = place_BK != VOID
+    counts_BK = index_BK != VOID
     entropy_BK = torch.where(counts_BK, entropy_BKC.mean(2), 0.0)
     return entropy_BK.sum() / counts_BK.sum().clamp_min(1)

@@ -1,8 +1,8 @@
 """-log p of each pixel's class, without the full-size scores of the batch.
 
-Of the ways with equal gradients this is the smallest and the fastest, though its backward pass
-interpolates and exponentiates again (`python -m benchmarks.pixel_losses`): a strip stays in the
-processor's cache, where a map of the whole image has to be fetched for every operation.
+Compared with other ways to the same gradients it takes the least memory and time, though its
+backward pass interpolates and exponentiates again (`python -m benchmarks.pixel_losses`): a strip
+stays in the processor's cache, a map of the whole image is read from memory by every operation.
 
 Legend: B batch, C classes, h w feature grid, H W pixels, P pixels of a strip.
 """

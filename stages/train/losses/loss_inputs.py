@@ -52,7 +52,7 @@ class ClassScores:
 
     logits_BChw: Tensor
     label_BHW: Tensor
-    """int64: places among the C scores, pseudo labels and latent classes included; VOID: none."""
+    """int64: indices of the C scores, pseudo labels and latent classes included; VOID: none."""
 
     @cached_property
     def nll_BHW(self) -> Tensor:
@@ -67,8 +67,8 @@ class LossInputs:
     step: StepInputs
     batch: Batch
     first: int | None
-    """Place of the batch's first image among those of the step, counted over all processes; None:
-    the batch is the whole of this process's."""
+    """Index of the batch's first image among those of the step, counted over all processes; None:
+    the batch is all that this process has of the step."""
     feature_BDhw: Tensor
     inside_Bhw: Tensor
     """bool: positions whose centre is inside the image."""
@@ -127,7 +127,7 @@ def _with_visible_labels(feature_BDhw: Tensor, batch: Batch, step: StepInputs) -
     text_CD, label_BHW = step.classes.text_CD, batch.label_BHW.long()
     if step.config.objectives.unseen_logits == "suppressed":
         text_CD = text_CD[step.classes.seen_S]
-        label_BHW = step.classes.place_of_seen[label_BHW]
+        label_BHW = step.classes.seen_index[label_BHW]
     return ClassScores(_logits(feature_BDhw, text_CD, step.config), label_BHW)
 
 

@@ -80,7 +80,7 @@ def _visible_masks(inputs: LossInputs) -> Tensor:
 
 def _seen_masks(inputs: LossInputs) -> Tensor:
     """Visible masks of seen classes."""
-    return (_seen_place_BK(inputs) != VOID).sum()
+    return (_seen_index_BK(inputs) != VOID).sum()
 
 
 def _dense_weight(inputs: LossInputs) -> Tensor:
@@ -96,7 +96,7 @@ def _tie(inputs: LossInputs) -> Tensor:
     assert inputs.answer_BKD is not None
     text_SD = inputs.step.classes.text_CD[inputs.step.classes.seen_S]
     scale = inputs.step.config.student.logit_scale
-    return text_tie(inputs.answer_BKD, _seen_place_BK(inputs), text_SD, scale=scale)
+    return text_tie(inputs.answer_BKD, _seen_index_BK(inputs), text_SD, scale=scale)
 
 
 def _cross_entropy(inputs: LossInputs) -> Tensor:
@@ -251,11 +251,11 @@ def _unlabelled_BHW(inputs: LossInputs) -> Tensor:
     return (inputs.batch.label_BHW == VOID) & inputs.batch.inside_BHW
 
 
-def _seen_place_BK(inputs: LossInputs) -> Tensor:
-    """int64: the place among the seen classes of each visible mask of one; VOID: any other."""
+def _seen_index_BK(inputs: LossInputs) -> Tensor:
+    """int64: the index among the seen classes of each visible mask of one; VOID: any other."""
     masks = _masks(inputs)
     id_BK = torch.where(masks.visible_BK & (masks.id_BK < VOID), masks.id_BK, VOID)
-    return inputs.step.classes.place_of_seen[id_BK]
+    return inputs.step.classes.seen_index[id_BK]
 
 
 def _weight_Byx(inputs: LossInputs) -> Tensor:

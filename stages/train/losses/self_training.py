@@ -1,7 +1,7 @@
 """Pseudo labels of unseen classes for pixels without a visible label (paper 1, section III-B).
 
-Everything happens on the device of the logits and at their resolution: sorting instead of loops
-over images and regions, and no number is ever asked back from the device.
+Everything is computed on the device of the logits and at their resolution: by sorting, without
+loops over images and regions, and without copying a number back to the host.
 
 Legend: B batch, C classes, U unseen classes, h w feature grid, L = h * w positions.
 "paper 1" is SDD + RST.

@@ -1,8 +1,8 @@
-"""Full-size scores a strip of rows at a time, so that those of a batch never exist at once.
+"""Upsamples scores to pixels a strip of rows at a time, so that those of a batch never all exist.
 
 16 images of 171 classes at 512 x 512 are 2.9 GB of scores, and as much again for every map that a
-loss keeps for its backward pass. A loss that visits strips keeps the scores on the feature grid,
-and interpolates and computes them again in its backward pass.
+loss keeps for its backward pass. A loss over strips keeps the scores on the feature grid, and
+interpolates and computes them again in its backward pass.
 
 Legend: B batch, C classes, h w feature grid, H W pixels, P pixels of a strip.
 """

@@ -1,4 +1,4 @@
-"""Checkpoints: written whole or not at all, and checked before they are used.
+"""Writes and reads checkpoints: whole or not at all, and checked before use.
 
     checkpoints/step-000200/
       student.safetensors   weights and buffers of the student
@@ -6,8 +6,8 @@
       meta.json             step, and the size and hash of the other two; written last
 
 A checkpoint is written to `step-000200.partial`, synced to disk and renamed, so a crash never
-leaves half of one under its final name; the next save clears what it left. Nothing in it can carry
-code: safetensors, and torch.load with weights_only.
+leaves half of one under its final name; the next save deletes the partial one. Nothing in it can
+carry code: safetensors, and torch.load with weights_only.
 """
 
 import json
@@ -45,7 +45,7 @@ def save(run: Path, step: int, *, student: nn.Module, training: dict[str, Any]) 
     of this step is replaced if it is damaged, and stays if it is intact. Raises ResourceError when
     it cannot be written.
     """
-    final = place(run, step)
+    final = folder_of(run, step)
     # While it is replaced it would be missing, and a run that has just resumed may have no other.
     if final.exists() and _fault(final) is None:
         return final
@@ -71,7 +71,7 @@ def save(run: Path, step: int, *, student: nn.Module, training: dict[str, Any]) 
 
 def prune(run: Path, known: Sequence[Path]) -> None:
     """Delete what is older than the last KEPT of `known`: those that this process has written or
-    found intact, oldest first. Any other may be damaged, and so pushes out nothing."""
+    found intact, oldest first. Any other may be damaged, and is no reason to delete one."""
     if len(known) < KEPT:
         return
     for each in _by_step(run):
@@ -107,8 +107,8 @@ def latest(run: Path) -> Path | None:
     return None
 
 
-def place(run: Path, step: int) -> Path:
-    """Where the checkpoint after `step` steps is, or would be."""
+def folder_of(run: Path, step: int) -> Path:
+    """The folder of the checkpoint after `step` steps, whether it exists or not."""
     return run / "checkpoints" / f"step-{step:06d}"
 
 

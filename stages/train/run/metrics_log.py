@@ -1,4 +1,4 @@
-"""The numbers of a run: one JSON line per log step, and the same for TensorBoard."""
+"""Writes the numbers of a run: one JSON line per log step, and the same for TensorBoard."""
 
 import json
 import logging
@@ -21,7 +21,7 @@ class MetricsLog:
     """`metrics.jsonl` and `tensorboard/` of a run folder, both open.
 
     A resumed run goes on at `start_step`: lines that a killed run wrote after its last checkpoint,
-    or only in part, are taken out, so that every step is in the file once.
+    and a line that was cut short, are removed, so that every step is in the file once.
     """
 
     def __init__(self, run: Path, *, start_step: int) -> None:
@@ -39,7 +39,7 @@ class MetricsLog:
             self._board.add_scalar(name, value, step)
 
     def sync(self) -> None:
-        """Bring `metrics.jsonl` to the disk: what a checkpoint has passed, no resume does again."""
+        """Force `metrics.jsonl` to disk, before a checkpoint: no resume repeats these steps."""
         os.fsync(self._file.fileno())
 
     def __enter__(self) -> Self:

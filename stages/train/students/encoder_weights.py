@@ -1,8 +1,8 @@
-"""Initial weights of a student's encoder from a file or from an installed package.
+"""Loads initial weights of a student's encoder from a file or an installed package.
 
-Weight files of one network come under many names: with or without a prefix, with a classifier at
-the end, from another implementation of the same layers, or with the positions of another image
-size. All that is resolved here, and said.
+The tensors of one network have many names: with or without a prefix, with a classifier at the end,
+from another implementation of the same layers, or with the positions of another image size. All of
+these are matched here, and the log says how.
 """
 
 import math
@@ -142,7 +142,7 @@ def _by_name(stored: dict[str, Tensor], wanted: dict[str, Tensor]) -> dict[str, 
 
 
 def _in_order(stored: dict[str, Tensor], wanted: dict[str, Tensor]) -> dict[str, str] | None:
-    """Wanted name -> stored name at the same place, or None unless all shapes agree so."""
+    """Wanted name -> stored name at the same position, or None unless all shapes agree so."""
     if len(stored) < len(wanted):
         return None
     pairs = dict(zip(wanted, stored, strict=False))
@@ -177,7 +177,7 @@ def _resample_positions(stored: dict[str, Tensor], wanted: dict[str, Tensor]) ->
 
 
 def _difference(stored: dict[str, Tensor], wanted: dict[str, Tensor]) -> str:
-    """What keeps a file's tensors from an encoder, in a few words."""
+    """How a file's tensors differ from an encoder's, in a few words."""
     names = {_canonical(name): name for name in stored}
     missing = [name for name in wanted if _canonical(name) not in names]
     shapes = [
@@ -186,9 +186,9 @@ def _difference(stored: dict[str, Tensor], wanted: dict[str, Tensor]) -> str:
         if (other := names.get(_canonical(name))) is not None
         and stored[other].shape != tensor.shape
     ]
-    said = [f"{len(stored)} tensors, the encoder has {len(wanted)}"]
+    found = [f"{len(stored)} tensors, the encoder has {len(wanted)}"]
     if missing:
-        said.append(f"missing by name: {len(missing)}, first {missing[0]}")
+        found.append(f"missing by name: {len(missing)}, first {missing[0]}")
     if shapes:
-        said.append(f"of another shape: {len(shapes)}, first {shapes[0]}")
-    return "; ".join(said)
+        found.append(f"of another shape: {len(shapes)}, first {shapes[0]}")
+    return "; ".join(found)

@@ -1,7 +1,7 @@
-"""What a feature has in common with vectors: cosines at every position, and the attention pool.
+"""Cosines of vectors with every position of a feature, and attention pooling, with own gradients.
 
-A feature is the largest tensor of a step, so each product here makes one gradient of it, with two
-passes over it: what autograd would put together from its parts takes three times as many.
+A feature is the largest tensor of a step. The gradients here are written by hand, with two passes
+over the feature; autograd's, composed of single operations, take three times as many.
 
 Legend: B batch, C vectors, D CLIP width, L positions.
 """

@@ -1,4 +1,4 @@
-"""What a student costs: parameters, multiply-adds, feature stride and speed.
+"""Measures a student: parameters, multiply-adds, feature stride and speed.
 
 Legend: B batch, H W pixels.
 """
@@ -23,7 +23,7 @@ PAPERS = (
 """The students of the papers, as ARCHITECTURE/ENCODER."""
 
 _RUNS = 5
-_ENOUGH = 10.0
+_SECONDS_ENOUGH = 10.0
 """Seconds after which a slow student is not run again."""
 
 
@@ -112,6 +112,6 @@ def images_per_second(student: Student, size: int, device: torch.device) -> floa
 
     run()
     seconds = [run()]
-    while len(seconds) < _RUNS and sum(seconds) < _ENOUGH:
+    while len(seconds) < _RUNS and sum(seconds) < _SECONDS_ENOUGH:
         seconds.append(run())
     return 1 / statistics.median(seconds)
