@@ -22,7 +22,7 @@ import torch
 
 from benchmarks.drawn import write_data, write_store
 from benchmarks.ratio import ROUNDS, Ratio, timed_in_turn
-from zsseg.stages.cache.format.arrays import open_array, read
+from zsseg.stages.cache.format.arrays import open_array, read_rows
 from zsseg.stages.cache.reader import Store
 from zsseg.stages.data.spec import DatasetSpec
 from zsseg.stages.train.batches.loader import make_loader
@@ -98,7 +98,7 @@ def row_ratios() -> list[Ratio]:
 
         def through_zarr(name: str) -> None:
             for row in rows:
-                read(arrays[name], row, where=name)
+                read_rows(arrays[name], row, where=name)
 
         def without(name: str) -> None:
             for row in rows:

@@ -51,7 +51,7 @@ class Shard:
 def read_seal(path: StorePath) -> dict[str, Any]:
     """The seal, spelled as it was written: a lost end of line is damage too. Raises CacheError."""
     file = path / SEAL
-    if (wrong := not_plain(file)) and wrong != MISSING:
+    if (wrong := why_not_plain(file)) and wrong != MISSING:
         raise CacheError(f"{file}: {wrong}")
     seal = ledger.read_seal(path)
     if storage(file).read() != f"{canonical_json(seal)}\n".encode("ascii"):
@@ -63,13 +63,13 @@ def read_group(
     path: StorePath, sealed: Mapping[str, str] | None
 ) -> tuple[Manifest | None, str | None]:
     """The manifest, or what is wrong with it; one that is not the sealed one is not believed."""
-    if wrong := not_plain(path / GROUP):
+    if wrong := why_not_plain(path / GROUP):
         return None, wrong
     try:
         manifest = read_manifest(path)
     except CacheError as error:
         return None, str(error)
-    if sealed is not None and (wrong := changed(path / GROUP, sealed.get(GROUP))):
+    if sealed is not None and (wrong := why_changed(path / GROUP, sealed.get(GROUP))):
         return None, wrong
     return manifest, None
 
@@ -115,7 +115,7 @@ def list_shards(
     ]
 
 
-def not_plain(file: StorePath) -> str | None:
+def why_not_plain(file: StorePath) -> str | None:
     """Why a path is no plain file, None when it is one."""
     entry = storage(file)
     if entry.is_link():
@@ -125,16 +125,16 @@ def not_plain(file: StorePath) -> str | None:
     return MISSING if entry.size() is None else None
 
 
-def changed(file: StorePath, sealed: str | None) -> str | None:
+def why_changed(file: StorePath, sealed: str | None) -> str | None:
     """What is wrong with a file whose hash the seal holds."""
-    if wrong := not_plain(file):
+    if wrong := why_not_plain(file):
         return wrong
-    return readable(
+    return or_unreadable(
         lambda: None if hash_file(file) == sealed else "changed since the store was sealed"
     )
 
 
-def readable(check: Callable[[], str | None]) -> str | None:
+def or_unreadable(check: Callable[[], str | None]) -> str | None:
     """What a check says; a disk that cannot read a file any more is damage, no end of the check."""
     try:
         return check()
@@ -146,7 +146,7 @@ def readable(check: Callable[[], str | None]) -> str | None:
 
 def _read_receipt(path: StorePath, file: str, artifact: Artifact | None, number: int) -> Receipt:
     """Without the manifest's artifact, which says what files it must list, by its checksum only."""
-    if wrong := not_plain(path / file):
+    if wrong := why_not_plain(path / file):
         return None if wrong == MISSING else CacheError(wrong)
     try:
         if artifact:

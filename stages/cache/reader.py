@@ -9,9 +9,9 @@ from zsseg.stages.cache.disk.json_files import newest, read_json_lines
 from zsseg.stages.cache.disk.storage import storage
 from zsseg.stages.cache.disk.store_path import StorePath
 from zsseg.stages.cache.format import ledger
-from zsseg.stages.cache.format.arrays import ZarrArray, open_array, read
+from zsseg.stages.cache.format.arrays import ZarrArray, open_array, read_rows
 from zsseg.stages.cache.format.codec import DENSE, NOT_KEPT, decode, stored_format
-from zsseg.stages.cache.format.fast_rows import DirectRows, direct_rows, lost
+from zsseg.stages.cache.format.fast_rows import DirectRows, direct_rows, lost_shard
 from zsseg.stages.cache.format.manifest import HISTORY, INDEX, Manifest, read_manifest, shard_file
 from zsseg.stages.cache.verify import verify_store
 from zsseg.stages.errors import CacheError
@@ -149,13 +149,13 @@ class Store:
         if (rows := self._rows[array]) is not None:
             artifact, spec = self.manifest.arrays[array]
             return rows.read(shard_file(spec, artifact, shard), within)
-        return read(opened, row, where=self._file(array, shard))
+        return read_rows(opened, row, where=self._file(array, shard))
 
     def _stored_whole(self, array: str) -> np.ndarray[Any, Any]:
         artifact, _ = self.manifest.arrays[array]
         shards = self.manifest.shards(artifact)
         storage(self.path).map(lambda shard: self._file(array, shard), shards)
-        return read(self._open(array), slice(None), where=str(self.path / array))
+        return read_rows(self._open(array), slice(None), where=str(self.path / array))
 
     def _open(self, array: str) -> ZarrArray:
         if self._process != os.getpid():  # forked: zarr's handles stay with the parent
@@ -172,7 +172,7 @@ class Store:
         if file in self._found:
             return str(file)
         if not storage(file).size():
-            raise CacheError(lost(file))
+            raise CacheError(lost_shard(file))
         if storage(file).remembers_files:
             self._found.add(file)
         return str(file)

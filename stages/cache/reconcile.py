@@ -29,7 +29,7 @@ from zsseg.stages.cache.format.manifest import (
     read_manifest,
 )
 from zsseg.stages.cache.format.recipe import differing_fields
-from zsseg.stages.cache.set_aside import PREVIOUS, finish, set_aside
+from zsseg.stages.cache.set_aside import PREVIOUS, finish_setting_aside, set_aside
 from zsseg.stages.errors import CacheError
 
 _SHOWN = 20  # differing fields named in one message
@@ -37,7 +37,7 @@ _SHOWN = 20  # differing fields named in one message
 _log = logging.getLogger(__name__)
 
 
-def prepare(path: StorePath, wanted: Manifest, index: bytes, *, update: bool) -> None:
+def prepare_store(path: StorePath, wanted: Manifest, index: bytes, *, update: bool) -> None:
     """Bring index, manifest and array metadata in a folder to what is wanted.
 
     `index` is the content of index.jsonl. Raises CacheError, with every differing field, when the
@@ -47,7 +47,7 @@ def prepare(path: StorePath, wanted: Manifest, index: bytes, *, update: bool) ->
         f"{name}/zarr.json": array_json(wanted, artifact, spec)
         for name, (artifact, spec) in wanted.arrays.items()
     }
-    finish(path)
+    finish_setting_aside(path)
     _restore(path, {GROUP: group_json(wanted), INDEX: index} | arrays)
     if storage(path / GROUP).exists():
         _reconcile(path, wanted, index, update=update)

@@ -44,7 +44,7 @@ def set_aside(path: StorePath) -> None:
     if wrong := why_not_set_aside(path):
         raise CacheError(f"{path}: {wrong}")
     if storage(path / SEAL).exists():  # what lies aside still is left of a deletion that was killed
-        discard(path)
+        discard_previous(path)
     storage(path / SEAL).remove()
     storage(path / CARD).remove()
     if storage(path / PREVIOUS / GROUP).exists():  # the one in front is unfinished: given up
@@ -53,10 +53,10 @@ def set_aside(path: StorePath) -> None:
     storage(path / PREVIOUS).make_folder()
     # First what makes it a store; `finish` goes on from there.
     storage(path).move(GROUP, PREVIOUS)
-    finish(path)
+    finish_setting_aside(path)
 
 
-def finish(path: StorePath) -> None:
+def finish_setting_aside(path: StorePath) -> None:
     """Complete what `set_aside` began, here or before it was killed."""
     aside = path / PREVIOUS
     if why_not_set_aside(path) or storage(path / GROUP).exists():
@@ -70,7 +70,7 @@ def finish(path: StorePath) -> None:
     storage(path).sync()
 
 
-def previous(path: StorePath) -> tuple[StorePath, Manifest] | None:
+def previous_store(path: StorePath) -> tuple[StorePath, Manifest] | None:
     """The store set aside, and what it holds; None when there is none that can be read."""
     if why_not_set_aside(path):
         return None
@@ -80,7 +80,7 @@ def previous(path: StorePath) -> tuple[StorePath, Manifest] | None:
         return None
 
 
-def discard(path: StorePath) -> None:
+def discard_previous(path: StorePath) -> None:
     """Delete what was set aside."""
     storage(path / PREVIOUS).remove_folder()
 

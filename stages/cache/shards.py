@@ -11,7 +11,7 @@ import numpy as np
 
 from zsseg.stages.cache.disk.disk_errors import disk_errors
 from zsseg.stages.cache.disk.store_path import StorePath
-from zsseg.stages.cache.format.arrays import open_array, read, shard_rows, write_shard
+from zsseg.stages.cache.format.arrays import open_array, read_rows, shard_rows, write_shard
 from zsseg.stages.cache.format.codec import DENSE, decode
 from zsseg.stages.cache.format.manifest import ArraySpec, Artifact, Manifest, shard_file
 from zsseg.stages.errors import NonFiniteError
@@ -23,7 +23,7 @@ Files = dict[str, dict[str, Any]]
 _SHOWN = 10  # images named in one message
 
 
-def put(
+def save_shard(
     store: StorePath,
     manifest: Manifest,
     artifact: Artifact,
@@ -44,7 +44,9 @@ def put(
         return write_shard(store, manifest, artifact, shard, arrays)
 
 
-def get(store: StorePath, manifest: Manifest, array: str, shard: int) -> np.ndarray[Any, Any]:
+def load_shard(
+    store: StorePath, manifest: Manifest, array: str, shard: int
+) -> np.ndarray[Any, Any]:
     """One shard of an array as it lies on the disk: (rows, ...), or all of an array without rows.
 
     `dense` as tokens (rows, D, h, w), whatever the format that they are stored in.
@@ -76,7 +78,7 @@ def _stored(store: StorePath, manifest: Manifest, array: str, shard: int) -> np.
     shard = shard if artifact.per_row else 0
     values = open_array(store, manifest, array)
     where = str(store / shard_file(spec, artifact, shard))
-    return read(values, shard_rows(manifest, artifact, shard), where=where)
+    return read_rows(values, shard_rows(manifest, artifact, shard), where=where)
 
 
 def _check(

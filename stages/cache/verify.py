@@ -15,15 +15,15 @@ from zsseg.stages.cache.disk.store_path import StorePath
 from zsseg.stages.cache.evidence import (
     MISSING,
     Shard,
-    changed,
     list_shards,
-    not_plain,
+    or_unreadable,
     read_group,
     read_seal,
-    readable,
+    why_changed,
+    why_not_plain,
 )
 from zsseg.stages.cache.format import ledger
-from zsseg.stages.cache.format.arrays import array_json, open_array, read, shard_rows
+from zsseg.stages.cache.format.arrays import array_json, open_array, read_rows, shard_rows
 from zsseg.stages.cache.format.manifest import GROUP, HISTORY, INDEX, SEAL, Manifest, shard_file
 from zsseg.stages.errors import CacheError
 
@@ -170,10 +170,10 @@ def _damaged_metadata(
     """
     if sealed is not None:
         for file in ledger.sealed_files(manifest) if manifest else sealed:
-            if file != GROUP and (wrong := changed(path / file, sealed.get(file))):
+            if file != GROUP and (wrong := why_changed(path / file, sealed.get(file))):
                 yield file, wrong
         return
-    if wrong := not_plain(path / INDEX) or _wrong_index(path / INDEX, manifest):
+    if wrong := why_not_plain(path / INDEX) or _wrong_index(path / INDEX, manifest):
         yield INDEX, wrong
     if manifest is None:
         return
@@ -181,7 +181,7 @@ def _damaged_metadata(
     for name, (artifact, spec) in manifest.arrays.items():
         file = f"{name}/zarr.json"
         wanted = json.loads(array_json(manifest, artifact, spec))
-        wrong = not_plain(path / file) or _wrong_json(path / file, wanted)
+        wrong = why_not_plain(path / file) or _wrong_json(path / file, wanted)
         if wrong and (wrong != MISSING or artifact.name in committed):
             yield file, wrong
 
@@ -206,7 +206,7 @@ def _wrong_json(file: StorePath, wanted: dict[str, Any]) -> str | None:
 
 def _damaged_history(file: StorePath) -> str | None:
     """What is wrong with the history: no content, but commands cannot do without its lines."""
-    if wrong := not_plain(file):
+    if wrong := why_not_plain(file):
         return None if wrong == MISSING else wrong
     try:
         read_json_lines(file)
@@ -217,9 +217,9 @@ def _damaged_history(file: StorePath) -> str | None:
 
 def _damage(path: StorePath, file: str, entry: Mapping[str, Any], *, read_data: bool) -> str | None:
     """What is wrong with a file of data, by its receipt's entry."""
-    if wrong := not_plain(path / file):
+    if wrong := why_not_plain(path / file):
         return wrong
-    return readable(lambda: ledger.damage(path, file, entry, read_data=read_data))
+    return or_unreadable(lambda: ledger.file_damage(path, file, entry, read_data=read_data))
 
 
 def _undecodable(
@@ -237,12 +237,14 @@ def _undecodable(
     (artifact,) = (each for each in manifest.artifacts if each.name == shard.artifact)
     for spec in artifact.arrays:
         file = shard_file(spec, artifact, shard.number)
-        if wrong := not_plain(path / file):
+        if wrong := why_not_plain(path / file):
             yield file, wrong
         elif read_data and f"{spec.name}/zarr.json" not in damaged:
             try:
                 array = open_array(path, manifest, spec.name)
-                read(array, shard_rows(manifest, artifact, shard.number), where=str(path / file))
+                read_rows(
+                    array, shard_rows(manifest, artifact, shard.number), where=str(path / file)
+                )
             except CacheError as error:
                 yield file, str(error)
 

@@ -33,8 +33,8 @@ from zsseg.stages.cache.format.manifest import (
     index_lines,
     receipt_file,
 )
-from zsseg.stages.cache.reconcile import prepare
-from zsseg.stages.cache.set_aside import discard, previous
+from zsseg.stages.cache.reconcile import prepare_store
+from zsseg.stages.cache.set_aside import discard_previous, previous_store
 from zsseg.stages.errors import CacheError, ResourceError
 
 __all__ = ["ArraySpec", "Artifact", "Writer"]
@@ -99,7 +99,7 @@ class Writer:
         try:
             with disk_errors(path, "what describes the store"):
                 storage(path).remove_partial_files()
-                prepare(path, manifest, lines, update=update)
+                prepare_store(path, manifest, lines, update=update)
         except BaseException:
             lock.release(path)
             raise
@@ -148,7 +148,7 @@ class Writer:
         """
         artifact, _ = self.manifest.arrays[array]
         assert self._why(artifact, shard if artifact.per_row else 0) is None, (array, shard)
-        return shards.get(self.path, self.manifest, array, shard)
+        return shards.load_shard(self.path, self.manifest, array, shard)
 
     def write(
         self,
@@ -169,7 +169,7 @@ class Writer:
             rows, index = self.rows_of(shard), read_json_lines(self.path / INDEX)
             ids = [str(entry["id"]) for entry in index[rows.start : rows.stop]]
         self.withdraw(artifact, shard)
-        files = shards.put(self.path, self.manifest, what, shard, arrays, ids=ids)
+        files = shards.save_shard(self.path, self.manifest, what, shard, arrays, ids=ids)
         self.commit(artifact, shard, files, notes=notes)
 
     def withdraw(self, artifact: str, shard: int) -> None:
@@ -184,7 +184,7 @@ class Writer:
         For those that are made from what is about to be another one, though of the same recipe:
         whoever goes on after a kill must not take the old for the new.
         """
-        aside = previous(self.path)
+        aside = previous_store(self.path)
         places = [(self.path, self.manifest), *([aside] if aside is not None else [])]
         for artifact in map(self._artifacts.__getitem__, artifacts):
             made_from = self._fingerprints[artifact.name]
@@ -192,7 +192,10 @@ class Writer:
                 storage(self.path / SEAL).remove()
                 for place, manifest in places:
                     for shard in manifest.shards(artifact):
-                        if ledger.lost(place, artifact, shard, made_from=made_from) is None:
+                        if (
+                            ledger.why_recompute(place, artifact, shard, made_from=made_from)
+                            is None
+                        ):
                             storage(place / receipt_file(artifact, shard)).remove()
 
     def commit(
@@ -203,13 +206,13 @@ class Writer:
         *,
         notes: Mapping[str, Any] | None = None,
     ) -> None:
-        """Declare a shard complete whose files `shards.put` has written, here or elsewhere.
+        """Declare a shard complete whose files `shards.save_shard` has written, here or elsewhere.
 
         `notes` (JSON) go into the receipt: per-row content hashes, failures. Raises ResourceError
         when the disk refuses.
         """
         with disk_errors(self.path, f"shard {shard} of {artifact}"):
-            ledger.publish(
+            ledger.write_receipt(
                 self.path,
                 self.manifest,
                 self._artifacts[artifact],
@@ -233,7 +236,7 @@ class Writer:
             for path, content in ((self.path / CARD, card), (self.path / SEAL, seal)):
                 if not storage(path).exists() or storage(path).read() != content:
                     storage(path).write(content)
-            discard(self.path)
+            discard_previous(self.path)
 
     def log(self, entry: Mapping[str, Any]) -> None:
         """Append what a run says about itself (time, seconds, versions) to history.jsonl."""
@@ -248,7 +251,7 @@ class Writer:
 
     def _why(self, artifact: Artifact, shard: int) -> str | None:
         made_from = self._fingerprints[artifact.name]
-        return ledger.lost(self.path, artifact, shard, made_from=made_from)
+        return ledger.why_recompute(self.path, artifact, shard, made_from=made_from)
 
     def _lost(self, artifact: Artifact, shard: int) -> bool:
         reason = self._why(artifact, shard)

@@ -12,7 +12,7 @@ import numpy as np
 
 from zsseg.stages.cache.format.codec import DENSE
 from zsseg.stages.cache.format.manifest import read_manifest
-from zsseg.stages.cache.shards import get
+from zsseg.stages.cache.shards import load_shard
 from zsseg.stages.cache.writer import Writer
 from zsseg.stages.precompute.engine.jobs import Job, RunContext
 from zsseg.stages.precompute.engine.questions import device_and_library, made_once
@@ -115,7 +115,9 @@ def _copy_set_aside(writer: Writer, planner: Planner) -> None:
     for name, source in planner.units_set_aside.items():
         stored = read_manifest(source)
         specs = planner.artifacts[name].arrays
-        writer.write(name, 0, {spec.name: get(source, stored, spec.name, 0) for spec in specs})
+        writer.write(
+            name, 0, {spec.name: load_shard(source, stored, spec.name, 0) for spec in specs}
+        )
 
 
 def _known_failures(writer: Writer, plan: Plan) -> dict[int, str]:

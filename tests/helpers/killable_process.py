@@ -140,7 +140,7 @@ def _watch(death: Death | None) -> Counter[str]:
         (LocalStorage, "write", sealing),
     ):
         setattr(owner, name, replacement)
-    before("receipt", ledger, "publish")
+    before("receipt", ledger, "write_receipt")
     before("removing", Path, "unlink")
     before("discarding", shutil, "rmtree")
     return passed

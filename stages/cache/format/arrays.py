@@ -17,7 +17,7 @@ from zsseg.stages.cache.disk.bucket_requests import asynchronous_file_system
 from zsseg.stages.cache.disk.hashing import hash_bytes
 from zsseg.stages.cache.disk.storage import storage
 from zsseg.stages.cache.disk.store_path import StorePath
-from zsseg.stages.cache.format.fast_rows import damaged
+from zsseg.stages.cache.format.fast_rows import damaged_shard
 from zsseg.stages.cache.format.manifest import ArraySpec, Artifact, Manifest, shard_file
 from zsseg.stages.errors import CacheError
 
@@ -126,9 +126,9 @@ def shard_rows(manifest: Manifest, artifact: Artifact, shard: int) -> slice:
     return slice(rows.start, rows.stop) if artifact.per_row else slice(None)
 
 
-def read(array: ZarrArray, rows: slice | int, *, where: str) -> np.ndarray[Any, Any]:
+def read_rows(array: ZarrArray, rows: slice | int, *, where: str) -> np.ndarray[Any, Any]:
     """Decode rows; CacheError says `where` when a checksum or the length is wrong."""
     try:
         return np.asarray(array[rows])
     except (ValueError, TypeError, KeyError, IndexError, RuntimeError, OSError) as error:
-        raise CacheError(damaged(where, error)) from error
+        raise CacheError(damaged_shard(where, error)) from error

@@ -63,9 +63,9 @@ class DirectRows:
                     "back, or make it again with `zsseg precompute`, and go on (`zsseg train` with "
                     "--resume)"
                 ) from error
-            raise CacheError(lost(file)) from error
+            raise CacheError(lost_shard(file)) from error
         except (ValueError, RuntimeError, OSError) as error:
-            raise CacheError(damaged(str(file), error)) from error
+            raise CacheError(damaged_shard(str(file), error)) from error
         if not layout.sharded:
             return np.array(values[row])  # not a part of the whole shard
         # What comes from bytes cannot be written to.
@@ -115,7 +115,7 @@ def direct_rows(store: StorePath, array: str) -> DirectRows | None:
     return None if layout is None else DirectRows(store, layout)
 
 
-def lost(shard: object) -> str:
+def lost_shard(shard: object) -> str:
     """The message of a shard that is gone: zarr reads a lost or empty one as zeros."""
     return (
         f"{shard}: missing or empty; `zsseg cache verify STORE --repair` computes what is damaged "
@@ -123,7 +123,7 @@ def lost(shard: object) -> str:
     )
 
 
-def damaged(where: str, error: object) -> str:
+def damaged_shard(where: str, error: object) -> str:
     """The message of a shard whose content is not what was written."""
     return (
         f"{where}: damaged ({error}). `zsseg cache verify STORE --repair` finds all damage and "

@@ -27,7 +27,7 @@ ABSENT, STALE = "not there yet", "made otherwise"
 """Why a shard is to be computed though nothing is wrong with it."""
 
 
-def publish(
+def write_receipt(
     store: StorePath,
     manifest: Manifest,
     artifact: Artifact,
@@ -39,7 +39,7 @@ def publish(
 ) -> None:
     """Declare one shard complete, of the artifact whose fingerprint is `made_from`.
 
-    `files`: bytes and hash of each, as `shards.put` gives them; they are on the disk (fsync).
+    `files`: bytes and hash of each, as `save_shard` gives them; they are on the disk.
     """
     content = make_receipt(manifest, artifact, shard, made_from=made_from, files=files, notes=notes)
     storage(store / receipt_file(artifact, shard)).write(content)
@@ -86,7 +86,9 @@ def read_receipt(store: StorePath, artifact: Artifact, shard: int) -> dict[str, 
     return receipt
 
 
-def lost(store: StorePath, artifact: Artifact, shard: int, *, made_from: str) -> str | None:
+def why_recompute(
+    store: StorePath, artifact: Artifact, shard: int, *, made_from: str
+) -> str | None:
     """Why a shard has to be computed, None when it need not be: it is there, and of this recipe.
 
     Sizes of files are compared, not their content.
@@ -100,12 +102,14 @@ def lost(store: StorePath, artifact: Artifact, shard: int, *, made_from: str) ->
     if receipt.get("fingerprint") != made_from:
         return STALE
     for file, entry in receipt["files"].items():
-        if reason := damage(store, file, entry, read_data=False):
+        if reason := file_damage(store, file, entry, read_data=False):
             return f"{store / file}: {reason}"
     return None
 
 
-def damage(store: StorePath, file: str, entry: Mapping[str, Any], *, read_data: bool) -> str | None:
+def file_damage(
+    store: StorePath, file: str, entry: Mapping[str, Any], *, read_data: bool
+) -> str | None:
     """What is wrong with one data file, measured against its receipt; None when nothing is."""
     path = store / file
     if storage(path).is_link():

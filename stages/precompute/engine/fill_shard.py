@@ -12,11 +12,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from zsseg.stages.cache.format.arrays import open_array
-from zsseg.stages.cache.format.arrays import read as read_rows
-from zsseg.stages.cache.format.ledger import damage
+from zsseg.stages.cache.format.arrays import open_array, read_rows
+from zsseg.stages.cache.format.ledger import file_damage
 from zsseg.stages.cache.format.manifest import shard_file
-from zsseg.stages.cache.shards import Files, put
+from zsseg.stages.cache.shards import Files, save_shard
 from zsseg.stages.errors import CacheError
 from zsseg.stages.precompute.engine.jobs import Job, RunContext, ShardResult
 from zsseg.stages.precompute.make.artifact_kind import Arrays, ArtifactKind, ShardInputs
@@ -102,7 +101,7 @@ def _inputs(
 def _write(context: RunContext, name: str, job: Job, arrays: Arrays) -> Files:
     (artifact,) = (each for each in context.manifest.artifacts if each.name == name)
     ids = [sample.id for sample in job.samples]
-    return put(context.path, context.manifest, artifact, job.shard, arrays, ids=ids)
+    return save_shard(context.path, context.manifest, artifact, job.shard, arrays, ids=ids)
 
 
 def _without_touched(job: Job) -> Job:
@@ -116,7 +115,9 @@ def _without_touched(job: Job) -> Job:
     touched = [
         name
         for name, files in job.old.files.items()
-        if any(damage(job.old.path, file, entry, read_data=True) for file, entry in files.items())
+        if any(
+            file_damage(job.old.path, file, entry, read_data=True) for file, entry in files.items()
+        )
     ]
     return replace(job, old=job.old.without(touched)) if touched else job
 

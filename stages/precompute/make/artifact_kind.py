@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from zsseg.stages.cache.disk.store_path import StorePath
 from zsseg.stages.cache.format.manifest import ArraySpec, Manifest
-from zsseg.stages.cache.shards import get
+from zsseg.stages.cache.shards import load_shard
 from zsseg.stages.data.samples import Sample
 from zsseg.stages.data.spec import DatasetSpec
 from zsseg.stages.precompute.make.pictures import ImageRow, OldRow, Picture
@@ -102,13 +102,15 @@ class ShardInputs:
 
     def stored(self, array: str) -> NDArray[Any]:
         """(N, ...) an array of this shard that is stored already."""
-        rows: NDArray[Any] = get(self.path, self.manifest, array, self.shard)[list(self.fresh)]
+        rows: NDArray[Any] = load_shard(self.path, self.manifest, array, self.shard)[
+            list(self.fresh)
+        ]
         return rows
 
     def stored_once(self, *arrays: str) -> dict[str, NDArray[Any]]:
         """Those of these arrays that the store has, of artifacts that it has once."""
         names = [name for name in arrays if name in self.manifest.arrays]
-        return {name: get(self.path, self.manifest, name, 0) for name in names}
+        return {name: load_shard(self.path, self.manifest, name, 0) for name in names}
 
 
 @dataclass(frozen=True)

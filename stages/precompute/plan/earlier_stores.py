@@ -18,7 +18,7 @@ from zsseg.stages.cache.format.manifest import (
     read_manifest,
 )
 from zsseg.stages.cache.reconcile import Mismatch, find_mismatch
-from zsseg.stages.cache.set_aside import previous
+from zsseg.stages.cache.set_aside import previous_store
 from zsseg.stages.errors import CacheError
 from zsseg.stages.precompute.plan.wanted_store import WantedStore
 
@@ -55,7 +55,7 @@ def earlier_stores(
 
 
 def _set_aside(path: StorePath) -> EarlierStore | None:
-    if (aside := previous(path)) is None:
+    if (aside := previous_store(path)) is None:
         return None
     folder, manifest = aside
     return EarlierStore(folder, manifest, {}, _rows_by_id(folder))

@@ -240,7 +240,7 @@ class Planner:
         if lines := known.changed.get(artifact.name):
             return "; ".join(lines)
         made_from = self._prints[artifact.name]
-        return ledger.lost(known.path, artifact, shard, made_from=made_from)
+        return ledger.why_recompute(known.path, artifact, shard, made_from=made_from)
 
     def _old(self, shard: int) -> OldValues | None:
         """What is known of a shard's rows, all of them taken to be the same."""
