@@ -16,7 +16,7 @@ from zsseg.stages.evaluate.scorer import Scorer
 from zsseg.stages.train.batches.imagenet import normalise
 from zsseg.stages.train.run_config import EvaluateConfig
 
-_CPU_PIXELS, _GPU_PIXELS = 2**18, 2**21
+CPU_PIXELS, GPU_PIXELS = 2**18, 2**21
 """Pixels of the windows in one forward pass: one window of 512 x 512 keeps a CPU busy, a GPU takes
 eight."""
 
@@ -90,7 +90,7 @@ def _slide(scorer: Scorer, image_13HW: Tensor, *, config: EvaluateConfig, stride
         for top in window_starts(height, window, step)
         for left in window_starts(width, window, step)
     ]
-    limit = _CPU_PIXELS if image_13HW.device.type == "cpu" else _GPU_PIXELS
+    limit = CPU_PIXELS if image_13HW.device.type == "cpu" else GPU_PIXELS
     together = max(1, limit // (rows * columns * stride**2))
     sum_Chw = torch.zeros(len(scorer.text_CD), height, width, device=image_13HW.device)
     count_hw = torch.zeros(height, width, device=image_13HW.device)

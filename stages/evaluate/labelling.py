@@ -24,7 +24,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-_CHUNK_VALUES = 2**24
+CHUNK_VALUES = 2**24
 """Scores that are handled at a time, if no class were left out: 64 MiB of float32."""
 
 
@@ -64,7 +64,7 @@ def upsampled_argmax(score_Chw: Tensor, size: tuple[int, ...]) -> NDArray[np.uin
 
     square_N2 = (~agree_hw & down.used_S[:, None] & right.used_S).nonzero()
     pixels = max(4, down.pixel_Su.shape[1] * right.pixel_Su.shape[1])
-    for some_N2 in square_N2.split(max(1, _CHUNK_VALUES // (pixels * len(score_Chw)))):
+    for some_N2 in square_N2.split(max(1, CHUNK_VALUES // (pixels * len(score_Chw)))):
         _label_squares(label_HW, some_N2, score_hwC, best_hw, down, right)
     return label_HW.cpu().numpy()
 

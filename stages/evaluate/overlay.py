@@ -32,7 +32,7 @@ def palette(classes: int) -> NDArray[np.uint8]:
 def _distinct_colours() -> NDArray[np.uint8]:
     level = np.arange(0, 256, 15, dtype=np.float64)
     rgb_N3 = np.stack(np.meshgrid(level, level, level, indexing="ij"), axis=-1).reshape(-1, 3)
-    lab_N3 = _cielab(rgb_N3)
+    lab_N3 = cielab(rgb_N3)
     chroma_N = np.linalg.norm(lab_N3[:, 1:], axis=1)
     usable_N = (lab_N3[:, 0] > 38) & (lab_N3[:, 0] < 86) & (chroma_N < 82)
     rgb_N3, lab_N3 = rgb_N3[usable_N], lab_N3[usable_N]
@@ -46,7 +46,7 @@ def _distinct_colours() -> NDArray[np.uint8]:
     return colours_C3
 
 
-def _cielab(rgb_N3: NDArray[np.float64]) -> NDArray[np.float64]:
+def cielab(rgb_N3: NDArray[np.float64]) -> NDArray[np.float64]:
     """L*, a*, b* of sRGB values 0..255 (IEC 61966-2-1, white D65)."""
     share_N3 = rgb_N3 / 255
     linear_N3 = np.where(share_N3 <= 0.04045, share_N3 / 12.92, ((share_N3 + 0.055) / 1.055) ** 2.4)

@@ -85,7 +85,7 @@ def test_windows_are_averaged(
     image_HW3: NDArray[np.uint8],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(inference, "_CPU_PIXELS", pixels)
+    monkeypatch.setattr(inference, "CPU_PIXELS", pixels)
     seen: list[int] = []
     handle = student.register_forward_pre_hook(lambda _, given: seen.append(len(given[0])))
     # 33 and 26 are no multiples of the stride 4: 8 and 6 cells.

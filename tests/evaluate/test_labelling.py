@@ -35,7 +35,7 @@ SIZES = [(29, 41), (40, 48), (10, 12), (5, 7), (1, 1), (64, 12), (10, 100), (123
 def test_against_bilinear_scores_by_hand(
     size: tuple[int, int], chunk: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(labelling, "_CHUNK_VALUES", chunk)
+    monkeypatch.setattr(labelling, "CHUNK_VALUES", chunk)
     score_Chw = np.random.default_rng(3).normal(size=(9, 10, 12))
     label_YX = upsampled_argmax(torch.from_numpy(score_Chw).float(), size)
 
@@ -88,7 +88,7 @@ def test_a_class_that_is_best_at_no_cell_wins_between_them() -> None:
 
 @pytest.mark.parametrize("chunk", [1, 2**24])
 def test_ties_go_to_the_lowest_id(chunk: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(labelling, "_CHUNK_VALUES", chunk)
+    monkeypatch.setattr(labelling, "CHUNK_VALUES", chunk)
     score_Chw = torch.tensor([-2.0, -1.0, -1.0])[:, None, None].expand(3, 2, 2)
     assert (upsampled_argmax(score_Chw, (4, 4)) == 1).all()
     # Classes 1 and 4 are the same, and so are 2 and 3; each pair wins on one side.

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from zsseg.stages.evaluate.overlay import _cielab, overlay, palette, with_legend
+from zsseg.stages.evaluate.overlay import cielab, overlay, palette, with_legend
 
 
 def quarters(height: int = 40, width: int = 60) -> NDArray[np.uint8]:
@@ -30,7 +30,7 @@ def test_cielab_of_known_colours() -> None:
         [100.0, 0.0, 0.0],
         [50.03, 0.0, 0.0],
     ]
-    np.testing.assert_allclose(_cielab(rgb.astype(np.float64)), expected, atol=0.02)
+    np.testing.assert_allclose(cielab(rgb.astype(np.float64)), expected, atol=0.02)
 
 
 def test_palette_is_distinct_and_keeps_its_colours() -> None:
@@ -39,7 +39,7 @@ def test_palette_is_distinct_and_keeps_its_colours() -> None:
     assert len(np.unique(colours, axis=0)) == 256
     np.testing.assert_array_equal(palette(11)[:11], colours[:11])
     assert not palette(11)[11:].any()
-    lab_N3 = _cielab(colours[:21].astype(np.float64))
+    lab_N3 = cielab(colours[:21].astype(np.float64))
     apart = np.linalg.norm(lab_N3[:, None] - lab_N3[None], axis=-1) + 1e9 * np.eye(21)
     # A difference of about 2 is just noticeable.
     assert apart.min() > 25

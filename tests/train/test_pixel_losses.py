@@ -24,7 +24,7 @@ Loss = Callable[[Tensor, Tensor], Tensor]
 def strip_values(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> int:
     """Strips of one row of cells, of some, and of whole images."""
     values: int = request.param
-    monkeypatch.setattr(strips, "_CPU_VALUES", values)
+    monkeypatch.setattr(strips, "CPU_VALUES", values)
     return values
 
 

@@ -28,7 +28,7 @@ def scene(grid: tuple[int, int], size: tuple[int, int]) -> tuple[Tensor, Tensor]
 def test_strips_hold_every_pixel_once(
     grid: tuple[int, int], size: tuple[int, int], values: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "_CPU_VALUES", values)
+    monkeypatch.setattr(module, "CPU_VALUES", values)
     logits_BChw, label_BHW = scene(grid, size)
     seen_BHW = torch.zeros_like(label_BHW)
     found = list(strips(logits_BChw, label_BHW))
@@ -48,7 +48,7 @@ def test_strips_hold_every_pixel_once(
 def test_scores_are_those_of_the_whole_map(
     grid: tuple[int, int], size: tuple[int, int], values: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "_CPU_VALUES", values)
+    monkeypatch.setattr(module, "CPU_VALUES", values)
     logits_BChw, label_BHW = scene(grid, size)
     whole_BCHW = F.interpolate(logits_BChw, size=size, mode="bilinear")
     for strip in strips(logits_BChw, label_BHW):
@@ -61,7 +61,7 @@ def test_scores_are_those_of_the_whole_map(
 def test_the_gradient_is_that_of_the_whole_map(
     grid: tuple[int, int], size: tuple[int, int], values: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "_CPU_VALUES", values)
+    monkeypatch.setattr(module, "CPU_VALUES", values)
     logits_BChw, label_BHW = scene(grid, size)
     rng = torch.Generator().manual_seed(1)
     gradient_BCHW = torch.randn(2, 3, *size, generator=rng, dtype=torch.float64)

@@ -14,10 +14,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-_CPU_VALUES = 2**21
+CPU_VALUES = 2**21
 """Scores in a strip: 8 MiB of float32, so that a strip and its gradient stay in the cache."""
 
-_GPU_VALUES = 2**25
+GPU_VALUES = 2**25
 """128 MiB: enough that starting kernels costs little beside running them. [not measured]"""
 
 
@@ -46,7 +46,7 @@ def strips(logits_BChw: Tensor, label_BHW: Tensor) -> Iterator[Strip]:
     assert rows % height == 0
     assert columns % width == 0
     factor = rows // height
-    values = _CPU_VALUES if logits_BChw.device.type == "cpu" else _GPU_VALUES
+    values = CPU_VALUES if logits_BChw.device.type == "cpu" else GPU_VALUES
     step = max(1, values // (classes * factor * columns))
     for image in range(batch):
         for first in range(0, height, step):
