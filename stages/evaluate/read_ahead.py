@@ -9,11 +9,11 @@ Item = TypeVar("Item")
 Read = TypeVar("Read")
 
 _AHEAD = 2
-"""Items held that were not asked for yet: one being read, one waiting."""
+"""Items in work beyond the current one: one being read, one waiting."""
 
 
 def read_ahead(read: Callable[[Item], Read], items: Iterable[Item]) -> Generator[Read, None, None]:
-    """What `read` makes of each item, in order, by a thread that is at most two items ahead.
+    """`read` of each item, in order, by a thread that is at most two items ahead.
 
     One thread: decoding releases Python's lock, so it runs beside the network, and results are
     those of reading in turn. An exception of `read` is raised at the place of its item.

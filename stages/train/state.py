@@ -34,7 +34,7 @@ class State:
 
     student: Student
     forward: Callable[[Tensor], Tensor]
-    """The student, compiled if that is asked for."""
+    """The student, compiled where `train.compile` is set."""
     decoder: LatentDecoder | None
     """Makes latent embeddings; no part of the student that is exported."""
     average: Student | None

@@ -91,10 +91,10 @@ def as_one(
     place: Path, *words: object, count: int = 2, prepare: Callable[[int], None] = void
 ) -> None:
     """Do several processes what one does? The first one speaks and writes, the others do not."""
-    ((code, said),) = ended(1, place, *words)
-    assert code == 0, said
-    (code, said), *others = ended(count, place, *words, prepare=prepare)
-    assert code == 0, said
+    ((code, message),) = ended(1, place, *words)
+    assert code == 0, message
+    (code, message), *others = ended(count, place, *words, prepare=prepare)
+    assert code == 0, message
     assert others == [(0, "")] * (count - 1)
     one, several = written(place / "1" / "0"), written(place / str(count) / "0")
     assert b"hIoU" in one["printed"]
@@ -128,9 +128,9 @@ def test_a_teacher_has_the_result_of_one_process(
 
     options = ("--cache", place / "store", "--split", "train")
     as_one(place, "--teacher", *options, *data, prepare=prepare)
-    said = (place / "2" / "0.err").read_text()
-    assert "1 images of 'train' without a label are left out" in said
-    assert "evaluate 4/4," in said
+    message = (place / "2" / "0.err").read_text()
+    assert "1 images of 'train' without a label are left out" in message
+    assert "evaluate 4/4," in message
 
 
 def test_all_have_the_checkpoint_that_the_first_one_finds(
@@ -152,7 +152,7 @@ def test_all_have_the_checkpoint_that_the_first_one_finds(
         assert run.step == 7
         assert torch.equal(run.student.projection.weight[:, :, 0, 0], torch.eye(3))
 
-    assert together(2, work, place / "said") == [(0, "")] * 2
+    assert together(2, work, place / "message") == [(0, "")] * 2
 
 
 def test_only_the_first_one_asks_clip_for_names(
@@ -194,18 +194,20 @@ def test_an_image_that_one_cannot_read_ends_all_soon_with_one_message(
         monkeypatch.setattr("zsseg.stages.evaluate.evaluation.predict_scores", noted)
 
     found = ended(2, place, *of_run(place), prepare=prepare)
-    code, said = found[number]
+    code, message = found[number]
     assert code == 4
-    assert said.startswith("error: ")
-    assert f"scene_{number:03d}.png" in said
-    assert said.count("\n") == 1
+    assert message.startswith("error: ")
+    assert f"scene_{number:03d}.png" in message
+    assert message.count("\n") == 1
     assert found[1 - number] == (1, "")
     assert (place / f"scored-{1 - number}").read_text() == "xx"
     assert not (place / f"scored-{number}").exists()
     assert all(written(place / "2" / str(each)) == {"printed": b""} for each in range(2))
 
 
-def test_other_images_in_one_are_said_once(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_other_images_in_one_are_reported_once(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     draw_world(place / "world", split="val", images=5)
     draw_world(place / "less", split="val", images=5)
     (place / "less" / "images" / "val" / "scene_002.png").unlink()
@@ -224,7 +226,7 @@ def test_other_images_in_one_are_said_once(place: Path, monkeypatch: pytest.Monk
     ]
 
 
-def test_other_names_in_one_are_said_once(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_other_names_in_one_are_reported_once(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Else one would wait for embeddings that the other never sends."""
     description = draw_world(place / "world", split="val", images=5)
     for number, name in enumerate(("cardboard box", "crate")):
@@ -236,14 +238,14 @@ def test_other_names_in_one_are_said_once(place: Path, monkeypatch: pytest.Monke
         monkeypatch.chdir(place / f"in-{number}")
 
     call = ("--run", place / "run", "--root", place / "world", "--dataset", "own.yaml")
-    first, (code, said) = ended(2, place, *call, prepare=prepare)
+    first, (code, message) = ended(2, place, *call, prepare=prepare)
     assert first == (1, "")
     assert code == 4
-    assert "has other class names in process 1 than in process 0" in said
+    assert "has other class names in process 1 than in process 0" in message
 
 
-def test_a_wrong_call_is_said_once(place: Path) -> None:
-    (code, said), second = ended(2, place, "--split", "val")
+def test_a_wrong_call_is_reported_once(place: Path) -> None:
+    (code, message), second = ended(2, place, "--split", "val")
     assert code == 2
-    assert said.startswith("error: give either --run RUN")
+    assert message.startswith("error: give either --run RUN")
     assert second == (1, "")

@@ -179,7 +179,7 @@ def test_only_the_same_evaluation_is_written_over(tiny_world: Path, tmp_path: Pa
     ]
 
 
-def test_a_folder_that_is_gone_is_told_as_the_root(tiny_world: Path, tmp_path: Path) -> None:
+def test_a_folder_that_is_gone_is_reported_as_the_root(tiny_world: Path, tmp_path: Path) -> None:
     run = colour_run(tmp_path, tiny_world)
     with pytest.raises(DatasetError, match=r"nowhere: there is no such folder.*--root"):
         evaluate_run(run, run.spec, tmp_path / "nowhere", "val", progress=silent)

@@ -104,8 +104,8 @@ def test_every_slip_is_a_row_and_published_ones_say_so() -> None:
     for dataset, protocols in published().figures.items():
         for protocol, figures in protocols.items():
             for figure in figures:
-                said = any(note.startswith("as printed") for note in figure.notes)
-                assert said == (f"{dataset}, {protocol}, {figure.system}" in SLIPS)
+                message = any(note.startswith("as printed") for note in figure.notes)
+                assert message == (f"{dataset}, {protocol}, {figure.system}" in SLIPS)
 
 
 @pytest.mark.parametrize(

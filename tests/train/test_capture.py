@@ -108,17 +108,17 @@ def test_the_command_says_what_is_wrong_again(
     captured: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert zsseg("train", "--replay", captured) == NonFiniteError.exit_code
-    said = capsys.readouterr()
+    message = capsys.readouterr()
     for name in ("cross_entropy", "nel", "sdd", "total", "gradient norm"):
-        assert f"\n{name} " in said.out
-    assert "dense inf" in said.err
-    assert "scene_00" in said.err
+        assert f"\n{name} " in message.out
+    assert "dense inf" in message.err
+    assert "scene_00" in message.err
     monkeypatch.setattr("zsseg.stages.train.step.batch_losses", batch_losses)
     assert zsseg("train", "--replay", captured, "--set", "objectives.dense=1e-6") == 0
     assert "can be made" in capsys.readouterr().out
 
 
-def test_what_cannot_be_replayed_is_said(captured: Path, tmp_path: Path) -> None:
+def test_what_cannot_be_replayed_is_reported(captured: Path, tmp_path: Path) -> None:
     written, _ = read_capture(captured)
     other = with_changes(EVERYTHING, {"student": {"encoder": "mit_b1"}})
     with pytest.raises(UserError, match="another student"):

@@ -119,7 +119,9 @@ def test_a_crash_while_saving_leaves_the_one_before(
 
 
 @pytest.mark.parametrize(("weights", "state"), [(90_000, 10), (10, 90_000)])
-def test_a_full_disk_is_said_and_what_is_kept(tmp_path: Path, weights: int, state: int) -> None:
+def test_a_full_disk_is_reported_with_what_is_kept(
+    tmp_path: Path, weights: int, state: int
+) -> None:
     before = write(tmp_path, 1)
     student, training = nn.Linear(weights, 1), {"x": torch.ones(state)}
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
@@ -133,7 +135,7 @@ def test_a_full_disk_is_said_and_what_is_kept(tmp_path: Path, weights: int, stat
     assert latest(save(tmp_path, 2, student=student, training=training).parents[1]) is not None
 
 
-def test_a_folder_that_cannot_be_written_is_said(tmp_path: Path) -> None:
+def test_a_folder_that_cannot_be_written_is_reported(tmp_path: Path) -> None:
     (tmp_path / "checkpoints").write_text("in the way")
     with pytest.raises(ResourceError, match="kept: none"):
         write(tmp_path, 1)

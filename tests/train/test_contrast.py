@@ -68,7 +68,7 @@ def test_info_nce_against_numpy() -> None:
     prototype_PD, token_MD = random(0, 4, WIDTH).requires_grad_(), random(1, 5, WIDTH)
     positive = [3, 0, 3, 4]
     candidate_PM = torch.from_numpy(np.random.default_rng(2).random((4, 5)) < 0.5)
-    # The positive token is in the sum whether it is said to be a candidate or not.
+    # The positive token is in the sum whether it is marked as a candidate or not.
     candidate_PM[0, 3], candidate_PM[1, 0] = True, False
     counts = [True, True, False, True]
     expected = []

@@ -79,7 +79,7 @@ def test_files_without_batch_counters_are_complete(tmp_path: Path) -> None:
     assert_loaded(encoder, weights())
 
 
-def test_other_names_load_in_order_and_it_is_said(tmp_path: Path) -> None:
+def test_other_names_load_in_order_and_that_is_logged(tmp_path: Path) -> None:
     counted = [t for n, t in weights().items() if not n.endswith("num_batches_tracked")]
     state = {f"layer{i}": tensor for i, tensor in enumerate(counted)}
     state |= {f"classifier{i}": torch.zeros(i + 1) for i in range(6)}

@@ -53,7 +53,7 @@ def test_killed_and_resumed_is_uninterrupted(
 ) -> None:
     """SIGKILL at random moments, each time with another number of loader processes."""
     train_tiny_students(monkeypatch)
-    whole, killed, said = (tmp_path / name for name in ("whole", "killed", "said"))
+    whole, killed, message = (tmp_path / name for name in ("whole", "killed", "message"))
 
     def noted(state: Any, batch: Any, *given: Any, **options: Any) -> Any:
         with (tmp_path / "order").open("a") as file:
@@ -63,11 +63,11 @@ def test_killed_and_resumed_is_uninterrupted(
     monkeypatch.setattr(loop, "gradients", noted)
 
     def started(out: Path, workers: int) -> BaseProcess:
-        return child(lambda: void(run(world, out, config_of(workers), resume=True)), said)
+        return child(lambda: void(run(world, out, config_of(workers), resume=True)), message)
 
     alone = started(whole, 0)
     alone.join()
-    assert alone.exitcode == 0, said.read_text()
+    assert alone.exitcode == 0, message.read_text()
     expected = shown(tmp_path / "order")
     (tmp_path / "order").unlink()
     rng, deaths = random.Random(0), 0
@@ -78,7 +78,7 @@ def test_killed_and_resumed_is_uninterrupted(
             time.sleep(rng.random() * 0.03)
             alive.kill()
         alive.join()
-        assert alive.exitcode in {0, -signal.SIGKILL}, said.read_text()
+        assert alive.exitcode in {0, -signal.SIGKILL}, message.read_text()
         if alive.exitcode == 0:
             break
         deaths += 1

@@ -90,7 +90,7 @@ def test_two_processes_have_the_losses_of_one(
     def work(_: int) -> None:
         run(world, out, config_of())
 
-    assert together(2, work, tmp_path / "said") == [(0, ""), (0, "")]
+    assert together(2, work, tmp_path / "message") == [(0, ""), (0, "")]
     close(out, whole)
 
 
@@ -139,7 +139,7 @@ def test_two_processes_in_parts_resume_as_they_were(
     monkeypatch.setattr("zsseg.stages.train.loop.update", noted)
 
     def both(out: Path, **how: Any) -> list[tuple[int, str]]:
-        return together(2, lambda _: void(run(world, out, config, **how)), tmp_path / "said")
+        return together(2, lambda _: void(run(world, out, config, **how)), tmp_path / "message")
 
     assert both(whole) == [(0, ""), (0, "")]
     first, second = (torch.load(tmp_path / f"after-{number}.pt") for number in range(2))
@@ -178,7 +178,7 @@ def ended(
                 after_step=lambda step: after_step(number, step),
             )
 
-    return together(2, work, tmp_path / "said")
+    return together(2, work, tmp_path / "message")
 
 
 @pytest.fixture
@@ -201,8 +201,8 @@ def test_a_file_that_one_cannot_read_ends_both_with_one_message(
 
         monkeypatch.setattr("zsseg.stages.train.batches.crops.read_image", failing)
 
-    (first, said), (second, why) = ended(world, tmp_path, prepare=prepare)
-    assert (first, said, second) == (1, "", 9)
+    (first, message), (second, why) = ended(world, tmp_path, prepare=prepare)
+    assert (first, message, second) == (1, "", 9)
     assert why.startswith("DatasetError")
     assert why.count("\n") == 1
 
@@ -233,17 +233,17 @@ def test_a_killed_process_is_missed(world: World, tmp_path: Path, number: int) -
 
     found = ended(world, tmp_path, after_step=after_step)
     assert found[number] == (-signal.SIGKILL, "")
-    code, said = found[1 - number]
+    code, message = found[1 - number]
     assert code != 0
     if number == 1:  # else the first process, which speaks for all, is the one that is gone
-        assert said.startswith("ResourceError: another of the 2 processes is gone")
+        assert message.startswith("ResourceError: another of the 2 processes is gone")
 
 
 @pytest.mark.usefixtures("tiny")
-def test_a_batch_that_does_not_divide_is_said_once(world: World, tmp_path: Path) -> None:
-    (first, said), second = ended(world, tmp_path, batch=5)
+def test_a_batch_that_does_not_divide_is_reported_once(world: World, tmp_path: Path) -> None:
+    (first, message), second = ended(world, tmp_path, batch=5)
     assert first == 9
-    assert said == (
+    assert message == (
         "UserError: train.batch: 5 crops do not divide among 2 processes. Use a multiple of 2, "
         "such as 6, or another number of processes\n"
     )
@@ -268,8 +268,8 @@ def test_too_little_memory_in_one_makes_smaller_parts_of_both(
 
         monkeypatch.setattr(step, at, greedy)
 
-    (first, said), (second, why) = ended(world, tmp_path, prepare=prepare, steps=4)
-    assert (first, second) == (0, 0), said + why
+    (first, message), (second, why) = ended(world, tmp_path, prepare=prepare, steps=4)
+    assert (first, second) == (0, 0), message + why
     close(tmp_path / "run", tmp_path / "whole")
 
 
@@ -289,9 +289,9 @@ def test_nan_in_one_is_caught_by_all_and_replayed_by_one(
 
         monkeypatch.setattr("zsseg.stages.train.step.batch_losses", broken)
 
-    (first, said), second = ended(world, tmp_path, prepare=prepare)
+    (first, message), second = ended(world, tmp_path, prepare=prepare)
     assert first == 9
-    assert said.startswith("NonFiniteError: step 2: sdd nan, gradient norm nan, with the images")
+    assert message.startswith("NonFiniteError: step 2: sdd nan, gradient norm nan, with the images")
     assert second == (1, "")
     config = config_of()
     done = replay(tmp_path / "run" / "non_finite" / "step-000002.json", config)

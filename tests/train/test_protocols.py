@@ -214,7 +214,7 @@ def test_the_ema_names_pixels(world: World, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("changes", "said"),
+    ("changes", "message"),
     [
         ({"self_training": {"method": "rst"}}, "does not know. Use self_training.method=none"),
         ({"objectives": {"unseen_logits": "competing"}}, "does not know. Use suppressed"),
@@ -233,8 +233,8 @@ def test_the_ema_names_pixels(world: World, tmp_path: Path) -> None:
         ({"objectives": {"dense_stride": 5}}, r"\[32, 32\] is not a whole number of cells"),
     ],
 )
-def test_settings_that_contradict_each_other(changes: Sections, said: str) -> None:
-    with pytest.raises(ValidationError, match=said):
+def test_settings_that_contradict_each_other(changes: Sections, message: str) -> None:
+    with pytest.raises(ValidationError, match=message):
         config_of(changes)
 
 

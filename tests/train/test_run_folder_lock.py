@@ -54,7 +54,7 @@ def test_a_second_training_is_refused_until_the_first_is_gone(
 ) -> None:
     """Killed, it leaves no lock, though its loader processes live on for some seconds."""
     train_tiny_students(monkeypatch)
-    out, said = tmp_path / "run", tmp_path / "said"
+    out, message = tmp_path / "run", tmp_path / "message"
     heard, tell = os.pipe()
 
     def wait(step: int) -> None:
@@ -62,9 +62,11 @@ def test_a_second_training_is_refused_until_the_first_is_gone(
             os.write(tell, b".")
             signal.pause()
 
-    first = child(lambda: void(run(world, out, config_of(workers=workers), after_step=wait)), said)
+    first = child(
+        lambda: void(run(world, out, config_of(workers=workers), after_step=wait)), message
+    )
     os.close(tell)
-    assert os.read(heard, 1) == b".", said.read_text()
+    assert os.read(heard, 1) == b".", message.read_text()
     os.close(heard)
     try:
         with pytest.raises(
@@ -98,7 +100,7 @@ def test_a_folder_that_was_there_stays(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["mine"]
 
 
-def test_a_place_that_cannot_be_written_is_said(tmp_path: Path) -> None:
+def test_a_place_that_cannot_be_written_is_reported(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
     out = tmp_path / "file" / "run"
     with pytest.raises(ResourceError, match=r"run: cannot write its \.lock"), only_writer(out):

@@ -113,14 +113,14 @@ def test_published_weights_load_by_name(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "shape", "said"),
+    ("name", "shape", "message"),
     [
         ("block2.1.attn.spatial_gating_unit.conv2_2.weight", (64, 1, 1, 21), "of another shape"),
         ("patch_embed3.proj.weight", None, "missing by name"),
     ],
 )
 def test_weights_that_do_not_fit_are_named(
-    tmp_path: Path, name: str, shape: tuple[int, ...] | None, said: str
+    tmp_path: Path, name: str, shape: tuple[int, ...] | None, message: str
 ) -> None:
     path = tmp_path / "mscan_t.pth"
     state = weight_file(path)
@@ -129,13 +129,13 @@ def test_weights_that_do_not_fit_are_named(
     else:
         del state[name]
     torch.save({"state_dict": state}, path)
-    with pytest.raises(UserError, match=rf"mscan_t\.pth.*{said}.*{name}"):
+    with pytest.raises(UserError, match=rf"mscan_t\.pth.*{message}.*{name}"):
         build_student(
             StudentConfig(architecture="segnext", encoder="mscan_t", weights=str(path)), 8
         )
 
 
-def test_what_cannot_be_built_is_said() -> None:
+def test_what_cannot_be_built_is_reported() -> None:
     with pytest.raises(UserError, match=r"'mit_b0'.*mscan_t, mscan_s, mscan_b, mscan_l"):
         build_student(StudentConfig(architecture="segnext", encoder="mit_b0", weights="none"), 8)
     config = StudentConfig(architecture="segnext", encoder="mscan_t", weights="hub")

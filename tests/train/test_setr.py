@@ -130,9 +130,9 @@ def test_published_weights_load_by_name(tmp_path: Path, wrapper: str, head: Head
         assert torch.equal(tensor, state[name]), name
 
 
-@pytest.mark.parametrize(("stored", "said"), [(24, "24 x 24"), (7, "7 x 7")])
+@pytest.mark.parametrize(("stored", "message"), [(24, "24 x 24"), (7, "7 x 7")])
 def test_positions_of_another_grid_are_resampled(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture, stored: int, said: str
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, stored: int, message: str
 ) -> None:
     state = published(grid=stored)
     torch.save(state, tmp_path / "vit.pth")
@@ -141,7 +141,7 @@ def test_positions_of_another_grid_are_resampled(
     )
     with caplog.at_level(logging.INFO):
         student = build_student(config, 8)
-    assert f"pos_embed resampled from {said} to 14 x 14 patches" in caplog.text
+    assert f"pos_embed resampled from {message} to 14 x 14 patches" in caplog.text
     table = student.state_dict()["network.encoder.pos_embed"]
     expected = timm.layers.resample_abs_pos_embed(state["pos_embed"], [14, 14])
     assert torch.equal(table[:, :1], state["pos_embed"][:, :1])
@@ -149,7 +149,7 @@ def test_positions_of_another_grid_are_resampled(
 
 
 @pytest.mark.parametrize(
-    ("name", "shape", "said"),
+    ("name", "shape", "message"),
     [
         ("blocks.3.attn.qkv.weight", (192, 192), "of another shape"),
         ("blocks.11.mlp.fc2.bias", None, "missing by name"),
@@ -157,7 +157,7 @@ def test_positions_of_another_grid_are_resampled(
     ],
 )
 def test_weights_that_do_not_fit_are_named(
-    tmp_path: Path, name: str, shape: tuple[int, ...] | None, said: str
+    tmp_path: Path, name: str, shape: tuple[int, ...] | None, message: str
 ) -> None:
     state = published(grid=14)
     if shape:
@@ -167,7 +167,7 @@ def test_weights_that_do_not_fit_are_named(
     torch.save(state, tmp_path / "vit.pth")
     encoder = tiny("setr_naive").network.encoder
     assert isinstance(encoder, torch.nn.Module)
-    with pytest.raises(UserError, match=rf"vit\.pth.*{said}.*{name}"):
+    with pytest.raises(UserError, match=rf"vit\.pth.*{message}.*{name}"):
         load_encoder_weights(encoder, str(tmp_path / "vit.pth"))
 
 
@@ -186,7 +186,7 @@ def test_the_hub_is_timms(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize(
-    ("head", "encoder", "said"),
+    ("head", "encoder", "message"),
     [
         ("setr_naive", "resnet18", "no plain ViT"),
         ("setr_naive", "mit_b0", "mit_b0"),
@@ -195,8 +195,8 @@ def test_the_hub_is_timms(monkeypatch: pytest.MonkeyPatch) -> None:
         ("setr_up", TINY, "segnext, setr_mla, setr_naive, setr_pup"),
     ],
 )
-def test_what_cannot_be_built_is_said(head: str, encoder: str, said: str) -> None:
-    with pytest.raises(UserError, match=said):
+def test_what_cannot_be_built_is_reported(head: str, encoder: str, message: str) -> None:
+    with pytest.raises(UserError, match=message):
         build_student(StudentConfig(architecture=head, encoder=encoder, weights="none"), 8)
 
 

@@ -215,7 +215,7 @@ def test_parameter_groups_hold_every_parameter_once() -> None:
 
 
 @pytest.mark.parametrize(
-    ("architecture", "encoder", "said"),
+    ("architecture", "encoder", "message"),
     [
         ("segfourmer", "resnet18", "segformer"),
         ("segformer", "resnet19", "resnet18"),
@@ -224,8 +224,8 @@ def test_parameter_groups_hold_every_parameter_once() -> None:
         ("dpt", "resnet18", "tu-"),
     ],
 )
-def test_what_cannot_be_built_is_said(architecture: str, encoder: str, said: str) -> None:
-    with pytest.raises(UserError, match=said):
+def test_what_cannot_be_built_is_reported(architecture: str, encoder: str, message: str) -> None:
+    with pytest.raises(UserError, match=message):
         small(architecture, encoder)
 
 

@@ -129,7 +129,7 @@ def test_the_command_measures_speed_and_writes_json() -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         (["segformer"], "give ARCHITECTURE/ENCODER"),
         (["segformers/mit_b0"], "'segformers' is not known"),
@@ -139,7 +139,7 @@ def test_the_command_measures_speed_and_writes_json() -> None:
 )
 def test_mistakes_are_one_message(
     arguments: list[str],
-    said: str,
+    message: str,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
@@ -147,4 +147,4 @@ def test_mistakes_are_one_message(
     with pytest.raises(SystemExit) as stop:
         main()
     assert stop.value.code == UserError.exit_code
-    assert said in capsys.readouterr().err
+    assert message in capsys.readouterr().err

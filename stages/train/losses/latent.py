@@ -42,10 +42,10 @@ class LatentDecoder(nn.Module):
     def forward(
         self, query_BKD: Tensor, asked_BK: Tensor, key_BMD: Tensor, there_BM: Tensor
     ) -> Tensor:
-        """(B, K, D) float32 answers to the queries that are asked, from the keys that are there.
+        """(B, K, D) float32 answers to the queries of `asked_BK`, from the keys of `there_BM`.
 
-        Both masks are bool. An image needs one key at least; what stands in slots that were not
-        asked for means nothing.
+        Both masks are bool. An image needs at least one key; the answers in other slots have no
+        meaning.
         """
         # An image without a query: attention over nothing would be NaN, in the gradients too.
         asked_BK = asked_BK | ~asked_BK.any(1, keepdim=True)

@@ -75,7 +75,7 @@ class LossInputs:
     masks: CropMasks | None
     scores: ClassScores | None
     answer_BKD: Tensor | None
-    """The decoder's embedding of each mask that it is asked for (`latent.latent_embeddings`)."""
+    """The decoder's embeddings of the masks (`latent.latent_embeddings`)."""
 
     @property
     def objectives(self) -> ObjectiveConfig:
