@@ -248,7 +248,7 @@ def changed_crops(*, quick: bool) -> list[Ratio]:
             retry_failed=False,
             progress=lambda _: None,
         )
-        why = {step.artifact: " ".join(step.why) for step in found.steps}
+        why = {each.artifact: " ".join(each.why) for each in found.artifacts}
         assert why.keys() == {"regions", "local"}, why
         assert "regions.merge_threshold: stored 0.9, asked 0.92" in why["regions"], why
         assert "made from index, regions" in why["local"], why

@@ -17,11 +17,11 @@ def forecast_lines(found: Forecast) -> list[str]:
     if found.refused:
         why, *differing = found.refused
         return [*lines, f"this would be refused: {why}", *(f"  {line}" for line in differing)]
-    if not found.steps:
+    if not found.artifacts:
         lines.append("nothing to do: every artifact of every image is there")
         return [*lines, *_NEEDS_UPDATE] if found.update else lines
-    for step in found.steps:
-        lines += [_step_line(step), *(f"  {text}" for text in _reasons(step))]
+    for each in found.artifacts:
+        lines += [_artifact_line(each), *(f"  {text}" for text in _reasons(each))]
     free = "" if found.free is None else f" of {console.size_text(found.free)} free"
     lines.append(f"writes {console.size_text(found.bytes)}{free}")
     if found.free is not None and found.bytes > found.free:
@@ -33,14 +33,14 @@ def forecast_lines(found: Forecast) -> list[str]:
     return lines
 
 
-def _step_line(step: ArtifactForecast) -> str:
-    what = "classes" if step.artifact == "text" else "images"
-    copied = f", {step.copied} copied" if step.copied else ""
-    return f"{step.artifact}: {step.rows} {what}{copied}"
+def _artifact_line(forecast: ArtifactForecast) -> str:
+    what = "classes" if forecast.artifact == "text" else "images"
+    copied = f", {forecast.copied} copied" if forecast.copied else ""
+    return f"{forecast.artifact}: {forecast.rows} {what}{copied}"
 
 
-def _reasons(step: ArtifactForecast) -> list[str]:
-    reasons = [(reason, rows) for reason, rows in step.why.items() if rows]
+def _reasons(forecast: ArtifactForecast) -> list[str]:
+    reasons = [(reason, rows) for reason, rows in forecast.why.items() if rows]
     if len(reasons) == 1:
         return [reasons[0][0]]
     return [f"{rows}: {reason}" for reason, rows in reasons]

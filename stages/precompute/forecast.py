@@ -1,7 +1,7 @@
 """What a run would do, why, and what it would cost: `--dry-run`, and `zsseg cache why`.
 
-Nothing is written to the store. The time is that of a few images of the data set, computed into a
-folder of their own.
+Nothing is written to the store. The time is estimated from a few images of the data set, which are
+computed into a temporary folder.
 """
 
 from collections.abc import Mapping
@@ -20,7 +20,7 @@ from zsseg.stages.precompute.plan.wanted_store import WantedStore
 from zsseg.stages.precompute.plan.work_plan import Plan, Planner, planned_bytes
 
 SAMPLED = 4
-"""Images that the time is measured on."""
+"""Images that are computed to estimate the time."""
 
 
 @dataclass(frozen=True)
@@ -29,9 +29,9 @@ class ArtifactForecast:
 
     artifact: str
     rows: int
-    """To compute; of `text` classes, of a basis images."""
+    """Rows to compute; of `text` classes, of a basis images."""
     copied: int
-    """Rows that are written again with the values that they have."""
+    """Rows that are written again with their old values."""
     why: Mapping[str, int]
     """Reason -> rows."""
 
@@ -43,22 +43,22 @@ class Forecast:
     path: StorePath
     images: int
     refused: tuple[str, ...]
-    """Why it would not begin, whatever is added to the command."""
+    """Why the run would end at once with or without --update; empty where it would not."""
     update: bool
     """Does it need --update?"""
-    steps: tuple[ArtifactForecast, ...]
+    artifacts: tuple[ArtifactForecast, ...]
     bytes: int
-    """To be written at least, uncompressed."""
+    """Bytes written, before compression."""
     free: int | None
-    """Bytes on the disk; None elsewhere."""
+    """Free bytes on the disk; None for a store at a URL."""
     seconds: float | None
-    """Estimated; None where nothing is to be done."""
+    """Estimated; None where nothing is computed."""
 
 
 def forecast_plan(planner: Planner, plan: Plan, engine: Engine) -> Forecast:
-    """The forecast of a plan. Loads the teacher to measure, when there is anything to compute."""
+    """The forecast of a plan. Loads the teacher when there is anything to compute."""
     wanted, found = planner.wanted, planner.mismatch
-    steps = tuple(
+    artifacts = tuple(
         ArtifactForecast(name, plan.rows[name], plan.copied[name], dict(plan.why[name]))
         for name in plan.todo
     )
@@ -68,7 +68,7 @@ def forecast_plan(planner: Planner, plan: Plan, engine: Engine) -> Forecast:
         images=wanted.manifest.rows,
         refused=_refused(wanted.path, found),
         update=changed or bool(found and found.lines),
-        steps=steps,
+        artifacts=artifacts,
         bytes=planned_bytes(plan, wanted.manifest),
         free=storage(wanted.path).free_bytes(),
         seconds=_seconds(wanted, plan, engine) if plan.todo else None,
@@ -84,7 +84,7 @@ def _refused(path: StorePath, found: Mismatch | None) -> tuple[str, ...]:
 
 
 def _seconds(wanted: WantedStore, plan: Plan, engine: Engine) -> float:
-    """How long it would take one process, from a few images spread over the data set."""
+    """Seconds that one process would take, from a few images spread over the data set."""
     from zsseg.stages.precompute.timing import timed
 
     places = np.linspace(0, len(wanted.samples) - 1, min(SAMPLED, len(wanted.samples)))
@@ -92,7 +92,7 @@ def _seconds(wanted: WantedStore, plan: Plan, engine: Engine) -> float:
     needed = [name for name in PER_ROW if plan.rows[name]]
     per_image = engine.ask(partial(timed, wanted=replace(wanted, samples=few), needed=needed))
     seconds = sum(per_image[name] * plan.rows[name] for name in needed)
-    if wanted.config.dense.format == "none":  # made wherever regions need them, and not kept
+    if wanted.config.dense.format == "none":  # made again for each image whose regions are mined
         seconds += per_image.get("dense", 0.0) * (plan.rows["regions"] - plan.rows["dense"])
     if plan.rows["text"]:
         seconds += per_image["text"] * plan.rows["text"]

@@ -1,6 +1,6 @@
-"""Stage one: the store of a split is made, continued, or found complete.
+"""Stage one: makes the store of a split, continues it, or finds it complete.
 
-The list of what is missing is made first, and torch is loaded only when there is something on it.
+First a plan is made of what is missing; torch is loaded only when there is anything in it.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -31,22 +31,21 @@ from zsseg.stages.precompute.teacher.teacher_files import TeacherFiles, Traits, 
 
 @dataclass(frozen=True)
 class PrecomputeResult:
-    """What a run did, and how the store stands."""
+    """What a run did, and the state of the store."""
 
     path: StorePath
     images: int
     written: dict[str, int]
-    """Rows that this run computed, by artifact; empty when everything was there."""
+    """Rows that this run computed, by artifact; empty when the store was complete."""
     seconds: dict[Phase, float]
-    """Where this run's time went."""
     failed: dict[str, str]
-    """Id -> reason of every image that could not be used, in this run or before."""
+    """Id -> reason, of every image that cannot be used."""
     forwards: dict[str, int]
     """Images and crops that passed the teacher in this run, by artifact."""
     kept: dict[str, int]
-    """What was written again with the values that it had: of `local` tokens of crops, else rows."""
+    """Rows that were written again with their old values; of `local` tokens of crops."""
     loss: DenseLoss | None
-    """What storing dense tokens in fewer bytes costs; None in fp16, and where none are stored."""
+    """What dense tokens have lost by their format; None in fp16, and where none are stored."""
 
 
 def precompute(
@@ -123,7 +122,7 @@ def _teacher_files(request: PrecomputeRequest, scheduler: str | None) -> Teacher
 
 
 def _wanted_store(engine: Engine, request: PrecomputeRequest, files: TeacherFiles) -> WantedStore:
-    """The store that is asked for; the engine says what a new one is begun with."""
+    """The store that is asked for; a new one gets the settings that the engine's machine has."""
 
     def look(asked: PrecomputeConfig) -> dict[str, str]:
         from zsseg.stages.precompute.engine.questions import found_where_asked
@@ -139,7 +138,7 @@ def _wanted_store(engine: Engine, request: PrecomputeRequest, files: TeacherFile
 
 
 def _open_writer(wanted: WantedStore, *, update: bool) -> Writer:
-    """The store that is wanted, under this process's lock."""
+    """The wanted store, opened and locked by this process."""
     return Writer.open(
         wanted.path,
         identity=wanted.manifest.identity,
@@ -152,7 +151,7 @@ def _open_writer(wanted: WantedStore, *, update: bool) -> Writer:
 
 
 def _check_space(wanted: WantedStore, plan: Plan) -> None:
-    """Raise ResourceError before the work when what it makes does not fit on the disk."""
+    """Raise ResourceError when what is to be written does not fit on the disk."""
     needed, free = planned_bytes(plan, wanted.manifest), storage(wanted.path).free_bytes()
     if free is not None and needed > free:
         raise ResourceError(
@@ -177,14 +176,16 @@ def _finish(writer: Writer, wanted: WantedStore, engine: Engine, meter: Meter) -
     """Seal the store, measure its dense tokens, and note in its history what it was made from."""
     command = store_command(wanted.spec, wanted.split, wanted.limit, wanted.config)
     writer.seal(command=command)
-    loss = _loss(writer, wanted, engine, meter)
+    loss = _dense_loss(writer, wanted, engine, meter)
     places = {"root": str(wanted.root.resolve()), "teacher": wanted.files.located}
     _remember(writer, places | settings_entry(wanted.settings))
     return loss
 
 
-def _loss(writer: Writer, wanted: WantedStore, engine: Engine, meter: Meter) -> DenseLoss | None:
-    """What storing dense tokens in fewer bytes costs, measured once and kept in the history."""
+def _dense_loss(
+    writer: Writer, wanted: WantedStore, engine: Engine, meter: Meter
+) -> DenseLoss | None:
+    """What dense tokens have lost by their format: measured once, and kept in the history."""
     config = wanted.config
     loss = recorded_loss(wanted.path, writer.manifest)
     if loss is not None or config.dense.format in ("fp16", "none"):
@@ -217,11 +218,11 @@ def _remember(writer: Writer, values: Mapping[str, Any]) -> None:
 
 
 def _failures(writer: Writer, samples: Sequence[Sample]) -> dict[str, str]:
-    """Id -> reason, as the receipts have them."""
+    """Id -> reason of all images that cannot be used, from the receipts."""
     failed: dict[str, str] = {}
     shards = range(-(-len(samples) // writer.manifest.shard_rows))
     with storage(writer.path).read_ahead():
-        for shard in shards:  # a receipt holds hashes of every image: not all of them at once
+        for shard in shards:  # one by one: a receipt holds hashes of all its images
             receipt = writer.receipt("index", shard)
             assert receipt is not None
             failed |= {samples[int(row)].id: why for row, why in receipt["failures"].items()}

@@ -14,10 +14,9 @@ Result = TypeVar("Result")
 
 
 class _OneBlasThread:
-    """BLAS has one thread while anybody is inside, from whatever thread he came.
+    """Limits BLAS to one thread while any caller is inside.
 
-    Its number of threads belongs to the process: whoever put it back on leaving would put it back
-    under the others.
+    The number of BLAS threads belongs to the process, so the last one to leave restores it.
     """
 
     def __init__(self) -> None:
@@ -27,7 +26,7 @@ class _OneBlasThread:
     def __enter__(self) -> None:
         with self._lock:
             if not self._inside:
-                _let_anyone_set_blas_threads()
+                _allow_any_thread_to_set_blas_threads()
                 self._limits = threadpool_limits(limits=1, user_api="blas")
             self._inside += 1
 
@@ -36,15 +35,16 @@ class _OneBlasThread:
             self._inside -= 1
             if not self._inside:
                 assert self._limits is not None
-                _let_anyone_set_blas_threads()
+                _allow_any_thread_to_set_blas_threads()
                 self._limits.restore_original_limits()
-                _let_anyone_set_blas_threads()
+                _allow_any_thread_to_set_blas_threads()
 
 
-def _let_anyone_set_blas_threads() -> None:
+def _allow_any_thread_to_set_blas_threads() -> None:
     """Since threadpoolctl 3.8 the first thread that sets OpenBLAS' number of threads owns it.
 
-    Others' calls do nothing, without a word; those who come here first and last are any threads.
+    Calls from other threads silently do nothing. The first to enter and the last to leave are often
+    different threads.
     """
     release = getattr(threadpoolctl.OpenBLASController, "clear_controlling_thread", None)
     if release is not None:
@@ -55,7 +55,7 @@ _ONE_BLAS_THREAD = _OneBlasThread()
 
 
 def processors() -> int:
-    """How many this process may use: OMP_NUM_THREADS, as everywhere, or all there are."""
+    """How many threads this process may use: OMP_NUM_THREADS, or one per processor."""
     asked = os.environ.get("OMP_NUM_THREADS", "")
     return int(asked) if asked.isdecimal() and int(asked) else os.cpu_count() or 1
 
@@ -67,12 +67,12 @@ def slices(number: int, size: int) -> Iterator[slice]:
 
 
 def in_threads(function: Callable[[Item], Result], items: Sequence[Item]) -> list[Result]:
-    """The function of every item, in order, in as many threads as `processors`.
+    """The function of every item, in order, computed in `processors()` threads.
 
-    Pays where the work leaves the interpreter lock alone, as decoding does. Inside, BLAS and OpenMP
-    have one thread each: sums must not depend on how many there are, and threads of threads are
-    slow. The first exception is raised. May be called from several threads at once, not from an
-    item.
+    Faster where the function releases the interpreter lock, as decoding does. Inside, BLAS and
+    OpenMP have one thread each: sums must not depend on the number of threads, and nested threads
+    are slow. Raises the first exception. Several threads may call it at a time, but the function
+    must not.
     """
     pools = ThreadpoolController()
 

@@ -1,4 +1,4 @@
-"""How long each artifact of a few images takes, for a forecast."""
+"""Seconds that each artifact of a few images takes, for a forecast."""
 
 import tempfile
 from collections.abc import Sequence
@@ -25,8 +25,8 @@ from zsseg.stages.precompute.teacher.text_embeddings import embed_classes
 def timed(worker: ShardWorker, *, wanted: WantedStore, needed: Sequence[str]) -> dict[str, float]:
     """Seconds that each needed artifact takes per image of `wanted`, and `text` per class.
 
-    Each is made as in a run, in a store of these images only that is deleted again; those before it
-    are made too. Dense tokens in half precision, whatever the format: the teacher is what counts.
+    Each is made as in a run, with those that it is made from, in a temporary store of these images.
+    Dense tokens are stored in half precision, whatever their format: the teacher is what counts.
     """
     config = wanted.config
     dense = config.dense.model_copy(update={"format": "fp16"})
@@ -46,7 +46,7 @@ def timed(worker: ShardWorker, *, wanted: WantedStore, needed: Sequence[str]) ->
             write_durably(here / name / "zarr.json", array_json(manifest, artifact, spec))
         context = RunContext(here, manifest, wanted.spec, wanted.root, config)
         grey_HW3 = np.full((*teacher.native_size, 3), 127, np.uint8)
-        teacher.cls([grey_HW3])  # what is slow the first time only
+        teacher.cls([grey_HW3])  # the first pass is slower than the others
         start = perf_counter()
         embed_classes(teacher, wanted.spec.prompt_names[:1], config.text.templates)
         seconds["text"] = perf_counter() - start

@@ -122,10 +122,20 @@ def test_reasons_name_files_relative_to_the_root_and_nothing_else() -> None:
     assert row.failure is not None
     assert row.failure.startswith("mydata/a.png: cannot be read")
     assert "'mydata/a.png'" in row.failure
-    made = pictures._relative(
-        f"{label} and {image}, not mydata/b.png", Sample("a", image, label), Path("data")
-    )
-    assert made == "data/a.png and mydata/a.png, not mydata/b.png"
+
+
+def test_a_path_that_is_part_of_the_other_is_not_taken_for_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    image, label = Path("data/mydata/a.png"), Path("data/data/a.png")
+
+    def failing(_: Path) -> None:
+        raise DatasetError(f"{label} and {image}, not mydata/b.png")
+
+    monkeypatch.setattr(pictures, "read_image", failing)
+    sample = Sample(id="a", image=image, label=label)
+    row = pictures.read_image_row(load_spec("camvid"), Path("data"), sample)
+    assert row.failure == "data/a.png and mydata/a.png, not mydata/b.png"
 
 
 def test_a_shard_of_bad_images_only(fresh: tuple[Path, Path], tiny_clip: str) -> None:

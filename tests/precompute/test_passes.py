@@ -246,12 +246,24 @@ def test_a_gpu_is_waited_for_once_when_all_is_on_its_way(monkeypatch: pytest.Mon
     assert done[1:] == [*both, "mark", "wait"]
 
 
-def test_mean_and_deviation_are_brought_to_the_device_once(tiny_clip: str) -> None:
+def test_mean_and_deviation_are_copied_to_the_device_once(
+    tiny_clip: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     teacher = load_teacher(resolve_teacher(tiny_clip), device="cpu")
-    mean_311, std_311 = teacher._normal
-    assert teacher._normal[0] is mean_311
-    np.testing.assert_allclose(mean_311.flatten(), teacher.mean, rtol=1e-6)
-    np.testing.assert_allclose(std_311.flatten(), teacher.std, rtol=1e-6)
+    copied, tensor = list[Any](), torch.tensor
+
+    def noted(value: Any, **more: Any) -> Tensor:
+        copied.append(value)
+        return tensor(value, **more)
+
+    monkeypatch.setattr(torch, "tensor", noted)
+    for _ in range(2):
+        teacher.cls(list(batch(1)))
+        teacher.dense(list(batch(1)), DenseConfig(size=(64, 64)))
+    assert [value for value in copied if value in (teacher.mean, teacher.std)] == [
+        teacher.mean,
+        teacher.std,
+    ]
 
 
 def convolutions(teacher: Teacher) -> list[Tensor]:

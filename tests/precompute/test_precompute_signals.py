@@ -41,7 +41,8 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("kind", [signal.SIGINT, signal.SIGTERM])
-@pytest.mark.parametrize("workers", [None, 2])
+# A worker's process imports torch and is ended: up to 10 s on two cores.
+@pytest.mark.parametrize("workers", [None, 1])
 def test_a_signal_ends_a_run_soon_and_says_how_to_go_on(
     world: Path, tiny_clip: str, tmp_path: Path, kind: signal.Signals, workers: int | None
 ) -> None:

@@ -317,7 +317,7 @@ def test_failed_images_are_planned_when_their_file_changes_or_on_demand(
     image_of(world, 5).write_bytes(good[:200])
     _, plan = planned(world, tiny_clip, path.parent)
     assert (plan.states, plan.rows["cls"]) == ({5: "useless"}, 1)
-    assert plan.why["index"] == {"they fail otherwise now": 1}
+    assert plan.why["index"] == {"they fail for another reason now": 1}
     image_of(world, 5).write_bytes(good)
     _, plan = planned(world, tiny_clip, path.parent)
     assert plan.states == {5: "usable"}
@@ -396,7 +396,7 @@ def test_a_forecast_says_that_an_update_is_needed_though_nothing_is_computed(
     config = CONFIG.model_copy(update={"local": LocalConfig(enabled=False)})
     planner, plan = planned(world, tiny_clip, path.parent, config=config)
     found = forecast_plan(planner, plan, cast(Engine, None))
-    assert (found.steps, found.update) == ((), True)
+    assert (found.artifacts, found.update) == ((), True)
     assert forecast_lines(found)[-1] == "needs --update"
     with pytest.raises(CacheError, match="--update"):
         run_stage(world, tiny_clip, path.parent, config=config)

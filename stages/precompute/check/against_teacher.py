@@ -1,8 +1,8 @@
-"""Does a store hold what its teacher says? Some images go through the teacher again.
+"""Compares a store with its teacher: a few images go through the teacher again.
 
-Checksums prove that the bytes are those that were written; this proves that they were right, and
-that teacher, preprocessing and libraries still are what they were. Fresh tokens go through the
-store's own format before they are compared, so what a smaller format loses does not count.
+Checksums prove that the bytes are those that were written. This shows that they were right, and
+that teacher, preprocessing and libraries still give the same. Fresh tokens go through the store's
+own format before they are compared, so what a smaller format loses does not count.
 Legend: V views, D CLIP width, h w token grid, K masks, C classes.
 """
 
@@ -38,16 +38,16 @@ if TYPE_CHECKING:
 LEAST_COSINE: dict[Precision, float] = {"fp32": 0.9999, "fp16": 0.995, "bf16": 0.9}
 """Least cosine of a stored token and a fresh one, by the precision that the store was made in.
 
-Rounding to half precision moves a number by 2^-11 of itself at most, both of two equal ones the
-same way; where the last digits of fp32 differ (another processor, number of threads or batch) they
-may part by twice that, which leaves a cosine above 1 - (2 * 2^-11)^2 / 2 = 1 - 5e-7. A lower
-precision rounds in every layer, differently on another device: as far as it is from fp32, two
-devices may be from each other. data_cache/README.md has both sides measured."""
+Rounding to half precision moves a number by at most 2^-11 of itself. Where the last digits of fp32
+differ (another processor, number of threads or batch) two numbers may be rounded apart by twice
+that, which leaves a cosine above 1 - (2 * 2^-11)^2 / 2 = 1 - 5e-7. A lower precision rounds in
+every layer, and differently on another device: two devices may differ as much as each from fp32.
+docs/stores.md has cosines measured where all is right and where it is not."""
 
 LEAST_RAND_INDEX = 0.9
-"""Least mean adjusted Rand index of stored and fresh regions. Mined of the same tokens they are
-equal by scikit-learn, but cuML is not reproducible: a token between two clusters may go either way,
-and a pair of centres at the threshold be merged or not, so no single image is judged by it."""
+"""Least mean adjusted Rand index of stored and fresh regions. scikit-learn mines the same regions
+of the same tokens, but cuML is not reproducible: a token between two clusters may go either way,
+and a pair of centres at the threshold may be merged or not. So the mean is judged, and no image."""
 
 Score = tuple[float, float]
 """Mean and worst of one image's tokens, or of a class."""
@@ -55,7 +55,7 @@ Score = tuple[float, float]
 
 @dataclass(frozen=True)
 class ArtifactCheck:
-    """One artifact against the teacher."""
+    """The comparison of one artifact."""
 
     artifact: str
     measure: Literal["cosine", "adjusted Rand index"]
@@ -66,25 +66,25 @@ class ArtifactCheck:
     worst_at: str
     """Id of the image, or name of the class."""
     least: float
-    """What is asked of the worst cosine, or of the mean adjusted Rand index."""
+    """The limit for the worst cosine, or for the mean adjusted Rand index."""
     below: tuple[str, ...]
-    """Ids or names of all that are below it."""
+    """Ids or names of all below the limit."""
 
     @property
     def passed(self) -> bool:
-        """Is the store's artifact what the teacher says?"""
+        """Does the artifact agree with the teacher?"""
         return (self.worst if self.measure == "cosine" else self.mean) >= self.least
 
 
 @dataclass(frozen=True)
 class TeacherCheck:
-    """What the comparison found."""
+    """The result of the comparison."""
 
     images: int
     """Images compared."""
     checks: tuple[ArtifactCheck, ...]
     left_out: dict[str, str]
-    """Id -> why an image that was chosen could not be compared."""
+    """Id -> reason why an image, or a part of it, was not compared."""
 
 
 def compare_with_teacher(
@@ -98,9 +98,9 @@ def compare_with_teacher(
 ) -> TeacherCheck:
     """Send at most `number` images, evenly spread, through the teacher again, and all class names.
 
-    Root, teacher and device are those that the history says unless they are given. Images whose
-    file has changed are left out. Raises CacheError for a store that is not whole, or when it is
-    not known what it was made from.
+    Root, teacher and device are those noted in the history unless they are given. Images whose file
+    has changed are left out. Raises CacheError for an incomplete store, or when its history does
+    not say what it was made from.
     """
     if number < 1:
         raise UserError(f"--against-teacher {number}: at least one image is needed")
@@ -139,7 +139,7 @@ def compare_with_teacher(
 def _picture(
     store: Store, row: int, sample: Sample | None, spec: DatasetSpec, root: Path
 ) -> tuple[Picture | None, str]:
-    """An image as it was when the store was made, and what has changed since, if anything."""
+    """An image if its file has not changed, and a text on what has changed, if anything."""
     if sample is None:
         return None, "it is not in the data set any more"
     shard, place = divmod(row, store.shard_rows)
@@ -230,7 +230,7 @@ def _local_score(row: _Row) -> Score | None:
     )
     id_K = row.stored("local_ids")
     if not np.array_equal(id_K, fresh["local_ids"][0]):
-        return 0.0, 0.0  # tokens of other masks
+        return 0.0, 0.0  # the tokens are those of other masks
     there = id_K >= 0
     if not there.any():
         return None

@@ -1,8 +1,8 @@
-"""The consistency gap: what the teacher says of a crop, against what a store says of that place.
+"""The consistency gap: the teacher's tokens of a crop, against the stored ones of that place.
 
-teacher(crop(x)) is what a student's crop should be taught; crop(teacher(x)) is what a store of
-whole images has for it. Recorded views close the gap of CLS tokens. That of dense tokens is the
-price of one map per image, and stays.
+A student that sees a crop should learn teacher(crop(x)); a store of whole images has
+crop(teacher(x)). Recorded views close the gap of CLS tokens. The gap of dense tokens stays: it is
+the price of storing one map per image.
 Legend: V views, T tokens, C classes, D CLIP width, h w token grid.
 """
 
@@ -27,42 +27,42 @@ from zsseg.stages.precompute.precompute_config import DenseConfig, ViewConfig
 from zsseg.stages.precompute.teacher.clip_teacher import Teacher
 
 CROPS = 4
-"""Crops per image that are compared: the first recorded ones, else those that would be recorded."""
+"""Crops per image that are compared: the first recorded ones, or those that would be recorded."""
 
 
 @dataclass(frozen=True)
 class Likeness:
-    """How alike tokens of the same pixels are that were made in two ways."""
+    """How similar two sets of tokens of the same pixels are."""
 
     cosine: float
     """Mean over all tokens."""
     worst: float
-    """Its mean over the tokens of a crop, of the worst crop."""
+    """Mean over the tokens of the worst crop."""
     same_class: float
-    """Share of the tokens that are nearest to the same class name."""
+    """Share of the tokens that are nearest to the same class name in both."""
 
 
 @dataclass(frozen=True)
 class Gap:
-    """What the crops' own tokens are compared with."""
+    """How similar the crops' own tokens are to what is compared with them."""
 
     images: int
     crops: int
     recorded: int
-    """Crops of each image that the store keeps a CLS token of."""
+    """Crops of each image whose CLS token the store has."""
     dense: Likeness
-    """Dense tokens: with the whole image's, cut out at the crop."""
+    """Dense tokens, to those of the whole image cut out at the crop."""
     image: Likeness
-    """CLS token: with the whole image's."""
+    """CLS token, to that of the whole image."""
     pooled: Likeness
-    """CLS token: with the mean of the whole image's dense tokens at the crop."""
+    """CLS token, to the mean of the whole image's dense tokens at the crop."""
     others: Likeness | None
-    """CLS token: with that of another whole image, as a measure for the lines above."""
+    """CLS token, to that of another whole image, as a reference for the ones above."""
 
 
 @dataclass(frozen=True)
 class StoredImage:
-    """What a store knows of a whole image."""
+    """What a store has of a whole image."""
 
     dense_Dhw: NDArray[np.floating]
     cls_D: NDArray[np.floating]
@@ -87,9 +87,9 @@ def measure_gap(
     """Compare at CROPS crops of at most `images` images, evenly spread over the store.
 
     `samples` are those of the store's rows, `teacher` is the one that it was made with; `progress`
-    is told how many images of how many are done. Dense tokens that the store does not keep are made
-    again. Raises DatasetError for an image that is no longer the one that was read then, and when
-    the store has no image at all.
+    gets the numbers of images done and of all. Dense tokens that the store does not keep are made
+    again. Raises DatasetError for an image that has changed since, and for a store in which every
+    image has failed.
     """
     config = dense_config(store)
     text_CD = store.read_all("text")
@@ -133,7 +133,7 @@ def compare_crops(
     *,
     config: DenseConfig,
 ) -> list[Compared]:
-    """What the teacher says of each crop of an image, against what is stored of all of it.
+    """Compare the teacher's tokens of each crop of an image with the stored ones of the whole.
 
     The stored map is cut as in training: tokens of length 1, bilinear, flipped with the crop.
     """
@@ -163,7 +163,7 @@ def compare_crops(
 
 
 def dense_config(store: Store) -> DenseConfig:
-    """How the dense tokens of a store were made, their format aside."""
+    """The settings that the dense tokens of a store were made with, but for their format."""
     asked, recipe = store.identity[DENSE], store.recipes[DENSE]
     height, width = asked["size"]
     return DenseConfig(size=(height, width), path=asked["path"], **path_settings(recipe))
@@ -187,7 +187,7 @@ def _dense(
 def _same_image(
     store: Store, row: int, *, spec: DatasetSpec, root: Path, sample: Sample
 ) -> NDArray[np.uint8]:
-    """The image of a row, if its file is that of then."""
+    """The image of a row, whose file must not have changed since the store was made."""
     now = read_image_row(spec, root, sample)
     then = store.receipt("index", row // store.shard_rows)["images"][row % store.shard_rows]
     if now.picture is None or now.hashes.image != then:

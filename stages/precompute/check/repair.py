@@ -1,8 +1,8 @@
-"""A damaged store made whole again: what is damaged goes, and stage one makes it once more.
+"""Repairs a damaged store: deletes what is damaged and lets stage one make it again.
 
-Everything that can be refused is refused first, while nothing has been touched. What is sound is
-never deleted, and what is put back beside the data (description, index) is proved before it is
-written: by the hash in the seal, or without one by the fingerprints in the receipts.
+All reasons to refuse are checked before anything is deleted. What is intact is never deleted.
+Description and index, which stage one does not make again, are rebuilt, and written only if they
+are proved right: by the hash in the seal, or without a seal by the fingerprints in the receipts.
 """
 
 import logging
@@ -56,7 +56,7 @@ _log = logging.getLogger(__name__)
 class Repair:
     """What was damaged, what was made again, and the store's fingerprint before and after.
 
-    `before` is None where the seal was damaged, and with it the fingerprint.
+    `before` is None where the seal, which holds the fingerprint, was damaged.
     """
 
     problems: tuple[DamagedFile, ...]
@@ -87,12 +87,12 @@ def repair_store(
     look: Callable[[int, int], None],
     progress: Callable[[Progress], None],
 ) -> Repair | None:
-    """Find what is damaged in a share of the data and in all else, and make it again.
+    """Find what is damaged, in a share of the data and in all other files, and make it again.
 
-    None when nothing is. Root, teacher and device are those that the history says unless they are
-    given. A store that is not finished is finished. `look` is told the shards that were looked at,
-    and `progress` what is being made. Raises CacheLocked when the store is being written, and
-    CacheError when it is not known, or not there any more, what the store was made from.
+    Returns None when nothing is damaged. Root, teacher and device are those noted in the history
+    unless they are given. An unfinished store is finished. `look` gets the numbers of shards
+    inspected and of all, `progress` the progress of stage one. Raises CacheLocked when the store is
+    being written, and CacheError when data set or teacher are unknown or no longer there.
     """
     if path.name in ("", ".."):  # its folder has a name, which counts
         path = path.resolve()
@@ -145,14 +145,17 @@ def _plan(
 
 
 def _other_settings(stored: Manifest, wanted: Manifest) -> list[str]:
-    """In what the recipes that this version writes for a store's settings are not its own."""
+    """How the recipes that this version writes for a store's settings differ from its own."""
     made, asked = fingerprints(stored.artifacts), fingerprints(wanted.artifacts)
     recipes = ({a.name: description(a) for a in each.artifacts} for each in (stored, wanted))
     return [] if made == asked else differing_fields(*recipes)
 
 
 def _put_back(path: StorePath, found: Inspection, plan: _Plan) -> None:
-    """Write the description and the index again, where they are damaged and can be proved."""
+    """Rebuild the description and the index where they are damaged.
+
+    Raises CacheError where a rebuilt file is not proved to be the lost one.
+    """
     damaged = {problem.file for problem in found.problems}
     made = {GROUP: group_json(plan.manifest), INDEX: plan.index}
     wanted = {file: content for file, content in made.items() if file in damaged}
@@ -173,7 +176,7 @@ def _put_back(path: StorePath, found: Inspection, plan: _Plan) -> None:
 def _unproved(
     path: StorePath, found: Inspection, manifest: Manifest, wanted: Mapping[str, bytes]
 ) -> list[str]:
-    """What speaks against these contents being those that were lost."""
+    """Reasons why these contents may not be those that were lost."""
     if found.root is not None:
         sealed = read_seal(path)["files"]
         return [
@@ -198,7 +201,7 @@ def _unproved(
 
 
 def _check_place(path: StorePath, plan: _Plan) -> None:
-    """CacheError when stage one would not find the store where it is."""
+    """Raise CacheError when stage one would not find the store under its name."""
     identity, files = plan.manifest.identity, plan.files
     dataset, split = plan.settings.spec.name, plan.settings.split
     place = locate_store(path.parent, identity, dataset=dataset, split=split, teacher=files.slug)

@@ -1,4 +1,4 @@
-"""What stage one has to know of an artifact, and what the functions that make one get.
+"""What stage one has to know of an artifact, and the inputs of the functions that make it.
 
 Legend: N images of the shard that are made.
 """
@@ -37,7 +37,7 @@ class RecipeInputs:
     spec: DatasetSpec
     files: TeacherFiles
     config: PrecomputeConfig
-    """Resolved; what is `auto` all the same stands for its value without a GPU."""
+    """Resolved; an `auto` that is left stands for its value without a GPU."""
     traits: Traits
 
     @property
@@ -132,7 +132,7 @@ def recipe_precision(recipe: Recipe) -> Precision:
 
 
 def no_settings(_: Recipe) -> dict[str, dict[str, Any]]:
-    """For an artifact whose recipe says no setting that another one does not say."""
+    """`ArtifactKind.settings` of a recipe that has no setting of its own."""
     return {}
 
 

@@ -34,7 +34,7 @@ class Crop:
         return crop_HW3
 
     def digest(self, salt: str) -> str:
-        """Hash of all that a teacher sees of it, whatever colour it fills with; and of `salt`."""
+        """Hash of the mask, its pixels and `salt`; it does not depend on the fill colour."""
         height, width = self.outside_HW.shape
         seen = xxhash.xxh3_128(f"{salt} {height} {width} ".encode())
         seen.update(np.packbits(self.outside_HW).tobytes())
@@ -55,8 +55,8 @@ def class_crops(
     A region's mask is the region of the token grid enlarged to pixels, less all pixels that carry
     a visible label. Of more than `max_masks` masks the largest are kept (equal areas: smaller id
     first). `margin` is the share of the box's sides added on each side, rounded to whole pixels
-    and clipped at the image. The crops are cut one by one as they are asked for: all together can
-    take many times the image's memory.
+    and clipped at the image. The iterator cuts one crop at a time: all together can take many times
+    the image's memory.
     """
     assert image_HW3.shape[:2] == visible_HW.shape
     pixel_region_HW = crop_map(region_hw, WHOLE, visible_HW.shape, fill=0)
@@ -75,7 +75,7 @@ def class_crops(
 
 
 def crop_salt(recipe: Mapping[str, Any]) -> str:
-    """What besides its pixels decides a crop's token, from the recipe of `local`."""
+    """All that decides a crop's token besides its pixels, from the recipe of `local`."""
     return fingerprint({key: recipe.get(key) for key in ("teacher", "size", "precision")})
 
 
@@ -91,7 +91,7 @@ class _Measures:
 
 
 def _measure(code_HW: NDArray[np.int16]) -> _Measures:
-    """All masks at once, from the runs of equal codes along the rows: they are few."""
+    """Measures all masks together, from the runs of equal codes along the rows, which are few."""
     height, width = code_HW.shape
     starts_HW = np.ones((height, width), dtype=np.bool_)
     starts_HW[:, 1:] = code_HW[:, 1:] != code_HW[:, :-1]

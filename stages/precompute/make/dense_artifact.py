@@ -64,7 +64,7 @@ def unkept_tokens(
 
 
 def token_recipe(inputs: RecipeInputs) -> dict[str, Any]:
-    """What dense tokens follow from, whatever is kept of them."""
+    """What dense tokens follow from, before they are stored in a format."""
     config, path = inputs.config.dense, inputs.traits.dense_path
     return {
         "teacher": inputs.files.recipe(),

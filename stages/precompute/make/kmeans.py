@@ -1,6 +1,6 @@
 """k-means from given seeds, on the GPU (cuML) or on the CPU (scikit-learn).
 
-cuML imports without a GPU and fails only in `fit`, so the GPU is asked for first.
+cuML can be imported without a GPU and fails only in `fit`, so the GPU is looked for first.
 
 Legend: N points, S seeds, K starts (seeds that are used), D width.
 """
@@ -19,10 +19,10 @@ from zsseg.stages.errors import ResourceError
 Backend = Literal["cuml", "sklearn"]
 
 _ONE_JOB = threading.Lock()
-"""Held while cuML works: it has one device per process, whose memory its calls would share."""
+"""Held while cuML works: calls at the same time would share the memory of one device."""
 
 EMPTIED = "Number of distinct clusters"
-"""How scikit-learn's warning of clusters that became empty begins, for a filter."""
+"""Beginning of scikit-learn's warning of clusters that became empty, for a filter."""
 
 
 def choose_backend(asked: Literal["auto", "cuml", "sklearn"]) -> Backend:
@@ -87,8 +87,8 @@ def _with_cuml(
     from cuml.cluster import KMeans
 
     # Both libraries stop when the centres' squared shifts add up to less than a tolerance. By 1e-4
-    # scikit-learn means 1e-4 of the points' mean variance, cuML the number itself: unit vectors of
-    # some hundred numbers would be taken for settled long before they are. It refuses 0.
+    # scikit-learn means 1e-4 of the points' mean variance, cuML the number itself, which is far too
+    # large for unit vectors of some hundred numbers. It refuses 0.
     tolerance = max(1e-4 * float(points_ND.var(0).mean()), 1e-12)
     with _ONE_JOB:
         model = KMeans(
@@ -98,7 +98,7 @@ def _with_cuml(
             max_iter=iterations,
             tol=tolerance,
             random_state=0,
-            output_type="numpy",  # whatever the process has set for all of cuML
+            output_type="numpy",  # instead of the default of the process
         ).fit(points_ND)
         return _results(model)  # reading an attribute copies it from the device
 

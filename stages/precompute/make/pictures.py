@@ -1,6 +1,6 @@
-"""What stage one reads of an image: pixels, visible label, and the hashes of both.
+"""What stage one reads of an image: pixels, visible label, and hashes of both.
 
-One bad image is a row, not a crash: it is kept with the reason, and gets zeros in every array.
+An image that cannot be used is a row with a reason and zeros in every array; the run goes on.
 Legend: N images, H W pixels.
 """
 
@@ -21,9 +21,9 @@ from zsseg.stages.errors import DatasetError
 
 @dataclass(frozen=True)
 class Hashes:
-    """xxh3_128 of an image file's bytes and of its visible label; None where there is no reading.
+    """xxh3_128 of an image file's bytes and of its visible label; None where it cannot be read.
 
-    The label's is taken of the visible classes, so it does not change with an unseen one.
+    In the visible label unseen classes are void, so a change among them leaves the hash as it is.
     """
 
     image: str | None
@@ -58,7 +58,7 @@ class OldRow:
 
 @dataclass(frozen=True)
 class ImageRow:
-    """One image as it was read: its picture, or why there is none."""
+    """One image as it was read: its picture, or the reason why it cannot be used."""
 
     hashes: Hashes
     picture: Picture | None
@@ -68,7 +68,7 @@ class ImageRow:
 def read_image_row(spec: DatasetSpec, root: Path, sample: Sample) -> ImageRow:
     """Decode one image and its visible label.
 
-    The reason of a failure names files relative to `root`, so that it is the same everywhere.
+    A failure's reason names files relative to `root`, so that it is the same on every machine.
     """
     visible_HW, label_failure = _read_visible(spec, sample)
     hashes = Hashes(file_hash(sample.image), _label_hash(visible_HW))
@@ -94,7 +94,7 @@ def content_hashes(spec: DatasetSpec, sample: Sample) -> Hashes:
 
 
 def _read_visible(spec: DatasetSpec, sample: Sample) -> tuple[NDArray[np.uint8] | None, str]:
-    """The visible label, or None and why."""
+    """The visible label, or None and the reason."""
     try:
         return read_visible_label(spec, sample), ""
     except DatasetError as error:
@@ -117,9 +117,9 @@ def _label_hash(visible_HW: NDArray[np.uint8] | None) -> str | None:
 
 
 def _relative(reason: str, sample: Sample, root: Path) -> str:
-    """The reason with the sample's files relative to the root, wherever it names them."""
+    """The reason, with the paths of the sample's files made relative to the root."""
     files = [sample.image, *([sample.label] if sample.label else [])]
     places = {str(file): file.relative_to(root).as_posix() for file in files}
-    # One pass, longest first: a name that is part of the other is not taken for it.
+    # In one pass, longest first: one path may be part of the other.
     named = "|".join(re.escape(file) for file in sorted(places, key=len, reverse=True))
     return re.sub(named, lambda match: places[match[0]], reason)

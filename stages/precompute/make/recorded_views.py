@@ -1,7 +1,7 @@
-"""Recorded views: which crops of an image the teacher is asked about, and the pixels it then sees.
+"""Recorded views: which crops of an image get a CLS token, and the pixels that the teacher sees.
 
-View 0 is the whole image; the others are random crops, kept as numbers. The student later cuts the
-same numbers out of the same image, so that token and pixels speak of the same thing.
+View 0 is the whole image; the others are random crops, stored as numbers. The student later cuts
+the same crops out of the image, so that token and pixels show the same.
 Legend: H W pixels of an image, V views of it with view 0, R C rows and columns of the teacher.
 """
 
@@ -22,9 +22,9 @@ if TYPE_CHECKING:
 def image_views(image_HW3: NDArray[np.uint8], config: ViewConfig) -> NDArray[np.float32]:
     """(V, 6) the whole image and `config.number` random crops, as the store keeps them.
 
-    They follow from the image's pixels and the configuration alone: from no shard, row or order, so
-    an image keeps its crops when others come and go. Labels are never looked at. The first crops
-    of a larger `number` are those of a smaller one.
+    They follow from the image's pixels and the configuration alone, not from shard, row or order,
+    so an image keeps its crops when others are added or removed. Labels are not used. A larger
+    `number` only adds crops.
     """
     height, width = image_HW3.shape[:2]
     content = xxhash.xxh3_128(f"{height} {width} ".encode())
@@ -42,8 +42,8 @@ def seen_by_teacher(
 ) -> NDArray[np.uint8]:
     """(R, C, 3) a view as the teacher sees it at `size` (R, C), flip included.
 
-    Of the six numbers as they are stored, so that whoever reads them can cut the same pixels. Of
-    view 0 these are the pixels of `Teacher.fitted`.
+    It is cut at the six numbers as they are stored, so that their reader can cut the same pixels.
+    View 0 gives the pixels of `Teacher.fitted`.
     """
     return crop_image(
         image_HW3,
@@ -55,7 +55,7 @@ def seen_by_teacher(
 
 
 def _random_crop(rng: np.random.Generator, image_size: tuple[int, int], config: ViewConfig) -> View:
-    """A crop of whole pixels inside the image; the parts of `ViewConfig` say which."""
+    """A random crop of whole pixels inside the image, as the fields of `ViewConfig` describe it."""
     height, width = image_size
     scale = float(rng.uniform(*config.scale))
     narrowest, widest = config.aspect

@@ -35,8 +35,8 @@ def unlabelled_tokens(
 ) -> NDArray[np.bool_]:
     """(h, w): True where at least `share` of a token's area has no visible label.
 
-    The areas are exact, whatever the sizes: a pixel on the border of two tokens counts for both
-    with the part that lies in each.
+    The areas are exact for all sizes: a pixel on the border of two tokens counts for each with the
+    part that lies in it.
     """
     height, width = visible_HW.shape
     # Sums of whole numbers: exact in float32 up to 2^24 (one axis), then in float64.

@@ -1,7 +1,7 @@
-"""What the stored dense tokens have lost: a sample of images through the teacher once more.
+"""What dense tokens have lost by their format: a few images go through the teacher again.
 
-Measured of the finished store, not while it is written: so it is whole after an interruption too,
-and always by the class names that the store has.
+Measured on the finished store, so that an interruption does not change the sample, and with the
+class names of the store.
 Legend: T tokens, C classes, D CLIP width, h w token grid.
 """
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from zsseg.stages.precompute.teacher.clip_teacher import Teacher
 
 MEASURED_IMAGES = 32
-"""Images at most that a measurement looks at, evenly spread over the data set."""
+"""Images at most that are measured, evenly spread over the data set."""
 
 
 def measure_dense(
@@ -100,9 +100,9 @@ def spread(rows: NDArray[np.intp], number: int) -> list[int]:
 
 
 def _unit(token_Dhw: NDArray[np.floating]) -> NDArray[np.float64]:
-    """(D, T) of length 1, or 0 where there is nothing.
+    """(D, T) tokens of length 1; zero tokens stay zero.
 
-    By the largest number first: the square of what half precision holds may be nothing.
+    Divided by the largest number first: squares of small numbers would underflow to 0.
     """
     token_DT = token_Dhw.reshape(len(token_Dhw), -1).astype(np.float64)
     largest_1T = np.abs(token_DT).max(0, keepdims=True)

@@ -1,6 +1,6 @@
-"""Have the data set's files changed since the store was made, and can more of them be read now?
+"""Which files of the data set have changed since the store was made, and which can be read now.
 
-Files of the same size and time count as the same; others are hashed, and the hash decides.
+Files of the same size and modification time count as unchanged; others are hashed.
 """
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -25,8 +25,9 @@ from zsseg.stages.precompute.progress import Meter
 from zsseg.stages.precompute.threads import in_threads
 
 State = Literal["relabelled", "changed", "usable", "useless"]
-"""Of a row that is not what it was: `relabelled` when only its visible label is another, `usable`
-when it had failed and can be read now, `useless` when it had failed and fails otherwise now."""
+"""How a row has changed: `relabelled`, only its visible label has; `changed`, its image has, or it
+cannot be read any more; `usable`, it had failed and can be read now, or is to be tried again;
+`useless`, it had failed and fails for another reason now."""
 
 _SHOWN = 10
 
@@ -41,10 +42,10 @@ def row_states(
     retry_failed: bool,
     meter: Meter,
 ) -> tuple[dict[int, State], list[int]]:
-    """What has become of the rows that a store knows: those that are not the same, by row.
+    """Returns the rows of a store that have changed, and those found unchanged by their hash.
 
-    And the rows that are, though the stat cache did not know it. Failed images are tried again when
-    asked; others' files are left alone.
+    Rows that the stat cache knows to be unchanged are in neither, unless they had failed and
+    `retry_failed` is given. Failed images whose file has changed are read again.
     """
     doubtful = [
         row
@@ -72,7 +73,7 @@ def _state(
 ) -> State | None:
     known = old[row]
     if known.failure is not None:
-        if known.failure.startswith(KILLED):  # not to be read in this process
+        if known.failure.startswith(KILLED):  # reading it would kill this process too
             same = file_hash(samples[row].image) == known.hashes.image
             return None if same and not retry_failed else "usable"
         read = read_image_row(spec, root, samples[row])
@@ -90,7 +91,7 @@ def _state(
 def refuse_changed(
     store: StorePath, samples: Sequence[Sample], states: Mapping[int, State]
 ) -> None:
-    """Raise CacheError, naming images, when files have changed and no one said to update."""
+    """Raise CacheError, naming images, when files have changed."""
     changed = [
         samples[row].id for row in sorted(states) if states[row] in ("changed", "relabelled")
     ]
@@ -117,7 +118,7 @@ def refuse_failures(root: Path, reasons: Collection[str], *, at_most: int | None
 def old_rows(
     index: Mapping[str, Any], local: Mapping[str, Any] | None, rows: range
 ) -> Iterator[OldRow]:
-    """What the receipts of a shard's `index` and `local` know of its rows."""
+    """The rows of a shard as the notes in the receipts of its `index` and `local` have them."""
     local = local or {}
     crops, left_out = local.get("crops"), local.get("left_out", {})
     for place, row in enumerate(rows):

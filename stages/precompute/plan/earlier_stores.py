@@ -1,4 +1,7 @@
-"""Stores that know rows of what is wanted: the one to continue, and one that was set aside."""
+"""Stores whose rows can be used again: the one that is continued, and the one set aside.
+
+A store is set aside (`.previous`) while images that were added or removed move its rows.
+"""
 
 import logging
 from collections.abc import Mapping, Sequence
@@ -27,20 +30,20 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class EarlierStore:
-    """A store that knows rows of what is wanted: the one to continue, or the one set aside."""
+    """A store whose rows may be used again."""
 
     path: StorePath
     manifest: Manifest
     changed: Mapping[str, Sequence[str]]
     """Artifacts of other settings, with what differs."""
     row_of: Mapping[str, int] | None
-    """Row by image id, where rows have moved; None: they are the same."""
+    """Row by image id, where rows have moved; None where they have not."""
 
 
 def earlier_stores(
     wanted: WantedStore,
 ) -> tuple[EarlierStore | None, EarlierStore | None, Mismatch | None]:
-    """The store to continue, the one to copy from, and how the store there differs."""
+    """The store to continue, the one to copy rows from, and how the existing one differs."""
     path = wanted.path
     if not storage(path / GROUP).exists():
         return None, _set_aside(path), None
@@ -48,7 +51,7 @@ def earlier_stores(
     stored = read_manifest(path)
     if found.fixed or found.images:
         if (aside := _set_aside(path)) is not None and not storage(path / SEAL).exists():
-            return None, aside, found  # the one in front is unfinished, and would be given up
+            return None, aside, found  # the new one is unfinished, and is dropped
         return None, EarlierStore(path, stored, found.artifacts, _rows_by_id(path)), found
     front = EarlierStore(path, stored, found.artifacts, None)
     return front, _set_aside(path), found
@@ -70,13 +73,13 @@ def _rows_by_id(store: StorePath) -> dict[str, int]:
 
 
 def readable_receipts(known: EarlierStore, shard: int) -> dict[str, dict[str, Any] | None]:
-    """The receipts of `index` and `local` that can be read, whatever their recipe."""
+    """The receipts of `index` and `local`, of any recipe; None where one cannot be read."""
     artifacts = {artifact.name: artifact for artifact in known.manifest.artifacts}
     found: dict[str, dict[str, Any] | None] = {"index": None, "local": None}
     for name in found:
         if name in artifacts:
             try:
                 found[name] = ledger.read_receipt(known.path, artifacts[name], shard)
-            except CacheError:  # `lost` says why
+            except CacheError:  # the plan gets the reason from `ledger.lost`
                 continue
     return found

@@ -1,4 +1,4 @@
-"""What a store of stage one says of itself: identity, artifacts with their recipes, description.
+"""The content of a store's manifest: its identity, its artifacts with their recipes, its info.
 
 Nothing here loads torch, so a run that finds everything done costs no model.
 """
@@ -21,7 +21,7 @@ from zsseg.stages.precompute.teacher.teacher_files import TeacherFiles, Traits
 
 
 def stored_traits(path: StorePath) -> Traits | None:
-    """The traits that an existing store keeps; None when there is no store that can tell."""
+    """The traits that an existing store keeps; None when there is none, or it cannot be read."""
     try:
         return Traits(**read_manifest(path).info["traits"])
     except (CacheError, KeyError, TypeError):

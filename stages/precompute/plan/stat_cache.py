@@ -1,7 +1,7 @@
-"""What is known of the data set's files without reading them: sources.jsonl of a store.
+"""The stat cache of a store, sources.jsonl: by which files are recognised without reading them.
 
-One line per image: bytes and modification time of its files. Its head says what else decides a
-visible label: another description can change them all without touching a file.
+One line per image: size and modification time of its files. The first line has a fingerprint of
+what else decides a visible label: another description can change labels without touching a file.
 """
 
 import json
@@ -24,11 +24,11 @@ from zsseg.stages.data.spec import DatasetSpec
 
 
 class StatCache:
-    """The cache as it lies in a store. In memory hashes per image only, so that it stays small.
+    """The stat cache of one store. In memory it is one hash per image, so that it stays small.
 
-    `seen`: what each file was when this run looked at it first. It grows here, and caches of one
-    run share it. A file that is edited while the run goes on, before or after it was read, gets no
-    entry: the next run hashes it.
+    `seen`: by image id, the state of its files when this run first looked. It is filled here and
+    shared by the caches of a run. Files that change during the run get no entry, so that the next
+    run hashes them.
     """
 
     def __init__(
@@ -40,9 +40,9 @@ class StatCache:
         self._head = json_lines([{"labels": described}])
         self._marks: dict[str, int] = {}
         self._saved = 0
-        """Hash of all of it; 0: nothing that can be used."""
+        """Hash of the whole file; 0 where it cannot be used."""
         self._as_loaded = False
-        """Does it hold one line for each mark, and no other?"""
+        """Has the file one line for each mark, and no other?"""
         try:
             content = storage(self._path).read()
             head, *lines = content.splitlines(keepends=True)
@@ -50,7 +50,7 @@ class StatCache:
                 self._marks = {str(json.loads(line)["id"]): _hash(line) for line in lines}
                 self._saved = _hash(content)
                 self._as_loaded = len(lines) == len(self._marks)
-        except (OSError, ValueError, KeyError, TypeError):  # cut short by a crash, at worst
+        except (OSError, ValueError, KeyError, TypeError):  # a crash may have left half a line
             self._marks = {}
 
     def knows(self, sample: Sample) -> bool:
@@ -61,7 +61,7 @@ class StatCache:
 
     def add(self, samples: Iterable[Sample]) -> None:
         """Append entries, so that an interrupted check goes on where it was."""
-        lines = {sample.id: line for sample in samples if (line := self._still(sample))}
+        lines = {sample.id: line for sample in samples if (line := self._unchanged_line(sample))}
         with disk_errors(self._path.parent, SOURCES):
             if not self._saved:
                 storage(self._path).write(self._head)
@@ -71,12 +71,12 @@ class StatCache:
         self._as_loaded = False
 
     def save(self, samples: Sequence[Sample], *, without: Callable[[int], bool]) -> None:
-        """Replace the cache by these samples less the rows `without`, if that is news."""
-        if self._stands(samples, without):
+        """Write an entry for each sample but the rows `without`, unless that is in the file."""
+        if self._up_to_date(samples, without):
             return
         content = bytearray(self._head)  # line by line: there may be very many
         for row, sample in enumerate(samples):
-            line = self._still(sample)
+            line = self._unchanged_line(sample)
             content += b"" if without(row) else line
         if _hash(content) != self._saved:
             with disk_errors(self._path.parent, SOURCES):
@@ -84,8 +84,8 @@ class StatCache:
             self._saved = _hash(content)
             self._as_loaded = False
 
-    def _stands(self, samples: Sequence[Sample], without: Callable[[int], bool]) -> bool:
-        """Is what lies in the store what would be saved? No file is looked at again for it."""
+    def _up_to_date(self, samples: Sequence[Sample], without: Callable[[int], bool]) -> bool:
+        """Is the file what would be written? Looks at no image file again."""
         return (
             self._as_loaded
             and len(self._marks) == len(samples)
@@ -97,13 +97,13 @@ class StatCache:
             )
         )
 
-    def _still(self, sample: Sample) -> bytes:
-        """The sample's entry; nothing when its files are not what they were at first."""
+    def _unchanged_line(self, sample: Sample) -> bytes:
+        """The sample's entry; empty when its files have changed since the run first looked."""
         line = self._line(sample)
         return line if self._seen.setdefault(sample.id, _hash(line)) == _hash(line) else b""
 
     def _line(self, sample: Sample) -> bytes:
-        """The label's path too: another file may have the same size and time."""
+        """The sample's entry. With the label's path: another file may have its size and time."""
         label = self._name_of(sample.label_file) if sample.label_file else None
         return json_lines(
             [

@@ -14,8 +14,8 @@ def store_command(
 ) -> str:
     """`zsseg precompute ...` with every setting that the store depends on and is not the default.
 
-    The folder of the images and the teacher's files are left as words to replace: where they lie
-    differs from machine to machine.
+    FOLDER and TEACHER stand for the data set's folder and the teacher's files, whose places differ
+    from machine to machine.
     """
     words = ["zsseg precompute", f"--dataset {spec.name}", "--root FOLDER", f"--split {split}"]
     words += ["--teacher TEACHER", *([f"--limit {limit}"] if limit is not None else [])]

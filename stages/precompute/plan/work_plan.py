@@ -1,8 +1,8 @@
-"""What a run has to compute, and why: shard by shard, from the ledger, the settings and the files.
+"""What a run has to compute, and why: shard by shard, from receipts, settings and image files.
 
-A graph decides, not a file's presence: index -> dense -> regions -> local, with text and views
-beside. What another setting touches is made again and nothing before it; an image that was edited,
-added or removed touches its own row, and the others of its shard are copied.
+Artifacts depend on each other: index -> dense -> regions -> local, with text and cls beside. A
+changed setting makes the artifact again that it belongs to, and those made from it. An image that
+was edited, added or removed costs its own row; the other rows of its shard are copied.
 """
 
 import logging
@@ -35,7 +35,7 @@ _REASONS: dict[State, str] = {
     "changed": "their image file is another one",
     "relabelled": "their visible label is another one",
     "usable": "they can be read now, or are to be tried again",
-    "useless": "they fail otherwise now",
+    "useless": "they fail for another reason now",
 }
 
 _log = logging.getLogger(__name__)
@@ -43,7 +43,7 @@ _log = logging.getLogger(__name__)
 
 @dataclass
 class Plan:
-    """Shards to compute by artifact (0 for one without rows), and what they cost."""
+    """Shards to compute by artifact (shard 0 for one without rows), and why."""
 
     todo: dict[str, list[int]] = field(default_factory=dict)
     rows: Counter[str] = field(default_factory=Counter)
@@ -53,24 +53,24 @@ class Plan:
     why: dict[str, Counter[str]] = field(default_factory=dict)
     """Reason -> rows, by artifact."""
     states: dict[int, State] = field(default_factory=dict)
-    """Rows whose files are not what they were."""
+    """Rows whose files have changed."""
 
     @property
     def steps(self) -> int:
-        """All of it: one is one image of one artifact, or one class of `text`."""
+        """Steps of progress: one is one image of one artifact, or one class of `text`."""
         return self.rows.total() + self.copied.total()
 
     @property
     def shards(self) -> list[int]:
-        """Shards of images with anything to do."""
+        """Shards of images for which anything is to be computed."""
         return sorted({shard for name in PER_ROW for shard in self.todo.get(name, ())})
 
     def need(self, artifact: str, shard: int, reason: str, rows: int) -> None:
-        """Note a whole shard of an artifact to compute."""
+        """Add a shard of an artifact, all of its `rows` to be computed."""
         self.need_rows(artifact, shard, Counter({reason: rows}), rows)
 
     def need_rows(self, artifact: str, shard: int, why: Counter[str], rows: int) -> None:
-        """Note a shard that is to be written again for some of its `rows`; others are copied."""
+        """Add a shard of an artifact, some of its `rows` to be computed, the others copied."""
         self.todo.setdefault(artifact, []).append(shard)
         self.rows[artifact] += why.total()
         self.copied[artifact] += rows - why.total()
@@ -78,12 +78,12 @@ class Plan:
 
 
 class Planner:
-    """Looks at a store and at what is wanted; all it ever writes is the stat cache."""
+    """Compares a store with what is wanted. All that it writes is the stat cache."""
 
     def __init__(
         self, wanted: WantedStore, *, retry_failed: bool, keeps: bool, meter: Meter
     ) -> None:
-        """`keeps`: under the store's lock, so that what is learnt of files is kept there."""
+        """`keeps`: the store is locked, so the stat cache may be written."""
         self.wanted, self._retry, self._keeps, self._meter = wanted, retry_failed, keeps, meter
         self._caches: dict[StorePath, StatCache] = {}
         self._seen: dict[str, int] = {}
@@ -93,7 +93,7 @@ class Planner:
         self._front, self._aside, self.mismatch = earlier_stores(wanted)
 
     def plan(self) -> Plan:
-        """Everything that is to be done. Files that the stat cache does not know are hashed."""
+        """All that is to be computed. Files that the stat cache does not know are hashed."""
         plan = Plan()
         manifest = self.wanted.manifest
         for artifact in manifest.artifacts:
@@ -107,7 +107,7 @@ class Planner:
 
     @cached_property
     def units_set_aside(self) -> Mapping[str, StorePath]:
-        """Artifacts without rows that are missing, and the store that still has them."""
+        """Missing artifacts without rows, and the path of the store set aside that has them."""
         return {
             artifact.name: self._aside.path
             for artifact in self.wanted.manifest.artifacts
@@ -118,7 +118,7 @@ class Planner:
         }
 
     def remember(self, plan: Plan | None) -> None:
-        """Save what is known of the files; with a plan, less those that it still has to look at."""
+        """Save what is known of the files, without the changed rows of a plan yet to be done."""
         states = {} if plan is None else plan.states
         self._cache(self.wanted.path).save(self.wanted.samples, without=lambda row: row in states)
 
@@ -133,7 +133,7 @@ class Planner:
         return tuple(name for name in reversed(self._per_row) if name in found)
 
     def job(self, plan: Plan, shard: int) -> Job:
-        """What is to be done of one shard, with what need not be computed."""
+        """The job of one shard, with the values that need not be computed."""
         todo = tuple(name for name in self._per_row if shard in plan.todo.get(name, ()))
         old = self._old(shard)
         killed: dict[int, str] = {}
@@ -163,7 +163,7 @@ class Planner:
         return Job(shard, tuple(samples[numbers.start : numbers.stop]), todo, old, killed)
 
     def _replaced(self, old: OldValues, shard: int, todo: Collection[str]) -> dict[str, Files]:
-        """The files of old values that a job replaces, by artifact, as their receipts have them."""
+        """By artifact: the files that a job overwrites in place, as their receipts have them."""
         if old.path != self.wanted.path:
             return {}
         found = {}
@@ -185,8 +185,8 @@ class Planner:
             if (reason := self._lost(self._front, self.artifacts[name], shard))
         }
         if old is None:
-            # Which files it was made from stands in the receipt of its index only: without it
-            # nothing tells whether they are the same ones still, so all of it is made again.
+            # Only the receipt of its index has the hashes of the files that it was made from.
+            # Without them they may have changed since, so all of the shard is made again.
             for name in self._per_row:
                 plan.need(name, shard, lost.get(name, "its index is lost"), len(rows))
             return
@@ -234,7 +234,7 @@ class Planner:
         return self._caches[store]
 
     def _lost(self, known: EarlierStore | None, artifact: Artifact, shard: int) -> str | None:
-        """Why a shard is not to be had from a store; None when it is."""
+        """Why an artifact's shard in a store cannot be used; None when it can."""
         if known is None:
             return ledger.ABSENT
         if lines := known.changed.get(artifact.name):
@@ -243,7 +243,7 @@ class Planner:
         return ledger.why_recompute(known.path, artifact, shard, made_from=made_from)
 
     def _old(self, shard: int) -> OldValues | None:
-        """What is known of a shard's rows, all of them taken to be the same."""
+        """What earlier stores know of a shard's rows, before their files are compared."""
         rows = self.wanted.manifest.rows_of(shard)
         if self._front is not None:
             receipts = readable_receipts(self._front, shard)
@@ -258,7 +258,7 @@ class Planner:
         return None if self._aside is None else self._moved(self._aside, rows)
 
     def _moved(self, aside: EarlierStore, rows: range) -> OldValues | None:
-        """The rows of these images where they were before."""
+        """What the store set aside knows of these rows' images, which had other rows there."""
         assert aside.row_of is not None
         before = {
             place: row
@@ -288,7 +288,7 @@ class Planner:
 
 
 def planned_bytes(plan: Plan, manifest: Manifest) -> int:
-    """What the shards to write take at least, uncompressed."""
+    """Bytes of the shards to write, before compression."""
     rows = {
         name: sum(len(manifest.rows_of(shard)) for shard in shards)
         for name, shards in plan.todo.items()

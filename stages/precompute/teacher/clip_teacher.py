@@ -1,6 +1,7 @@
 """The frozen CLIP that stage one runs over the data: images and prompts in, tokens out.
 
-With `dense.py` the only door to open_clip; `teacher_files.py` finds the files without it.
+open_clip is imported here, in `dense_tokens.py`, and in `teacher_files.py` where it must be asked
+for files.
 Legend: n images or prompts, H W pixels, D CLIP width, h w token grid.
 """
 
@@ -36,7 +37,7 @@ Colour = tuple[float, float, float]
 class Teacher:
     """A loaded CLIP in evaluation mode, its weights in fp32. Make one with `load_teacher`.
 
-    It sees images in the precision of its passes, and prompts in fp32.
+    Images pass in the precision of `passes`, prompts in fp32.
     """
 
     model: Any
@@ -60,19 +61,19 @@ class Teacher:
 
     @property
     def precision(self) -> Precision:
-        """What it sees images in."""
+        """Of the passes over images."""
         return self.passes.precision
 
     @property
     def mean_colour(self) -> tuple[int, int, int]:
-        """The RGB value (0..255) nearest to what the image tower sees as zero."""
+        """The RGB value (0..255) that the normalisation brings nearest to zero."""
         red, green, blue = (round(255 * value) for value in self.mean)
         return red, green, blue
 
     def cls(self, images: Sequence[NDArray[np.uint8]]) -> NDArray[np.float32]:
         """(n, D) global tokens of whole images (H, W, 3), not normalised.
 
-        Each image is squeezed to the native size rather than cropped, so that its token speaks of
+        Each image is squeezed to the native size rather than cropped, so that its token describes
         all of it.
         """
         image_nHW3 = self._ready(images, self.native_size)
@@ -97,7 +98,7 @@ class Teacher:
         return token_grid(self.model.visual, config.size)
 
     def dense_path(self, config: DenseConfig) -> str:
-        """The path that `dense` takes: the one asked for, where the image tower has it."""
+        """The path that `dense` takes: see `dense_tokens.dense_path`."""
         return dense_path(self.model.visual, config)
 
     def text(self, prompts: Sequence[str]) -> NDArray[np.float32]:
@@ -108,17 +109,17 @@ class Teacher:
         return token_nD
 
     def fitted(self, image: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]:
-        """An image as this teacher sees it at `size` (rows, columns); in threads, before its turn.
+        """An image resized to `size` (rows, columns) as this teacher does it.
 
-        `cls` sees images at `native_size`, `dense` at its configuration's size; what has that size
-        is not resized again.
+        `cls` takes images at `native_size` and `dense` at the size of its configuration; both
+        resize others. Resizing in threads beforehand keeps the device busy.
         """
         if image.shape[:2] == size:
             return image
         return resize_image(image, size, interpolation=self.interpolation)
 
     def _ready(self, images: Sequence[NDArray[np.uint8]], size: tuple[int, int]) -> Tensor:
-        """(n, H, W, 3) images resized to `size`, for the device to fetch."""
+        """(n, H, W, 3) images resized to `size`, in memory that the device can read."""
         return self.passes.ready(np.stack([self.fitted(image, size) for image in images]))
 
     def _pixels(self, image_nHW3: Tensor) -> Tensor:
@@ -129,7 +130,7 @@ class Teacher:
 
     @cached_property
     def _normal(self) -> tuple[Tensor, Tensor]:
-        """Mean and standard deviation on the device, brought there once: it makes the host wait."""
+        """Mean and standard deviation on the device; copied once, since copying makes it wait."""
         mean_311, std_311 = (
             torch.tensor(value, device=self.device).view(3, 1, 1) for value in (self.mean, self.std)
         )
@@ -205,7 +206,7 @@ def _create_model(files: TeacherFiles, device: torch.device) -> Any:
 
 
 def _file_preprocessing(files: TeacherFiles) -> dict[str, Any]:
-    """Preprocessing for a built-in model with a weights file, which does not tell its own.
+    """Preprocessing for a built-in model with a weights file, which says nothing of it.
 
     Taken from the model's published weights; open_clip would assume OpenAI's mean and standard
     deviation even for SigLIP.

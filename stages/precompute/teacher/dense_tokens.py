@@ -1,7 +1,8 @@
 """Dense CLIP tokens: one per location of the image tower's grid, projected into the text space.
 
-What CLIP's pooling and projection make of a whole image is asked of every location alone. In a
-ViT the last block's attention mixes the locations, so all paths but the first rewrite it:
+CLIP pools all locations of an image and projects the result; here each location is projected by
+itself. In a ViT the last block's attention mixes the locations, so all paths but the first rewrite
+it:
 
 - raw: unchanged
 - value: attention replaced by its value path (MaskCLIP, Zhou et al., ECCV 2022)
@@ -28,11 +29,11 @@ from zsseg.stages.precompute.precompute_config import DenseConfig
 
 
 def dense_path(visual: Any, config: DenseConfig) -> str:
-    """The path that an image tower really takes.
+    """The path that an image tower takes.
 
-    A ViT of open_clip takes the one asked for; CLIP's ResNets their value path; towers of timm
-    give their last feature map. Raises UserError for towers whose pooling no location can pass
-    alone.
+    A ViT of open_clip takes the one that is asked for; CLIP's ResNets take their value path; towers
+    of timm give their last feature map. Raises UserError for towers that cannot pool a single
+    location.
     """
     if isinstance(visual, ModifiedResNet):
         return "value"
@@ -192,12 +193,12 @@ def _resnet_tokens(visual: Any, image_B3HW: Tensor) -> Tensor:
 
 
 def _timm_tokens(visual: Any, image_B3HW: Tensor) -> Tensor:
-    """(B, h w, D) tokens of a timm tower: each location of its features pooled as if alone."""
+    """(B, h w, D) tokens of a timm tower: each location of its feature map pooled by itself."""
     trunk = _trunk_for(visual, (image_B3HW.shape[2], image_B3HW.shape[3]))
     feature = trunk.forward_features(image_B3HW)
     if feature.ndim == 3:
-        # A sequence. Copies of one token in all places: any pooling (first token, mean with or
-        # without prefix, attention) of equal tokens is what it makes of that token alone.
+        # A sequence: each token is repeated in all places. Any pooling (first token, mean with or
+        # without prefix, attention) of equal tokens gives what it makes of that token.
         prefix = getattr(trunk, "num_prefix_tokens", 0)
         alone = feature[:, prefix:].flatten(0, 1)[:, None].expand(-1, prefix + 1, -1)
     elif getattr(trunk, "output_fmt", "NCHW") == "NHWC":
@@ -209,7 +210,7 @@ def _timm_tokens(visual: Any, image_B3HW: Tensor) -> Tensor:
 
 
 def _trunk_for(visual: Any, size: tuple[int, int]) -> Any:
-    """The trunk, or where it is built for one image size, a copy for another that shares weights.
+    """The trunk; where it is built for another image size, a copy for this one, sharing weights.
 
     timm resamples what depends on the size (position embeddings: bicubic, antialias).
     """

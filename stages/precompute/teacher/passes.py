@@ -1,8 +1,8 @@
-"""One batch through the teacher: onto the device, in its precision and memory, and back.
+"""One batch through the teacher: to the device, in its precision and within its memory, and back.
 
-On a GPU images come from pinned memory and tokens go to pinned memory, so that neither copy holds
-up the host; what waits is only who asks for the result. Several threads may have a batch in flight:
-the second then stands ready on the device when the first is done.
+On a GPU images are copied from pinned memory and tokens to it, so that neither copy blocks the
+host; only reading the result waits. Several threads may have a batch in flight: the second is ready
+on the device when the first is done.
 Legend: n images, H W pixels.
 """
 
@@ -27,26 +27,26 @@ logger = logging.getLogger(__name__)
 
 @dataclass
 class Passes:
-    """The passes of one teacher, and what they have found out."""
+    """The forward passes of one teacher, and what they have learnt of the device."""
 
     device: torch.device
     precision: Precision
     largest: dict[tuple[int, int], int] = field(default_factory=dict)
-    """Images per pass by their height and width, where the memory was too small for more."""
+    """By height and width of images: how many fit into one pass, where memory was short."""
     repeated: int = 0
     """Images computed again in fp32, for NaN or infinity in the lower precision."""
 
     def ready(self, image_nHW3: NDArray[np.uint8]) -> Tensor:
-        """Images where a device can fetch them by itself; to be done before it is free for them."""
+        """Images in memory that the device can read; best called before the device is free."""
         ready_nHW3 = torch.from_numpy(image_nHW3)
         return ready_nHW3.pin_memory() if self.device.type == "cuda" else ready_nHW3
 
     def run(self, forward: Forward, image_nHW3: Tensor) -> NDArray[np.float32]:
         """The tokens of a batch of `ready` images.
 
-        Images whose tokens are not finite in a lower precision are computed again in fp32, they
-        alone: whether an image is one of them does not hang on its neighbours.
-        Raises ResourceError when not even one image fits into the device's memory.
+        Images whose tokens are not finite in a lower precision are computed again in fp32, without
+        the others, so the result for an image does not depend on its batch. Raises
+        ResourceError when not even one image fits into the device's memory.
         """
         token = self._run(forward, image_nHW3, self.precision)
         if self.precision == "fp32":
@@ -78,7 +78,7 @@ class Passes:
                 first += len(few_nHW3)
             except torch.OutOfMemoryError as error:
                 self.largest[size], fits = _fewer(len(few_nHW3), size, error), False
-            if not fits:  # in the handler the error still holds what the pass had taken
+            if not fits:  # not in the handler, where the error still holds the memory
                 torch.cuda.empty_cache()
         if self.device.type == "cuda":
             arrived = torch.cuda.Event()
@@ -88,7 +88,7 @@ class Passes:
         return token
 
     def _pass(self, forward: Forward, image_nHW3: Tensor, precision: Precision) -> Tensor:
-        """Tokens in the host's memory; from a GPU they are still on their way."""
+        """Tokens in the host's memory; from a GPU they are still being copied."""
         kind, lower = AUTOCAST[precision], precision != "fp32"
         with torch.inference_mode(), torch.autocast(self.device.type, kind, enabled=lower):
             token = forward(image_nHW3.to(self.device, non_blocking=True))

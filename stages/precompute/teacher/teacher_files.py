@@ -1,4 +1,4 @@
-"""Which files a teacher is made of, found and hashed without loading it: no torch, no open_clip.
+"""The files of a teacher, found and hashed without loading it: no torch, no open_clip.
 
 A teacher is named in one of four forms:
 
@@ -7,7 +7,7 @@ A teacher is named in one of four forms:
 - `hf-hub:ORGANISATION/REPOSITORY`: a model of the Hugging Face hub in open_clip's form
 - `local-dir:FOLDER`: a folder with open_clip_config.json and a weights file
 
-Only the two forms whose files open_clip keeps or downloads itself import it, to find them.
+Only the first and third, whose files open_clip keeps or downloads itself, import it to find them.
 """
 
 import hashlib
@@ -51,7 +51,7 @@ class TeacherFiles:
     model: str
     """First argument of `open_clip.create_model`."""
     pretrained: str | None
-    """Its second one: a tag, a file, or None where the model's name says where the weights are."""
+    """Its second one: a tag, a file, or None where the model's name stands for the weights too."""
     width: int
     """CLIP width D."""
     weights: Path
@@ -70,7 +70,7 @@ class TeacherFiles:
         return self.spec
 
     def recipe(self) -> dict[str, str]:
-        """What decides every number that this teacher gives; free of paths and names."""
+        """All that the teacher's numbers follow from; without paths and names."""
         return {"config": self.config_hash, "weights": self.weights_hash}
 
 
@@ -125,7 +125,7 @@ def _from_folder(spec: str) -> TeacherFiles:
         )
     config = _read_config(folder / CONFIG_FILE, spec)
     weights = (named or found)[0]
-    if _says_quickgelu(weights) and not config["model_cfg"].get("quick_gelu"):
+    if _named_quickgelu(weights) and not config["model_cfg"].get("quick_gelu"):
         raise UserError(
             f"{spec}: {weights.name} says that its weights were trained with QuickGELU, "
             f"{folder / CONFIG_FILE} says plain GELU, which gives wrong embeddings. Set "
@@ -157,7 +157,7 @@ def _from_file(spec: str) -> TeacherFiles:
     config, weights = _builtin_config(name, spec), Path(file)
     if not weights.is_file():
         raise ResourceError(f"{spec}: there is no weights file {weights}")
-    if _says_quickgelu(weights) and not config.get("quick_gelu"):
+    if _named_quickgelu(weights) and not config.get("quick_gelu"):
         raise UserError(
             f"{spec}: {weights} says that its weights were trained with QuickGELU, {name} has "
             f"plain GELU, which gives wrong embeddings. Ask for {name}-quickgelu@{file}"
@@ -180,7 +180,7 @@ def _from_tag(spec: str) -> TeacherFiles:
     if not tag and len(tags) == 1:
         tag = tags[0]
     published = get_pretrained_cfg(name, tag)
-    # A tag that exists for this model's other activation is the commonest mistake: name the cure.
+    # The commonest mistake is a tag of this model with the other activation: suggest that model.
     sibling = f"{name}-quickgelu" if not name.endswith("-quickgelu") else name[: -len("-quickgelu")]
     if not published and tag and get_pretrained_cfg(sibling, tag):
         published = get_pretrained_cfg(sibling, tag)
@@ -267,11 +267,11 @@ def _read_config(file: Path, spec: str) -> dict[str, Any]:
     return {"model_cfg": architecture, "preprocess_cfg": config.get("preprocess_cfg", {})}
 
 
-def _says_quickgelu(weights: Path) -> bool:
-    """True where a file's name, or its folder in the hub's cache, tells of OpenAI's activation.
+def _named_quickgelu(weights: Path) -> bool:
+    """Does the file's name, or its folder in the hub's cache, point to OpenAI's activation?
 
-    The tensors do not tell: the activation has no weights.
+    The tensors cannot tell: the activation has no weights.
     """
     folders = (part for part in weights.parts[:-1] if part.startswith("models--"))
-    told = " ".join((weights.name, *folders)).lower()
-    return "openai" in told or "quickgelu" in told
+    names = " ".join((weights.name, *folders)).lower()
+    return "openai" in names or "quickgelu" in names

@@ -18,8 +18,8 @@ def choose_precision(
 ) -> Precision:
     """The precision asked for; auto: fp16 on a GPU, fp32 elsewhere.
 
-    Not bf16: tokens are stored with the 10 bits of fp16's mantissa, and bf16 has 7. What fp16 has
-    too little range for is computed again (see `passes.py`).
+    Not bf16: tokens are stored with the 10 bits of fp16's mantissa, and bf16 has 7. Images that
+    exceed the range of fp16 are computed again (see `passes.py`).
     """
     if asked == "auto":
         return "fp32" if device.type == "cpu" else "fp16"

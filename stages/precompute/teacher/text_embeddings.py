@@ -44,7 +44,7 @@ def encode_names(
     teacher_spec: str, names: Sequence[str], templates: Templates
 ) -> NDArray[np.float32]:
     """`embed_classes` for a teacher that is not loaded yet (`predict --classes`)."""
-    # The templates are also read where nothing is computed, and there torch must not be loaded.
+    # Not at the top: templates are also read by runs that compute nothing, and load no torch.
     from zsseg.stages.precompute.teacher.clip_teacher import load_teacher
 
     return embed_classes(
