@@ -89,7 +89,7 @@ def test_an_interrupted_update_of_labels_continues_to_the_same_bytes(
             with pytest.raises(KeyboardInterrupt):
                 run(world, tiny_clip, path.parent, update=True, config=IN_ORDER)
     run(world, tiny_clip, path.parent, update=True)
-    # The second shard was at work when the first was cut off, so nothing is known of it any more.
+    # The second shard was being computed when the run was killed, so its receipts are gone.
     assert done[::2] == ["index", "regions", "local", "index", "cls"]
     assert content(path) == content(run(world, tiny_clip, tmp_path / "anew").path)
 

@@ -262,6 +262,6 @@ def test_an_image_that_changed_is_named(world: Path, tiny_clip: str, tmp_path: P
         (0.4, 6, r"augmentation\.views=recorded, for which this store keeps 6 crops"),
     ],
 )
-def test_what_the_gap_means_is_said(same_class: float, recorded: int, says: str) -> None:
+def test_the_gap_is_explained(same_class: float, recorded: int, says: str) -> None:
     likeness = Likeness(cosine=0.9, worst=0.8, same_class=same_class)
     assert re.search(says, _meaning(Gap(1, 4, recorded, likeness, likeness, likeness, None)))

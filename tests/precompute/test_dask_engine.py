@@ -1,4 +1,4 @@
-"""Stage one on worker processes: the same bytes, whatever happens to a worker."""
+"""Stage one on worker processes: the same bytes as one process, also when a worker dies."""
 
 import logging
 import os

@@ -71,7 +71,7 @@ def test_images_that_failed_are_tried_again(
     before = files(result.path)
     assert run(world, tiny_clip, cache).written == {}
     assert files(result.path) == before
-    # One can be read now; the other fails in another way, which its row says then.
+    # One can be read now; the other fails for another reason, which its row has then.
     away.rename(tmp_path / "not mounted.png")
     image_of(world, 1).write_bytes(truncated[:300])
     again = run(world, tiny_clip, cache)

@@ -285,7 +285,7 @@ def test_cuml_gives_the_same_clusters(fake_cuml: type[FakeCumlKMeans]) -> None:
 
 
 def test_cuml_stops_where_scikit_learn_does(fake_cuml: type[FakeCumlKMeans]) -> None:
-    """Its own 1e-4 is no share of the variance: these points would settle after one iteration."""
+    """Its own 1e-4 is no share of the variance: these points would stop after one iteration."""
     rng = np.random.default_rng(3)
     points_ND = (rng.normal(size=(400, 64)) * 2e-4).astype(np.float32)
     seeds_SD = points_ND[:12]

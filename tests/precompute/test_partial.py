@@ -162,7 +162,7 @@ def values(path: StorePath) -> dict[str, NDArray[Any]]:
 
 
 def history(path: Path) -> Mapping[str, Any]:
-    """What the last run that computed anything says of itself."""
+    """The history's entry of the last run that computed anything."""
     return next(entry for entry in reversed(Store.open(path).history) if "forwards" in entry)
 
 

@@ -267,7 +267,7 @@ def test_mean_and_deviation_are_copied_to_the_device_once(
 
 
 def convolutions(teacher: Teacher) -> list[Tensor]:
-    """Weights whose order in memory can be told."""
+    """Weights whose order in memory can be recognised."""
     weights = [w for w in teacher.model.visual.parameters() if w.ndim == 4]
     return [weight for weight in weights if weight.shape[1] > 1 and weight.shape[2] > 1]
 

@@ -222,7 +222,7 @@ def test_a_renamed_teacher_continues_its_store(
 def test_a_lost_index_receipt_takes_what_is_made_from_the_same_files(
     fresh: tuple[Path, Path], tiny_clip: str, tmp_path: Path
 ) -> None:
-    """Without it nothing says that the image is still the one that the tokens are of."""
+    """Without it the image may not be the one that the tokens were made of."""
     world, path = fresh
     (path / "ledger" / "index" / "000001.json").unlink()
     Image.fromarray(pixels(image_of(world, 5))[::-1]).save(image_of(world, 5))

@@ -84,7 +84,7 @@ def undisturbed(
 
 @pytest.fixture(scope="module")
 def scenarios(tmp_path_factory: pytest.TempPathFactory, tiny_clip: str) -> list[Scenario]:
-    """A store made anew, one whose images came and went, and one of another threshold."""
+    """A new store, one whose images were added and removed, and one of another threshold."""
     folder = tmp_path_factory.mktemp("undisturbed")
     world = draw_world(folder / "world", images=IMAGES)
     draw_world(folder / "more", images=3, seed=7)
@@ -165,7 +165,7 @@ def ways_to_die(scenario: Scenario, rng: random.Random) -> list[Death | float]:
 
 
 def kill(scenario: Scenario, folder: Path, death: Death | float) -> tuple[bool, str]:
-    """Was it killed, or done before? And what it said."""
+    """Was it killed, or finished before? And its output."""
     said, named = folder.with_suffix(".txt"), isinstance(death, Death)
     arguments = (*scenario.arguments, "--cache", str(folder))
     process = started(arguments, said, death=death if isinstance(death, Death) else None)

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM while stage one runs: soon over, said in words, and nothing is lost."""
+"""Ctrl-C and SIGTERM while stage one runs: it ends soon, with one message, and loses nothing."""
 
 import os
 import re

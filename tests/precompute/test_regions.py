@@ -132,7 +132,7 @@ def test_windows_larger_than_the_grid_are_cut_and_used_once() -> None:
 
 
 def merge_of_the_paper(centres: NDArray[Any], threshold: float) -> list[int]:
-    """Sort all pairs by cosine; merge from the top; nobody twice."""
+    """Sort all pairs by cosine; merge from the top; none twice."""
 
     def cosine(a: NDArray[Any], b: NDArray[Any]) -> float:
         return float(a @ b / np.linalg.norm(a) / np.linalg.norm(b))

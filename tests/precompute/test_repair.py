@@ -139,7 +139,7 @@ def test_only_what_is_damaged_goes_through_the_teacher(
 def test_without_the_receipt_of_the_index_all_of_its_shard_is_made_again(
     made: Path, path: Path, passes: Counter[str]
 ) -> None:
-    """Only it says which image files the shard was made from."""
+    """Only it has the hashes of the image files that the shard was made from."""
     flip(path / "ledger/index/000001.json", path, Random(0))
     repaired = repair(path)
     assert repaired is not None

@@ -1,4 +1,4 @@
-"""What `auto` comes to, and that a store goes on with what it was begun with."""
+"""The values that `auto` stands for: those of an existing store, else of the machine."""
 
 import importlib.util
 import subprocess
@@ -129,7 +129,7 @@ def test_a_store_goes_on_with_what_it_was_begun_with(
 def test_a_store_of_before_is_fp32_and_of_scikit_learn_on_a_gpu_too(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its recipes say nothing of precision, and `auto` of the library."""
+    """Its recipes name no precision, and have `auto` for the library."""
     path = begun(tmp_path / "store", asked())
     recipes = {artifact.name: artifact.recipe for artifact in read_manifest(path).artifacts}
     assert not any("precision" in recipe for recipe in recipes.values())
@@ -205,7 +205,9 @@ def test_a_store_of_another_precision(tiny_world: Path, tiny_clip: str, tmp_path
         lengths = np.linalg.norm(near, axis=axis) * np.linalg.norm(right, axis=axis)
         assert (product / lengths).min() > 0.999
 
-    assert run(tiny_world, tiny_clip, tmp_path / "cache").written == {}  # auto goes on with it
+    assert (
+        run(tiny_world, tiny_clip, tmp_path / "cache").written == {}
+    )  # `auto` takes its precision
     with pytest.raises(CacheError, match=r'cls\.precision: stored "bf16"') as caught:
         run(tiny_world, tiny_clip, tmp_path / "cache", precision="fp32")
     for name in ("dense", "local"):

@@ -1,4 +1,4 @@
-"""What is known of files without reading them: their sizes and times."""
+"""Files recognised by size and time, without reading them."""
 
 import os
 from pathlib import Path
@@ -47,7 +47,7 @@ def test_the_stat_cache_knows_files_by_size_and_time(fresh: tuple[Path, Path]) -
     ]
 
 
-def test_a_stat_cache_that_says_what_it_said_is_not_written(fresh: tuple[Path, Path]) -> None:
+def test_a_stat_cache_that_would_not_change_is_not_written(fresh: tuple[Path, Path]) -> None:
     world, path = fresh
     samples = samples_of(world)
     stat_cache(world, path).save(samples, without=lambda _: False)
@@ -56,7 +56,7 @@ def test_a_stat_cache_that_says_what_it_said_is_not_written(fresh: tuple[Path, P
     assert (path / "sources.jsonl").stat().st_mtime_ns == 1
 
 
-def test_a_stat_cache_of_files_that_are_known_looks_at_none_of_them_again(
+def test_saving_known_files_looks_at_none_of_them_again(
     fresh: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     world, path = fresh

@@ -1,4 +1,4 @@
-"""The settings of a store, read back from what it says of itself."""
+"""The settings of a store, read back from its recipes and its history."""
 
 import functools
 import json
@@ -56,14 +56,14 @@ def spec(tmp_path_factory: pytest.TempPathFactory) -> DatasetSpec:
 
 
 def traits(config: PrecomputeConfig, *, tower_paths: bool = True) -> Traits:
-    """What a teacher would say; a tower of timm takes the raw path whatever is asked."""
+    """The traits of a teacher; a tower of timm takes the raw path whatever path is asked for."""
     height, width = config.dense.size
     path = config.dense.path if tower_paths else "raw"
     return Traits(24, [32, 32], [height // 8, width // 8], path)
 
 
-def settled(config: PrecomputeConfig) -> PrecomputeConfig:
-    """What `auto` is on a machine without a GPU."""
+def resolved(config: PrecomputeConfig) -> PrecomputeConfig:
+    """The settings that `auto` stands for on a machine without a GPU."""
     library = "sklearn" if config.regions.backend == "auto" else config.regions.backend
     precision = "fp32" if config.precision == "auto" else config.precision
     regions = config.regions.model_copy(update={"backend": library})
@@ -128,11 +128,11 @@ def test_settings_read_back_make_the_same_artifacts(
         )
         assert plain(store_identity(spec, "train", None, FILES, found)) == stored.identity
         if tower_paths:  # otherwise sigma is not used, and not stored
-            assert found == settled(config)
+            assert found == resolved(config)
 
 
 def test_the_history_says_the_same_as_the_description(tmp_path: Path, spec: DatasetSpec) -> None:
-    config = settled(PrecomputeConfig(shard_images=4, batch=3, device="cpu"))
+    config = resolved(PrecomputeConfig(shard_images=4, batch=3, device="cpu"))
     made = StoredSettings(spec, "train", 5, config, traits(config))
     (tmp_path / HISTORY).write_bytes(json_lines([{"root": "/data"}, settings_entry(made)]))
     stored = manifest(tmp_path, spec, config, made.traits, 5)
@@ -154,7 +154,7 @@ def test_the_description_counts_where_the_history_says_otherwise(
 
 
 def test_the_history_alone_has_what_no_recipe_holds(tmp_path: Path, spec: DatasetSpec) -> None:
-    config = settled(PrecomputeConfig())
+    config = resolved(PrecomputeConfig())
     said = traits(config)
     stored = manifest(tmp_path, spec, config, said, None)
     for name in setting_names(PrecomputeConfig):

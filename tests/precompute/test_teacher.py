@@ -271,7 +271,7 @@ def test_weights_file_gets_the_preprocessing_of_its_model(
         load_teacher(resolve_teacher(f"{model}@{weights}"), device="cpu")
     assert (asked["name"], asked["pretrained"]) == (model, str(weights))
     assert asked["force_preprocess_cfg"] == expected
-    # Published weights of ViT-L-14 disagree: OpenAI's values are taken, and said.
+    # Published weights of ViT-L-14 disagree: OpenAI's values are taken, with a warning.
     assert ("OpenAI's is assumed" in caplog.text) == (expected == {})
 
 

@@ -136,7 +136,7 @@ def test_no_jobs_no_outcomes(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def work_on(tick: Tick, stopped: Callable[[], object]) -> None:
-    """Step after step until the run ends, which is told to `stopped` and raised."""
+    """Take steps until the run ends; then call `stopped` and raise."""
     end = time.monotonic() + WAIT
     try:
         while time.monotonic() < end:
@@ -150,7 +150,7 @@ def work_on(tick: Tick, stopped: Callable[[], object]) -> None:
 def test_the_first_error_ends_the_others_at_their_next_step(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Nothing hangs: those at work stop, those that wait never begin."""
+    """Shards that are being computed stop, those that wait never start."""
     begun, stopped = set[int](), set[int]()
 
     def work(job: Job, tick: Tick) -> ShardResult:
@@ -159,7 +159,7 @@ def test_the_first_error_ends_the_others_at_their_next_step(
             until(lambda: begun >= {0, 1, 2})
             raise DatasetError("shard 1")
         work_on(tick, lambda: stopped.add(job.shard))
-        raise AssertionError("it was never told")
+        raise AssertionError("it was never stopped")
 
     taken: list[int] = []
     made = here(monkeypatch, work, at_once=3)
@@ -178,7 +178,7 @@ def test_an_interrupt_ends_what_is_at_work(monkeypatch: pytest.MonkeyPatch) -> N
         if job.shard == 0:
             return result_of(job)
         work_on(tick, lambda: stopped.append(job.shard))
-        raise AssertionError("it was never told")
+        raise AssertionError("it was never stopped")
 
     def interrupted(made: ThreadEngine) -> None:
         with made:
@@ -206,7 +206,7 @@ def test_outcomes_that_are_closed_end_what_is_at_work(monkeypatch: pytest.Monkey
             ended.append(job.shard)
 
         work_on(tick, slowly)
-        raise AssertionError("it was never told")
+        raise AssertionError("it was never stopped")
 
     with here(monkeypatch, work, at_once=2) as made:
         results = made.run(jobs(9), CONTEXT, lambda _: None)
@@ -290,7 +290,7 @@ def test_a_worker_loads_one_teacher_and_computes_so_many_shards_at_once(
 
 
 class Time:
-    """In place of the clock of the machine: it goes on when told."""
+    """Replaces the machine's clock: time passes only by `passes`."""
 
     def __init__(self, patch: pytest.MonkeyPatch) -> None:
         self.now = 100.0
