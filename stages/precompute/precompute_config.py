@@ -67,15 +67,16 @@ class DenseConfig(BaseModel):
     size: tuple[int, int] = (512, 512)
     """Height and width in pixels that the whole image is resized to for dense tokens. [ours]"""
     path: Literal["raw", "value", "clearclip", "nacl"] = "clearclip"
-    """Last block of a ViT tower: unchanged; value path (MaskCLIP); q-q attention without residual
-    and FFN (ClearCLIP); k-k attention with a Gaussian of the distance (NACLIP). Towers of timm
-    give their projected last feature map whatever is asked here. [ours]"""
+    """How the last block of a ViT tower mixes patches. raw: unchanged; value: the value path
+    (MaskCLIP); clearclip: q-q attention without residual and FFN (ClearCLIP); nacl: k-k attention
+    with a Gaussian of the distance (NACLIP). Towers of timm give their projected last feature map
+    with each of them. [ours]"""
     nacl_sigma: float = Field(default=5.0, gt=0)
     """Standard deviation of NACLIP's Gaussian, in patches; used by path `nacl` only."""
     format: str = Field(default="fp16", pattern=r"^(fp16|int8|none|pca:[1-9][0-9]{0,4})$")
     """What is stored of a dense token. fp16: half precision; int8: 8 bits per number and one scale
     per token, half the bytes; pca:128: its first 128 principal components in half precision; none:
-    nothing, once regions are made of it. What that loses is measured and printed. [ours]"""
+    nothing, only regions are made of it. What a format loses is measured and printed. [ours]"""
 
 
 PATH_SETTINGS: dict[str, tuple[str, ...]] = {"nacl": ("nacl_sigma",)}
@@ -100,8 +101,8 @@ class RegionConfig(BaseModel):
     unlabelled_share: float = Field(default=0.5, gt=0, le=1)
     """A token is unlabelled when at least this share of its pixels has no visible label. [ours]"""
     backend: Literal["auto", "cuml", "sklearn"] = "auto"
-    """k-means on the GPU (cuML) or the CPU (scikit-learn); auto: what an existing store was begun
-    with, else cuML where GPU and package are."""
+    """k-means on the GPU (cuML) or the CPU (scikit-learn). auto: the one that made an existing
+    store, else cuML where there is a GPU and the package."""
 
 
 class LocalConfig(BaseModel):
@@ -141,6 +142,6 @@ class PrecomputeConfig(BaseModel):
     follows from it by more than last digits is `precision` and `regions.backend`, which have
     recipes."""
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
-    """What the teacher sees images in (prompts: always fp32). auto: what an existing store was
-    begun in; else fp32 on a CPU and fp16 on a GPU, where it keeps the 10 bits of each number that
-    a store keeps, and bf16 would keep 7. [ours]"""
+    """Of the teacher's passes over images (prompts: always fp32). auto: that of an existing store,
+    else fp32 on a CPU and fp16 on a GPU: fp16 keeps the 10 bits of each number that a store keeps,
+    bf16 would keep 7. [ours]"""
