@@ -1,6 +1,6 @@
-"""The card: README.md of a store, what a person wants to know of it, made from what it holds.
+"""The card: a store's README.md, written from what the store holds.
 
-No time, no path of this machine: equal stores have equal cards.
+It has no time and no path of this machine, so equal stores have equal cards.
 """
 
 import json
@@ -17,9 +17,9 @@ from zsseg.stages.errors import CacheError
 
 
 def make_card(path: StorePath, *, fingerprint: str, command: str | None) -> bytes:
-    """Markdown of a store whose shards are all there.
+    """The card of a store whose shards are all there, in Markdown.
 
-    `fingerprint`: the seal's root hash; `command`: what makes this store, if that is known.
+    `fingerprint`: the seal's root hash; `command`: the command that makes this store, if known.
     """
     manifest = read_manifest(path)
     identity, info, failed = manifest.identity, manifest.info, _failed(path, manifest)
@@ -59,7 +59,10 @@ def make_card(path: StorePath, *, fingerprint: str, command: str | None) -> byte
 
 
 def _failed(path: StorePath, manifest: Manifest) -> int | None:
-    """Images of status 1; None when the store does not tell: a card is no reason to stop."""
+    """Number of images that could not be used; None where the store does not say, or is damaged.
+
+    A card is no reason to fail.
+    """
     if "status" not in manifest.arrays:
         return None
     try:
@@ -90,6 +93,6 @@ def _array_row(path: StorePath, manifest: Manifest, artifact: Artifact) -> str:
 
 
 def _text(value: object) -> str:
-    """One line that Markdown shows as it is."""
+    """The value as one line, escaped so that Markdown shows it unchanged."""
     plain = " ".join(str(value).split())
     return "".join(f"\\{sign}" if sign in r"\`*_[]<>|#" else sign for sign in plain)

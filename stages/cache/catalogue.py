@@ -1,4 +1,4 @@
-"""Which stores lie in a folder, what a new one is called, and which one is meant. Needs no zarr."""
+"""Lists the stores in a folder, names new ones, and finds the one that is asked for. No zarr."""
 
 import logging
 import re
@@ -18,7 +18,7 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class StoreSummary:
-    """One store in a list: `images` rows, `sealed` when it is complete."""
+    """One store in a list: its number of `images`, and `sealed` when it is complete."""
 
     path: StorePath
     dataset: str
@@ -29,7 +29,7 @@ class StoreSummary:
 
     @property
     def bytes(self) -> int:
-        """Size on the disk, now: every file is looked at."""
+        """Size of all its files, in bytes; reads the size of each file now."""
         return storage(self.path).total_bytes()
 
 
@@ -44,11 +44,11 @@ def store_name(identity: Mapping[str, Any], *, dataset: str, split: str, teacher
 def locate_store(
     folder: StorePath, identity: Mapping[str, Any], *, dataset: str, split: str, teacher: str
 ) -> StorePath:
-    """Where a store of this identity lies in a folder, or else where to make it.
+    """The path of the store of this identity in a folder, or the path to make it at.
 
-    Its name is made from the teacher's, and that is only what a person calls the files: a store of
-    the same identity under another name is the same store. ResourceError when the folder cannot be
-    reached.
+    The folder's name contains the teacher's, which is only what a person calls its files: a store
+    of the same identity under another name is the same store. ResourceError when the folder cannot
+    be reached.
     """
     storage(folder).check_reachable()
     path = folder / store_name(identity, dataset=dataset, split=split, teacher=teacher)
@@ -67,9 +67,10 @@ def locate_store(
 
 
 def find_stores(folder: StorePath) -> list[StoreSummary]:
-    """All stores directly in a folder, by name, or the one that the folder itself is.
+    """All stores directly in a folder, sorted by name; the folder itself where it is a store.
 
-    One that cannot be read is logged and left out. ResourceError when the folder cannot be reached.
+    A store that cannot be read is logged and left out. ResourceError when the folder cannot be
+    reached.
     """
     storage(folder).check_reachable()
     if is_leftover(folder):
@@ -107,7 +108,7 @@ def choose_store(path_or_folder: StorePath, *, split: str | None = None) -> Stor
 
 
 def is_leftover(path: StorePath) -> bool:
-    """Is this what an interrupted `zsseg cache rm` or `import` leaves, by its name?"""
+    """Does the name say that an interrupted `zsseg cache rm` or `import` left this folder?"""
     return path.name.endswith((REMOVING, IMPORTING))
 
 

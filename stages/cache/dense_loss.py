@@ -1,8 +1,8 @@
-"""What storing dense tokens in fewer bytes has cost: measured by stage one, kept in the history.
+"""How much dense tokens lose by being stored in fewer bytes: measured by stage one.
 
-The history is not content: equal stores stay equal byte for byte, and a text embedding that
-changes leaves the receipts of the dense tokens as they are. A measurement names the content that it
-was made of, so that it is not shown of another.
+The measurement is a line of the store's history, which is no content: equal stores stay equal byte
+for byte, and new text embeddings leave the receipts of the dense tokens unchanged. It holds a
+fingerprint of what was measured, so that it is not shown for other content.
 """
 
 from dataclasses import asdict, dataclass
@@ -22,22 +22,22 @@ _MADE_OF = (DENSE, BASIS, "text")
 
 @dataclass(frozen=True)
 class DenseLoss:
-    """Stored dense tokens against those that the teacher gives, on a sample of images."""
+    """Stored dense tokens compared with the teacher's own, on a sample of images."""
 
     format: str
     bytes: float
     """Size of the dense tokens' files over that of half precision."""
     cosine_mean: float
     cosine_worst: float
-    """Cosine of a stored token and its original: mean, and of the token that has changed most."""
+    """Cosine similarity of a stored token and its original: the mean, and the lowest."""
     agreement: float
-    """Share of tokens that are nearest to the same class name as their original."""
+    """Share of tokens (0 to 1) that are nearest to the same class name as their original."""
     images: int
     tokens: int
 
 
 def recorded_loss(store: StorePath, manifest: Manifest) -> DenseLoss | None:
-    """The measurement of what the store holds now; None when there is none, or it is unfinished."""
+    """The measurement of what the store holds now; None without one, or when it is not sealed."""
     try:
         entry = newest(read_json_lines(store / HISTORY), _KEY)
         if entry is None or entry.pop("made_of") != _made_of(store, manifest):
@@ -48,12 +48,12 @@ def recorded_loss(store: StorePath, manifest: Manifest) -> DenseLoss | None:
 
 
 def loss_entry(store: StorePath, manifest: Manifest, loss: DenseLoss) -> dict[str, Any]:
-    """The line of the history that records a measurement of a sealed store."""
+    """The entry of the history that records a measurement of a sealed store."""
     return {_KEY: asdict(loss) | {"made_of": _made_of(store, manifest)}}
 
 
 def dense_bytes(store: StorePath, manifest: Manifest) -> int:
-    """Size of the files that dense tokens are read from, as their receipts say it."""
+    """Bytes of the files that dense tokens are read from, by their receipts."""
     total = 0
     for artifact in manifest.artifacts:
         if artifact.name not in (DENSE, BASIS):
@@ -66,7 +66,7 @@ def dense_bytes(store: StorePath, manifest: Manifest) -> int:
 
 
 def _made_of(store: StorePath, manifest: Manifest) -> str:
-    """Fingerprint of the receipts, and so of the bytes, that a measurement depends on."""
+    """Fingerprint of the receipts, and so of the data, that a measurement depends on."""
     sealed = ledger.read_seal(store)["files"]
     folders = tuple(f"{LEDGER}/{name}/" for name in _MADE_OF)
     return fingerprint({file: hash_ for file, hash_ in sealed.items() if file.startswith(folders)})

@@ -1,7 +1,8 @@
-"""What a store says of itself, read without trust: any of its files may be damaged.
+"""Reads seal, manifest and receipts of a store of which any file may be damaged.
 
-Seal, description of the group (the manifest) and receipts vouch for one another. Where the manifest
-is damaged, the seal says which receipts there should be, and without a seal the folder does.
+They confirm one another: the seal holds the hashes of manifest and receipts. Where the manifest is
+damaged, the seal says which receipts there should be; without a seal, the receipts in the folder
+are taken.
 """
 
 import errno
@@ -29,7 +30,7 @@ from zsseg.stages.errors import CacheError
 MISSING = "missing"
 
 Receipt = dict[str, Any] | CacheError | None
-"""A receipt, or what is wrong with it, or None where there is none."""
+"""The content of a receipt, or what is wrong with it, or None where it is missing."""
 
 _RECEIPT = re.compile(rf"{LEDGER}/([a-z][a-z0-9_]*)/(\d+)\.json", re.ASCII)
 
@@ -49,7 +50,7 @@ class Shard:
 
 
 def read_seal(path: StorePath) -> dict[str, Any]:
-    """The seal, spelled as it was written: a lost end of line is damage too. Raises CacheError."""
+    """The seal; CacheError when it is missing, damaged, or not byte for byte as it was written."""
     file = path / SEAL
     if (wrong := why_not_plain(file)) and wrong != MISSING:
         raise CacheError(f"{file}: {wrong}")
@@ -62,7 +63,7 @@ def read_seal(path: StorePath) -> dict[str, Any]:
 def read_group(
     path: StorePath, sealed: Mapping[str, str] | None
 ) -> tuple[Manifest | None, str | None]:
-    """The manifest, or what is wrong with it; one that is not the sealed one is not believed."""
+    """The manifest, or what is wrong with it; one whose hash is not the sealed one is damaged."""
     if wrong := why_not_plain(path / GROUP):
         return None, wrong
     try:
@@ -77,7 +78,10 @@ def read_group(
 def list_shards(
     path: StorePath, manifest: Manifest | None, sealed: Mapping[str, str] | None
 ) -> list[Shard]:
-    """Every shard that there should be, by the manifest, else the seal, else the receipts there."""
+    """Every shard that the store should have.
+
+    By the manifest where it is intact, else by the seal, else by the receipts in the folder.
+    """
     if manifest:
         return [
             Shard(
@@ -96,7 +100,7 @@ def list_shards(
         for file in sorted(there if sealed is None else sealed)
         if (match := _RECEIPT.fullmatch(file))
     ]
-    # A receipt that is damaged does not tell its rows; those of the other artifacts do.
+    # A damaged receipt does not give its rows; those of the same shard of other artifacts do.
     rows = {
         number: range(*receipt["rows"])
         for _, number, _, receipt in found
@@ -126,7 +130,7 @@ def why_not_plain(file: StorePath) -> str | None:
 
 
 def why_changed(file: StorePath, sealed: str | None) -> str | None:
-    """What is wrong with a file whose hash the seal holds."""
+    """What is wrong with a file whose hash the seal holds; None when nothing is."""
     if wrong := why_not_plain(file):
         return wrong
     return or_unreadable(
@@ -135,7 +139,7 @@ def why_changed(file: StorePath, sealed: str | None) -> str | None:
 
 
 def or_unreadable(check: Callable[[], str | None]) -> str | None:
-    """What a check says; a disk that cannot read a file any more is damage, no end of the check."""
+    """The result of a check; a file that the disk can no longer read counts as damaged."""
     try:
         return check()
     except OSError as error:
@@ -145,7 +149,7 @@ def or_unreadable(check: Callable[[], str | None]) -> str | None:
 
 
 def _read_receipt(path: StorePath, file: str, artifact: Artifact | None, number: int) -> Receipt:
-    """Without the manifest's artifact, which says what files it must list, by its checksum only."""
+    """One receipt; without the artifact, which says what it must list, only its checksum counts."""
     if wrong := why_not_plain(path / file):
         return None if wrong == MISSING else CacheError(wrong)
     try:

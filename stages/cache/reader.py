@@ -1,4 +1,4 @@
-"""The reader of a finished store: rows by number, safe to pickle, to fork and to spawn."""
+"""Reads a finished store, row by row or whole arrays; safe to pickle, to fork and to spawn."""
 
 import os
 from typing import Any, Self
@@ -20,7 +20,7 @@ _SHOWN = 5
 
 
 class Store:
-    """A sealed store, read only. Made by `Store.open`; pickles as its path and manifest.
+    """A finished store, to read only. Made by `Store.open`; pickles as its path and manifest.
 
     `identity`, `info` and `recipes` (by artifact) are what the writer was given. `fingerprint` is
     the seal's root hash: it changes with any byte of content.
@@ -41,7 +41,8 @@ class Store:
     def open(cls, path: StorePath) -> Self:
         """Open a store; CacheError when it is missing, foreign, unfinished or damaged.
 
-        Checks metadata, receipts and file sizes, not the data's hashes (`verify_store` does).
+        `path`: the store's folder, or its URL (`store_path("s3://...")`). Checks metadata, receipts
+        and file sizes; `verify_store` also checks the hashes of the data.
         """
         with storage(path).read_ahead():
             manifest = read_manifest(path)
@@ -58,17 +59,17 @@ class Store:
 
     @property
     def identity(self) -> dict[str, Any]:
-        """Data set, split, classes, teacher: what makes it this store."""
+        """Data set, split, classes and teacher: a store with another identity is another store."""
         return self.manifest.identity
 
     @property
     def info(self) -> dict[str, Any]:
-        """What readers need besides: class and prompt names, widths, the data set's description."""
+        """What readers also need: class and prompt names, widths, the data set's description."""
         return self.manifest.info
 
     @property
     def recipes(self) -> dict[str, dict[str, Any]]:
-        """Recipe of each artifact."""
+        """The recipe of each artifact, by its name: all settings that decide its values."""
         return {artifact.name: dict(artifact.recipe) for artifact in self.manifest.artifacts}
 
     @property
@@ -83,18 +84,21 @@ class Store:
 
     @property
     def index(self) -> list[dict[str, Any]]:
-        """`row`, `id`, `image`, `label` of every row; paths are relative to the data set's root."""
+        """`row`, `id`, `image` and `label` of every row, in their order.
+
+        Paths are relative to the data set's root; `label` is None for an image without one.
+        """
         if self._index is None:
             self._index = read_json_lines(self.path / INDEX)
         return self._index
 
     @property
     def history(self) -> list[dict[str, Any]]:
-        """What the runs of `zsseg precompute` said about themselves, oldest first."""
+        """One entry per run of `zsseg precompute` (time, seconds, versions), oldest first."""
         return read_json_lines(self.path / HISTORY)
 
     def last(self, key: str) -> Any:
-        """The newest value of a key in the history: `root`, `teacher`; None when never said."""
+        """The newest value of a key in the history, as `root` or `teacher`; None without one."""
         return newest(self.history, key)
 
     def has(self, array: str) -> bool:
@@ -102,10 +106,10 @@ class Store:
         return array in self.manifest.arrays
 
     def read(self, array: str, row: int) -> np.ndarray[Any, Any]:
-        """One image's row of a per-row array, without the leading N; `dense` as tokens (D, h, w).
+        """One image's row of an array that has a row per image, without the leading N.
 
-        Tokens are float16 or float32, as the store's format of them gives them back; CacheError
-        when it keeps none.
+        `dense` is decoded to tokens (D, h, w): float16 from format fp16, else float32. CacheError
+        when the store keeps none, or when the file is missing or damaged.
         """
         self._check_kept(array)
         artifact, _ = self.manifest.arrays[array]
@@ -116,7 +120,11 @@ class Store:
         return self._stored(array, row)
 
     def read_all(self, array: str) -> np.ndarray[Any, Any]:
-        """A whole array, (N, ...) or a unit artifact's; for small arrays. `dense` as tokens."""
+        """A whole array: (N, ...), or the array of an artifact without rows, as `text` (C, D).
+
+        For arrays that fit into memory. `dense` is decoded to tokens (N, D, h, w), see `read`.
+        CacheError when a file is missing or damaged.
+        """
         self._check_kept(array)
         artifact, _ = self.manifest.arrays[array]
         if array == DENSE:
@@ -124,7 +132,10 @@ class Store:
         return self._stored_whole(array)
 
     def receipt(self, artifact: str, shard: int) -> dict[str, Any]:
-        """The receipt of a shard: its files and the writer's notes (hashes, failures)."""
+        """The receipt of a shard: its files, and the writer's notes (hashes, failures).
+
+        CacheError when it is missing or damaged.
+        """
         (what,) = (a for a in self.manifest.artifacts if a.name == artifact)
         receipt = ledger.read_receipt(self.path, what, shard)
         if receipt is None:
@@ -139,7 +150,7 @@ class Store:
             raise CacheError(f"{self.path}: {NOT_KEPT}")
 
     def _stored(self, array: str, row: int) -> np.ndarray[Any, Any]:
-        """A row as it lies in the store, or all of an array without rows, which is kept."""
+        """A row as it is stored; of an array without rows all of it, which stays in memory."""
         if not self.manifest.arrays[array][0].per_row:
             if array not in self._units:
                 self._units[array] = self._stored_whole(array)
@@ -166,7 +177,7 @@ class Store:
         return self._arrays[array]
 
     def _file(self, array: str, shard: int) -> str:
-        """Path of a shard that is there: zarr reads a lost or empty one as zeros."""
+        """Path of a shard; CacheError when it is missing, which zarr would read as zeros."""
         artifact, spec = self.manifest.arrays[array]
         file = self.path / shard_file(spec, artifact, shard)
         if file in self._found:

@@ -1,4 +1,4 @@
-"""Does the store in a folder fit what is asked? Makes it, mends it, or says what differs."""
+"""Compares the store in a folder with what is asked: creates, updates or refuses it."""
 
 import json
 import logging
@@ -40,8 +40,8 @@ _log = logging.getLogger(__name__)
 def prepare_store(path: StorePath, wanted: Manifest, index: bytes, *, update: bool) -> None:
     """Bring index, manifest and array metadata in a folder to what is wanted.
 
-    `index` is the content of index.jsonl. Raises CacheError, with every differing field, when the
-    store there is another one; `update` makes way for what differs instead.
+    `index` is the content of index.jsonl. CacheError, with every differing field, when the store
+    there is another one; with `update` what differs is removed instead, to be computed again.
     """
     arrays = {
         f"{name}/zarr.json": array_json(wanted, artifact, spec)
@@ -59,7 +59,7 @@ def prepare_store(path: StorePath, wanted: Manifest, index: bytes, *, update: bo
 
 
 def _restore(path: StorePath, wanted: Mapping[str, bytes]) -> None:
-    """Put back lost or damaged metadata where the seal proves that it was what is wanted now."""
+    """Restore lost or damaged metadata where the seal's hash proves that it was what is wanted."""
     try:
         sealed = ledger.read_seal(path)["files"]
     except CacheError:
@@ -75,7 +75,7 @@ def _restore(path: StorePath, wanted: Mapping[str, bytes]) -> None:
 def _create(path: StorePath, wanted: Manifest, index: bytes) -> None:
     ours = {LOCK, HOLDER, INDEX, HISTORY, USED, PREVIOUS}
     strangers = {file.split("/")[0] for file in storage(path).list_files()} - ours
-    # Beside a store that was set aside lies what lay in it; what is set aside must be gone on with.
+    # A store that was set aside leaves files of the folder behind, and has to be continued.
     if strangers and not storage(path / PREVIOUS / GROUP).exists():
         raise CacheError(
             f"{path}: neither empty nor a store ({GROUP} is missing beside "
@@ -87,26 +87,26 @@ def _create(path: StorePath, wanted: Manifest, index: bytes) -> None:
 
 @dataclass(frozen=True)
 class Mismatch:
-    """In what a store is not what is asked; all empty when it is."""
+    """How a store differs from what is asked, one line per field; all empty when it does not."""
 
     fixed: tuple[str, ...] = ()
-    """Makes it another store."""
+    """What makes it another store: identity, images per shard."""
     images: tuple[str, ...] = ()
-    """Images that came, went or moved: the rows move with them."""
+    """Images that were added, removed or moved: the rows move with them."""
     other: tuple[str, ...] = ()
     """Label files and the description."""
     artifacts: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    """Of each artifact that differs, the fields."""
+    """The differing fields of each artifact, by its name."""
 
     @property
     def lines(self) -> list[str]:
-        """All of them."""
+        """All lines."""
         settings = [line for lines in self.artifacts.values() for line in lines]
         return [*self.fixed, *self.images, *self.other, *settings]
 
 
 def find_mismatch(path: StorePath, wanted: Manifest, index: bytes) -> Mismatch:
-    """Compare the store in a folder with what is asked. Reads only."""
+    """Compare the store in a folder with what is asked; changes nothing."""
     stored = read_manifest(path)
     fixed = differing_fields(stored.identity, wanted.identity)
     fixed += differing_fields(stored.shard_rows, wanted.shard_rows, prefix="shard_rows")
@@ -154,7 +154,7 @@ def _reconcile(path: StorePath, wanted: Manifest, index: bytes, *, update: bool)
 
 
 def _described(manifest: Manifest) -> dict[str, Any]:
-    """The description but for the teacher's name: its identity says which one it is."""
+    """The description without the teacher's name: the identity says which teacher it is."""
     return {key: value for key, value in manifest.info.items() if key != "teacher"}
 
 
@@ -173,10 +173,10 @@ def _artifact_difference(name: str, old: Artifact | None, new: Artifact | None) 
 
 
 def _index_difference(path: StorePath, wanted: bytes) -> tuple[list[str], list[str]]:
-    """Which images came, went or lie elsewhere, and which have another label file.
+    """Which images were added, removed or moved, and which have another label file.
 
-    A label that came, went or moved leaves the rows where they are: the index follows, and the
-    hashes of visible labels in the receipts say what has to be made again.
+    Another label file leaves the rows where they are: the index is written again, and the hashes of
+    visible labels in the receipts say what has to be computed again.
     """
     if storage(path).exists() and storage(path).read() == wanted:
         return [], []
@@ -211,10 +211,10 @@ def _counted(images: Mapping[str, Sequence[str]]) -> list[str]:
 
 
 def _drop(path: StorePath, stored: Manifest, wanted: Manifest, changed: Collection[str]) -> None:
-    """Make way for changed artifacts: first the seal, then receipts, then data.
+    """Delete what changed artifacts cannot keep: first the seal, then receipts, then data.
 
-    Of artifacts whose arrays stay what they are nothing is deleted: their receipts tell of another
-    recipe, and crops that have not changed keep their tokens.
+    Artifacts whose arrays stay the same lose nothing: their receipts have another recipe's
+    fingerprint, and crops that have not changed keep their tokens.
     """
     storage(path / SEAL).remove()
     asked = {artifact.name: artifact.arrays for artifact in wanted.artifacts}

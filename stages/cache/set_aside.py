@@ -1,8 +1,8 @@
-"""A store whose images are no longer the same: set aside, to be copied from row by row.
+"""Sets a store aside whose images have changed, so that its rows can be copied into a new one.
 
-Images that came or went move the rows of all that follow, and rows lie in shards. So the store's
-content moves to `.previous` within its folder, and a new store is filled beside it: from the old
-one wherever an image is the same. Sealing the new one deletes the old one. One lock covers both.
+An added or removed image moves all rows after it, and rows lie in shards. So the store's content
+moves to `.previous` within its folder, and a new store is filled beside it: from the old one
+wherever an image is the same. Sealing the new one deletes the old one. One lock covers both.
 """
 
 from zsseg.stages.cache.disk.storage import storage
@@ -20,7 +20,7 @@ from zsseg.stages.cache.format.manifest import (
 from zsseg.stages.errors import CacheError
 
 PREVIOUS = ".previous"
-"""The folder, in a store's own, of the store that was set aside."""
+"""The folder within a store's folder that holds the store that was set aside."""
 
 _NOT_MOVED = (
     "images came or went, which moves rows, and objects cannot be moved. Fetch the store with "
@@ -43,21 +43,21 @@ def set_aside(path: StorePath) -> None:
     """
     if wrong := why_not_set_aside(path):
         raise CacheError(f"{path}: {wrong}")
-    if storage(path / SEAL).exists():  # what lies aside still is left of a deletion that was killed
+    if storage(path / SEAL).exists():  # an older one there is left of a deletion that was killed
         discard_previous(path)
     storage(path / SEAL).remove()
     storage(path / CARD).remove()
-    if storage(path / PREVIOUS / GROUP).exists():  # the one in front is unfinished: given up
+    if storage(path / PREVIOUS / GROUP).exists():  # the new one is unfinished: drop it
         _clear(path)
         return
     storage(path / PREVIOUS).make_folder()
-    # First what makes it a store; `finish` goes on from there.
+    # The manifest first, which makes it a store; then `finish_setting_aside` can complete it.
     storage(path).move(GROUP, PREVIOUS)
     finish_setting_aside(path)
 
 
 def finish_setting_aside(path: StorePath) -> None:
-    """Complete what `set_aside` began, here or before it was killed."""
+    """Move the rest of a store whose manifest `set_aside` has moved, now or before a kill."""
     aside = path / PREVIOUS
     if why_not_set_aside(path) or storage(path / GROUP).exists():
         return
@@ -86,9 +86,9 @@ def discard_previous(path: StorePath) -> None:
 
 
 def _clear(path: StorePath) -> None:
-    """Delete the content of the unfinished store in front, its receipts first.
+    """Delete the content of the unfinished new store, its receipts first.
 
-    Its metadata, which says what belongs to it, goes last: a killed call is made again.
+    Its metadata, which says what belongs to it, goes last, so that a killed call can be repeated.
     """
     for name in (LEDGER, *sorted(read_manifest(path).arrays)):
         storage(path / name).remove_folder()

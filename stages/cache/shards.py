@@ -1,7 +1,7 @@
-"""One shard of an artifact, as the processes that compute it see it: files written and read back.
+"""Writes and reads one shard of an artifact, in any process.
 
-Whoever computes a shard owns it alone and needs no lock; that it counts is declared by the one
-process that holds the store's lock, `Writer.commit`.
+Exactly one process computes a shard, so it needs no lock. The process that holds the store's lock
+declares the shard complete afterwards: `Writer.commit`.
 """
 
 from collections.abc import Mapping, Sequence
@@ -18,7 +18,7 @@ from zsseg.stages.errors import NonFiniteError
 
 Arrays = Mapping[str, np.ndarray[Any, Any]]
 Files = dict[str, dict[str, Any]]
-"""Bytes and hash of each file of a shard, by its path in the store: what the receipt says."""
+"""Size and hash of each file of a shard, by its path in the store, as its receipt holds them."""
 
 _SHOWN = 10  # images named in one message
 
@@ -32,10 +32,11 @@ def save_shard(
     *,
     ids: Sequence[str],
 ) -> Files:
-    """Write one whole shard of every array of an artifact, and bring it to the disk (fsync).
+    """Write one whole shard of every array of an artifact, durably.
 
-    `ids`: the image of each row, for messages. Raises NonFiniteError on NaN or infinity before
-    anything is written, ResourceError when the disk refuses.
+    `arrays`: (rows, ...) of each array, or the whole array where the artifact is not per row.
+    `ids`: the image of each row, for messages. NonFiniteError for NaN or infinity, before anything
+    is written; ResourceError when it cannot be written.
     """
     assert arrays.keys() == {spec.name for spec in artifact.arrays}, (artifact.name, list(arrays))
     for spec in artifact.arrays:
@@ -47,9 +48,9 @@ def save_shard(
 def load_shard(
     store: StorePath, manifest: Manifest, array: str, shard: int
 ) -> np.ndarray[Any, Any]:
-    """One shard of an array as it lies on the disk: (rows, ...), or all of an array without rows.
+    """One shard of an array: (rows, ...), or all of an array without rows.
 
-    `dense` as tokens (rows, D, h, w), whatever the format that they are stored in.
+    `dense` is decoded to tokens (rows, D, h, w). CacheError when a file is damaged.
     """
     artifact, _ = manifest.arrays[array]
     if array == DENSE:
@@ -60,7 +61,7 @@ def load_shard(
 def check_finite(
     store: StorePath, array: str, values: np.ndarray[Any, Any], *, ids: Sequence[str]
 ) -> None:
-    """Raise NonFiniteError, with the images' ids, when rows are not finite."""
+    """NonFiniteError, with the images' ids, when rows hold NaN or infinity."""
     bad = np.flatnonzero(~np.isfinite(values.reshape(len(values), -1)).all(axis=1))
     if len(bad):
         named = ", ".join(ids[row] if row < len(ids) else f"row {row}" for row in bad[:_SHOWN])

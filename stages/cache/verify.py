@@ -1,8 +1,8 @@
-"""Is a store what its receipts say it is? Names every damaged file and the images in it.
+"""Checks a store against its seal and receipts: names every damaged file and the images in it.
 
-The seal holds the hash of metadata, index and receipts; a receipt the size and hash of its shard's
-files. A description (zarr.json of the group) that is damaged is done without: seal and receipts
-alone say which files there are.
+The seal holds the hashes of metadata, index and receipts; a receipt holds size and hash of each of
+its shard's files. Where the manifest (zarr.json of the group) is damaged, seal and receipts alone
+say which files there should be.
 """
 
 import json
@@ -32,8 +32,8 @@ from zsseg.stages.errors import CacheError
 class DamagedFile:
     """One damaged or missing file of a store.
 
-    `file` is relative to the store. `artifact`, `array` and `images` (ids) say what it holds, where
-    it is data; a receipt has no array, an array's zarr.json no images.
+    `file` is relative to the store. `artifact`, `array` and `images` (ids) say what a file of data
+    holds; a receipt has no array, an array's zarr.json no images.
     """
 
     file: str
@@ -45,7 +45,10 @@ class DamagedFile:
 
 @dataclass(frozen=True)
 class Share:
-    """The `number`-th of `parts` equal parts of a store's shards; each shard is in one of them."""
+    """Part `number` (from 1) of `parts` equal parts of a store's shards.
+
+    Each shard is in exactly one of them. ValueError when there is no such part.
+    """
 
     number: int
     parts: int
@@ -54,9 +57,9 @@ class Share:
         if not 1 <= self.number <= self.parts:
             raise ValueError(f"there is no part {self.number} of {self.parts}")
 
-    def holds(self, place: int) -> bool:
-        """Is the shard of this place, counted from 0, in this part?"""
-        return place % self.parts == self.number - 1
+    def holds(self, position: int) -> bool:
+        """Is the shard at this position, counted from 0, in this part?"""
+        return position % self.parts == self.number - 1
 
 
 EVERYTHING = Share(1, 1)
@@ -66,8 +69,8 @@ EVERYTHING = Share(1, 1)
 class Inspection:
     """What a check has found, and how much data it has read.
 
-    `manifest` and `root` (the fingerprint) are None where group or seal are damaged. `shards` are
-    those that have data.
+    `manifest` is None where the group is damaged, `root` (the fingerprint) where the seal is.
+    `shards` counts those that have data.
     """
 
     problems: tuple[DamagedFile, ...]
@@ -79,7 +82,7 @@ class Inspection:
 
 
 def verify_store(path: StorePath, *, read_data: bool) -> list[DamagedFile]:
-    """The problems that `inspect_store` finds with every byte of data read, or none of it."""
+    """The damaged files of a store, with every byte of data read, or none: see `inspect_store`."""
     share = EVERYTHING if read_data else None
     return list(inspect_store(path, share=share, progress=lambda done, total: None).problems)
 
@@ -87,11 +90,11 @@ def verify_store(path: StorePath, *, read_data: bool) -> list[DamagedFile]:
 def inspect_store(
     path: StorePath, *, share: Share | None, progress: Callable[[int, int], None]
 ) -> Inspection:
-    """Check seal, metadata, receipts and file sizes; also every byte of a share of the data.
+    """Check seal, metadata, receipts and file sizes, and every byte of a share of the data.
 
-    No problems means that all is as it was written. An unfinished store has a problem, its seal; of
-    its data, what is committed is checked. `progress` is told the shards done and their number.
-    Raises CacheError only when there is no folder.
+    No problems means that all is as it was written. The seal of an unfinished store is a problem;
+    its committed data is checked. `progress` is called with the number of shards done and of all.
+    CacheError only when there is no folder.
     """
     if not path.is_dir():
         raise CacheError(f"{path}: no store here; `zsseg precompute` makes one")
@@ -141,7 +144,7 @@ def inspect_store(
 
 
 def _problem(file: str, reason: str, shards: Sequence[Shard], ids: Sequence[str]) -> DamagedFile:
-    """A file that the seal covers: a receipt with its shard's images, an array's zarr.json."""
+    """The damage of a file that the seal covers, with the artifact, array and images it is of."""
     for shard in shards:
         if shard.file == file:
             return DamagedFile(file, shard.artifact, None, _images(ids, shard), reason)
@@ -163,10 +166,10 @@ def _damaged_metadata(
     sealed: Mapping[str, str] | None,
     shards: Sequence[Shard],
 ) -> Iterator[tuple[str, str]]:
-    """Path and reason of what the seal covers, but for the group.
+    """Path and reason of each damaged file that the seal covers, except the group's zarr.json.
 
-    Without a seal, index and arrays by what they say, receipts by their own checksums (not here);
-    an array of which nothing is committed need not have been begun.
+    Without a seal, index and arrays are checked by their content; receipts have checksums of their
+    own, which are checked elsewhere. An array of which nothing is committed may be missing.
     """
     if sealed is not None:
         for file in ledger.sealed_files(manifest) if manifest else sealed:
@@ -205,7 +208,7 @@ def _wrong_json(file: StorePath, wanted: dict[str, Any]) -> str | None:
 
 
 def _damaged_history(file: StorePath) -> str | None:
-    """What is wrong with the history: no content, but commands cannot do without its lines."""
+    """What is wrong with the history: it is no content, but commands need its lines."""
     if wrong := why_not_plain(file):
         return None if wrong == MISSING else wrong
     try:
@@ -216,7 +219,7 @@ def _damaged_history(file: StorePath) -> str | None:
 
 
 def _damage(path: StorePath, file: str, entry: Mapping[str, Any], *, read_data: bool) -> str | None:
-    """What is wrong with a file of data, by its receipt's entry."""
+    """What is wrong with a file of data, compared with its entry in the receipt."""
     if wrong := why_not_plain(path / file):
         return wrong
     return or_unreadable(lambda: ledger.file_damage(path, file, entry, read_data=read_data))
@@ -232,7 +235,7 @@ def _undecodable(
 ) -> Iterator[tuple[str, str | None]]:
     """What is wrong with the files of a shard whose receipt is damaged, by zarr's own checksums.
 
-    Not of an array that has lost its description too.
+    Nothing is said of the data of an array whose zarr.json is damaged too.
     """
     (artifact,) = (each for each in manifest.artifacts if each.name == shard.artifact)
     for spec in artifact.arrays:
@@ -250,7 +253,7 @@ def _undecodable(
 
 
 def _ids(path: StorePath) -> list[str]:
-    """Image ids by row, of an index that is sound."""
+    """Image ids by row, from an intact index."""
     return [str(entry["id"]) for entry in read_json_lines(path / INDEX)]
 
 

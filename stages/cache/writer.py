@@ -1,8 +1,8 @@
-"""The writer of a store: one shard at a time, receipt, seal.
+"""Writes a store: one shard at a time with its receipt, and the seal at the end.
 
-Order of every commit: data, fsync, receipt, fsync. The receipt is removed before its shard is
-written again, the seal before anything that it covers changes. Killed at any point, the same run
-continues and ends with the same bytes.
+The order of every commit is data, fsync, receipt, fsync. A receipt is removed before its shard is
+written again, the seal before anything that it covers changes. A run that is killed at any point
+can be repeated: it continues, and ends with the same bytes.
 """
 
 import json
@@ -68,10 +68,10 @@ class Writer:
 
         `index`: one entry per row with `id`, `image`, `label` (paths relative to the data set's
         root). `identity` holds `dataset` and `split`, `info` holds `teacher`: the catalogue shows
-        them; a `teacher` of another name is no difference. Raises CacheLocked when another process
-        writes the store, and CacheError with every differing field when it was made with other
-        settings; with `update` what differs is to be computed again, and a store of other images
-        is set aside to copy from (`aside`).
+        them; another name of the `teacher` is no difference. `shard_rows`: images per shard.
+        CacheLocked when another process writes the store, CacheError with every differing field
+        when it was made with other settings. With `update` what differs is computed again instead,
+        and a store of other images is set aside to copy rows from (`set_aside`).
         """
         lines = index_lines(index)
         manifest = Manifest(
@@ -91,7 +91,7 @@ class Writer:
             lock = acquire(path)
         if lock.died:
             _log.warning(
-                "%s: the last run, %s, ended without a word; this one goes on from what was "
+                "%s: the last run, %s, did not end properly; this one continues from what was "
                 "committed. If an image kills it again, --workers 1 finds which",
                 path,
                 lock.died,
@@ -121,7 +121,10 @@ class Writer:
         self._lock.release(self.path)
 
     def missing(self) -> dict[str, list[int]]:
-        """Shards still to write, by artifact: no receipt, one of another recipe, or lost files."""
+        """Numbers of the shards still to write, by artifact.
+
+        Those without a receipt, with one of another recipe, or with missing files.
+        """
         with storage(self.path).read_ahead():
             return {
                 artifact.name: [
@@ -135,16 +138,16 @@ class Writer:
         return self.manifest.rows_of(shard)
 
     def receipt(self, artifact: str, shard: int) -> dict[str, Any] | None:
-        """The receipt of a shard with its notes; None when there is none that can be read."""
+        """The receipt of a shard with its notes; None when it is missing or damaged."""
         try:
             return ledger.read_receipt(self.path, self._artifacts[artifact], shard)
         except CacheError:  # `missing` lists the shard and logs why
             return None
 
     def read(self, array: str, shard: int) -> np.ndarray[Any, Any]:
-        """One committed shard of an array: (rows, ...), or the whole array of a unit artifact.
+        """One committed shard of an array: (rows, ...), or all of an array without rows.
 
-        `dense` as tokens (rows, D, h, w), whatever the format that they are stored in.
+        `dense` is decoded to tokens (rows, D, h, w).
         """
         artifact, _ = self.manifest.arrays[array]
         assert self._why(artifact, shard if artifact.per_row else 0) is None, (array, shard)
@@ -160,8 +163,9 @@ class Writer:
     ) -> None:
         """Write and commit one whole shard of every array of an artifact.
 
-        Raises NonFiniteError on NaN or infinity before anything is written, ResourceError when the
-        disk refuses.
+        `arrays`: (rows, ...) of each array, or the whole array where the artifact is not per row.
+        NonFiniteError for NaN or infinity, before anything is written; ResourceError when it
+        cannot be written.
         """
         what = self._artifacts[artifact]
         ids: list[str] = []
@@ -173,30 +177,27 @@ class Writer:
         self.commit(artifact, shard, files, notes=notes)
 
     def withdraw(self, artifact: str, shard: int) -> None:
-        """Remove the receipt of a shard that is about to be written, by whatever process."""
+        """Remove seal and receipt before a shard is written again, in this process or another."""
         with disk_errors(self.path, f"shard {shard} of {artifact}"):
             storage(self.path / SEAL).remove()
             storage(self.path / receipt_file(self._artifacts[artifact], shard)).remove()
 
     def withdraw_all(self, artifacts: Iterable[str]) -> None:
-        """Remove every receipt of artifacts that counts, here and in what is set aside.
+        """Remove every valid receipt of artifacts, here and in a store that was set aside.
 
-        For those that are made from what is about to be another one, though of the same recipe:
-        whoever goes on after a kill must not take the old for the new.
+        For artifacts that depend on something about to change although its recipe stays the same: a
+        run that continues after a kill must not take the old values for new ones.
         """
         aside = previous_store(self.path)
-        places = [(self.path, self.manifest), *([aside] if aside is not None else [])]
+        stores = [(self.path, self.manifest), *([aside] if aside is not None else [])]
         for artifact in map(self._artifacts.__getitem__, artifacts):
             made_from = self._fingerprints[artifact.name]
             with disk_errors(self.path, f"the receipts of {artifact.name}"):
                 storage(self.path / SEAL).remove()
-                for place, manifest in places:
+                for path, manifest in stores:
                     for shard in manifest.shards(artifact):
-                        if (
-                            ledger.why_recompute(place, artifact, shard, made_from=made_from)
-                            is None
-                        ):
-                            storage(place / receipt_file(artifact, shard)).remove()
+                        if not ledger.why_recompute(path, artifact, shard, made_from=made_from):
+                            storage(path / receipt_file(artifact, shard)).remove()
 
     def commit(
         self,
@@ -206,10 +207,10 @@ class Writer:
         *,
         notes: Mapping[str, Any] | None = None,
     ) -> None:
-        """Declare a shard complete whose files `shards.save_shard` has written, here or elsewhere.
+        """Declare a shard complete whose files `save_shard` has written, in whatever process.
 
-        `notes` (JSON) go into the receipt: per-row content hashes, failures. Raises ResourceError
-        when the disk refuses.
+        `notes` (JSON) go into the receipt: per-row content hashes, failures. ResourceError when it
+        cannot be written.
         """
         with disk_errors(self.path, f"shard {shard} of {artifact}"):
             ledger.write_receipt(
@@ -223,9 +224,10 @@ class Writer:
             )
 
     def seal(self, *, command: str | None = None) -> None:
-        """Declare the store complete, and write its card; what is unchanged is not written again.
+        """Declare the store complete, and write its card; files that stay the same are not written.
 
-        `command` is what makes this store, for the card.
+        `command`: the command that makes this store, for the card. CacheError when the lock was
+        taken away meanwhile; AssertionError while shards are missing.
         """
         missing = {name: lost for name, lost in self.missing().items() if lost}
         assert not missing, f"{self.path}: not to be sealed, missing {missing}"
@@ -239,14 +241,14 @@ class Writer:
             discard_previous(self.path)
 
     def log(self, entry: Mapping[str, Any]) -> None:
-        """Append what a run says about itself (time, seconds, versions) to history.jsonl."""
+        """Append an entry about a run (time, seconds, versions) to history.jsonl."""
         path = self.path / HISTORY
         with disk_errors(self.path, HISTORY):
             before = storage(path).read() if storage(path).exists() else b""
             storage(path).write(before + json_lines([entry]))
 
     def last(self, key: str) -> Any:
-        """The newest value of a key in the history; None when never said."""
+        """The newest value of a key in the history; None without one."""
         return newest(read_json_lines(self.path / HISTORY), key)
 
     def _why(self, artifact: Artifact, shard: int) -> str | None:

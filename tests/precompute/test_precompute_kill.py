@@ -202,7 +202,7 @@ def test_killed_at_any_moment_the_end_is_that_of_a_quiet_run(
         if killed:
             held = (store / ".writer.json").exists()
             killed, said = kill(scenario, folder, 300.0)
-            assert held == ("ended without a word" in said)
+            assert held == ("did not end properly" in said)
         assert not killed
         check_end(store, scenario)
         shutil.rmtree(folder)

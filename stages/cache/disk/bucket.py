@@ -181,7 +181,7 @@ class BucketStorage:
         return []
 
     def remove_partial_files(self) -> None:
-        """Nothing: no object is written by halves."""
+        """Nothing: objects are never half written."""
 
     def sync(self) -> None:
         """Nothing: what a request has answered is stored."""
@@ -236,7 +236,7 @@ class BucketStorage:
             bucket = path.path.split("/")[0]
             if not self._has_bucket(bucket):
                 raise ResourceError(
-                    f"{path}: there is no bucket {bucket}. Make it, or mend the URL"
+                    f"{path}: there is no bucket {bucket}. Create it, or correct the URL"
                 )
         except PermissionError as error:
             raise ResourceError(f"{path}: no permission: {error}. {CREDENTIALS_ADVICE}") from error

@@ -10,7 +10,7 @@ from zsseg.stages.errors import CacheError
 
 
 def canonical_json(value: object) -> str:
-    """The one spelling of a JSON value: keys sorted, no spaces, ASCII only, tuples as lists.
+    """The one text form of a JSON value: keys sorted, no spaces, ASCII only, tuples as lists.
 
     TypeError or ValueError for NaN, infinity and anything that is not JSON (a NumPy scalar, a
     path).
@@ -24,7 +24,7 @@ def plain(value: object) -> Any:
 
 
 def json_lines(entries: Iterable[Mapping[str, Any]]) -> bytes:
-    """One JSON object per line, in canonical spelling."""
+    """One JSON object per line, each as `canonical_json`."""
     return "".join(f"{canonical_json(entry)}\n" for entry in entries).encode("ascii")
 
 
@@ -42,7 +42,7 @@ def read_json(path: StorePath) -> dict[str, Any]:
 
 
 def read_json_lines(path: StorePath) -> list[dict[str, Any]]:
-    """Read one JSON object per line; no file, no objects; CacheError names file and line."""
+    """Read one JSON object per line; a missing file has none. CacheError names file and line."""
     try:
         lines = storage(path).read().splitlines()
     except (FileNotFoundError, NotADirectoryError):

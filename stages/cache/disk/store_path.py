@@ -1,7 +1,7 @@
-"""Where a store or a folder of stores lies: a path of this machine, or a URL of a place elsewhere.
+"""Reads the path or URL of a store, or of a folder of stores, as a person writes it.
 
-Credentials belong to the environment and to the configuration files of the object store's own
-tools. A URL is printed and written into the records of runs, so none may stand in it.
+Credentials belong in the environment and in the configuration files of the object store's own
+tools. A URL is printed and written into the records of runs, so it may not contain any.
 """
 
 from pathlib import Path
@@ -11,14 +11,14 @@ from urllib.parse import urlsplit
 from zsseg.stages.errors import ResourceError, UserError
 
 if TYPE_CHECKING:
-    from upath import UPath as UPath  # from here, for the modules that know both
+    from upath import UPath as UPath  # the other modules import it from here
 
     StorePath: TypeAlias = Path | UPath
 else:
     StorePath = Path  # fsspec is imported for the first URL, not for the annotations
 
 BUCKETS = frozenset({"s3", "s3a", "gs", "gcs", "az", "abfs", "abfss"})
-"""Protocols whose URLs begin with a bucket, which somebody has to make first."""
+"""Protocols whose URLs begin with a bucket, which has to be created first."""
 
 _LOCAL = ("file", "local")
 _S3 = ("s3", "s3a")
@@ -29,10 +29,10 @@ CREDENTIALS_ADVICE = (
 
 
 def store_path(text: str | Path) -> StorePath:
-    """What a person names: `s3://bucket/folder`, `gs://...`, `file:///...`, or a path.
+    """The path of what a person writes: `s3://bucket/folder`, `gs://...`, `file:///...`, or a path.
 
-    UserError for a URL that cannot be used, or that holds a password; ResourceError when the
-    package for its protocol is not installed. Nothing is connected to.
+    UserError for a URL that cannot be used, or that contains a password; ResourceError when the
+    package for its protocol is not installed. No connection is made.
     """
     url = str(text)
     protocol, scheme, rest = url.partition("://")
@@ -64,7 +64,7 @@ def store_path(text: str | Path) -> StorePath:
             f"{url}: the package that speaks {protocol}:// is missing: {package}"
         ) from error
     options: dict[str, Any] = {}
-    if protocol in BUCKETS:  # other processes write too: a kept listing would hide what they did
+    if protocol in BUCKETS:  # a cached listing would hide what other processes write
         options["use_listings_cache"] = False
     if protocol in _S3:  # else s3fs asks for the size of every file that it reads
         options["max_concurrency"] = 1

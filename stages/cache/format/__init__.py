@@ -1,4 +1,6 @@
-"""What a store consists of: `manifest` (zarr.json), `recipe` (what an artifact was made from),
-`arrays` (zarr), `codec` (dense tokens in fewer bytes), `ledger` (receipts and seal), `fast_rows`
-(one row without zarr).
+"""The files of a store. Read `manifest.py` first: it lists them.
+
+`recipe` compares and hashes the settings that artifacts are made from, `arrays` reads and writes
+data with zarr, `fast_rows` reads single rows without it, `codec` stores dense tokens in fewer
+bytes, `ledger` holds receipts and the seal.
 """

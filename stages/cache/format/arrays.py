@@ -1,6 +1,7 @@
-"""The arrays of a store: metadata, one shard in, one shard or row out. The only door to zarr.
+"""Reads and writes the arrays of a store with zarr: metadata, shards, rows.
 
-An array lies flat in its folder: zarr.json and one file per shard (`c.3.0.0.0` is shard 3).
+This is the only module that imports zarr. An array's folder is flat: zarr.json and one file per
+shard (`c.3.0.0.0` is shard 3).
 """
 
 from collections.abc import Mapping
@@ -27,7 +28,7 @@ _SMALL_SHARD = 1 << 16  # bytes; up to here reading the whole shard costs no mor
 
 
 def array_json(manifest: Manifest, artifact: Artifact, spec: ArraySpec) -> bytes:
-    """The array's zarr.json, made in memory so that the caller can write it durably."""
+    """Content of the array's zarr.json."""
     shape = manifest.shape(artifact, spec)
     chunks, shards = shape, None
     if artifact.per_row:
@@ -37,7 +38,7 @@ def array_json(manifest: Manifest, artifact: Artifact, spec: ArraySpec) -> bytes
         else:
             chunks, shards = (1, *spec.shape), whole
     files: dict[str, Buffer] = {}
-    # Without a CRC in the inner codecs zarr returns flipped bits without a word.
+    # Without a CRC in the inner codecs zarr returns flipped bits without an error.
     zarr.create_array(
         MemoryStore(store_dict=files),
         name=spec.name,
@@ -127,7 +128,7 @@ def shard_rows(manifest: Manifest, artifact: Artifact, shard: int) -> slice:
 
 
 def read_rows(array: ZarrArray, rows: slice | int, *, where: str) -> np.ndarray[Any, Any]:
-    """Decode rows; CacheError says `where` when a checksum or the length is wrong."""
+    """Decode a row, or a range of rows; CacheError names `where` when the data is damaged."""
     try:
         return np.asarray(array[rows])
     except (ValueError, TypeError, KeyError, IndexError, RuntimeError, OSError) as error:

@@ -1,13 +1,13 @@
-"""How dense tokens lie in a store: the arrays of each format, and the way there and back.
+"""The formats of stored dense tokens: which arrays each has, encoding and decoding.
 
 format   arrays                                    a token of D numbers is
 fp16     dense (D, h, w) float16                   itself, in half precision
 int8     dense (D, h, w) int8, dense_scale (h, w)  scale * int8, with scale = max|x| / 127
 pca:d    dense (d, h, w) float16; pca_basis (d, D) basis^T x coefficients + mean
          and pca_mean (D,) float32, of the store
-none     -                                         not kept
+none     -                                         not stored
 
-Who reads `dense` through `Store` or `Writer` gets tokens, whatever the format.
+`Store` and `Writer` decode `dense` to tokens, whatever the format.
 Legend: N images, D CLIP width, d components, h w token grid.
 """
 
@@ -29,9 +29,9 @@ NOT_KEPT = (
     "keeps no dense tokens (dense.format none). Run the `zsseg precompute` command that made it "
     "again, with --update and --set dense.format=fp16, int8 or pca:128 in place of none"
 )
-"""What to say of a store without them, after its path, and what to do about it."""
+"""The message for a store without dense tokens, to follow its path."""
 
-_LEVELS = np.float32(127)  # of either sign: -128 stays unused, so that -x is stored as -int8 of x
+_LEVELS = np.float32(127)  # without -128, so that -x is stored as the negative of x
 
 
 def stored_format(recipe: Mapping[str, Any]) -> str:
@@ -70,10 +70,10 @@ def dense_specs(form: str, *, width: int, grid: tuple[int, int]) -> tuple[ArrayS
 def encode(
     form: str, token_NDhw: NDArray[np.float32], basis: Mapping[str, NDArray[np.float32]]
 ) -> dict[str, NDArray[Any]]:
-    """The arrays of a format that hold these tokens; `basis`: those of artifact `pca`, if any.
+    """The arrays of a format that hold these tokens (N, D, h, w).
 
-    What is not finite, or does not fit, is so in the arrays too, and is refused where it is
-    written.
+    `basis`: the arrays of artifact `pca`, for format pca:d. Values that are not finite, or too
+    large for the format, are not finite in the arrays either: writing a shard refuses them.
     """
     if form == "int8":
         return _to_int8(token_NDhw)
@@ -86,9 +86,9 @@ def encode(
 
 
 def decode(recipe: Mapping[str, Any], fetch: Callable[[str], NDArray[Any]]) -> NDArray[Any]:
-    """Tokens (..., D, h, w) of what `fetch` gives of the format's arrays; any leading axes.
+    """Tokens (..., D, h, w), with any leading axes; `fetch` returns an array of the format by name.
 
-    float16 as stored in format fp16, else float32.
+    float16 from format fp16, else float32.
     """
     form = stored_format(recipe)
     if form == "int8":
@@ -103,17 +103,17 @@ def decode(recipe: Mapping[str, Any], fetch: Callable[[str], NDArray[Any]]) -> N
 
 
 def half(tokens: NDArray[np.float32]) -> NDArray[np.float16]:
-    """In half precision; what does not fit becomes infinity."""
+    """Tokens in half precision; values beyond its range become infinity."""
     with np.errstate(over="ignore"):
         return tokens.astype(np.float16)
 
 
 def _to_int8(token_NDhw: NDArray[np.float32]) -> dict[str, NDArray[Any]]:
-    """One scale per token: NaN or infinity where a number of the token is."""
+    """One scale per token, which is NaN or infinity where a number of the token is."""
     scale_N1hw = np.abs(token_NDhw).max(axis=1, keepdims=True) / _LEVELS
     level_NDhw = np.zeros_like(token_NDhw)
     usable_N1hw = np.isfinite(scale_N1hw) & (scale_N1hw > 0)
     np.divide(token_NDhw, scale_N1hw, out=level_NDhw, where=usable_N1hw)
-    # A scale near the end of float32 is coarse, and the largest number may exceed 127 of it.
+    # A scale near the limits of float32 is coarse, so that the largest number may exceed 127.
     np.clip(np.rint(level_NDhw, out=level_NDhw), -_LEVELS, _LEVELS, out=level_NDhw)
     return {DENSE: level_NDhw.astype(np.int8), "dense_scale": scale_N1hw[:, 0]}

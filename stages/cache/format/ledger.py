@@ -23,8 +23,8 @@ from zsseg.stages.cache.format.manifest import (
 from zsseg.stages.cache.format.recipe import fingerprint
 from zsseg.stages.errors import CacheError
 
-ABSENT, STALE = "not there yet", "made otherwise"
-"""Why a shard is to be computed though nothing is wrong with it."""
+ABSENT, STALE = "not there yet", "made with other settings"
+"""Reasons to compute a shard that is not damaged."""
 
 
 def write_receipt(
@@ -39,22 +39,9 @@ def write_receipt(
 ) -> None:
     """Declare one shard complete, of the artifact whose fingerprint is `made_from`.
 
-    `files`: bytes and hash of each, as `save_shard` gives them; they are on the disk.
+    `files`: size and hash of each, as `save_shard` returns them; they are on the disk. `notes`:
+    what the writer adds, as JSON values.
     """
-    content = make_receipt(manifest, artifact, shard, made_from=made_from, files=files, notes=notes)
-    storage(store / receipt_file(artifact, shard)).write(content)
-
-
-def make_receipt(
-    manifest: Manifest,
-    artifact: Artifact,
-    shard: int,
-    *,
-    made_from: str,
-    files: Mapping[str, Mapping[str, Any]],
-    notes: Mapping[str, Any],
-) -> bytes:
-    """Content of the receipt that `publish` writes."""
     rows = manifest.rows_of(shard) if artifact.per_row else None
     receipt = {
         "artifact": artifact.name,
@@ -65,7 +52,8 @@ def make_receipt(
     }
     assert not receipt.keys() & notes.keys(), "a note named like a field of the receipt"
     receipt |= notes
-    return f"{canonical_json(receipt | {'check': fingerprint(receipt)})}\n".encode("ascii")
+    content = f"{canonical_json(receipt | {'check': fingerprint(receipt)})}\n".encode("ascii")
+    storage(store / receipt_file(artifact, shard)).write(content)
 
 
 def read_receipt(store: StorePath, artifact: Artifact, shard: int) -> dict[str, Any] | None:
@@ -89,7 +77,7 @@ def read_receipt(store: StorePath, artifact: Artifact, shard: int) -> dict[str, 
 def why_recompute(
     store: StorePath, artifact: Artifact, shard: int, *, made_from: str
 ) -> str | None:
-    """Why a shard has to be computed, None when it need not be: it is there, and of this recipe.
+    """Why a shard has to be computed; None when it is complete and its fingerprint is `made_from`.
 
     Sizes of files are compared, not their content.
     """
@@ -110,7 +98,7 @@ def why_recompute(
 def file_damage(
     store: StorePath, file: str, entry: Mapping[str, Any], *, read_data: bool
 ) -> str | None:
-    """What is wrong with one data file, measured against its receipt; None when nothing is."""
+    """What is wrong with one data file, compared with its receipt; None when nothing is."""
     path = store / file
     if storage(path).is_link():
         return "a symbolic link; a store holds plain files only"
@@ -124,7 +112,7 @@ def file_damage(
 
 
 def sealed_files(manifest: Manifest) -> Iterator[str]:
-    """Paths of all that the seal covers: metadata, index, receipts (which cover the data)."""
+    """Paths of the files that the seal covers: metadata, index, receipts (which cover the data)."""
     yield GROUP
     yield INDEX
     yield from (f"{name}/zarr.json" for name in sorted(manifest.arrays))
@@ -133,7 +121,7 @@ def sealed_files(manifest: Manifest) -> Iterator[str]:
 
 
 def make_seal(store: StorePath, manifest: Manifest) -> bytes:
-    """Content of seal.json for the store as it lies on the disk."""
+    """Content of seal.json for the files that the store has now."""
     files = {file: hash_file(store / file) for file in sealed_files(manifest)}
     seal = {"root": fingerprint(files), "files": files}
     return (canonical_json(seal) + "\n").encode("ascii")

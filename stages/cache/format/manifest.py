@@ -1,12 +1,12 @@
-"""What a store holds, as its zarr.json says it, and which file holds it. Needs no zarr.
+"""The manifest of a store (its zarr.json): what it holds, and in which files. Needs no zarr.
 
 zarr.json     group; attributes: format, identity, info, artifacts, rows, shard_rows
 index.jsonl   one line per row: row, id, image, label (paths relative to the data set's root)
 <array>/      one zarr array each; zarr.json and one file per shard
 ledger/<artifact>/<shard>.json   receipt: rows, bytes and hash of the files of one shard
 seal.json     written last: hashes of everything above but the arrays' data
-README.md     the card, for people; made from the above, so no content
-history.jsonl, sources.jsonl, .lock, .writer.json, .used   not content: differ between equal runs
+README.md     the card, for people; made from the files above, so it is no content
+history.jsonl, sources.jsonl, .lock, .writer.json, .used   no content: differ between equal runs
 """
 
 import json
@@ -34,9 +34,9 @@ CARD = "README.md"
 USED = ".used"
 
 REMOVING, IMPORTING = ".removing", ".importing"
-"""Endings of folders that are no store any more, or not yet: of `zsseg cache rm` and `import`."""
+"""Endings of folders that `zsseg cache rm` is deleting, and that `import` has not completed."""
 
-_MEND = (
+_ADVICE = (
     "run the same `zsseg precompute` command again, which restores it if the store was finished, "
     "or delete the store"
 )
@@ -69,8 +69,8 @@ class ArraySpec:
 class Artifact:
     """Arrays that are computed together, and the recipe that they are computed from.
 
-    `depends` names artifacts that it is made from: when their recipe changes, so does this.
-    `per_row`: one row per image, written shard by shard; otherwise one unit, shard 0.
+    `depends` names the artifacts that it is made from: when their recipe changes, its fingerprint
+    does too. `per_row`: one row per image, written shard by shard; otherwise all is shard 0.
     """
 
     name: str
@@ -97,7 +97,7 @@ def fingerprints(artifacts: Sequence[Artifact]) -> dict[str, str]:
 
 
 def description(artifact: Artifact) -> dict[str, Any]:
-    """What an artifact is, as plain values; its name is the key that it is stored under."""
+    """An artifact as plain values, without its name: that is the key that it is stored under."""
     value: dict[str, Any] = plain(asdict(artifact))
     del value["name"]
     return value
@@ -146,7 +146,7 @@ def receipt_file(artifact: Artifact, shard: int) -> str:
 
 
 def group_json(manifest: Manifest) -> bytes:
-    """The group's zarr.json: readable by zarr, by eye, and equal for equal manifests."""
+    """Content of the group's zarr.json: zarr reads it, and equal manifests give equal bytes."""
     prints = fingerprints(manifest.artifacts)
     attributes = {
         "zsseg_format": FORMAT,
@@ -164,7 +164,7 @@ def group_json(manifest: Manifest) -> bytes:
 
 
 def index_lines(entries: Iterable[Mapping[str, Any]]) -> bytes:
-    """Content of index.jsonl: the entries with their row."""
+    """Content of index.jsonl: the entries, each with its row number."""
     content = bytearray()  # line by line: there may be very many
     for row, entry in enumerate(entries):
         content += json_lines([{"row": row} | dict(entry)])
@@ -181,7 +181,7 @@ def read_manifest(store: StorePath) -> Manifest:
     try:
         attributes = read_json(path).get("attributes")
     except CacheError as error:
-        raise CacheError(f"{error}; {_MEND}") from error
+        raise CacheError(f"{error}; {_ADVICE}") from error
     if not isinstance(attributes, dict) or "zsseg_format" not in attributes:
         raise CacheError(f"{path}: a zarr group, but not one that `zsseg precompute` wrote")
     if attributes["zsseg_format"] != FORMAT:
@@ -201,12 +201,12 @@ def read_manifest(store: StorePath) -> Manifest:
         stored = {name: entry["fingerprint"] for name, entry in attributes["artifacts"].items()}
         made = fingerprints(manifest.artifacts)
     except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
-        raise CacheError(f"{path}: damaged, {type(error).__name__}: {error}; {_MEND}") from error
+        raise CacheError(f"{path}: damaged, {type(error).__name__}: {error}; {_ADVICE}") from error
     if manifest.rows < 1 or manifest.shard_rows < 1:
-        raise CacheError(f"{path}: damaged, fewer than one row; {_MEND}")
+        raise CacheError(f"{path}: damaged, fewer than one row; {_ADVICE}")
     if stored != made:
         names = ", ".join(name for name in made if stored[name] != made[name])
-        raise CacheError(f"{path}: damaged, the fingerprint of {names} is wrong; {_MEND}")
+        raise CacheError(f"{path}: damaged, the fingerprint of {names} is wrong; {_ADVICE}")
     return manifest
 
 

@@ -1,4 +1,4 @@
-"""Recipes: what an artifact was made from, as plain JSON values, and their fingerprints."""
+"""Fingerprints and comparison of recipes: the settings that an artifact was made from, as JSON."""
 
 from collections.abc import Mapping
 
@@ -10,7 +10,7 @@ _SHOWN = 80  # characters of a value in a difference
 
 
 def fingerprint(recipe: object) -> str:
-    """128-bit XXH3 of the canonical JSON, 32 hexadecimal digits. An identity, not a signature."""
+    """128-bit XXH3 of the canonical JSON, 32 hexadecimal digits: no protection against forgery."""
     return xxhash.xxh3_128_hexdigest(canonical_json(recipe).encode("ascii"))
 
 
@@ -23,7 +23,7 @@ def differing_fields(
 ) -> list[str]:
     """Every field in which two recipes differ: `regions.merge_threshold: stored 0.8, asked 0.9`.
 
-    `sides` are the words for the two.
+    `sides` names the two in the text, `prefix` the value that the fields belong to.
     """
     stored, wanted = plain(stored), plain(wanted)
     if canonical_json(stored) == canonical_json(wanted):
@@ -37,8 +37,8 @@ def differing_fields(
     if isinstance(stored, list) and isinstance(wanted, list) and len(stored) == len(wanted):
         return [
             line
-            for place, (old, new) in enumerate(zip(stored, wanted, strict=True))
-            for line in differing_fields(old, new, prefix=f"{prefix}[{place}]", sides=sides)
+            for position, (old, new) in enumerate(zip(stored, wanted, strict=True))
+            for line in differing_fields(old, new, prefix=f"{prefix}[{position}]", sides=sides)
         ]
     one, other = sides
     return [f"{prefix or 'value'}: {one} {_show(stored)}, {other} {_show(wanted)}"]

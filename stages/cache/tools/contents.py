@@ -1,4 +1,4 @@
-"""Which files in a store's folder are its own, which are leftovers, and which it never wrote."""
+"""Sorts the files in a store's folder: its own, leftovers, and those that zsseg never wrote."""
 
 import re
 from collections.abc import Iterator
@@ -31,10 +31,10 @@ _BELOW = re.compile(
 
 @dataclass(frozen=True)
 class Contents:
-    """The files of a folder, relative to it, by what they are.
+    """The files of a folder, by their paths in it.
 
-    `orphans` look like arrays and receipts, but the manifest does not know them; `strangers` are
-    nothing that zsseg writes, links among them.
+    `partial`: temporary files of interrupted writes. `orphans`: named like arrays and receipts, but
+    not in the manifest. `strangers`: files that zsseg does not write, and links.
     """
 
     own: tuple[str, ...]
@@ -68,9 +68,9 @@ def data_files(manifest: Manifest) -> Iterator[str]:
 
 
 def file_count(manifest: Manifest) -> int:
-    """How many files manifest, index, arrays and receipts of a finished store are.
+    """Number of files of a finished store: manifest, index, arrays and receipts.
 
-    Counted without listing them: a manifest from elsewhere may claim any number of rows.
+    Counted without listing them: the manifest of an archive may claim any number of rows.
     """
     receipts = sum(manifest.shards(artifact).stop for artifact in manifest.artifacts)
     data = sum(manifest.shards(artifact).stop for artifact, _ in manifest.arrays.values())

@@ -1,4 +1,4 @@
-"""A finished store as one file: a plain tar, written so that equal stores give equal bytes."""
+"""Writes a finished store as one plain tar file, so that equal stores give equal bytes."""
 
 import tarfile
 from pathlib import Path
@@ -16,15 +16,16 @@ from zsseg.stages.cache.verify import verify_store
 from zsseg.stages.errors import CacheError, ResourceError, UserError
 
 BESIDES = (CARD, HISTORY)
-"""Files of an archive that the seal does not cover; a store may lack them."""
+"""Files of an archive that the seal does not cover; not every store has them."""
 
 
 def export_store(path: StorePath, file: Path) -> int:
-    """Write a sealed store to a tar file; returns its bytes.
+    """Write a sealed store to a tar file; returns its size in bytes.
 
-    Owner, times and modes are fixed, the seal is the last member. `history.jsonl` goes along as it
-    is, with the folders of this machine that it names; lock files and stat cache stay. CacheError
-    when the store is not finished, damaged, or changed meanwhile; UserError when the file exists.
+    Owner, times and modes are fixed, and the seal is the last member. `history.jsonl` is included
+    unchanged, with the folders of this machine that it names; lock files and stat cache are not.
+    CacheError when the store is not finished, damaged, or changed meanwhile; UserError when the
+    file exists or lies in the store; ResourceError when it cannot be written.
     """
     if file.exists() or file.is_symlink():
         raise UserError(f"{file}: exists. Delete it, or give another name")
@@ -56,7 +57,7 @@ def export_store(path: StorePath, file: Path) -> int:
 
 
 def expected_files(manifest: Manifest) -> set[str]:
-    """All that an archive must hold; it may hold `BESIDES` too."""
+    """All files that an archive must hold; it may hold `BESIDES` too."""
     return {*sealed_files(manifest), *data_files(manifest), SEAL}
 
 
@@ -89,7 +90,7 @@ def _write(path: StorePath, names: list[str], out: BinaryIO, folder: str) -> Non
 
 
 def _member(name: str, size: int) -> tarfile.TarInfo:
-    """A header with nothing of this machine in it."""
+    """A header without owner, time or mode of this machine's file."""
     info = tarfile.TarInfo(name)
     info.size, info.mode, info.mtime = size, 0o644, 0
     return info

@@ -1,6 +1,6 @@
-"""From an archive to a store: what is in it is not trusted, and nothing shows before it is whole.
+"""Unpacks a store from an archive that is not trusted; it appears only when it is complete.
 
-Members are unpacked into a folder that is no store by its name, verified byte by byte there, and
+Members are unpacked into a folder whose name marks it as no store, verified byte by byte there, and
 the folder is renamed at the end. For a bucket that happens in a temporary folder of this machine;
 the files are sent at the end, the seal last.
 """
@@ -41,7 +41,7 @@ _BLOCK = 1 << 20
 
 @dataclass(frozen=True)
 class Imported:
-    """Where the store lies; `new` is False when the same store was there already."""
+    """The path of the store; `new` is False when the same store was there already."""
 
     path: StorePath
     new: bool
@@ -50,9 +50,10 @@ class Imported:
 def import_store(archive: Path, folder: StorePath) -> Imported:
     """Unpack an archive of `export_store` into a folder of stores.
 
-    It lies where `zsseg precompute` would look for it. CacheError when the archive is cut short,
-    holds anything but the regular files of one store, does not verify, or when another store is
-    in its place; CacheLocked when the same archive is being imported.
+    The store is put where `zsseg precompute` looks for it. CacheError when the archive is cut
+    short, holds anything but the regular files of one store, does not verify, or when another store
+    is in its place; CacheLocked when the same archive is being imported; ResourceError when there
+    is not enough space.
     """
     # Into a folder it is renamed when it is whole; to a bucket its files are sent.
     if isinstance(folder, Path):
@@ -81,7 +82,7 @@ def _unpack(archive: Path, folder: Path) -> Imported:
 
 def _send(store: StorePath, folder: StorePath, archive: Path) -> Imported:
     """Send a verified store to a bucket, under the lock of the one that it becomes."""
-    final = _place(read_manifest(store), folder)
+    final = _final_path(read_manifest(store), folder)
     if storage(final / GROUP).exists():
         _check_same(final, store, archive)
         return Imported(final, new=False)
@@ -91,7 +92,7 @@ def _send(store: StorePath, folder: StorePath, archive: Path) -> Imported:
         storage(final / name).write(storage(store / name).read())
 
     with locked(final):
-        send(GROUP)  # first: what is cut short is an unfinished store, which `rm` deletes
+        send(GROUP)  # first: if this is interrupted, an unfinished store is left, for `rm`
         storage(final).map(send, [name for name in names if name not in (GROUP, SEAL)])
         send(SEAL)
     return Imported(final, new=True)
@@ -107,7 +108,7 @@ def _move_in(
         for name in (GROUP, SEAL):
             _extract(tar, members[name], staging / name)
         manifest = _manifest(staging, members, archive)
-        final = _place(manifest, staging.parent)
+        final = _final_path(manifest, staging.parent)
         if storage(final).exists():
             _check_same(final, staging, archive)
             return Imported(final, new=False)
@@ -129,13 +130,13 @@ def _move_in(
         return Imported(final, new=True)
     finally:
         if where == staging:
-            # The lock's file goes with the folder; what cannot be deleted is for `prune`.
+            # The lock's file goes with the folder; `prune` deletes what cannot be deleted here.
             shutil.rmtree(staging, ignore_errors=True)
         lock.release(where)
 
 
 def _members(tar: tarfile.TarFile, archive: Path, staging: Path) -> dict[str, tarfile.TarInfo]:
-    """The members by their path in the store. Nothing has been written when this refuses."""
+    """The members by their path in the store; CacheError before anything is written."""
     size = archive.stat().st_size
     members: dict[str, tarfile.TarInfo] = {}
     folders = set()
@@ -146,7 +147,7 @@ def _members(tar: tarfile.TarFile, archive: Path, staging: Path) -> dict[str, ta
         parts = member.name.split("/")
         if "" in parts or "." in parts or ".." in parts or "\\" in member.name:
             raise _refused(archive, f"{named} leads elsewhere (absolute, or with '..')")
-        if hasattr(tarfile, "data_filter"):  # from Python 3.11.4: a second opinion
+        if hasattr(tarfile, "data_filter"):  # from Python 3.11.4: the same checks by Python
             try:
                 tarfile.data_filter(member, str(staging))
             except tarfile.FilterError as error:
@@ -172,7 +173,7 @@ def _manifest(staging: Path, members: Mapping[str, tarfile.TarInfo], archive: Pa
         read_seal(staging)
     except (CacheError, RecursionError) as error:
         raise _refused(archive, str(error)) from error
-    # Counted first: the list of a forged manifest has no end.
+    # Counted first: the list of a forged manifest may be endless.
     if file_count(manifest) > len(members):
         raise _refused(archive, "files of the store are missing; it is cut short")
     expected = expected_files(manifest)
@@ -183,7 +184,7 @@ def _manifest(staging: Path, members: Mapping[str, tarfile.TarInfo], archive: Pa
     return manifest
 
 
-def _place(manifest: Manifest, folder: StorePath) -> StorePath:
+def _final_path(manifest: Manifest, folder: StorePath) -> StorePath:
     identity = manifest.identity
     return locate_store(
         folder,
@@ -195,7 +196,7 @@ def _place(manifest: Manifest, folder: StorePath) -> StorePath:
 
 
 def _check_same(final: StorePath, staging: StorePath, archive: Path) -> None:
-    """CacheError unless the store that is there is whole and has the archive's fingerprint."""
+    """CacheError unless the store in its place is intact and has the archive's fingerprint."""
     advice = f"Move it away, delete it (`zsseg cache rm {final}`), or give another --cache"
     try:
         there = read_seal(final)["root"]

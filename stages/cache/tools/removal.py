@@ -1,9 +1,9 @@
-"""Deleting: whole stores, and what interrupted runs left. Never anything that zsseg did not write.
+"""Deletes whole stores and what interrupted runs left; never a file that zsseg did not write.
 
-A store is renamed before it is deleted, under its lock, and the seal goes first: killed at any
-point, nothing is left that looks like a complete store, and `prune` deletes the rest. Elsewhere
-nothing can be renamed: the seal goes first and the manifest last, so what a killed removal leaves
-is an unfinished store, to be removed again.
+A store is renamed before it is deleted, under its lock, and the seal is deleted first: killed at
+any point, nothing is left that looks like a complete store, and `prune` deletes the rest. Objects
+at a URL cannot be renamed: there the seal is deleted first and the manifest last, so that a killed
+removal leaves an unfinished store, which can be removed again.
 """
 
 import logging
@@ -50,10 +50,10 @@ class Garbage:
 
 
 def check_removable(path: StorePath) -> None:
-    """May this folder be deleted as a store? Damaged and unfinished ones may.
+    """Check that a folder may be deleted as a store; damaged and unfinished ones may.
 
     CacheError when it is no store, a link, or holds files that zsseg did not write; CacheLocked
-    when someone writes it.
+    when another process writes it.
     """
     storage(path).check_reachable()
     if storage(path).is_link():
@@ -77,7 +77,7 @@ def check_removable(path: StorePath) -> None:
 def remove_store(path: StorePath, *, only_unfinished: bool = False) -> int:
     """Delete a store; returns the bytes freed. Raises what `check_removable` raises.
 
-    With `only_unfinished` also CacheError for one that has been finished meanwhile.
+    With `only_unfinished` also CacheError when the store has been finished meanwhile.
     """
     check_removable(path)
     # A folder is renamed first; objects can only be deleted where they are.
@@ -131,11 +131,11 @@ def remove_leftover(path: Path) -> int:
 
 
 def prune(folder: StorePath, *, unfinished: bool, dry_run: bool) -> list[Garbage]:
-    """Delete what interrupted runs left in a folder of stores; returns what went (or would go).
+    """Delete what interrupted runs left in a folder of stores; returns what was deleted.
 
-    Partial files, arrays and receipts that the manifest does not know, folders of interrupted
-    removals and imports; with `unfinished` also stores without a seal. What is locked or cannot
-    be written is logged and left alone.
+    That is: temporary files, arrays and receipts that are not in the manifest, and folders of
+    interrupted removals and imports; with `unfinished` also stores without a seal. What is locked
+    or cannot be written is logged and kept. With `dry_run` nothing is deleted.
     """
     pruned: list[Garbage] = []
     for path in storage(folder).folders_named((REMOVING, IMPORTING)):
@@ -189,7 +189,7 @@ def _prune_files(path: StorePath, *, dry_run: bool) -> list[Garbage]:
 def _leftovers(path: StorePath) -> dict[str, Garbage]:
     """The files of a store that no complete run leaves, by their path in the store."""
     contents = sort_contents(path, read_manifest(path))
-    reasons = dict.fromkeys(contents.partial, "written by halves")
+    reasons = dict.fromkeys(contents.partial, "half written")
     reasons |= dict.fromkeys(contents.orphans, "not in the store's manifest")
     return {
         file: Garbage(path / file, reason, storage(path / file).size() or 0)
@@ -200,7 +200,7 @@ def _leftovers(path: StorePath) -> dict[str, Garbage]:
 def _manifest(path: StorePath) -> Manifest | None:
     try:
         return read_manifest(path)
-    except CacheError:  # damaged or of another format: a person may still want it gone
+    except CacheError:  # damaged or of another format: it may be deleted all the same
         return None
 
 
@@ -215,7 +215,7 @@ def _refuse_strangers(path: StorePath, contents: Contents) -> None:
 
 
 def _delete(folder: Path) -> None:
-    """What makes it a store goes first, the lock's file last: until then nobody else begins."""
+    """Delete seal and manifest first, so that it is no store, and the lock's file last."""
     for name in (SEAL, GROUP):
         remove_durably(folder / name)
     for entry in list(folder.iterdir()):

@@ -1,4 +1,4 @@
-"""What makes two stores two: fields of identity and recipes, and the data of each artifact."""
+"""Compares two stores: identity and recipes field by field, and the data of each artifact."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -24,11 +24,11 @@ _SIDES = ("A", "B")
 class ArtifactComparison:
     """One artifact of two stores.
 
-    `same_recipe`: equal fingerprints (recipe, arrays, and what it is made from); None when only
-    one store has it, which `fields` says. `fields`: what differs in recipe and arrays.
-    `shards`: how many; `differing`: of these, those whose data differs, by the hashes in the
-    receipts; `missing`: those that one store or both have not computed. All three are None when
-    shards are not comparable: of other images, or of another number of images.
+    `same_recipe`: whether the fingerprints are equal (of recipe, arrays, and what it is made from);
+    None when only one store has it. `fields`: what differs in recipe and arrays, or which store has
+    it. `shards`: their number; `differing`: the number whose data differs, by the hashes in the
+    receipts; `missing`: the number that one store or both have not computed. All three are None
+    when the stores have different numbers of images, or of images per shard.
     """
 
     name: str
@@ -41,7 +41,7 @@ class ArtifactComparison:
 
 @dataclass(frozen=True)
 class StoreComparison:
-    """`fields`: what differs in identity, description, sizes and index, one line each."""
+    """`fields`: what differs in identity, description, sizes and index, one line per field."""
 
     fields: tuple[str, ...]
     artifacts: tuple[ArtifactComparison, ...]
@@ -84,7 +84,7 @@ def compare_stores(a: StorePath, b: StorePath) -> StoreComparison:
 def _other_files(
     stores: tuple[StorePath, StorePath], manifest: Manifest, one: Artifact, other: Artifact
 ) -> list[str]:
-    """How many images and visible labels had other bytes, by the hashes noted in the receipts."""
+    """Numbers of images and visible labels with different content, by the receipts' hashes."""
     counts = {"images": 0, "labels": 0}
     for shard in manifest.shards(one):
         receipts = [
@@ -103,7 +103,7 @@ def _row(entry: Mapping[str, Any]) -> tuple[str, str, str]:
 
 
 def _fields(one: Artifact, other: Artifact) -> tuple[str, ...]:
-    """Recipe first, then arrays; fields of the recipe go by the artifact's name."""
+    """The differing fields of recipe and arrays, each after the artifact's name."""
     before, after = description(one), description(other)
     lines = differing_fields(
         before.pop("recipe"), after.pop("recipe"), prefix=one.name, sides=_SIDES

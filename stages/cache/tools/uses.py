@@ -1,4 +1,4 @@
-"""Who uses a store: when it was last opened for work, and which runs were trained from it."""
+"""Tells when a store was last used, and which runs were trained from it."""
 
 import logging
 import os
@@ -22,7 +22,7 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class RunUse:
-    """A run, the path or URL of the store that it was trained from, and that one's fingerprint."""
+    """A run, with path or URL and fingerprint of the store that it was trained from."""
 
     run: Path
     store: str
@@ -30,16 +30,16 @@ class RunUse:
 
 
 def note_use(store: StorePath) -> None:
-    """Note that a store is used now: the time of `.used`, which is no content.
+    """Record that a store is used now: in the time of its file `.used`, which is no content.
 
-    A store that cannot be written (another's, or on a read-only disk) is used without a note.
+    Nothing happens where the store cannot be written (another user's, or a read-only disk).
     """
     with suppress(OSError):
         storage(store / USED).touch()
 
 
 def last_used(store: StorePath) -> datetime | None:
-    """When `note_use` was last called; None when it never was, or could not write."""
+    """The time of the last `note_use`; None when there was none, or it could not write."""
     try:
         return storage(store / USED).modified()
     except OSError:
@@ -47,7 +47,7 @@ def last_used(store: StorePath) -> datetime | None:
 
 
 def find_runs(folder: Path) -> list[RunUse]:
-    """Every run below a folder that names its store; one that cannot be read is logged."""
+    """Every run below a folder whose record names its store; unreadable ones are logged."""
     found = []
     for parent, folders, names in os.walk(folder):
         folders.sort()
@@ -69,10 +69,10 @@ def find_runs(folder: Path) -> list[RunUse]:
 
 
 def runs_of(store: StorePath, runs: Sequence[RunUse]) -> list[Path]:
-    """The runs that were trained from a store: from its folder, or from a copy of what it holds."""
+    """The runs that were trained from a store: from this folder, or from a copy of its content."""
     try:
         fingerprint = read_seal(store)["root"]
-    except CacheError:  # unfinished or damaged: only its folder tells
+    except CacheError:  # unfinished or damaged: only its path identifies it
         fingerprint = None
-    place = str(store.resolve())
-    return [use.run for use in runs if use.fingerprint == fingerprint or use.store == place]
+    path = str(store.resolve())
+    return [use.run for use in runs if use.fingerprint == fingerprint or use.store == path]
