@@ -21,7 +21,7 @@ demo: install ## the whole pipeline on a small drawn world: some minutes, no dat
 	$(BIN)/zsseg demo --out demo
 
 test: check ## everything that CI runs: lint, types, contracts, tests
-	$(BIN)/python -m pytest -n 2 --dist worksteal
+	$(BIN)/python -m pytest -n 2 --dist worksteal --durations 10
 
 check: install ## lint, formatting, types and import contracts
 	$(BIN)/ruff check .
