@@ -1,3 +1,5 @@
+"""Stores in a folder: named, listed, chosen."""
+
 import os
 import shutil
 import subprocess

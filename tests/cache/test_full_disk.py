@@ -14,6 +14,7 @@ from helpers.clip_store import CONFIG, content, load_once, make
 from helpers.drawn_world import draw_world
 
 from zsseg.pipeline.cli import main
+from zsseg.stages.cache.disk.local import LocalStorage
 from zsseg.stages.cache.verify import verify_store
 from zsseg.stages.errors import ResourceError
 
@@ -70,6 +71,18 @@ class Filler:
     def remove(self) -> None:
         self._file.unlink()
 
+    def leave_after_the_space_was_checked(self, patch: pytest.MonkeyPatch, blocks: int) -> None:
+        """Fill the disk right after somebody has asked, for the first time, what is free."""
+        free_bytes = LocalStorage.free_bytes
+
+        def asked(folder: LocalStorage) -> int:
+            free = free_bytes(folder)
+            if not self._file.exists():
+                self.leave(blocks)
+            return free
+
+        patch.setattr(LocalStorage, "free_bytes", asked)
+
 
 def zsseg(*arguments: str) -> int:
     with pytest.MonkeyPatch.context() as patch:
@@ -105,13 +118,11 @@ def test_a_disk_that_fills_up_at_any_moment(
     """Another program fills it when the space was found to be enough: with any number of blocks
     left, until the run gets through."""
     filler, hit, blocks, code = Filler(small_disk), set[str](), 0, 7
-    check_space = "zsseg.stages.precompute.run._check_space"
     while code:
         cache = small_disk / str(blocks)
         arguments = command(world, tiny_clip, cache, tmp_path / "config.yaml")
         with monkeypatch.context() as patch:
-            left = blocks
-            patch.setattr(check_space, lambda *_, left=left: filler.leave(left))
+            filler.leave_after_the_space_was_checked(patch, blocks)
             code = zsseg(*arguments)
         filler.remove()
         store = cache / whole.name
@@ -210,7 +221,7 @@ def test_workers_tell_of_a_full_disk(
     filler, cache = Filler(small_disk), small_disk / "cache"
     arguments = command(world, tiny_clip, cache, tmp_path / "config.yaml", "--workers", "1")
     with monkeypatch.context() as patch:
-        patch.setattr("zsseg.stages.precompute.run._check_space", lambda *_: filler.leave(30))
+        filler.leave_after_the_space_was_checked(patch, 30)
         assert zsseg(*arguments) == 7
     check_message(capfd.readouterr().err, cache / whole.name)
     filler.remove()

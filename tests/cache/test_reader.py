@@ -1,3 +1,5 @@
+"""A finished store is read as it was written; what is lost or damaged is an error, never zeros."""
+
 import json
 import multiprocessing
 import pickle

@@ -1,3 +1,5 @@
+"""Recipes: their one text form, fingerprints, and the fields in which two differ."""
+
 import json
 
 import numpy as np

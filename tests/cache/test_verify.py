@@ -1,4 +1,7 @@
+"""Every damaged file of a store is named, and running again mends it."""
+
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -46,9 +49,8 @@ def test_a_sound_store_has_no_problems(made: Path, read_data: bool) -> None:
 
 @pytest.mark.parametrize("harm", [_flip, _cut, _empty, _delete])
 def test_every_damaged_file_is_named_and_mended_by_running_again(
-    made: Path, path: Path, harm: object
+    made: Path, path: Path, harm: Callable[[Path], None]
 ) -> None:
-    assert callable(harm)
     whole = content(made)
     for name in whole:
         harm(path / name)
@@ -70,9 +72,8 @@ def test_every_damaged_file_is_named_and_mended_by_running_again(
 
 @pytest.mark.parametrize("harm", [_flip, _cut, _empty])
 def test_damaged_metadata_is_mended_even_where_it_was_not_deleted(
-    made: Path, path: Path, harm: object
+    made: Path, path: Path, harm: Callable[[Path], None]
 ) -> None:
-    assert callable(harm)
     for name in ("zarr.json", "index.jsonl", "dense/zarr.json", "ledger/index/000000.json"):
         harm(path / name)
         with open_writer(path) as writer:

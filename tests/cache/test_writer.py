@@ -1,3 +1,5 @@
+"""Stores are written, continued, updated and refused."""
+
 import errno
 import json
 import os
