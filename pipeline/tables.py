@@ -132,6 +132,16 @@ def score_lines(results: Sequence[EvaluationResult]) -> list[str]:
     return [f"{label:<{width}}  {line}" for label, line in zip(labels, lines, strict=True)]
 
 
+def trained_on_text(result: EvaluationResult) -> str | None:
+    """A warning where a run was scored on images that it was trained on."""
+    if not result.trained_on:
+        return None
+    return (
+        f"trained on {result.trained_on} of these {result.images} images: the scores are no "
+        "measure of what the run does on other images"
+    )
+
+
 def gamma_text(result: EvaluationResult) -> str:
     """`gamma 0.02`: what was subtracted from the cosines of the seen classes."""
     return f"gamma {result.settings['calibration']:g}"

@@ -70,6 +70,8 @@ class MeasuredRow:
     folders: tuple[str, ...]
     scores: Mapping[float, Mapping[str, Statistic]]
     """gamma -> hIoU, sIoU, uIoU -> figures over seeds."""
+    trained_on: int
+    """Images that were scored and trained on: the most of a seed."""
     failures: Mapping[int, str]
     """Seed -> why it has no figures."""
 
@@ -103,6 +105,7 @@ def measured(
                 seeds=len(scored),
                 folders=tuple(str(run.folder) for run in row.runs),
                 scores=scores,
+                trained_on=max((each[0].trained_on or 0 for each in scored.values()), default=0),
                 failures={
                     run.config.train.seed: failures[run.folder]
                     for run in row.runs
@@ -184,6 +187,11 @@ def _figure(statistic: Statistic, nothing: str) -> str:
 def _remarks(rows: Sequence[MeasuredRow]) -> list[str]:
     remarks = [f"- {row.name}: {row.notes}" for row in rows if row.notes]
     remarks += [
+        f"- {row.name}: scored on {row.trained_on} images that it was trained on."
+        for row in rows
+        if row.trained_on
+    ]
+    remarks += [
         f"- {row.name}, seed {seed}: failed. {reason}"
         for row in rows
         for seed, reason in row.failures.items()
@@ -221,6 +229,7 @@ def as_json(header: Header, table: AblationTable, rows: Sequence[MeasuredRow]) -
                 "notes": row.notes,
                 "paper": row.paper.model_dump() if row.paper else None,
                 "folders": list(row.folders),
+                "trained_on": row.trained_on,
                 "failures": {str(seed): reason for seed, reason in row.failures.items()},
                 "scores": [
                     {

@@ -103,6 +103,11 @@ def _of_teacher(
     from zsseg.stages.train.processes import processes
 
     store = Store.open(choose_store(cache, split=split))
+    if (own := store.identity["split"]) != split:
+        raise UserError(
+            f"{store.path}: a store of split '{own}', and '{split}' is to be scored. Give "
+            f"--split {own}, or the store of '{split}' with --cache"
+        )
     if processes()[0] == 0:
         note_use(store.path)
     spec = load_spec(dataset) if dataset else stored_spec(store)
@@ -134,7 +139,7 @@ def _of_run(
 
 def _report(results: "Sequence[EvaluationResult]", folder: Path | None, *, as_json: bool) -> None:
     """Print the results, one per gamma, and write them into a folder if there is one."""
-    from zsseg.pipeline.tables import score_lines, score_table
+    from zsseg.pipeline.tables import score_lines, score_table, trained_on_text
     from zsseg.stages.evaluate.result import save_result, to_json
 
     if as_json:
@@ -146,6 +151,8 @@ def _report(results: "Sequence[EvaluationResult]", folder: Path | None, *, as_js
         console.out.print(f"\n{first.images} images of {first.dataset} {first.split}, in percent:")
         for line in score_lines(results):
             console.out.print(line, style="bold")
+        if warning := trained_on_text(first):
+            console.out.print(warning, style="bold red", soft_wrap=True)
     # Printed before they are written: results are not lost if the folder cannot be written.
     if folder:
         saved = [path for result in results for path in save_result(folder, result)]

@@ -17,13 +17,23 @@ from zsseg.pipeline.compare.published import PublishedFigure
 from zsseg.pipeline.tables import percent
 
 SCORES = ("hIoU", "sIoU", "uIoU", "mIoU", "pAcc")
-_FACTS = ("experiment", "protocol", "student", "steps", "seed", "gamma", "variant", "images")
+_FACTS = (
+    "experiment",
+    "protocol",
+    "student",
+    "steps",
+    "seed",
+    "gamma",
+    "variant",
+    "images",
+    "trained_on",
+)
 
 
 def run_table(comparison: Comparison) -> Table:
     """One line per result of a run, then one per mean over seeds; in percent."""
     table = Table(box=None)
-    for name in ("run", *_FACTS, *SCORES):
+    for name in ("run", *_FACTS[:-1], *SCORES):
         table.add_column(name, no_wrap=True)
     for row in comparison.rows:
         scores = [percent(row.scores[name]) for name in SCORES]
@@ -139,6 +149,7 @@ def _facts(row: ResultRow) -> dict[str, Any]:
         "gamma": result.settings["calibration"],
         "variant": list(result.variant),
         "images": result.images,
+        "trained_on": result.trained_on,
     }
 
 
@@ -147,10 +158,12 @@ def _joined(facts: dict[str, Any]) -> dict[str, Any]:
 
 
 def _shown(facts: dict[str, Any]) -> list[str]:
-    """Cells in the order of the columns; gamma has one of its own."""
+    """Cells in the order of the columns; gamma has one of its own, images trained on have none."""
     words = [word for word in facts["variant"] if not word.startswith("gamma")]
     shown = facts | {"variant": " ".join(words), "gamma": f"{facts['gamma']:g}"}
-    return [str(shown[name]) for name in _FACTS]
+    if facts["trained_on"]:
+        shown["images"] = f"{facts['images']}, {facts['trained_on']} trained on"
+    return [str(shown[name]) for name in _FACTS[:-1]]
 
 
 def _seeds(mean: MeanRow) -> list[int]:

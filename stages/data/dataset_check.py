@@ -12,7 +12,7 @@ from zsseg.stages.data.images import read_image
 from zsseg.stages.data.labels import read_label
 from zsseg.stages.data.samples import Sample
 from zsseg.stages.data.spec import VOID, DatasetSpec
-from zsseg.stages.data.splits import list_samples, unpaired_labels
+from zsseg.stages.data.splits import check_split, list_samples, unpaired_labels
 from zsseg.stages.errors import DatasetError
 
 _BATCH = 64  # samples given to the threads at once; Ctrl-C waits until they are done
@@ -47,6 +47,7 @@ def verify_split(
     labels of another size than their image, and values outside the encoding are all listed, sorted
     by path. Raises DatasetError only when there is no such split.
     """
+    check_split(spec, split)
     samples = list_samples(spec, root, split)
     problems = [
         FileProblem(path, "a label without an image of the same name")

@@ -65,6 +65,26 @@ def _warn_of_missing_labels(spec: DatasetSpec, samples: list[Sample], split: str
         )
 
 
+def is_divided(spec: DatasetSpec) -> bool:
+    """Has a data set splits? Not where the description's patterns have no `{split}`."""
+    patterns = spec.patterns
+    return patterns is None or "{split}" in f"{patterns.images} {patterns.labels}"
+
+
+def check_split(spec: DatasetSpec, split: str) -> None:
+    """Raise DatasetError for a split of a data set whose images are not divided into splits.
+
+    `all` and, as stage one calls it by default, `train` are all of its images.
+    """
+    if not is_divided(spec) and split not in ("all", "train"):
+        raise DatasetError(
+            f"'{spec.name}' has no split '{split}': there is no {{split}} in the `patterns` of its "
+            "description, so all its images are one split, those of training. To hold images "
+            "back, put them into a folder of their own and write {split} where its name stands, "
+            "such as images/{split}; --split all takes every image"
+        )
+
+
 def splits(spec: DatasetSpec, root: Path) -> list[str]:
     """Names of the splits that are there, sorted; ['all'] when the folders are not split.
 

@@ -25,7 +25,7 @@ from zsseg.stages.data.images import read_image
 from zsseg.stages.data.labels import read_label
 from zsseg.stages.data.samples import Sample
 from zsseg.stages.data.spec import DatasetSpec
-from zsseg.stages.data.splits import list_samples
+from zsseg.stages.data.splits import check_split, list_samples
 from zsseg.stages.device import choose_device
 from zsseg.stages.errors import CacheError, DatasetError, UserError
 from zsseg.stages.evaluate.inference import calibrated, predict_scores, prepared
@@ -33,6 +33,7 @@ from zsseg.stages.evaluate.labelling import upsampled_argmax
 from zsseg.stages.evaluate.metrics import confusion, scores
 from zsseg.stages.evaluate.read_ahead import read_ahead
 from zsseg.stages.evaluate.result import EvaluationResult, variant
+from zsseg.stages.evaluate.trained_images import count_trained_on
 from zsseg.stages.evaluate.trained_run import TrainedRun
 from zsseg.stages.train.processes import agree, processes, sum_in_place, value_from_first
 from zsseg.stages.train.students.student import class_logits
@@ -63,8 +64,8 @@ def evaluate_run(
 
     One result with gamma 0 and, if the run's gamma is above 0, a second one with it. Images without
     a label are left out and counted. Raises UserError when `spec` has other classes, unseen classes
-    or names than the run, DatasetError when no image has a label, when a file cannot be read or is
-    not below `root`, and when image and label differ in size.
+    or names than the run, DatasetError when there is no such split, when no image has a label, when
+    a file cannot be read or is not below `root`, and when image and label differ in size.
     """
     if not root.is_dir():
         raise DatasetError(
@@ -72,6 +73,7 @@ def evaluate_run(
             "folder with --root"
         )
     _check_same_classes(run, spec)
+    check_split(spec, split)
 
     def read(sample: Sample) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
         label_HW, image_HW3 = _labelled_image(spec, sample)
@@ -82,6 +84,9 @@ def evaluate_run(
 
     listed = list_samples(spec, root, split)[:limit]
     samples = labelled(listed, root, split)
+    trained_on = value_from_first(
+        count_trained_on(run, spec, samples, split) if processes()[0] == 0 else None
+    )
     gammas = gammas_of(run.evaluate.calibration)
     confusion_GCC = _confusions(spec, samples, read, score, gammas, progress)
     results = []
@@ -96,6 +101,7 @@ def evaluate_run(
             unseen=spec.unseen,
             images=len(samples),
             left_out=len(listed) - len(samples),
+            trained_on=trained_on,
             settings={"step": run.step, "limit": limit, "names": list(run.names), **settings},
             variant=variant(
                 dataset=spec.name,
@@ -189,6 +195,7 @@ def evaluate_teacher(
             unseen=spec.unseen,
             images=len(samples),
             left_out=store.rows - len(samples),
+            trained_on=0,
             settings={"store_fingerprint": store.fingerprint, "calibration": gamma},
             variant=variant(
                 dataset=spec.name,

@@ -35,6 +35,8 @@ class EvaluationResult:
     """Images that were scored."""
     left_out: int
     """Images without a label, or that the store has no tokens of."""
+    trained_on: int | None
+    """How many of `images` the run was trained on; None where it is not known."""
     settings: dict[str, Any]
     """What else decides the scores: checkpoint step, limit, sizes, calibration."""
     variant: tuple[str, ...]
@@ -109,6 +111,7 @@ def to_json(result: EvaluationResult) -> dict[str, Any]:
         "split": result.split,
         "images": result.images,
         "left_out": result.left_out,
+        "trained_on": result.trained_on,
         "settings": result.settings,
         "variant": list(result.variant),
         "scores": {
@@ -158,6 +161,7 @@ def _result(stored: dict[str, Any]) -> EvaluationResult:
         unseen=tuple(stored["classes"][i]["name"] for i in unseen),
         images=stored["images"],
         left_out=stored["left_out"],
+        trained_on=stored.get("trained_on"),  # files of zsseg 0.1 do not have it
         settings=stored["settings"],
         variant=tuple(stored["variant"]),
         scores=scores(confusion_CC, unseen),
@@ -182,10 +186,11 @@ def save_result(folder: Path, result: EvaluationResult) -> tuple[Path, Path]:
     text = json.dumps(to_json(result), ensure_ascii=False, allow_nan=False)
     table = io.StringIO()
     writer = csv.writer(table, lineterminator="\n")
-    writer.writerow(["class", "group", "IoU", "accuracy", "pixels"])
+    writer.writerow(["class", "group", "IoU", "accuracy", "pixels", "trained on"])
+    share = "" if result.trained_on is None else f"{result.trained_on} of {result.images} images"
     for row in class_rows(result):
         group = "unseen" if row.unseen else "seen"
-        writer.writerow([row.name, group, _cell(row.iou), _cell(row.accuracy), row.pixels])
+        writer.writerow([row.name, group, _cell(row.iou), _cell(row.accuracy), row.pixels, share])
     json_path, csv_path = folder / f"{stem}.json", folder / f"{stem}.csv"
     write_durably(json_path, f"{text}\n".encode())
     write_durably(csv_path, table.getvalue().encode())

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from zsseg.stages.cache.disk.hashing import hash_file
 from zsseg.stages.cache.reader import Store
 from zsseg.stages.cache.writer import ArraySpec, Artifact, Writer
 from zsseg.stages.data.geometry import WHOLE
@@ -104,6 +105,8 @@ def write_store(
                 part = {
                     each.name: arrays[each.name][rows.start : rows.stop] for each in made.arrays
                 }
-                writer.write(made.name, shard, part)
+                hashes = [hash_file(samples[row].image) for row in rows]
+                notes = {"images": hashes} if made.name == "index" else {}
+                writer.write(made.name, shard, part, notes=notes)
         writer.seal()
     return Store.open(path)

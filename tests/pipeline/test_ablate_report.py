@@ -46,6 +46,7 @@ def row(
         seeds=len(hious),
         folders=(),
         scores={0.0: figures},
+        trained_on=0,
         failures=failures or {},
     )
 

@@ -74,6 +74,7 @@ def test_evaluate_shows_a_table(place: Path, capsys: pytest.CaptureFixture[str])
         assert word in shown
     lines = [line for line in shown.splitlines() if "hIoU" in line]
     assert [line.split("  ")[0] for line in lines] == ["gamma 0", "gamma 0.05"]
+    assert "trained on 2 of these 2 images" in shown
 
 
 def test_a_gamma_is_reported_with_and_without(
@@ -97,6 +98,16 @@ def test_the_teacher_is_scored_from_the_store_of_the_split(
     assert zsseg("evaluate", "--teacher", "--cache", place / "cache", "--json") == 0
     printed = json.loads(capsys.readouterr().out)
     assert (printed["subject"], printed["split"], printed["images"]) == ("teacher", "val", 3)
+
+
+def test_a_store_of_another_split_is_not_scored_as_the_one_asked_for(
+    place: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (train,) = (place / "cache").glob("*-train-*")
+    for options in ((), ("--split", "val")):
+        assert zsseg("evaluate", "--teacher", "--cache", train, *options) == 2
+        assert "store of split 'train'" in capsys.readouterr().err
+    assert zsseg("evaluate", "--teacher", "--cache", train, "--split", "train", "-q") == 0
 
 
 def test_predict_needs_clip_for_new_names_only_and_only_once(place: Path, tmp_path: Path) -> None:

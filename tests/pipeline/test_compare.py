@@ -61,6 +61,7 @@ def _score(
         unseen=spec.unseen,
         images=images,
         left_out=0,
+        trained_on=0,
         settings={"step": 500, "limit": None, "names": list(spec.prompt_names), **used},
         variant=words,
         scores=scores(confusion_CC, spec.unseen_ids),

@@ -32,6 +32,7 @@ def result(confusion: list[list[int]], *, subject: str = "student") -> Evaluatio
         unseen=("dog",),
         images=4,
         left_out=0,
+        trained_on=0,
         settings={"step": 3, "calibration": 0.0},
         variant=(),
         scores=scores(confusion_CC, (2,)),

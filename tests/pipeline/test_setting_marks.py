@@ -117,6 +117,7 @@ def mean_tells_apart(name: str, place: Path) -> bool:
             unseen=CAMVID.unseen,
             images=1,
             left_out=0,
+            trained_on=0,
             settings={},
             variant=(),
             scores=scores(confusion_CC, CAMVID.unseen_ids),

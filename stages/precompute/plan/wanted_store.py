@@ -15,7 +15,7 @@ from zsseg.stages.cache.disk.store_path import StorePath
 from zsseg.stages.cache.format.manifest import Manifest
 from zsseg.stages.data.samples import Sample
 from zsseg.stages.data.spec import DatasetSpec
-from zsseg.stages.data.splits import list_samples
+from zsseg.stages.data.splits import check_split, list_samples
 from zsseg.stages.errors import UserError
 from zsseg.stages.precompute.plan.recipes import (
     store_artifacts,
@@ -74,6 +74,7 @@ def resolve_request(
     spec, root, split, limit = request.spec, request.root, request.split, request.limit
     if limit is not None and limit < 1:
         raise UserError(f"--limit {limit}: at least one image is needed")
+    check_split(spec, split)
     samples = list_samples(spec, root, split)
     if limit is None or limit >= len(samples):
         limit = None
