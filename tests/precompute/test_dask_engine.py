@@ -3,7 +3,7 @@
 import logging
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -37,6 +37,15 @@ pytestmark = [
 def run(world: Path, clip: str, cache: Path, **more: Any) -> PrecomputeResult:
     settings: dict[str, Any] = {"progress": lambda _: None, "update": False} | more
     return precompute(request(world, clip, cache), **settings)
+
+
+@pytest.fixture(autouse=True)
+def same_environment() -> Iterator[None]:
+    """dask sets what it sets for its workers, OMP_NUM_THREADS among it, in this process too."""
+    before = dict(os.environ)
+    yield
+    os.environ.clear()
+    os.environ.update(before)
 
 
 @pytest.fixture(scope="module")

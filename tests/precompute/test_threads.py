@@ -104,6 +104,7 @@ def test_regions_are_mined_in_threads_and_on_the_gpu_one_by_one(
         at_work[0] -= 1
         return np.zeros((2, 2), np.uint8)
 
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     monkeypatch.setattr("os.cpu_count", lambda: 4)
     monkeypatch.setattr(regions, "mine_regions", mine)
     picture = pictures.Picture(np.zeros((4, 4, 3), np.uint8), np.full((4, 4), 255, np.uint8))
