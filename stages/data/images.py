@@ -31,10 +31,13 @@ from numpy.typing import NDArray
 from PIL import ExifTags, Image, ImageDraw, ImageFile, ImageFont, ImageOps, UnidentifiedImageError
 
 from zsseg.stages.errors import DatasetError
+from zsseg.stages.file_bytes import IMAGE_BYTES, read_file
 
 _FORMATS = ("JPEG", "PNG", "TIFF", "BMP", "WEBP", "GIF")
 _LOSSY = frozenset({"JPEG", "MPO", "WEBP"})
 _MAX_PIXELS = 89_478_485  # where Pillow starts to warn of a decompression bomb
+_MAX_SCANS = 100  # a progressive JPEG has about ten; each costs a pass over all pixels
+_SCAN = b"\xff\xda"  # begins a scan; in the coded data 0xff is always followed by something else
 _UNREADABLE = (
     OSError,
     SyntaxError,
@@ -51,36 +54,60 @@ logger = logging.getLogger(__name__)
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[Image.Image]:
-    """The image of a file, decoded on use; within, Pillow's errors become DatasetErrors."""
+def _opened(path: Path, content: bytes | None = None) -> Iterator[Image.Image]:
+    """The image of a file, decoded on use; within, Pillow's errors become DatasetErrors.
+
+    `content`: the file's bytes, where they have been read.
+    """
+    if content is None:
+        content = image_content(path)
     try:
         # Given a path, Pillow maps uncompressed files into memory, and then scrambles a TIFF that
         # its EXIF orientation turns by 90 degrees (seen with 13.0); given a stream, it does not.
-        with path.open("rb") as stream, Image.open(stream, formats=_FORMATS) as image:
+        with Image.open(io.BytesIO(content), formats=_FORMATS) as image:
             # Pillow only warns here, and turning its warning into an error is not thread-safe.
             if image.width * image.height > _MAX_PIXELS:
                 raise DatasetError(
                     f"{path}: {image.width} x {image.height} pixels are more than the "
                     f"{_MAX_PIXELS} that are read (a decompression bomb?). Scale the image down"
                 )
+            if image.format in {"JPEG", "MPO"}:
+                scans = content.count(_SCAN)
+                if scans > _MAX_SCANS:
+                    raise DatasetError(
+                        f"{path}: a JPEG of {scans:,} scans, more than the {_MAX_SCANS} that are "
+                        "read (made to keep its reader busy?). Save the image again"
+                    )
             yield image
     except DatasetError:
         raise
     except _UNREADABLE as error:
-        reason = "not an image" if isinstance(error, UnidentifiedImageError) else error
-        raise DatasetError(
-            f"{path}: cannot be read as an image ({reason}). Replace it with an intact file of one "
-            f"of the formats {', '.join(_FORMATS)}, or take it out of the data set"
-        ) from error
+        known = isinstance(error, UnidentifiedImageError)
+        raise _unreadable(path, "not an image" if known else error) from error
 
 
-def read_image(path: Path) -> NDArray[np.uint8]:
+def _unreadable(path: Path, reason: object) -> DatasetError:
+    return DatasetError(
+        f"{path}: cannot be read as an image ({reason}). Replace it with an intact file of one "
+        f"of the formats {', '.join(_FORMATS)}, or take it out of the data set"
+    )
+
+
+def image_content(path: Path) -> bytes:
+    """The bytes of an image file, by `read_file`. Raises DatasetError when it cannot be read."""
+    try:
+        return read_file(path, at_most=IMAGE_BYTES)
+    except OSError as error:
+        raise _unreadable(path, error) from error
+
+
+def read_image(path: Path, content: bytes | None = None) -> NDArray[np.uint8]:
     """An image file as (H, W, 3) RGB, upright, converted by the rules above.
 
-    Raises DatasetError for a file that is missing, damaged, truncated, too large or of a kind
-    whose range is unknown.
+    `content`: the file's bytes, where they have been read. Raises DatasetError for a file that is
+    missing, damaged, truncated, too large or of a kind whose range is unknown.
     """
-    with _opened(path) as image:
+    with _opened(path, content) as image:
         if image.format != "MPO" and getattr(image, "is_animated", False):
             logger.warning("%s: holds several frames; only the first is used", path)
         upright = ImageOps.exif_transpose(image)

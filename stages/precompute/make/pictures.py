@@ -5,14 +5,14 @@ Legend: N images, H W pixels.
 """
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import xxhash
 from numpy.typing import NDArray
 
-from zsseg.stages.data.images import read_image
+from zsseg.stages.data.images import image_content, read_image
 from zsseg.stages.data.samples import Sample
 from zsseg.stages.data.spec import DatasetSpec
 from zsseg.stages.data.visible import read_visible_label
@@ -71,9 +71,12 @@ def read_image_row(spec: DatasetSpec, root: Path, sample: Sample) -> ImageRow:
     A failure's reason names files relative to `root`, so that it is the same on every machine.
     """
     visible_HW, label_failure = _read_visible(spec, sample)
-    hashes = Hashes(file_hash(sample.image), _label_hash(visible_HW))
+    hashes = Hashes(None, _label_hash(visible_HW))
     try:
-        image_HW3 = read_image(sample.image)
+        # Read once: what is hashed is what is decoded.
+        content = image_content(sample.image)
+        hashes = replace(hashes, image=_content_hash(content))
+        image_HW3 = read_image(sample.image, content)
     except DatasetError as error:
         return ImageRow(hashes, None, _relative(str(error), sample, root))
     if visible_HW is None:
@@ -104,9 +107,13 @@ def _read_visible(spec: DatasetSpec, sample: Sample) -> tuple[NDArray[np.uint8] 
 def file_hash(path: Path) -> str | None:
     """xxh3_128 of a file's bytes; None where it cannot be read."""
     try:
-        return xxhash.xxh3_128_hexdigest(path.read_bytes())
-    except OSError:
+        return _content_hash(image_content(path))
+    except DatasetError:
         return None
+
+
+def _content_hash(content: bytes) -> str:
+    return xxhash.xxh3_128_hexdigest(content)
 
 
 def _label_hash(visible_HW: NDArray[np.uint8] | None) -> str | None:
