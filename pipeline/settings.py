@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ValidationError
 
 from zsseg.stages.errors import UserError
+from zsseg.stages.file_bytes import read_text_file
 from zsseg.stages.validation_errors import error_lines
 from zsseg.stages.yaml_files import builtin_names, packaged_text, parse_yaml
 
@@ -44,7 +45,7 @@ def read_values(path: Path) -> dict[str, Any]:
 def _file_text(path: Path) -> str:
     if not path.is_file():
         raise UserError(f"{path}: there is no such configuration file")
-    return path.read_text(encoding="utf-8")
+    return read_text_file(path)
 
 
 def _mapping(text: str, where: str) -> dict[str, Any]:

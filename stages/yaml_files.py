@@ -9,9 +9,52 @@ import yaml
 
 from zsseg.stages.errors import UserError
 
+_MAX_VALUES = 100_000  # a text of aliases of aliases stands for billions
+
 
 class _Loader(yaml.SafeLoader):
-    """Safe YAML in which 1e-4 is a number, as in YAML 1.2; PyYAML's own rule wants 1.0e-4."""
+    """Safe YAML in which 1e-4 is a number, as in YAML 1.2; PyYAML's own rule wants 1.0e-4.
+
+    Also as in YAML 1.2, a key given twice is a mistake: PyYAML's own rule takes the last silently.
+    """
+
+    def get_single_node(self) -> yaml.Node | None:
+        """The text as nodes. Raises YAMLError for what must not become values."""
+        node: yaml.Node | None = super().get_single_node()
+        if node is not None and _checked(node, {}) > _MAX_VALUES:
+            raise yaml.YAMLError(f"its aliases stand for more than {_MAX_VALUES:,} values")
+        return node
+
+
+def _checked(node: yaml.Node, counts: dict[int, int | None]) -> int:
+    """How many values a node stands for, each alias counted as what it stands for.
+
+    `counts`: by node, the number, or None while its parts are counted. Raises YAMLError for a node
+    that contains itself and for a key given twice.
+    """
+    if id(node) in counts:
+        known = counts[id(node)]
+        if known is None:
+            raise yaml.YAMLError(f"an alias that contains itself{_line(node)}")
+        return known
+    counts[id(node)] = None
+    parts: list[yaml.Node] = []
+    if isinstance(node, yaml.SequenceNode):
+        parts = node.value
+    elif isinstance(node, yaml.MappingNode):
+        given: set[tuple[str, str]] = set()
+        for key, value in node.value:
+            if isinstance(key, yaml.ScalarNode):
+                if (name := (key.tag, key.value)) in given:
+                    raise yaml.YAMLError(f"'{key.value}' is given twice, again{_line(key)}")
+                given.add(name)
+            parts += [key, value]
+    counts[id(node)] = number = 1 + sum(_checked(part, counts) for part in parts)
+    return number
+
+
+def _line(node: yaml.Node) -> str:
+    return f" in line {node.start_mark.line + 1}"
 
 
 _Loader.add_implicit_resolver(
@@ -42,8 +85,10 @@ def parse_yaml(text: str, *, where: str, error: type[UserError] = UserError) -> 
     """The values of a YAML text; None for an empty one. `where` names it in the error raised."""
     try:
         return yaml.load(text, Loader=_Loader)
-    except yaml.YAMLError as reason:
+    except (yaml.YAMLError, ValueError) as reason:  # ValueError: a date such as 2024-13-45
         raise error(f"{where}: not valid YAML: {reason}") from reason
+    except RecursionError as reason:
+        raise error(f"{where}: not read: values within values, too deep") from reason
 
 
 def builtin_names(folder: Literal["ablations", "datasets", "experiments"]) -> list[str]:

@@ -9,6 +9,7 @@ from typing import Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from zsseg.stages.errors import DatasetError
+from zsseg.stages.file_bytes import read_text_file
 from zsseg.stages.validation_errors import error_lines
 from zsseg.stages.yaml_files import builtin_names, packaged_text, parse_yaml
 
@@ -114,7 +115,7 @@ def load_spec(name_or_file: str) -> DatasetSpec:
     if path.suffix in {".yaml", ".yml"}:
         if not path.is_file():
             raise DatasetError(f"{path}: there is no such data set description")
-        text, where = path.read_text(encoding="utf-8"), str(path)
+        text, where = read_text_file(path, error=DatasetError), str(path)
     elif name_or_file in (names := builtin_names("datasets")):
         place = f"datasets/{name_or_file}.yaml"
         text, where = packaged_text(place), f"configs/{place}"
