@@ -1,9 +1,16 @@
 """Encoder weights from files of other makers, and the refusal of what does not fit."""
 
+import argparse
+import sys
+from collections import OrderedDict
+from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+import segmentation_models_pytorch as smp
+import timm
 import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
@@ -118,6 +125,84 @@ def test_weights_of_another_network_are_refused_whole(tmp_path: Path) -> None:
         load_encoder_weights(Encoder(), str(tmp_path / "short.pth"))
 
 
+@pytest.mark.parametrize(
+    ("file", "encoder"),
+    [("resnet34", "resnet18"), ("mit_b2", "mit_b1"), ("densenet169", "densenet121")],
+)
+@pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
+def test_a_deeper_network_of_the_same_family_is_refused(
+    tmp_path: Path, file: str, encoder: str, suffix: str
+) -> None:
+    state = smp.encoders.get_encoder(file, weights=None).state_dict()
+    state["fc.weight"] = torch.zeros(10, 4)
+    path = tmp_path / f"{file}{suffix}"
+    torch.save(state, path) if suffix == ".pth" else save_file(state, path)
+    with pytest.raises(UserError, match=r"another network|of another shape"):
+        load_encoder_weights(smp.encoders.get_encoder(encoder, weights=None), str(path))
+    line = load_encoder_weights(smp.encoders.get_encoder(file, weights=None), str(path))
+    assert line.endswith("left over: fc.weight")
+
+
+def test_a_vit_of_more_blocks_is_refused_by_name_and_in_order(tmp_path: Path) -> None:
+    def vit(depth: int) -> nn.Module:
+        return timm.create_model("vit_tiny_patch16_224", depth=depth, num_classes=0)
+
+    state = vit(3).state_dict()
+    for name in ("named", "numbered"):
+        torch.save(state, tmp_path / f"{name}.pth")
+        with pytest.raises(UserError, match="another network"):
+            load_encoder_weights(vit(2), str(tmp_path / f"{name}.pth"))
+        state = {f"blocks.{i}.weight": tensor for i, tensor in enumerate(state.values())}
+
+
+def test_more_of_what_stands_behind_the_encoder_may_be_left_over(tmp_path: Path) -> None:
+    state = timm.create_model("efficientnet_b0").state_dict()  # with conv_head, bn2, classifier
+    torch.save(state, tmp_path / "whole.pth")
+    encoder = smp.encoders.get_encoder("tu-efficientnet_b0", weights=None)
+    assert "left over: conv_head" in load_encoder_weights(encoder, str(tmp_path / "whole.pth"))
+
+
+@pytest.mark.parametrize(
+    ("wrapped", "place"),
+    [
+        (lambda state: {"model": {"ema": {}, "weights": state}, "epoch": 1}, "model.weights"),
+        (lambda state: {"optimizer": {"state": {0: {"m": torch.ones(2)}}}, "net": state}, "net"),
+        (lambda state: {"ema": other(), "model": OrderedDict(state)}, "model"),
+        (lambda state: {"args": argparse.Namespace(lr=1), "state_dict": state}, "state_dict"),
+        (lambda state: {"student": {"backbone": state}}, "student.backbone"),
+        (lambda state: {"logit_scale": torch.ones(()), "visual": state}, "visual"),
+    ],
+)
+def test_the_wrapping_of_any_trainer(
+    tmp_path: Path, wrapped: Callable[[dict[str, Tensor]], object], place: str
+) -> None:
+    torch.save(wrapped(weights()), tmp_path / "epoch_5.pt")
+    encoder = Encoder()
+    line = load_encoder_weights(encoder, str(tmp_path / "epoch_5.pt"))
+    assert_loaded(encoder, weights())
+    assert f"epoch_5.pt ({place})" in line
+
+
+def other() -> dict[str, Tensor]:
+    """Weights that fit as well: an averaged copy."""
+    return weights(seed=2)
+
+
+def test_code_in_a_checkpoint_is_refused_in_words_of_ours(tmp_path: Path) -> None:
+    for zipped in (True, False):
+        path = tmp_path / f"{zipped}.pth"
+        saved = {"model": weights(), "config": SimpleNamespace(lr=1)}
+        torch.save(saved, path, _use_new_zipfile_serialization=zipped)
+        with pytest.raises(UserError) as refused:
+            load_encoder_weights(Encoder(), str(path))
+        message = str(refused.value)
+        assert "\n" not in message
+        assert "\x1b" not in message
+        assert "torch.load" not in message
+        assert "weights_only" not in message
+        assert ("types.SimpleNamespace" in message) == zipped
+
+
 def test_files_that_hold_no_weights(tmp_path: Path) -> None:
     with pytest.raises(ResourceError, match=r"nowhere\.pth is not a file"):
         load_encoder_weights(Encoder(), str(tmp_path / "nowhere.pth"))
@@ -170,6 +255,31 @@ def test_weights_beside_a_module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     for source in ("package:besides/other.pth", "package:no_such_module/clip.safetensors"):
         with pytest.raises(ResourceError, match=r"other\.pth is not a file|no module"):
             load_encoder_weights(encoder, source)
+
+
+def test_a_package_is_searched_without_running_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(str(tmp_path))
+    for module in ("silent_one", "silent_one/inner"):
+        (tmp_path / module).mkdir()
+        (tmp_path / module / "__init__.py").write_text("raise SystemExit('it ran')")
+    (tmp_path / "silent_file.py").write_text("raise SystemExit('it ran')")
+    for file in ("silent_one/inner/a.pth", "b.pth"):
+        torch.save(weights(), tmp_path / file)
+    for source in ("silent_one.inner/a.pth", "silent_one/inner/a.pth", "silent_file/b.pth"):
+        encoder = Encoder()
+        load_encoder_weights(encoder, f"package:{source}")
+        assert_loaded(encoder, weights())
+    assert not {"silent_one", "silent_one.inner", "silent_file"} & sys.modules.keys()
+    for source in (
+        "silent_one/../b.pth",
+        ".silent_one/a.pth",
+        "silent_one..inner/a.pth",
+        "./b.pth",
+    ):
+        with pytest.raises(ResourceError, match="no module"):
+            load_encoder_weights(Encoder(), f"package:{source}")
 
 
 def test_the_package_of_the_camvid_experiments() -> None:

