@@ -145,7 +145,8 @@ def test_a_deeper_network_of_the_same_family_is_refused(
 
 def test_a_vit_of_more_blocks_is_refused_by_name_and_in_order(tmp_path: Path) -> None:
     def vit(depth: int) -> nn.Module:
-        return timm.create_model("vit_tiny_patch16_224", depth=depth, num_classes=0)
+        made: nn.Module = timm.create_model("vit_tiny_patch16_224", depth=depth, num_classes=0)
+        return made
 
     state = vit(3).state_dict()
     for name in ("named", "numbered"):
