@@ -1,23 +1,104 @@
-"""Output for people: results on stdout; progress bars, messages and logging on stderr."""
+"""Output for people: results on stdout; progress bars, messages and logging on stderr.
 
+Names of files and classes may hold anything: square brackets are printed as they are, and control
+characters, such as those of an escape sequence, and bytes that are no text as escapes.
+"""
+
+import io
 import logging
+import os
+import re
 import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TextIO
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
+from rich.text import Text
+
+_UNPRINTABLE = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+"""Control characters but tab and newline, what turns the direction of text, and the halves by which
+Python stands for bytes of a file name that are not UTF-8."""
+
+
+def printable(text: str) -> str:
+    """The text with what a terminal would act on, or cannot show, as escapes (`\\x1b`).
+
+    Line breaks stay: messages have several lines.
+    """
+    return _UNPRINTABLE.sub(_escape, text)
+
+
+def one_line(text: object) -> str:
+    """A name as text in one line: `printable`, its line breaks as escapes too."""
+    return printable(str(text)).replace("\n", "\\n")
+
+
+def _escape(match: re.Match[str]) -> str:
+    code = ord(match[0])
+    if 0xDC80 <= code <= 0xDCFF:  # a byte: see PEP 383
+        code -= 0xDC00
+    return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}"
+
+
+class PlainConsole(Console):
+    """A console that prints every text as it is, `printable`: no markup, no emoji, no colours."""
+
+    def __init__(self, *, stderr: bool = False, width: int | None = None) -> None:
+        super().__init__(stderr=stderr, width=width, markup=False, emoji=False, highlight=False)
+
+    def render_str(self, text: str, *args: Any, **options: Any) -> Text:
+        return super().render_str(printable(text), *args, **options)
+
+
+class NameTable(Table):
+    """A table whose cells may be names of any kind: each stays in its line."""
+
+    def add_row(self, *cells: str) -> None:  # type: ignore[override]
+        super().add_row(*map(one_line, cells))
+
+
+def _is_terminal(stream: TextIO | None) -> bool:
+    return stream is not None and stream.isatty()  # None: closed by the caller
+
 
 # Rich breaks what is no terminal at 80 columns: a file or a pipe has no width.
-out = Console(highlight=False, width=None if sys.stdout.isatty() else 160)
-err = Console(stderr=True, highlight=False)
+out = PlainConsole(width=None if _is_terminal(sys.stdout) else 160)
+err = PlainConsole(stderr=True)
+
+
+def open_streams() -> None:
+    """Let stdout and stderr take anything: also where they are closed, or take ASCII only."""
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None:
+            setattr(sys, name, Path(os.devnull).open("w", encoding="utf-8"))  # noqa: SIM115
+        elif isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
 
 Advance = Callable[[int, int, str], None]
 """Called with the number done, the number in all, and a few words such as the speed."""
 
 _SECONDS_BETWEEN_LINES = 10.0
+
+
+def flush() -> None:
+    """Write what stdout still holds. Raises OSError where it cannot be, and drops it."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise
+
+
+class _PlainFormatter(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        return printable(super().format(record))
 
 
 def configure_logging(*, quiet: bool, first: bool = True) -> None:
@@ -26,7 +107,9 @@ def configure_logging(*, quiet: bool, first: bool = True) -> None:
     `first`: False in all but the first of several processes that were launched together; they log
     errors only, so that a warning is not printed by each of them.
     """
-    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr, force=True)
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(_PlainFormatter("%(message)s"))
+    logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
     logging.getLogger("zsseg").setLevel(logging.WARNING if quiet else logging.INFO)
     logging.captureWarnings(True)
     if not first:
@@ -38,18 +121,18 @@ def progress(title: str, *, quiet: bool = False) -> Iterator[Advance]:
     """A progress bar on a terminal; elsewhere a plain line every few seconds."""
     if quiet:
         yield lambda done, total, words: None
-    elif sys.stderr.isatty():
+    elif _is_terminal(sys.stderr):
         with Progress(
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(),
             MofNCompleteColumn(),
             TimeRemainingColumn(elapsed_when_finished=True),
-            TextColumn("{task.fields[words]}"),
+            TextColumn("{task.fields[words]}", markup=False),
             console=err,
         ) as bar:
             task = bar.add_task(title, total=None, words="")
             yield lambda done, total, words: bar.update(
-                task, completed=done, total=total, words=words
+                task, completed=done, total=total, words=one_line(words)
             )
     else:
         with _plain_lines(title) as advance:
@@ -65,7 +148,10 @@ def _plain_lines(title: str) -> Iterator[Advance]:
         spent = time.monotonic() - started
         left = spent / max(done, 1) * (total - done)
         when = f"{left:.0f} s left" if done < total else f"{spent:.0f} s"
-        err.print(f"{title} {done}/{total}, {when}{'  ' + words if words else ''}", soft_wrap=True)
+        err.print(
+            f"{title} {done}/{total}, {when}{'  ' + one_line(words) if words else ''}",
+            soft_wrap=True,
+        )
 
     def advance(done: int, total: int, words: str) -> None:
         nonlocal last, state
@@ -87,7 +173,7 @@ def print_whole(table: Table, *, widest: int = 1000) -> None:
     """
     wide = out.options.update_width(widest)
     width = max(out.width, out.measure(table, options=wide).maximum)
-    Console(highlight=False, width=width).print(table)
+    PlainConsole(width=width).print(table)
 
 
 @contextmanager

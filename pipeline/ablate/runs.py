@@ -148,7 +148,7 @@ def work_on(
 
 
 def _print_error_line(text: str) -> None:
-    console.err.print(text, markup=False, soft_wrap=True)
+    console.err.print(text, soft_wrap=True)
 
 
 @dataclass

@@ -78,7 +78,7 @@ def ablate(
     header = table_report.header_of(name, request, store, command=command)
     stem = out / table_plan.table_stem(name, chosen, request)
     made, measured, failures = runs.make_table(stem, header, chosen, rows, inputs, quiet=quiet)
-    console.out.print(table_report.markdown(made, chosen, measured), markup=False, soft_wrap=True)
+    console.out.print(table_report.markdown(made, chosen, measured), soft_wrap=True)
     console.out.print(f"written: {stem}.md, .json, .csv", soft_wrap=True)
     if failures:
         raise typer.Exit(Exit.SKIPPED)
@@ -94,7 +94,7 @@ def _print_runs(name: str, request: "AblationRequest", rows: "Sequence[PlannedRo
     for run, names in unique_runs(rows).items():
         also = f"; also {', '.join(found)}" if (found := shared.get(run.folder)) else ""
         text = f"{run.folder}  {state_of(run, request.split)}  {' = '.join(names)}{also}"
-        console.out.print(text, markup=False, soft_wrap=True)
+        console.out.print(text, soft_wrap=True)
 
 
 def _command(table: str, request: "AblationRequest", *, cache: object, root: object) -> str:

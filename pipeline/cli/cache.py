@@ -95,7 +95,7 @@ def diff(
     lines = [f"A: {one}", f"B: {other}", *found.fields]
     for each in found.artifacts:
         lines += [_artifact_line(each), *(f"  {line}" for line in each.fields)]
-    console.out.print("\n".join(lines), markup=False, soft_wrap=True)
+    console.out.print("\n".join(lines), soft_wrap=True)
 
 
 def _artifact_line(found: "ArtifactComparison") -> str:

@@ -3,10 +3,10 @@
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.table import Table
 
 from zsseg.pipeline import console
 from zsseg.pipeline.cli.options import MovedRoot, MovedTeacher, Quiet, StoreArgument
+from zsseg.pipeline.console import NameTable
 from zsseg.stages.errors import CacheError
 
 if TYPE_CHECKING:
@@ -62,13 +62,13 @@ def gap(
             progress=lambda done, total: advance(done, total, "images"),
         )
     console.print_whole(_table(found))
-    console.out.print(_meaning(found), markup=False, soft_wrap=True)
+    console.out.print(_meaning(found), soft_wrap=True)
 
 
-def _table(found: "Gap") -> Table:
+def _table(found: "Gap") -> NameTable:
     """One line per pair of tokens."""
     title = f"{found.crops} crops of {found.images} images: CLIP's token of each crop, and ..."
-    table = Table("token", "compared with", "cosine", "worst crop", "same class %", box=None)
+    table = NameTable("token", "compared with", "cosine", "worst crop", "same class %", box=None)
     table.title, table.title_justify = title, "left"
     lines: list[tuple[str, str, Likeness | None]] = [
         ("dense", "the whole image's, cut out at the crop", found.dense),

@@ -43,7 +43,7 @@ def rm(
         when = f"last used {used.astimezone():%Y-%m-%d %H:%M}" if used else "no use noted"
         text = f"{len(made)} runs below {runs} were trained from it{': ' if made else ''}{named}"
         size = console.size_text(storage(store).total_bytes())
-        console.out.print(f"{store}: {size}, {when}; {text}", markup=False, soft_wrap=True)
+        console.out.print(f"{store}: {size}, {when}; {text}", soft_wrap=True)
     if dry_run:
         console.out.print("dry run: nothing was deleted")
         return
@@ -68,7 +68,7 @@ def prune(
     found = run(folder, unfinished=unfinished, dry_run=dry_run)
     for each in found:
         text = f"{each.path}: {each.reason}, {console.size_text(each.bytes)}"
-        console.out.print(text, markup=False, soft_wrap=True)
+        console.out.print(text, soft_wrap=True)
     freed = sum(each.bytes for each in found)
     verb = "would free" if dry_run else "freed"
     console.out.print(f"{verb} {console.size_text(freed)} ({freed} bytes)")
@@ -87,9 +87,9 @@ def export(
 
     chosen = choose_store(store)
     size = console.size_text(export_store(chosen, file))
-    console.out.print(f"{chosen}: exported to {file}, {size}", markup=False, soft_wrap=True)
+    console.out.print(f"{chosen}: exported to {file}, {size}", soft_wrap=True)
     console.out.print(
-        f"next, elsewhere: zsseg cache import {file.name} --cache DIR", markup=False, soft_wrap=True
+        f"next, elsewhere: zsseg cache import {file.name} --cache DIR", soft_wrap=True
     )
 
 
@@ -102,7 +102,7 @@ def import_(
 
     imported = import_store(file, cache)
     state = "imported, every byte verified" if imported.new else "there already, the same store"
-    console.out.print(f"{imported.path}: {state}", markup=False, soft_wrap=True)
+    console.out.print(f"{imported.path}: {state}", soft_wrap=True)
 
 
 def unlock(
@@ -116,9 +116,9 @@ def unlock(
 
     storage(store).check_reachable()
     if (holder := lock_left_behind(store)) is None:
-        console.out.print(f"{store}: not locked", markup=False, soft_wrap=True)
+        console.out.print(f"{store}: not locked", soft_wrap=True)
         return
-    console.out.print(f"{store}: locked by {holder}", markup=False, soft_wrap=True)
+    console.out.print(f"{store}: locked by {holder}", soft_wrap=True)
     if yes or _confirmed("Does that process no longer run? Then the lock is taken away."):
         run(store)
         console.out.print("unlocked")

@@ -71,7 +71,7 @@ def verify(
                 "nothing else; it needs the data set and the teacher's files"
             )
         text = _how(share, found)
-        console.out.print(f"{store}: complete and intact ({text})", markup=False, soft_wrap=True)
+        console.out.print(f"{store}: complete and intact ({text})", soft_wrap=True)
     if against_teacher is not None:
         _compare(store, against_teacher, root, teacher, device, quiet=quiet)
 
@@ -142,7 +142,7 @@ def _repair(
         )
     if done is None:
         text = _how(share)
-        console.out.print(f"{store}: complete and intact ({text})", markup=False, soft_wrap=True)
+        console.out.print(f"{store}: complete and intact ({text})", soft_wrap=True)
         return
     _print_problems(store, done.problems)
     rows = ", ".join(f"{name} {count}" for name, count in done.result.written.items())
@@ -157,7 +157,7 @@ def _repair(
             f"another machine or GPU: fingerprint {done.after}, it was {done.before}. Runs that "
             "were made from it stay usable, but cannot be resumed"
         )
-    console.out.print(f"{store}: repaired, {end}", markup=False, soft_wrap=True)
+    console.out.print(f"{store}: repaired, {end}", soft_wrap=True)
 
 
 def _compare(
@@ -181,13 +181,12 @@ def _compare(
             progress=lambda done, total: show("against teacher", done, total, ""),
         )
     for image, why in found.left_out.items():
-        console.out.print(f"{image}: {why}", markup=False, soft_wrap=True)
+        console.out.print(f"{image}: {why}", soft_wrap=True)
     for check in found.checks:
         what = "classes" if check.artifact == "text" else "images"
         console.out.print(
             f"{check.artifact}: {check.compared} {what}, {check.measure} mean {check.mean:.7f}, "
             f"worst {check.worst:.7f} ({check.worst_at})",
-            markup=False,
             soft_wrap=True,
         )
     if failed := [_wrong(check) for check in found.checks if not check.passed]:
@@ -201,7 +200,6 @@ def _compare(
         raise CacheError(f"{store}: no image could be compared with the teacher")
     console.out.print(
         f"{store}: agrees with its teacher, on {found.images} images",
-        markup=False,
         soft_wrap=True,
     )
 
@@ -228,7 +226,7 @@ def _print_problems(store: StorePath, problems: "tuple[DamagedFile, ...]") -> No
             held.append(f"{len(problem.images)} images: {named}{more}")
         what = f" ({'; '.join(held)})" if held else ""
         text = f"{store / problem.file}: {problem.reason}{what}"
-        console.out.print(text, markup=False, soft_wrap=True)
+        console.out.print(text, soft_wrap=True)
 
 
 @contextmanager

@@ -79,7 +79,7 @@ def verify(
         console.out.print(f"\n{spec.name} {each}: {report.samples:,} images")
         console.out.print(pixel_table(spec, report))
         for problem in report.problems:
-            console.out.print(f"{problem.path}: {problem.reason}", markup=False, soft_wrap=True)
+            console.out.print(f"{problem.path}: {problem.reason}", soft_wrap=True)
         problems += len(report.problems)
     if problems:
         raise DatasetError(f"{problems} problems (listed above); mend or remove these files")

@@ -28,7 +28,10 @@ def demo(
     from zsseg.pipeline.demo.demo_run import run_demo
 
     def run(words: Sequence[str]) -> None:
-        context.find_root().command.main(list(words), prog_name="zsseg", standalone_mode=False)
+        main = context.find_root().command.main
+        # Where there was Ctrl-C or typer.Exit, their exit code is returned, not raised.
+        if code := main(list(words), prog_name="zsseg", standalone_mode=False):
+            raise typer.Exit(code)
 
     run_demo(
         out, run, method=method, seed=seed, scenes=scenes, settings=settings or [], quiet=quiet

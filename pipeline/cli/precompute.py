@@ -125,7 +125,7 @@ def _print_result(result: "PrecomputeResult") -> None:
     from zsseg.pipeline.tables import loss_line, shares
 
     for name, reason in result.failed.items():
-        console.err.print(f"{name}: left out: {reason}", markup=False, soft_wrap=True)
+        console.err.print(f"{name}: left out: {reason}", soft_wrap=True)
     if result.written:
         rows = ", ".join(f"{name} {count}" for name, count in result.written.items())
         console.out.print(f"computed: {rows}", soft_wrap=True)

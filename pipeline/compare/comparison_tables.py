@@ -10,10 +10,9 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from rich.table import Table
-
 from zsseg.pipeline.compare.comparison import Comparison, MeanRow, ResultRow
 from zsseg.pipeline.compare.published import PublishedFigure
+from zsseg.pipeline.console import NameTable
 from zsseg.pipeline.tables import percent
 
 SCORES = ("hIoU", "sIoU", "uIoU", "mIoU", "pAcc")
@@ -30,9 +29,9 @@ _FACTS = (
 )
 
 
-def run_table(comparison: Comparison) -> Table:
+def run_table(comparison: Comparison) -> NameTable:
     """One line per result of a run, then one per mean over seeds; in percent."""
-    table = Table(box=None)
+    table = NameTable(box=None)
     for name in ("run", *_FACTS[:-1], *SCORES):
         table.add_column(name, no_wrap=True)
     for row in comparison.rows:
@@ -46,9 +45,9 @@ def run_table(comparison: Comparison) -> Table:
     return table
 
 
-def published_table(figures: tuple[PublishedFigure, ...]) -> Table:
+def published_table(figures: tuple[PublishedFigure, ...]) -> NameTable:
     """One line per published system, in percent; ≈ marks inferred figures."""
-    table = Table("system", box=None)
+    table = NameTable("system", box=None)
     for name in SCORES:
         table.add_column(name, no_wrap=True)
     for name in ("source", "note"):

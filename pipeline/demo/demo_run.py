@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-from rich.table import Table
 
 from zsseg.pipeline import console
+from zsseg.pipeline.console import NameTable
 from zsseg.pipeline.demo.curves import Points
 from zsseg.pipeline.tables import percent
 from zsseg.stages.cache.disk.durable import write_durably
@@ -152,7 +152,7 @@ def run_demo(
         )
     for command in demo.commands():
         if not quiet:
-            console.err.print(f"\n$ {command}", style="bold", markup=False, soft_wrap=True)
+            console.err.print(f"\n$ {command}", style="bold", soft_wrap=True)
         with console.no_output():
             run([*shlex.split(command)[1:], *(["--quiet"] if quiet else [])])
     results = _results(demo)
@@ -184,8 +184,8 @@ def _results(demo: Demo) -> "dict[str, EvaluationResult]":
     }
 
 
-def _score_table(results: "Mapping[str, EvaluationResult]") -> Table:
-    table = Table("IoU in percent", "hIoU", "seen (sIoU)", "unseen (uIoU)", box=None)
+def _score_table(results: "Mapping[str, EvaluationResult]") -> NameTable:
+    table = NameTable("IoU in percent", "hIoU", "seen (sIoU)", "unseen (uIoU)", box=None)
     for name, result in results.items():
         means = result.scores
         table.add_row(name, *(percent(value) for value in (means.hiou, means.siou, means.uiou)))
