@@ -7,7 +7,7 @@ import typer
 
 from zsseg.pipeline import console
 from zsseg.pipeline.cli.options import Exit, Quiet, Settings
-from zsseg.pipeline.cli.run_options import evaluate_config, text_encoder
+from zsseg.pipeline.cli.run_options import evaluate_config, read_names, text_encoder
 
 
 def predict(
@@ -15,10 +15,16 @@ def predict(
     run: Annotated[Path, typer.Option(help="Folder of a run.")],
     out: Annotated[Path, typer.Option(help="Folder for label maps and overlays.")],
     classes: Annotated[
-        str | None, typer.Option(help='Any class names: "car, tree". \\[default: the run\'s]')
+        str | None,
+        typer.Option(
+            metavar="NAMES|@FILE",
+            help="Any class names: 'car, tree, \"bed, double\"', or @names.txt with one in a line. "
+            "\\[default: the run's]",
+        ),
     ] = None,
     background: Annotated[
-        str | None, typer.Option(help="Names of what else is there; it becomes void.")
+        str | None,
+        typer.Option(metavar="NAMES|@FILE", help="Names of what else is there; it becomes void."),
     ] = None,
     teacher: Annotated[
         str | None, typer.Option(help="Where the run's CLIP is now, for new class names.")
@@ -32,10 +38,9 @@ def predict(
     from zsseg.stages.evaluate.trained_run import load_run
     from zsseg.stages.evaluate.vocabulary import class_text
 
+    given, others = read_names(classes, "--classes"), read_names(background, "--background")
     student = load_run(run, evaluate=evaluate_config(run, None, settings or []))
-
-    names = _names(classes) or student.spec.classes
-    others = _names(background)
+    names = given or student.spec.classes
     encode = text_encoder(student, teacher)
     text_CD = class_text(student, [*names, *others], encode=encode, teacher=teacher)
     with console.progress("predict", quiet=quiet) as advance:
@@ -52,8 +57,3 @@ def predict(
     if result.failures:
         console.err.print(f"{len(result.failures)} images could not be read (named above)")
         raise typer.Exit(Exit.SKIPPED)
-
-
-def _names(text: str | None) -> list[str]:
-    """Names separated by commas."""
-    return [name.strip() for name in text.split(",")] if text else []

@@ -1,5 +1,6 @@
 """Shared by the commands on a trained run: its evaluation settings, and CLIP for new names."""
 
+import csv
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
@@ -32,6 +33,38 @@ def evaluate_config(
     if calibration is not None:
         changes.append(f"evaluate.calibration={calibration}")
     return build(RunConfig, apply_settings(values, changes), where="--set").evaluate
+
+
+def read_names(text: str | None, option: str) -> list[str]:
+    """Names separated by commas, with double quotes around one that holds a comma; or `@FILE` with
+    one name in a line. No text, no names.
+    """
+    if text is None:
+        return []
+    if text.startswith("@"):
+        return _names_of_file(Path(text[1:]), option)
+    try:
+        (names,) = csv.reader(filter(None, [text]), skipinitialspace=True, strict=True)
+    except (csv.Error, ValueError) as error:
+        raise UserError(
+            f"{option} {text}: not a list of names ({error}). Separate names by commas; only one "
+            'that holds a comma needs quotes: car, "bed, double"'
+        ) from error
+    return [name.strip() for name in names]
+
+
+def _names_of_file(path: Path, option: str) -> list[str]:
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        reason = "not UTF-8" if isinstance(error, ValueError) else error.strerror
+        raise UserError(
+            f"{option} @{path}: cannot be read ({reason}). Give a text file with one name in a line"
+        ) from error
+    names = [line.strip() for line in lines if line.strip()]
+    if not names:
+        raise UserError(f"{option} @{path}: holds no name. Write one in a line")
+    return names
 
 
 def text_encoder(

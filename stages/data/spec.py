@@ -8,6 +8,7 @@ from typing import Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from zsseg.stages.data.class_names import naming_faults
 from zsseg.stages.errors import DatasetError
 from zsseg.stages.file_bytes import read_text_file
 from zsseg.stages.validation_errors import error_lines
@@ -126,6 +127,14 @@ def load_spec(name_or_file: str) -> DatasetSpec:
         )
     values = parse_yaml(text, where=where, error=DatasetError)
     try:
-        return DatasetSpec.model_validate(values, strict=False)
+        spec = DatasetSpec.model_validate(values, strict=False)
     except ValidationError as error:
         raise DatasetError(f"{where}: {'; '.join(error_lines(DatasetSpec, error))}") from error
+    # Not a rule of the model: descriptions in the records of earlier runs must stay readable.
+    if faults := naming_faults(spec.classes, spec.prompt_names):
+        raise DatasetError(
+            f"{where}: CLIP cannot tell classes apart by these names:\n  "
+            + "\n  ".join(faults)
+            + "\nGive every class a name of its own, also for its prompts (`names`)"
+        )
+    return spec

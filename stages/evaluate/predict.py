@@ -22,7 +22,7 @@ from zsseg.stages.evaluate.overlay import overlay, palette, with_legend
 from zsseg.stages.evaluate.read_ahead import read_ahead
 from zsseg.stages.evaluate.scorer import class_scorer
 from zsseg.stages.evaluate.trained_run import TrainedRun
-from zsseg.stages.evaluate.vocabulary import checked_names
+from zsseg.stages.evaluate.vocabulary import checked_names, own_class
 
 logger = logging.getLogger(__name__)
 
@@ -72,9 +72,8 @@ def predict_files(
     targets = _targets(inputs, out)
     colours = palette(len(names))
     _write_classes(out, names, colours)
-    own_names = (run.spec.classes, run.spec.prompt_names)
-    seen = {own[i] for own in own_names for i in run.spec.seen_ids}
-    seen_ids = tuple(i for i, name in enumerate(everything) if name in seen)
+    own_ids = [own_class(run.spec, name) for name in everything]
+    seen_ids = tuple(i for i, own in enumerate(own_ids) if own in run.spec.seen_ids)
     scorer = class_scorer(run.student, text_CD)
     written, failures = [], []
     images = read_ahead(_read, targets)

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from zsseg.stages.cache.disk.durable import write_durably
 from zsseg.stages.cache.format.recipe import fingerprint
+from zsseg.stages.data.class_names import equal_names, normal_form, unusable_names
 from zsseg.stages.data.spec import VOID, DatasetSpec
 from zsseg.stages.errors import DatasetError, UserError
 from zsseg.stages.evaluate.trained_run import TrainedRun
@@ -27,21 +28,28 @@ SAME_TEACHER = 0.99
 """Smallest cosine between a text's embedding in the run and now at which the teacher counts as the
 same: with the same CLIP it is 1 up to rounding."""
 
+_SAME_VALUE = 1e-6
+"""Two embeddings that differ less in every value are one up to rounding."""
+
 logger = logging.getLogger(__name__)
 
 
 def checked_names(names: Sequence[str]) -> tuple[str, ...]:
     """Class names without surrounding blanks, in the order given.
 
-    Raises UserError for one string in place of a list, and for empty, repeated or too many names.
+    Raises UserError for one string in place of a list, and for empty or too many names, and for two
+    that are equal but for case and blanks.
     """
     if isinstance(names, str):
         raise UserError(f"class names must be a list, got the text '{names}': write ['{names}']")
     checked = tuple(name.strip() for name in names)
     if not checked or not all(checked):
         raise UserError(f"class names must not be empty, got {list(names)}")
-    if twice := sorted({name for name in checked if checked.count(name) > 1}):
-        raise UserError(f"class names given twice: {', '.join(twice)}")
+    if faults := unusable_names(checked):
+        raise UserError(f"class names: {'; '.join(faults)}")
+    if pairs := equal_names(checked):
+        named = "; ".join(f"'{one}' and '{two}'" for one, two in pairs)
+        raise UserError(f"class names given twice, but for case and blanks: {named}")
     if len(checked) > VOID:
         raise UserError(f"{len(checked)} class names; 8-bit label maps hold at most {VOID}")
     return checked
@@ -60,7 +68,7 @@ def class_text(
     `text_cache/`; `encode` makes the rest, so a second prediction needs no teacher. `encode` also
     makes the embedding of one of the run's classes: when it differs from the run's, `encode` is
     another teacher; then nothing is kept and UserError is raised. `teacher` is the source of
-    `encode`, if it is not the run's.
+    `encode`, if it is not the run's. Raises UserError for two names with one embedding.
     """
     names = checked_names(names)
     known = {name: row_D for name in names if (row_D := _known(run, name)) is not None}
@@ -71,7 +79,19 @@ def class_text(
         for name, row_D in zip(missing, text_CD[1:], strict=True):
             known[name] = row_D.to(run.text_CD.device)
             _keep(run, name, row_D)
-    return torch.stack([known[name] for name in names])
+    text_CD = torch.stack([known[name] for name in names])
+    _check_different(run, names, text_CD)
+    return text_CD
+
+
+def own_class(spec: DatasetSpec, name: str) -> int | None:
+    """The class that a name means, by its own name or its prompt name, but for case and blanks."""
+    both = (spec.classes, spec.prompt_names)
+    for names in (*both, *(tuple(map(normal_form, each)) for each in both)):
+        for text in (name, normal_form(name)):
+            if text in names:
+                return names.index(text)
+    return None
 
 
 def renamed(
@@ -97,6 +117,22 @@ def renamed(
     return replace(run, text_CD=text_CD, names=spec.prompt_names)
 
 
+def _check_different(run: TrainedRun, names: Sequence[str], text_CD: Tensor) -> None:
+    """Raise UserError for two names with one embedding: the second would never be predicted.
+
+    Of the run's own names it is a warning: the student was trained so.
+    """
+    equal_CC = torch.triu((text_CD[:, None] - text_CD).abs().amax(2) < _SAME_VALUE, diagonal=1)
+    pairs = [f"'{names[i]}' and '{names[j]}'" for i, j in equal_CC.nonzero().tolist()]
+    if not pairs:
+        return
+    text = f"class names that are one to the run's teacher, with one embedding: {'; '.join(pairs)}"
+    if set(names) <= set(run.spec.classes) or set(names) <= set(run.spec.prompt_names):
+        logger.warning("%s: %s", run.path, text)
+    else:
+        raise UserError(f"{text}. Leave one of them out, or give names that differ")
+
+
 def _check_teacher(run: TrainedRun, own: str, now_D: Tensor, teacher: str) -> None:
     """Raise UserError when a teacher's embedding of the run's first class is not the run's."""
     then_D = run.text_CD[0].cpu()
@@ -113,9 +149,8 @@ def _check_teacher(run: TrainedRun, own: str, now_D: Tensor, teacher: str) -> No
 
 
 def _known(run: TrainedRun, name: str) -> Tensor | None:
-    for own_names in (run.spec.classes, run.spec.prompt_names):
-        if name in own_names:
-            return run.text_CD[own_names.index(name)]
+    if (index := own_class(run.spec, name)) is not None:
+        return run.text_CD[index]
     path = _path(run, name)
     if not path.is_file():
         return None

@@ -200,7 +200,9 @@ def test_missing_and_empty_inputs(run: TrainedRun, tmp_path: Path) -> None:
         ("car", r"must be a list.*write \['car'\]"),
         ([], "must not be empty"),
         (["car", " "], "must not be empty"),
-        (["car", "tree", "car "], "given twice: car"),
+        (["car", "tree", "car "], "given twice.*'car' and 'car'"),
+        (["Bus", "tree", "bus"], "given twice.*'Bus' and 'bus'"),
+        (["car", "a\x00b"], "no text"),
         ([f"class {i}" for i in range(256)], "at most 255"),
     ],
 )
@@ -220,10 +222,12 @@ def test_each_name_is_embedded_once(run: TrainedRun) -> None:
         return np.array([3 * run.text_CD[0].numpy(), *new], dtype=np.float32)
 
     # `cardboard box` is the prompt name of the run's class `box`.
-    first = class_text(run, ["balloon", "cardboard box", "sky", "box"], encode=encode)
+    first = class_text(run, ["balloon", "cardboard box", "sky"], encode=encode)
     assert asked == [["balloon"]]
     torch.testing.assert_close(first[0], torch.tensor([7.0, 1.0, 0.0]) / 50**0.5)
-    torch.testing.assert_close(first[1:], run.text_CD[[2, 0, 2]])
+    torch.testing.assert_close(first[1:], run.text_CD[[2, 0]])
+
+    torch.testing.assert_close(class_text(run, ["SKY"], encode=encode)[0], run.text_CD[0])
 
     again = class_text(run, ["kite", "balloon"], encode=encode)
     assert asked == [["balloon"], ["kite"]]
@@ -232,6 +236,21 @@ def test_each_name_is_embedded_once(run: TrainedRun) -> None:
     other = replace(run, record=run.record.model_copy(update={"templates": "coco15"}))
     class_text(other, ["kite"], encode=encode)
     assert asked[2:] == [["kite"]]
+
+
+def test_two_names_with_one_embedding_are_refused(
+    run: TrainedRun, caplog: pytest.LogCaptureFixture
+) -> None:
+    def encode(names: Sequence[str]) -> NDArray[np.float32]:
+        new_D = np.array([1.0, 2.0, 3.0], dtype=np.float32)
+        return np.stack([run.text_CD[0].numpy(), *(new_D for _ in names[1:])])
+
+    for names in (["kite", "balloon"], ["box", "cardboard box"]):
+        with pytest.raises(UserError, match=f"'{names[0]}' and '{names[1]}'"):
+            class_text(run, names, encode=encode)
+    doubled = replace(run, text_CD=run.text_CD[[0, 0, 2, 3]])
+    class_text(doubled, run.spec.classes, encode=encode)
+    assert "'sky' and 'ground'" in caplog.text
 
 
 def test_damaged_embedding_is_computed_again(

@@ -6,6 +6,7 @@ import pytest
 import torch
 from open_clip.zero_shot_metadata import OPENAI_IMAGENET_TEMPLATES
 
+from zsseg.stages.errors import UserError
 from zsseg.stages.precompute.teacher.clip_teacher import Teacher, load_teacher
 from zsseg.stages.precompute.teacher.teacher_files import resolve_teacher
 from zsseg.stages.precompute.teacher.text_embeddings import (
@@ -66,3 +67,18 @@ def test_names_encoded_by_teacher_spec(teacher: Teacher, tiny_clip: str) -> None
     encoded = encode_names(tiny_clip, ["sky", "ball"], "single")
     expected = embed_classes(teacher, ["sky", "ball"], "single")
     np.testing.assert_allclose(encoded, expected, atol=1e-6)
+
+
+def test_two_names_that_are_one_to_the_tokenizer(
+    teacher: Teacher, caplog: pytest.LogCaptureFixture
+) -> None:
+    long = " ".join(["a small red house beside a river"] * 12)
+    with pytest.raises(UserError, match=r"(?s)tall'.* and .*low'.*cut off where"):
+        embed_classes(teacher, ["sky", f"{long} tall", f"{long} low"], "single")
+    with pytest.raises(UserError, match=r"'Boat' and 'boat'.*equal prompts"):
+        embed_classes(teacher, ["Boat", "sky", "boat"], "coco15")
+    caplog.clear()
+    embed_classes(teacher, ["sky", long, "boat"], "single")
+    (warning,) = caplog.messages
+    assert "too long" in warning
+    assert "small red house" in warning

@@ -3,17 +3,21 @@
 Legend: C classes, T templates, D CLIP width.
 """
 
+import logging
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from zsseg.stages.errors import UserError
 from zsseg.stages.precompute.teacher.teacher_files import resolve_teacher
 from zsseg.stages.yaml_files import packaged_values
 
 if TYPE_CHECKING:
     from zsseg.stages.precompute.teacher.clip_teacher import Teacher
+
+logger = logging.getLogger(__name__)
 
 Templates = Literal["single", "coco15", "imagenet80"]
 
@@ -29,8 +33,11 @@ def embed_classes(
     """(C, D) unit vectors: per class the mean of its normalised prompts, normalised again.
 
     `names` are the names for prompts, in class order (CLIP, Radford et al. 2021, section 3.1.4).
+    Warns of names that the tokenizer cuts off, and raises UserError for two names that are the same
+    to it.
     """
     patterns = load_templates(templates)
+    _check_tokens(teacher, names, patterns)
     text_CD = np.empty((len(names), teacher.width), dtype=np.float32)
     for index, name in enumerate(names):
         prompt_TD = teacher.text([pattern.replace("{}", name) for pattern in patterns])
@@ -38,6 +45,31 @@ def embed_classes(
         mean_D = prompt_TD.mean(0)
         text_CD[index] = mean_D / np.linalg.norm(mean_D)
     return text_CD
+
+
+def _check_tokens(teacher: "Teacher", names: Sequence[str], patterns: Sequence[str]) -> None:
+    def tokens(name: str) -> tuple[bytes, ...]:
+        prompts = [pattern.replace("{}", name) for pattern in patterns]
+        return tuple(row_L.numpy().tobytes() for row_L in teacher.tokenizer(prompts))
+
+    owner: dict[tuple[bytes, ...], str] = {}
+    for name in names:
+        seen = tokens(name)
+        # A word more at its end changes nothing in some prompt: its end is not seen there.
+        more = tokens(f"{name} more")
+        cut = any(one == two for one, two in zip(seen, more, strict=True))
+        if (other := owner.setdefault(seen, name)) != name:
+            why = "both are cut off where they are still equal" if cut else "equal prompts"
+            raise UserError(
+                f"the classes '{other}' and '{name}' are one to the teacher's tokenizer ({why}). "
+                "Give them shorter names that differ"
+            )
+        if cut:
+            logger.warning(
+                "class name '%s' is too long for the teacher: in a prompt its end is cut off. Use "
+                "a shorter name",
+                name,
+            )
 
 
 def encode_names(
