@@ -125,9 +125,9 @@ def _wanted_store(engine: Engine, request: PrecomputeRequest, files: TeacherFile
     """The store that is asked for; a new one gets the settings that the engine's machine has."""
 
     def look(asked: PrecomputeConfig) -> dict[str, str]:
-        from zsseg.stages.precompute.engine.questions import found_where_asked
+        from zsseg.stages.precompute.engine.questions import auto_values
 
-        return engine.ask(partial(found_where_asked, config=asked))
+        return engine.ask(partial(auto_values, config=asked))
 
     def ask_traits(resolved: PrecomputeConfig) -> Traits:
         from zsseg.stages.precompute.engine.questions import teacher_traits

@@ -44,7 +44,7 @@ def compute(
 
     Returns two numbers per artifact: images (of `local`: crops) that passed the teacher, and rows
     (of `local`: tokens of crops) whose stored values were used again. An interrupt loses the shards
-    that are being computed. Raises what `fill` raises, and DatasetError for more than
+    that are being computed. Raises what `fill_shard` raises, and DatasetError for more than
     `max_failures` images that cannot be used.
     """
     begin, wanted = datetime.now(UTC), planner.wanted
@@ -131,9 +131,10 @@ def _known_failures(writer: Writer, plan: Plan) -> dict[int, str]:
 
 
 def _withdrawn(writer: Writer, planner: Planner, plan: Plan) -> Iterator[Job]:
-    """The jobs, each with its receipts deleted when it is handed out.
+    """The jobs of a plan. Each one's receipts are deleted when it is taken, in reverse order.
 
-    An artifact before what it is made from: so what a killed run leaves shows the same reasons.
+    So an artifact's receipt goes before the one that it is made from, and a run that continues
+    after a crash at any moment finds the same reasons to compute it.
     """
     for shard in plan.shards:
         job = planner.job(plan, shard)

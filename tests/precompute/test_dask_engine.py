@@ -1,4 +1,7 @@
-"""Stage one on worker processes: the same bytes as one process, also when a worker dies."""
+"""Stage one on worker processes: the same bytes as one process, also when a worker dies.
+
+Each process that starts imports torch: 3 s on two quiet cores, much more beside other tests.
+"""
 
 import logging
 import os

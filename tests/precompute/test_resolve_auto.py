@@ -22,7 +22,7 @@ from zsseg.stages.cache.format.manifest import (
 from zsseg.stages.cache.reader import Store
 from zsseg.stages.data.spec import DatasetSpec, FolderPatterns
 from zsseg.stages.errors import CacheError, ResourceError
-from zsseg.stages.precompute.engine.questions import found_where_asked
+from zsseg.stages.precompute.engine.questions import auto_values
 from zsseg.stages.precompute.plan.recipes import store_artifacts
 from zsseg.stages.precompute.plan.resolve_auto import resolve_auto
 from zsseg.stages.precompute.precompute_config import (
@@ -70,7 +70,7 @@ def begun(path: Path, config: PrecomputeConfig) -> Path:
 
 def resolved(config: PrecomputeConfig, path: Path) -> PrecomputeConfig:
     """The settings as this machine resolves them."""
-    return resolve_auto(config, path, look=lambda asked: found_where_asked(None, config=asked))
+    return resolve_auto(config, path, look=lambda asked: auto_values(None, config=asked))
 
 
 def machine(monkeypatch: pytest.MonkeyPatch, *, gpu: bool, cuml: bool) -> None:

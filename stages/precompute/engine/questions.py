@@ -60,8 +60,8 @@ def device_and_library(worker: ShardWorker, *, config: PrecomputeConfig) -> dict
     return {"device": device, "kmeans": config.regions.backend}
 
 
-def found_where_asked(_: object, *, config: PrecomputeConfig) -> dict[str, str]:
-    """The values of `auto` on the machine that is asked: precision and k-means library."""
+def auto_values(_: object, *, config: PrecomputeConfig) -> dict[str, str]:
+    """The values of `auto` on this machine: precision and k-means library."""
     from zsseg.stages.device import choose_device
     from zsseg.stages.precompute.make.kmeans import choose_backend
     from zsseg.stages.precompute.teacher.teacher_precision import choose_precision

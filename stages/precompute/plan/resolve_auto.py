@@ -22,7 +22,7 @@ def resolve_auto(
 ) -> PrecomputeConfig:
     """The settings of the store at `path`, with no `auto` in what changes its bytes.
 
-    `look` asks the machine that computes a new store what it has (`questions.found_where_asked`).
+    `look` asks the machine that computes a new store what it has (`questions.auto_values`).
     A setting that is not `auto` stays as it is, even where the store has another value: opening it
     says then what differs.
     Raises ResourceError for a new store when a GPU or cuML is asked for and not there.
