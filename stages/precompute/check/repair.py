@@ -38,6 +38,7 @@ from zsseg.stages.precompute.plan.recipes import (
     store_identity,
     store_index,
     store_info,
+    with_known_tokenizer,
 )
 from zsseg.stages.precompute.plan.stored_settings import (
     StoredSettings,
@@ -126,6 +127,7 @@ def _plan(
 ) -> _Plan:
     settings = recall_settings(path, manifest)
     folder, files = find_origin(path, settings, manifest, root=root, teacher=teacher)
+    files = with_known_tokenizer(files, path)
     spec, config = settings.spec, settings.config
     samples = list_samples(spec, folder, settings.split)[: settings.limit]
     wanted = Manifest(

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 def _recipe(inputs: RecipeInputs) -> dict[str, Any]:
     templates = inputs.config.text.templates
     return {
-        "teacher": inputs.files.recipe(),
+        "teacher": inputs.files.text_recipe(),
         "names": list(inputs.spec.prompt_names),
         "templates": templates,
         "prompts": list(load_templates(templates)),

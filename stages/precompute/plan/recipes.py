@@ -3,8 +3,9 @@
 Nothing here loads torch, so a run that finds everything done costs no model.
 """
 
+import logging
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,8 @@ from zsseg.stages.precompute.make.artifacts import ARTIFACTS
 from zsseg.stages.precompute.precompute_config import PrecomputeConfig
 from zsseg.stages.precompute.teacher.teacher_files import TeacherFiles, Traits
 
+_log = logging.getLogger(__name__)
+
 
 def stored_traits(path: StorePath) -> Traits | None:
     """The traits that an existing store keeps; None when there is none, or it cannot be read."""
@@ -26,6 +29,27 @@ def stored_traits(path: StorePath) -> Traits | None:
         return Traits(**read_manifest(path).info["traits"])
     except (CacheError, KeyError, TypeError):
         return None
+
+
+def with_known_tokenizer(files: TeacherFiles, path: StorePath) -> TeacherFiles:
+    """The teacher as the store at `path` knows it: older ones do not record the tokenizer.
+
+    Their text embeddings stay what they are; with a warning, as nothing shows whether the tokenizer
+    is still the one that they were made with.
+    """
+    try:
+        recipes = {each.name: each.recipe for each in read_manifest(path).artifacts}
+    except CacheError:
+        return files
+    text = recipes.get("text")
+    if files.tokenizer_hash is None or text is None or "tokenizer" in text["teacher"]:
+        return files
+    _log.warning(
+        "%s: made before stores recorded the teacher's tokenizer: whether its text embeddings are "
+        "of the tokenizer that is there now is not known. A store in another --cache records it",
+        path,
+    )
+    return replace(files, tokenizer_hash=None)
 
 
 def store_identity(

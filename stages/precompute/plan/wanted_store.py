@@ -23,6 +23,7 @@ from zsseg.stages.precompute.plan.recipes import (
     store_index,
     store_info,
     stored_traits,
+    with_known_tokenizer,
 )
 from zsseg.stages.precompute.plan.request import PrecomputeRequest
 from zsseg.stages.precompute.plan.resolve_auto import resolve_auto
@@ -81,6 +82,7 @@ def resolve_request(
     samples = samples[:limit]
     identity = store_identity(spec, split, limit, files, request.config)
     path = locate_store(request.cache, identity, dataset=spec.name, split=split, teacher=files.slug)
+    files = with_known_tokenizer(files, path)
     config = resolve_auto(request.config, path, look=look)
     traits = stored_traits(path) or ask_traits(config)
     manifest = Manifest(

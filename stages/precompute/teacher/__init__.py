@@ -1,3 +1,4 @@
-"""CLIP: `teacher_files` (found and hashed), `clip_teacher` (loaded), `passes` (a batch through it),
-`dense_tokens`, `text_embeddings`, `teacher_precision`.
+"""CLIP: `teacher_files` (found and hashed), `teacher_config` (its configuration, checked),
+`clip_teacher` (loaded) with `teacher_weights` (a checkpoint's tensors) and `open_clip_parts`,
+`passes` (a batch through it), `dense_tokens`, `text_embeddings`, `teacher_precision`.
 """

@@ -6,7 +6,6 @@ Legend: n images or prompts, H W pixels, D CLIP width, h w token grid.
 """
 
 import logging
-import pickle
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -17,7 +16,6 @@ import numpy as np
 import open_clip
 import torch
 from numpy.typing import NDArray
-from safetensors import SafetensorError
 from torch import Tensor
 
 from zsseg.stages.data.images import resize_image
@@ -25,8 +23,14 @@ from zsseg.stages.device import choose_device
 from zsseg.stages.errors import ResourceError, UserError
 from zsseg.stages.precompute.precompute_config import DenseConfig, Precision
 from zsseg.stages.precompute.teacher.dense_tokens import dense_path, dense_tokens, token_grid
+from zsseg.stages.precompute.teacher.open_clip_parts import (
+    load_tokenizer,
+    load_weights,
+    text_tower_files,
+)
 from zsseg.stages.precompute.teacher.passes import Passes
 from zsseg.stages.precompute.teacher.teacher_files import TeacherFiles
+from zsseg.stages.precompute.teacher.teacher_weights import read_weights
 
 logger = logging.getLogger(__name__)
 
@@ -150,13 +154,7 @@ def load_teacher(
     """
     target = choose_device(device)
     model = _create_model(files, target)
-    try:
-        tokenizer = open_clip.get_tokenizer(files.model)
-    except (OSError, ImportError) as error:
-        raise ResourceError(
-            f"{files.spec}: its tokenizer is missing: {error}. Install the package `transformers` "
-            "and, without network, put the tokenizer's files beside the weights (local-dir:FOLDER)"
-        ) from error
+    tokenizer = load_tokenizer(files)
     settings = model.visual.preprocess_cfg
     if settings["interpolation"] not in {"bilinear", "bicubic"}:
         raise UserError(
@@ -172,37 +170,45 @@ def load_teacher(
         passes=Passes(target, precision),
         width=files.width,
         native_size=(height, width),
-        mean=tuple(settings["mean"]),
-        std=tuple(settings["std"]),
+        mean=_colour(settings["mean"]),
+        std=_colour(settings["std"]),
         interpolation=settings["interpolation"],
     )
 
 
 def _create_model(files: TeacherFiles, device: torch.device) -> Any:
+    """The model with its weights; what is built is told by the checked configuration alone."""
     preprocessing = _file_preprocessing(files) if files.pretrained == str(files.weights) else {}
     try:
-        return open_clip.create_model(
+        model = open_clip.create_model(
             files.model,
             pretrained=files.pretrained,
-            require_pretrained=True,
+            load_weights=False,
+            pretrained_text=False,
             device=device,
             force_preprocess_cfg=preprocessing,
+            **text_tower_files(files),
         )
-    except (
-        OSError,
-        EOFError,
-        RuntimeError,
-        ValueError,
-        TypeError,
-        KeyError,
-        SafetensorError,
-        pickle.UnpicklingError,
-    ) as error:
-        reason = " ".join(str(error).split())[:300]
+    except (OSError, ImportError) as error:
+        raise ResourceError(f"{files.spec}: cannot build it: {_one_line(error)}") from error
+    except (RuntimeError, ValueError, TypeError, KeyError, AttributeError, AssertionError) as error:
         raise UserError(
-            f"{files.spec}: open_clip cannot load {files.weights}: {reason}. "
-            "Check that the file is whole, belongs to this model and is no TorchScript archive"
+            f"{files.spec}: open_clip cannot build a model of its configuration: {_one_line(error)}"
         ) from error
+    try:
+        load_weights(model, read_weights(files.weights, files.spec))
+    except UserError:
+        raise
+    except (RuntimeError, ValueError, LookupError, AttributeError, AssertionError) as error:
+        raise UserError(
+            f"{files.spec}: {files.weights} does not fit {files.model}: {_one_line(error)}. "
+            "Check that these are the weights of this model"
+        ) from error
+    return model
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())[:300].rstrip(".")
 
 
 def _file_preprocessing(files: TeacherFiles) -> dict[str, Any]:
@@ -230,3 +236,11 @@ def _pair(size: int | Sequence[int]) -> tuple[int, int]:
         return size, size
     height, width = size
     return height, width
+
+
+def _colour(value: float | Sequence[float]) -> Colour:
+    """A value for each of red, green and blue; a single number is that of all three."""
+    if isinstance(value, int | float):
+        return value, value, value
+    red, green, blue = value
+    return red, green, blue

@@ -7,7 +7,7 @@ A teacher is named in one of four forms:
 - `hf-hub:ORGANISATION/REPOSITORY`: a model of the Hugging Face hub in open_clip's form
 - `local-dir:FOLDER`: a folder with open_clip_config.json and a weights file
 
-Only the first and third, whose files open_clip keeps or downloads itself, import it to find them.
+Only the first and third import open_clip, which keeps or downloads their files.
 """
 
 import hashlib
@@ -16,7 +16,6 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +23,13 @@ import xxhash
 
 from zsseg.stages.cache.format.recipe import fingerprint
 from zsseg.stages.errors import ResourceError, UserError
-
-CONFIG_FILE = "open_clip_config.json"
+from zsseg.stages.precompute.teacher.teacher_config import (
+    CONFIG_FILE,
+    builtin_configs,
+    read_config,
+    refuse_code_beside,
+    tokenizer_files,
+)
 
 # The order in which open_clip picks the weights of a folder; other names only when there is one.
 _WEIGHT_FILES = (
@@ -38,6 +42,7 @@ _WEIGHT_FILES = (
     "pytorch_model.pth",
     "model.pth",
 )
+_WEIGHT_ENDINGS = (".safetensors", ".bin", ".pth", ".pt")
 
 
 @dataclass(frozen=True)
@@ -59,6 +64,8 @@ class TeacherFiles:
     """Fingerprint of the architecture and preprocessing."""
     weights_hash: str
     """xxh3_128 of the weight file's bytes."""
+    tokenizer_hash: str | None = None
+    """xxh3_128 of the tokenizer's files; None for the tokenizer of open_clip's own package."""
 
     @property
     def located(self) -> str:
@@ -70,8 +77,13 @@ class TeacherFiles:
         return self.spec
 
     def recipe(self) -> dict[str, str]:
-        """All that the teacher's numbers follow from; without paths and names."""
+        """All that the teacher's tokens of images follow from; without paths and names."""
         return {"config": self.config_hash, "weights": self.weights_hash}
+
+    def text_recipe(self) -> dict[str, str]:
+        """All that its text embeddings follow from: the tokenizer too, where it has its own."""
+        tokenizer = {} if self.tokenizer_hash is None else {"tokenizer": self.tokenizer_hash}
+        return self.recipe() | tokenizer
 
 
 @dataclass(frozen=True)
@@ -108,7 +120,9 @@ def _from_folder(spec: str) -> TeacherFiles:
     if not folder.is_dir():
         raise ResourceError(f"{spec}: there is no folder {folder}")
     found = sorted(
-        file for file in folder.iterdir() if file.suffix in {".safetensors", ".bin", ".pth"}
+        file
+        for file in folder.iterdir()
+        if file.suffix in _WEIGHT_ENDINGS and not file.name.startswith(".")
     )
     named = sorted(
         (file for file in found if file.name in _WEIGHT_FILES),
@@ -116,14 +130,16 @@ def _from_folder(spec: str) -> TeacherFiles:
     )
     if not found:
         raise ResourceError(
-            f"{spec}: no weights in {folder}. Put the model's {_WEIGHT_FILES[0]} there"
+            f"{spec}: no weights in {folder} ({', '.join(_WEIGHT_ENDINGS)}). Put the model's "
+            f"{_WEIGHT_FILES[0]} there"
         )
     if len(found) > 1 and not named:
         raise UserError(
             f"{spec}: several weight files in {folder} ({', '.join(f.name for f in found)}). "
             f"Name the right one {_WEIGHT_FILES[0]}"
         )
-    config = _read_config(folder / CONFIG_FILE, spec)
+    config = read_config(folder / CONFIG_FILE, spec)
+    refuse_code_beside(folder, config, spec)
     weights = (named or found)[0]
     if _named_quickgelu(weights) and not config["model_cfg"].get("quick_gelu"):
         raise UserError(
@@ -148,7 +164,7 @@ def _from_hub(spec: str) -> TeacherFiles:
             f"Without network, copy these two files of {repository} into a folder and "
             "name it as local-dir:FOLDER"
         ) from error
-    config = _read_config(config_file, spec)
+    config = read_config(config_file, spec)
     return _teacher_files(spec, spec, None, config, weights, slug=repository.split("/")[-1])
 
 
@@ -157,13 +173,25 @@ def _from_file(spec: str) -> TeacherFiles:
     config, weights = _builtin_config(name, spec), Path(file)
     if not weights.is_file():
         raise ResourceError(f"{spec}: there is no weights file {weights}")
+    if weights.suffix not in _WEIGHT_ENDINGS:
+        raise UserError(
+            f"{spec}: {weights} ends in none of {', '.join(_WEIGHT_ENDINGS)}: no file of weights"
+        )
     if _named_quickgelu(weights) and not config.get("quick_gelu"):
         raise UserError(
             f"{spec}: {weights} says that its weights were trained with QuickGELU, {name} has "
-            f"plain GELU, which gives wrong embeddings. Ask for {name}-quickgelu@{file}"
+            f"plain GELU, which gives wrong embeddings. {_quickgelu_advice(name, file)}"
         )
     slug = f"{name}-{weights.stem}"
     return _teacher_files(spec, name, str(weights), {"model_cfg": config}, weights, slug=slug)
+
+
+def _quickgelu_advice(name: str, file: str) -> str:
+    """What to do with a file of OpenAI's activation and a model without it."""
+    sibling = f"{name}-quickgelu"
+    if sibling in builtin_configs():
+        return f"Ask for {sibling}@{file}"
+    return f'Use local-dir:FOLDER with "quick_gelu": true in the "model_cfg" of its {CONFIG_FILE}'
 
 
 def _from_tag(spec: str) -> TeacherFiles:
@@ -185,11 +213,14 @@ def _from_tag(spec: str) -> TeacherFiles:
     if not published and tag and get_pretrained_cfg(sibling, tag):
         published = get_pretrained_cfg(sibling, tag)
     if not published:
+        offers = [
+            f"{name}/{each}" for each in tags if _fits(get_pretrained_cfg(name, each), config)
+        ]
         raise UserError(
             f"{spec}: {f'no weights {tag!r}' if tag else 'say which weights'} for {name}. "
-            f"There are: {', '.join(f'{name}/{each}' for each in tags) or 'none; give NAME@FILE'}"
+            f"There are: {', '.join(offers) or 'none; give NAME@FILE'}"
         )
-    if bool(published.get("quick_gelu")) != bool(config.get("quick_gelu")):
+    if not _fits(published, config):
         kinds = ("QuickGELU", "plain GELU")
         trained, built = kinds if published.get("quick_gelu") else kinds[::-1]
         raise UserError(
@@ -212,6 +243,11 @@ def _from_tag(spec: str) -> TeacherFiles:
     return _teacher_files(spec, name, tag, effective, weights, slug=f"{name}-{tag}")
 
 
+def _fits(published: Mapping[str, Any], config: Mapping[str, Any]) -> bool:
+    """Were published weights trained with the activation function that the model has?"""
+    return bool(published.get("quick_gelu")) == bool(config.get("quick_gelu"))
+
+
 def _teacher_files(
     spec: str,
     model: str,
@@ -223,6 +259,7 @@ def _teacher_files(
 ) -> TeacherFiles:
     with weights.open("rb") as stream:
         weights_hash = hashlib.file_digest(stream, xxhash.xxh3_128).hexdigest()
+    named = config["model_cfg"]["text_cfg"].get("hf_tokenizer_name")
     return TeacherFiles(
         spec=spec,
         slug=re.sub(r"[^a-z0-9]+", "-", slug.lower())[:40].strip("-"),
@@ -232,16 +269,30 @@ def _teacher_files(
         weights=weights,
         config_hash=fingerprint(dict(config)),
         weights_hash=weights_hash,
+        tokenizer_hash=_tokenizer_hash(spec, named, weights.parent) if named else None,
     )
 
 
+def _tokenizer_hash(spec: str, name: str, folder: Path) -> str | None:
+    """Hash of the tokenizer's files: those in the folder, or those of this name on the hub.
+
+    None for one on the hub that has no tokenizer.json, or cannot be reached: its name is in the
+    configuration.
+    """
+    files = tokenizer_files(folder)
+    if not spec.startswith("local-dir:"):
+        from open_clip.pretrained import download_pretrained_from_hf
+
+        try:
+            files = [Path(download_pretrained_from_hf(name, filename="tokenizer.json"))]
+        except (OSError, RuntimeError):
+            return None
+    return fingerprint({file.name: xxhash.xxh3_128_hexdigest(file.read_bytes()) for file in files})
+
+
 def _builtin_config(name: str, spec: str) -> dict[str, Any]:
-    """The architecture of one of open_clip's models, read from its package without importing it."""
-    package = find_spec("open_clip")
-    assert package is not None
-    assert package.submodule_search_locations
-    folder = Path(package.submodule_search_locations[0]) / "model_configs"
-    known = {file.stem: file for file in folder.glob("*.json")}
+    """The architecture of one of open_clip's models."""
+    known = builtin_configs()
     if name not in known:
         close = get_close_matches(name, sorted(known), n=4, cutoff=0.5)
         raise UserError(
@@ -251,20 +302,6 @@ def _builtin_config(name: str, spec: str) -> dict[str, Any]:
         )
     config: dict[str, Any] = json.loads(known[name].read_text(encoding="utf-8"))
     return config
-
-
-def _read_config(file: Path, spec: str) -> dict[str, Any]:
-    """`model_cfg` and `preprocess_cfg` of an open_clip_config.json."""
-    if not file.is_file():
-        raise ResourceError(f"{spec}: {file} is missing; it comes with the weights")
-    try:
-        config = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise UserError(f"{spec}: {file} is not valid JSON: {error}") from error
-    architecture = config.get("model_cfg") if isinstance(config, dict) else None
-    if not isinstance(architecture, dict) or not isinstance(architecture.get("embed_dim"), int):
-        raise UserError(f'{spec}: {file} has no "model_cfg" with an "embed_dim"')
-    return {"model_cfg": architecture, "preprocess_cfg": config.get("preprocess_cfg", {})}
 
 
 def _named_quickgelu(weights: Path) -> bool:
