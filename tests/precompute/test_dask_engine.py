@@ -9,12 +9,15 @@ import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, cast
+from urllib.error import HTTPError
+from urllib.request import urlopen
 
 import dask
 import numpy as np
 import psutil
 import pytest
 from distributed import Client, LocalCluster  # its settings must be there before one is changed
+from distributed.security import Security
 from helpers.clip_store import CONFIG, request
 from helpers.drawn_world import draw_world
 from helpers.seven_row_store import content
@@ -106,6 +109,62 @@ def test_two_workers_write_the_bytes_of_one_process_and_listen_on_loopback_only(
     assert set(result.seconds) >= {"read", "preprocess", "teacher", "regions", "crops", "write"}
     assert addresses == {"127.0.0.1"}
     assert not worker_processes()
+
+
+def test_nobody_else_is_answered_by_the_cluster_of_a_run(tiny_clip: str) -> None:
+    """Neither without a key, nor with one of another cluster; and no HTTP page tells of the run."""
+    with DaskEngine(resolve_teacher(tiny_clip), CONFIG, workers=1, scheduler=None) as engine:
+        workers = list(engine.client.nthreads())
+        address = engine.client.scheduler_info()["address"]
+        port = engine.client.run_on_scheduler(
+            lambda dask_scheduler: dask_scheduler.http_server.port
+        )
+        for each in (address, *workers):
+            assert each.startswith("tls://127.0.0.1:")
+        for strange in (None, Security.temporary()):
+            scheme = "tcp" if strange is None else "tls"
+            target = address.replace("tls", scheme)
+            with pytest.raises((OSError, TimeoutError)):
+                Client(target, security=strange, timeout=2, set_as_default=False)
+        for page in ("/status", "/info/main/workers.html", "/health", "/json/identity.json"):
+            with pytest.raises(HTTPError, match="404"):
+                urlopen(f"http://127.0.0.1:{port}{page}", timeout=10)
+
+
+def test_certificates_of_dasks_configuration_are_used_and_plain_tcp_is_warned_of(
+    world: Path,
+    tiny_clip: str,
+    expected: dict[str, bytes],
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    keys = Security.temporary()
+    paths = {name: tmp_path / f"{name}.pem" for name in ("ca", "cert", "key")}
+    paths["ca"].write_text(str(keys.tls_ca_file))
+    paths["cert"].write_text(str(keys.tls_client_cert))
+    paths["key"].write_text(str(keys.tls_client_key))
+    mine = {
+        "distributed.comm.tls.ca-file": str(paths["ca"]),
+        "distributed.comm.tls.client.cert": str(paths["cert"]),
+        "distributed.comm.tls.client.key": str(paths["key"]),
+    }
+    settings: dict[str, Any] = {
+        "threads_per_worker": 2,
+        "dashboard_address": "127.0.0.1:0",
+        "silence_logs": False,
+    }
+    with (
+        LocalCluster(n_workers=1, security=keys, protocol="tls://", **settings) as cluster,
+        dask.config.set(mine),
+    ):
+        result = run(world, tiny_clip, tmp_path / "tls", scheduler=cluster.scheduler_address)
+    assert content(result.path) == expected
+    assert "neither encrypted" not in caplog.text
+    with LocalCluster(n_workers=0, **settings) as cluster, pytest.MonkeyPatch.context() as patch:
+        patch.setattr("zsseg.stages.precompute.engine.dask_client.PATIENCE_S", 0.1)
+        with pytest.raises(ResourceError, match="no worker"):
+            run(world, tiny_clip, tmp_path / "tcp", scheduler=cluster.scheduler_address)
+    assert "neither encrypted nor authenticated" in caplog.text
 
 
 def test_a_killed_worker_costs_no_result(

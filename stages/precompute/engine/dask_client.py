@@ -4,7 +4,6 @@ import logging
 import os
 import signal
 import threading
-import warnings
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from multiprocessing import resource_tracker
@@ -60,19 +59,33 @@ def connect(
 def _join(scheduler: str) -> "Client":
     from distributed import Client
 
-    try:
-        return Client(scheduler, timeout=ANSWER_S, set_as_default=False)
+    try:  # with the certificates of distributed.comm.tls in dask's own configuration
+        client = Client(scheduler, timeout=ANSWER_S, set_as_default=False)
     except (OSError, ValueError) as error:
         raise ResourceError(
             f"--scheduler {scheduler}: no dask scheduler answers there ({error}). "
             "`dask scheduler` starts one, `dask worker ADDRESS` its workers"
         ) from error
+    if not client.scheduler_info()["address"].startswith(("tls://", "wss://")):
+        _log.warning(
+            "--scheduler %s: neither encrypted nor authenticated: whoever can reach its port, on "
+            "this machine or in its network, can run code as the user of its workers. Start the "
+            "cluster with certificates (distributed.comm.tls in dask's configuration) and give "
+            "tls://HOST:PORT",
+            scheduler,
+        )
+    return client
 
 
 def _start(held: ExitStack, *, workers: int, threads: int) -> "Client":
-    """A client of new processes of this machine, which listen on loopback only."""
+    """A client of new processes of this machine, which listen on loopback only.
+
+    Other users of the machine reach loopback too, and whoever speaks to dask has code run: only who
+    holds the key of this cluster, made for it and kept in memory, is answered.
+    """
     from dask import config
     from distributed import Client, LocalCluster
+    from distributed.security import Security
 
     names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
     # OMP_NUM_THREADS in the environment is meant per process; without it they share the machine.
@@ -81,23 +94,28 @@ def _start(held: ExitStack, *, workers: int, threads: int) -> "Client":
         f"distributed.nanny.pre-spawn-environ.{name}": os.environ.get(name) or str(share)
         for name in names
     }
+    # Without a dashboard dask listens for HTTP all the same: there is nothing to answer with.
+    silent: dict[str, list[str]] = {
+        f"distributed.{part}.http.routes": [] for part in ("scheduler", "worker")
+    }
     with (
         _shielded_from_ctrl_c(),
-        config.set({"distributed.scheduler.allowed-failures": 0, **environment}),
-        warnings.catch_warnings(),
+        config.set({"distributed.scheduler.allowed-failures": 0, **environment, **silent}),
     ):
-        warnings.filterwarnings("ignore", "Port .* is already in use")
         cluster = LocalCluster(
             n_workers=workers,
             threads_per_worker=threads,
             memory_limit=0,
             host="127.0.0.1",
-            dashboard_address="127.0.0.1:8787",
+            protocol="tls://",
+            security=Security.temporary(),
+            dashboard_address=None,
+            scheduler_kwargs={"dashboard_address": "127.0.0.1:0"},
             silence_logs=logging.CRITICAL,
         )
         held.enter_context(cluster)
         client = Client(cluster, set_as_default=False)
-    _log.info("%d workers; dashboard: %s", workers, cluster.dashboard_link)
+    _log.info("%d workers", workers)
     return client
 
 
