@@ -1,6 +1,7 @@
 """Files recognised by size and time, without reading them."""
 
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,8 @@ import pytest
 from helpers.clip_store import image_of, label_of
 from helpers.drawn_world import draw_world
 
+from zsseg.stages.cache.disk.bucket import BucketStorage
+from zsseg.stages.cache.disk.store_path import store_path
 from zsseg.stages.data.samples import Sample
 from zsseg.stages.data.spec import load_spec
 from zsseg.stages.data.splits import list_samples
@@ -124,3 +127,50 @@ def test_a_file_that_changed_since_it_was_seen_gets_no_entry(fresh: tuple[Path, 
     other.add(samples)
     known = stat_cache(world, path / "other")
     assert [known.knows(sample) for sample in samples] == [row not in (1, 3) for row in range(6)]
+
+
+@pytest.mark.parametrize("how", ["copied", "renamed"])
+def test_an_edit_that_keeps_size_and_time_is_seen(fresh: tuple[Path, Path], how: str) -> None:
+    world, path = fresh
+    samples = samples_of(world)
+    stat_cache(world, path).save(samples, without=lambda _: False)
+    file = image_of(world, 3)
+    before, content = file.stat(), bytearray(file.read_bytes())
+    content[-1] ^= 1
+    if how == "copied":
+        file.write_bytes(content)
+    else:
+        other = file.with_name("other")
+        other.write_bytes(content)
+        os.utime(other, ns=(before.st_atime_ns, before.st_mtime_ns))
+        other.replace(file)
+    os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
+    after = file.stat()
+    assert (after.st_size, after.st_mtime_ns) == (before.st_size, before.st_mtime_ns)
+    known = [stat_cache(world, path).knows(sample) for sample in samples]
+    assert known == [row != 3 for row in range(6)]
+
+
+def test_what_is_sent_to_a_url_grows_as_the_store_does(
+    fresh: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world, _ = fresh
+    samples = samples_of(world)
+    many = [replace(samples[n % 6], id=f"image {n}") for n in range(300)]
+    path = store_path("memory://stat-cache/store")
+    sent: list[int] = []
+    write = BucketStorage.write
+
+    def counted(self: BucketStorage, content: bytes | memoryview) -> None:
+        sent.append(len(content))
+        write(self, content)
+
+    monkeypatch.setattr(BucketStorage, "write", counted)
+    spec = load_spec(str(world))
+    cache = StatCache(path, spec, world.parent, seen={})
+    for start in range(0, 300, 3):
+        cache.add(many[start : start + 3])
+    cache.save(many, without=lambda _: False)
+    assert sum(sent) < 4 * sent[-1]
+    again = StatCache(path, spec, world.parent, seen={})
+    assert all(map(again.knows, many))

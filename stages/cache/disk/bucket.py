@@ -34,6 +34,8 @@ class BucketStorage:
 
     path: "UPath"
 
+    can_append: ClassVar[bool] = False
+    """Appending costs what is appended, and not the whole file again."""
     can_rename: ClassVar[bool] = False
     """Objects stay where they are: no folder can be moved aside, or shown when it is whole."""
     locks_outlive_processes: ClassVar[bool] = True

@@ -37,6 +37,8 @@ class LocalStorage:
 
     path: Path
 
+    can_append: ClassVar[bool] = True
+    """Appending costs what is appended, and not the whole file again."""
     can_rename: ClassVar[bool] = True
     """A folder can be moved aside, or be shown when it is whole, in one step."""
     locks_outlive_processes: ClassVar[bool] = False

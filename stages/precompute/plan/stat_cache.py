@@ -1,7 +1,9 @@
 """The stat cache of a store, sources.jsonl: by which files are recognised without reading them.
 
-One line per image: size and modification time of its files. The first line has a fingerprint of
-what else decides a visible label: another description can change labels without touching a file.
+One line per image: of each of its files size, modification time, change time and inode. Copying
+with `cp -p`, `rsync -t` or tar keeps the first two of another content; nobody can set the others.
+The first line has a fingerprint of what else decides a visible label: another description can
+change labels without touching a file.
 """
 
 import json
@@ -41,6 +43,10 @@ class StatCache:
         self._marks: dict[str, int] = {}
         self._saved = 0
         """Hash of the whole file; 0 where it cannot be used."""
+        self._pending = b""
+        """Entries that are not in the file yet."""
+        self._length = 0
+        """Bytes of the file."""
         self._as_loaded = False
         """Has the file one line for each mark, and no other?"""
         try:
@@ -48,7 +54,7 @@ class StatCache:
             head, *lines = content.splitlines(keepends=True)
             if head == self._head:  # the last entry of an id is the one that counts
                 self._marks = {str(json.loads(line)["id"]): _hash(line) for line in lines}
-                self._saved = _hash(content)
+                self._saved, self._length = _hash(content), len(content)
                 self._as_loaded = len(lines) == len(self._marks)
         except (OSError, ValueError, KeyError, TypeError):  # a crash may have left half a line
             self._marks = {}
@@ -60,15 +66,24 @@ class StatCache:
         return self._marks.get(sample.id) == mark
 
     def add(self, samples: Iterable[Sample]) -> None:
-        """Append entries, so that an interrupted check goes on where it was."""
+        """Append entries, so that an interrupted check goes on where it was.
+
+        An object cannot be appended to: it is sent again once the entries have doubled it, so that
+        all that is sent grows as the store does, and `save` sends the rest.
+        """
         lines = {sample.id: line for sample in samples if (line := self._unchanged_line(sample))}
+        self._marks |= {name: _hash(line) for name, line in lines.items()}
+        self._pending += b"".join(lines.values())
+        self._as_loaded = False
+        file = storage(self._path)
+        if not file.can_append and len(self._pending) < self._length:
+            return
         with disk_errors(self._path.parent, SOURCES):
             if not self._saved:
-                storage(self._path).write(self._head)
-            storage(self._path).append(b"".join(lines.values()))
-        self._marks |= {name: _hash(line) for name, line in lines.items()}
-        self._saved = 1
-        self._as_loaded = False
+                file.write(self._head)
+            file.append(self._pending)
+        self._length += len(self._pending)
+        self._pending, self._saved = b"", 1
 
     def save(self, samples: Sequence[Sample], *, without: Callable[[int], bool]) -> None:
         """Write an entry for each sample but the rows `without`, unless that is in the file."""
@@ -81,8 +96,9 @@ class StatCache:
         if _hash(content) != self._saved:
             with disk_errors(self._path.parent, SOURCES):
                 storage(self._path).write(memoryview(content))
-            self._saved = _hash(content)
+            self._saved, self._length = _hash(content), len(content)
             self._as_loaded = False
+        self._pending = b""
 
     def _up_to_date(self, samples: Sequence[Sample], without: Callable[[int], bool]) -> bool:
         """Is the file what would be written? Looks at no image file again."""
@@ -122,9 +138,9 @@ def _hash(content: bytes | bytearray) -> int:
 
 
 def _stat(path: str | None) -> list[Any] | None:
-    """Bytes and modification time in ns; None when there is no file."""
+    """Bytes, modification and change time in ns, inode; None when there is no file."""
     try:
         stat = os.stat(path) if path else None  # noqa: PTH116 (a Path for each takes its time)
     except OSError:
         return None
-    return [stat.st_size, stat.st_mtime_ns] if stat else None
+    return [stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino] if stat else None

@@ -17,6 +17,7 @@ E the tower's inner width, D CLIP width, A heads, d width of a head.
 from collections.abc import Callable
 from copy import deepcopy
 from typing import Any, Literal
+from weakref import WeakKeyDictionary
 
 import torch
 from open_clip.modified_resnet import ModifiedResNet
@@ -217,6 +218,13 @@ def _trunk_for(visual: Any, size: tuple[int, int]) -> Any:
     trunk = visual.trunk
     if size == tuple(visual.image_size) or not hasattr(trunk, "set_input_size"):
         return trunk
-    copy = deepcopy(trunk, memo={id(weight): weight for weight in trunk.parameters()})
-    copy.set_input_size(size)
-    return copy
+    copies = _TRUNKS.setdefault(trunk, {})
+    if size not in copies:
+        copy = deepcopy(trunk, memo={id(weight): weight for weight in trunk.parameters()})
+        copy.set_input_size(size)
+        copies[size] = copy
+    return copies[size]
+
+
+_TRUNKS: WeakKeyDictionary[nn.Module, dict[tuple[int, int], Any]] = WeakKeyDictionary()
+"""The copies of a trunk by image size, made once: a copy takes as long as a small batch."""
