@@ -140,6 +140,17 @@ def trained_on_text(result: EvaluationResult) -> str | None:
     )
 
 
+def memory_text(result: EvaluationResult) -> str | None:
+    """A warning where images did not fit the memory with the settings asked for."""
+    counts = result.settings.get("out_of_memory")
+    if counts is None:
+        return None
+    return (
+        f"out of memory: {counts['changed']} images scored with other settings, "
+        f"{counts['left_out']} left out (named above)"
+    )
+
+
 def gamma_text(result: EvaluationResult) -> str:
     """`gamma 0.02`: what was subtracted from the cosines of the seen classes."""
     return f"gamma {result.settings['calibration']:g}"

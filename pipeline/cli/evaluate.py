@@ -3,20 +3,21 @@
 import json
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from zsseg.pipeline import console
-from zsseg.pipeline.cli.options import CacheFolder, MovedRoot, Quiet, Settings
-from zsseg.pipeline.cli.run_options import evaluate_config, text_encoder
+from zsseg.pipeline.cli.options import CacheFolder, Exit, MovedRoot, Quiet, Settings
+from zsseg.pipeline.cli.run_options import evaluate_config, fixed_settings, text_encoder
 from zsseg.stages.cache.disk.store_path import StorePath
 from zsseg.stages.errors import UserError
 
 if TYPE_CHECKING:
     from zsseg.stages.evaluate.result import EvaluationResult
-    from zsseg.stages.train.run_config import EvaluateConfig
+    from zsseg.stages.evaluate.trained_run import TrainedRun
 
 Dataset = Annotated[
     str | None, typer.Option(help="Data set or description. \\[default: the run's]")
@@ -61,6 +62,7 @@ def evaluate(
     For several GPUs or machines, start it with `torchrun --no-python --nproc-per-node N -- zsseg
     evaluate ...` or `accelerate launch`: they share the images, and the result stays what it is.
     """
+    from zsseg.stages.evaluate.trained_run import load_run
     from zsseg.stages.train.processes import joined_processes, launched
 
     first = launched()[0] == 0
@@ -79,10 +81,13 @@ def evaluate(
             if run is None:
                 results = _of_teacher(cache, split, dataset, root, calibration or 0.0, show)
             else:
-                config = evaluate_config(run, calibration, settings or [])
-                results = _of_run(run, config, dataset, root, split, limit, show)
+                student = load_run(run, evaluate=evaluate_config(run, calibration, settings or []))
+                student = replace(student, fixed=fixed_settings(settings or []))
+                results = _of_run(student, dataset, root, split, limit, show)
         if first:
             _report(results, out or run, as_json=as_json)
+        if results[0].settings.get("out_of_memory", {}).get("left_out"):
+            raise typer.Exit(Exit.SKIPPED)
 
 
 def _of_teacher(
@@ -116,8 +121,7 @@ def _of_teacher(
 
 
 def _of_run(
-    run: Path,
-    config: "EvaluateConfig",
+    student: "TrainedRun",
     dataset: str | None,
     root: Path | None,
     split: str,
@@ -127,10 +131,8 @@ def _of_run(
     """Scores of a run's student."""
     from zsseg.stages.data.spec import load_spec
     from zsseg.stages.evaluate.evaluation import evaluate_run
-    from zsseg.stages.evaluate.trained_run import load_run
     from zsseg.stages.evaluate.vocabulary import renamed
 
-    student = load_run(run, evaluate=config)
     spec = load_spec(dataset) if dataset else student.spec
     named = renamed(student, spec, encode=text_encoder(student))
     folder = root or student.record.root
@@ -139,7 +141,7 @@ def _of_run(
 
 def _report(results: "Sequence[EvaluationResult]", folder: Path | None, *, as_json: bool) -> None:
     """Print the results, one per gamma, and write them into a folder if there is one."""
-    from zsseg.pipeline.tables import score_lines, score_table, trained_on_text
+    from zsseg.pipeline.tables import memory_text, score_lines, score_table, trained_on_text
     from zsseg.stages.evaluate.result import save_result, to_json
 
     if as_json:
@@ -151,7 +153,7 @@ def _report(results: "Sequence[EvaluationResult]", folder: Path | None, *, as_js
         console.out.print(f"\n{first.images} images of {first.dataset} {first.split}, in percent:")
         for line in score_lines(results):
             console.out.print(line, style="bold")
-        if warning := trained_on_text(first):
+        for warning in filter(None, (trained_on_text(first), memory_text(first))):
             console.out.print(warning, style="bold red", soft_wrap=True)
     # Printed before they are written: results are not lost if the folder cannot be written.
     if folder:

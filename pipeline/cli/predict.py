@@ -1,5 +1,6 @@
 """`zsseg predict`: label maps and overlays of any images."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -7,7 +8,7 @@ import typer
 
 from zsseg.pipeline import console
 from zsseg.pipeline.cli.options import Exit, Quiet, Settings
-from zsseg.pipeline.cli.run_options import evaluate_config, read_names, text_encoder
+from zsseg.pipeline.cli.run_options import evaluate_config, fixed_settings, read_names, text_encoder
 
 
 def predict(
@@ -40,6 +41,7 @@ def predict(
 
     given, others = read_names(classes, "--classes"), read_names(background, "--background")
     student = load_run(run, evaluate=evaluate_config(run, None, settings or []))
+    student = replace(student, fixed=fixed_settings(settings or []))
     names = given or student.spec.classes
     encode = text_encoder(student, teacher)
     text_CD = class_text(student, [*names, *others], encode=encode, teacher=teacher)
@@ -55,5 +57,5 @@ def predict(
         )
     console.out.print(f"{len(result.labels)} label maps and overlays in {out}", soft_wrap=True)
     if result.failures:
-        console.err.print(f"{len(result.failures)} images could not be read (named above)")
+        console.err.print(f"{len(result.failures)} images have no label map (named above)")
         raise typer.Exit(Exit.SKIPPED)

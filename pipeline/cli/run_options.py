@@ -35,6 +35,11 @@ def evaluate_config(
     return build(RunConfig, apply_settings(values, changes), where="--set").evaluate
 
 
+def fixed_settings(settings: "Sequence[str]") -> frozenset[str]:
+    """Names of the evaluation settings that the command line gives: they are never changed."""
+    return frozenset(each.partition("=")[0].strip().removeprefix("evaluate.") for each in settings)
+
+
 def read_names(text: str | None, option: str) -> list[str]:
     """Names separated by commas, with double quotes around one that holds a comma; or `@FILE` with
     one name in a line. No text, no names.

@@ -30,6 +30,7 @@ from zsseg.stages.device import choose_device
 from zsseg.stages.errors import CacheError, DatasetError, UserError
 from zsseg.stages.evaluate.inference import calibrated, predict_scores, prepared
 from zsseg.stages.evaluate.labelling import upsampled_argmax
+from zsseg.stages.evaluate.memory import FittingScorer, PreparedImage
 from zsseg.stages.evaluate.metrics import confusion, scores
 from zsseg.stages.evaluate.read_ahead import read_ahead
 from zsseg.stages.evaluate.result import EvaluationResult, variant
@@ -63,9 +64,10 @@ def evaluate_run(
     """Score a student on a split, or on its first `limit` images, at the images' own size.
 
     One result with gamma 0 and, if the run's gamma is above 0, a second one with it. Images without
-    a label are left out and counted. Raises UserError when `spec` has other classes, unseen classes
-    or names than the run, DatasetError when there is no such split, when no image has a label, when
-    a file cannot be read or is not below `root`, and when image and label differ in size.
+    a label, or too large for the memory, are left out and counted. Raises UserError when `spec` has
+    other classes, unseen classes or names than the run, DatasetError when there is no such split,
+    when no image has a label, when a file cannot be read or is not below `root`, and when image and
+    label differ in size, ResourceError when no image fits the memory.
     """
     if not root.is_dir():
         raise DatasetError(
@@ -75,12 +77,11 @@ def evaluate_run(
     _check_same_classes(run, spec)
     check_split(spec, split)
 
-    def read(sample: Sample) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
-        label_HW, image_HW3 = _labelled_image(spec, sample)
-        return label_HW, prepared(image_HW3, config=run.evaluate, stride=run.stride)
+    scorer = FittingScorer(run)
 
-    def score(image_3HW: NDArray[np.float32]) -> Tensor:
-        return predict_scores(run.scorer, image_3HW, config=run.evaluate, stride=run.stride)
+    def read(sample: Sample) -> tuple[NDArray[np.uint8], PreparedImage]:
+        label_HW, image_HW3 = _labelled_image(spec, sample)
+        return label_HW, scorer.prepare(sample, image_HW3)
 
     listed = list_samples(spec, root, split)[:limit]
     samples = labelled(listed, root, split)
@@ -88,7 +89,9 @@ def evaluate_run(
         count_trained_on(run, spec, samples, split) if processes()[0] == 0 else None
     )
     gammas = gammas_of(run.evaluate.calibration)
-    confusion_GCC = _confusions(spec, samples, read, score, gammas, progress)
+    confusion_GCC = _confusions(spec, samples, read, scorer, gammas, progress)
+    memory = scorer.report(len(samples))
+    too_large = memory.get("left_out", 0)
     results = []
     for gamma, confusion_CC in zip(gammas, confusion_GCC, strict=True):
         settings = run.evaluate.model_dump() | {"calibration": gamma}
@@ -99,10 +102,13 @@ def evaluate_run(
             split=split,
             classes=spec.classes,
             unseen=spec.unseen,
-            images=len(samples),
-            left_out=len(listed) - len(samples),
+            images=len(samples) - too_large,
+            left_out=len(listed) - len(samples) + too_large,
             trained_on=trained_on,
-            settings={"step": run.step, "limit": limit, "names": list(run.names), **settings},
+            settings={
+                **{"step": run.step, "limit": limit, "names": list(run.names), **settings},
+                **({"out_of_memory": memory} if memory else {}),
+            },
             variant=variant(
                 dataset=spec.name,
                 own_dataset=run.spec.name,
@@ -270,15 +276,16 @@ def _confusions(
     spec: DatasetSpec,
     samples: Sequence[Sample],
     read: Callable[[Sample], tuple[NDArray[np.uint8], Input]],
-    score: Callable[[Input], Tensor],
+    score: Callable[[Input], Tensor | None],
     gammas: Sequence[float],
     progress: Progress,
 ) -> NDArray[np.int64]:
     """(G, C, C) pixel counts over all samples, one matrix per gamma.
 
     `read` gives a sample's label and what `score` makes scores (C, h, w) without gamma from, the
-    next sample's while one is scored. Process p of n has the samples p, p + n, ...; raises
-    DatasetError where they are not the same in every process.
+    next sample's while one is scored; where `score` gives None, the sample is left out. Process p
+    of n has the samples p, p + n, ...; raises DatasetError where they are not the same in every
+    process.
     """
     number, count = processes()
     _check_same(samples)
@@ -286,9 +293,11 @@ def _confusions(
     total_GCC = np.zeros((len(gammas), classes, classes), dtype=np.int64)
     for done, (label_HW, given) in enumerate(read_ahead(read, samples[number::count]), start=1):
         score_Chw = score(given)
-        for total_CC, gamma in zip(total_GCC, gammas, strict=True):
-            lowered_Chw = calibrated(score_Chw, gamma, seen_ids=spec.seen_ids)
-            total_CC += confusion(upsampled_argmax(lowered_Chw, label_HW.shape), label_HW, classes)
+        if score_Chw is not None:
+            for total_CC, gamma in zip(total_GCC, gammas, strict=True):
+                lowered_Chw = calibrated(score_Chw, gamma, seen_ids=spec.seen_ids)
+                predicted_HW = upsampled_argmax(lowered_Chw, label_HW.shape)
+                total_CC += confusion(predicted_HW, label_HW, classes)
         # Not in the last round, in which some processes may have no image.
         if done % IMAGES_BETWEEN_CHECKS == 0 and done * count <= len(samples):
             agree()

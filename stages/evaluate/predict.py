@@ -3,8 +3,10 @@
 Legend: C classes, D CLIP width, H W pixels.
 """
 
+import errno
 import json
 import logging
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,14 +17,16 @@ from torch import Tensor
 
 from zsseg.stages.data.images import read_image, write_png
 from zsseg.stages.data.spec import VOID, FolderPatterns
-from zsseg.stages.errors import DatasetError, UserError
+from zsseg.stages.errors import DatasetError, ResourceError, UserError
 from zsseg.stages.evaluate.inference import calibrated, predict_scores, prepared
 from zsseg.stages.evaluate.labelling import upsampled_argmax
+from zsseg.stages.evaluate.memory import changed_text, first_that_fits
 from zsseg.stages.evaluate.overlay import overlay, palette, with_legend
 from zsseg.stages.evaluate.read_ahead import read_ahead
-from zsseg.stages.evaluate.scorer import class_scorer
+from zsseg.stages.evaluate.scorer import Scorer, class_scorer
 from zsseg.stages.evaluate.trained_run import TrainedRun
 from zsseg.stages.evaluate.vocabulary import checked_names, own_class
+from zsseg.stages.train.run_config import EvaluateConfig
 
 logger = logging.getLogger(__name__)
 
@@ -31,7 +35,7 @@ _EXTENSIONS = FolderPatterns().image_extensions
 
 @dataclass(frozen=True)
 class Failure:
-    """An image that could not be read, and why."""
+    """An image without a label map, and why."""
 
     path: Path
     reason: str
@@ -39,7 +43,7 @@ class Failure:
 
 @dataclass(frozen=True)
 class Predictions:
-    """What `predict_files` wrote, and what it could not read."""
+    """The label maps that `predict_files` wrote, and the images that have none."""
 
     labels: tuple[Path, ...]
     failures: tuple[Failure, ...]
@@ -61,7 +65,8 @@ def predict_files(
     `classes`) and `out/a/b_overlay.png`; `out/classes.json` says what the numbers mean. Without
     `background` every pixel gets one of the classes; `background` names what else the images show;
     its pixels become VOID. `text_CD` has the embeddings of `classes`, then of `background`. An
-    image that cannot be read is reported and the rest go on. `progress(done, total)`.
+    image that cannot be read, or written under its name, or that is too large for the memory, is
+    reported and the rest go on. `progress(done, total)`.
 
     Raises UserError, before anything is written, for an input that is not there and where a file
     would be written over an input or over another image's.
@@ -75,35 +80,73 @@ def predict_files(
     own_ids = [own_class(run.spec, name) for name in everything]
     seen_ids = tuple(i for i, own in enumerate(own_ids) if own in run.spec.seen_ids)
     scorer = class_scorer(run.student, text_CD)
+
+    def predict(image_HW3: NDArray[np.uint8], source: Path, stem: Path) -> None:
+        label_HW = _label(run, scorer, image_HW3, seen_ids, source)
+        label_HW[label_HW >= len(names)] = VOID
+        picture_HW3 = overlay(image_HW3, label_HW, colours)
+        # The longer name first: where it is too long, nothing is written.
+        write_png(_overlay_png(stem), with_legend(picture_HW3, label_HW, colours, names))
+        write_png(_png(stem), label_HW, palette=colours)
+
     written, failures = [], []
     images = read_ahead(_read, targets)
     for done, (image_HW3, (source, stem)) in enumerate(
         zip(images, targets.items(), strict=True), start=1
     ):
-        if isinstance(image_HW3, DatasetError):
-            failures.append(Failure(source, str(image_HW3)))
-            logger.warning("%s", image_HW3)
-        else:
-            image_3HW = prepared(image_HW3, config=run.evaluate, stride=run.stride)
-            score_Chw = predict_scores(scorer, image_3HW, config=run.evaluate, stride=run.stride)
-            lowered_Chw = calibrated(score_Chw, run.evaluate.calibration, seen_ids=seen_ids)
-            label_HW = upsampled_argmax(lowered_Chw, image_HW3.shape[:2])
-            label_HW[label_HW >= len(names)] = VOID
-            picture_HW3 = overlay(image_HW3, label_HW, colours)
-            label_path = _png(stem)
-            write_png(label_path, label_HW, palette=colours)
-            write_png(_overlay_png(stem), with_legend(picture_HW3, label_HW, colours, names))
-            written.append(label_path)
+        try:
+            if isinstance(image_HW3, Exception):
+                raise image_HW3
+            predict(image_HW3, source, stem)
+            written.append(_png(stem))
+        except (DatasetError, ResourceError, MemoryError, OSError) as error:
+            failures.append(Failure(source, _reason(error, source)))
+            logger.warning("%s", failures[-1].reason)
         progress(done, len(targets))
     return Predictions(tuple(written), tuple(failures))
 
 
-def _read(source: Path) -> NDArray[np.uint8] | DatasetError:
+def _read(source: Path) -> NDArray[np.uint8] | DatasetError | MemoryError:
     """An image, or the error of one that cannot be read, so that the others are still predicted."""
     try:
         return read_image(source)
-    except DatasetError as error:
+    except (DatasetError, MemoryError) as error:
         return error
+
+
+def _reason(error: Exception, source: Path) -> str:
+    """Why an image has no label map; raises an error of the disk that others would meet too."""
+    if isinstance(error, OSError):
+        if error.errno not in (errno.ENAMETOOLONG, errno.EILSEQ, errno.EINVAL):
+            raise error
+        return f"{source}: its label map cannot be written ({error.strerror}). Give it another name"
+    if isinstance(error, MemoryError):
+        return (
+            f"{source}: out of memory. Scale the image down, or use --set evaluate.mode=slide and "
+            "evaluate.short_side=512"
+        )
+    return str(error) if isinstance(error, DatasetError) else f"{source}: {error}"
+
+
+def _label(
+    run: TrainedRun,
+    scorer: Scorer,
+    image_HW3: NDArray[np.uint8],
+    seen_ids: Sequence[int],
+    source: Path,
+) -> NDArray[np.uint8]:
+    """(H, W) the best of all names at each pixel, by settings that fit the memory."""
+
+    def make(config: EvaluateConfig) -> NDArray[np.uint8]:
+        image_3HW = prepared(image_HW3, config=config, stride=run.stride)
+        score_Chw = predict_scores(scorer, image_3HW, config=config, stride=run.stride)
+        lowered_Chw = calibrated(score_Chw, config.calibration, seen_ids=seen_ids)
+        return upsampled_argmax(lowered_Chw, image_HW3.shape[:2])
+
+    label_HW, used = first_that_fits(make, run.evaluate, fixed=run.fixed)
+    if used != run.evaluate:
+        logger.warning("%s: %s", source, changed_text(run.evaluate, used, "predicted"))
+    return label_HW
 
 
 def _png(stem: Path) -> Path:
@@ -117,16 +160,22 @@ def _overlay_png(stem: Path) -> Path:
 def _targets(inputs: Sequence[Path], out: Path) -> dict[Path, Path]:
     """Each image to predict -> its output path without suffix."""
     targets: dict[Path, Path] = {}
+    if out.exists() and not out.is_dir():
+        raise UserError(f"{out}: is a file. Give --out a folder, which may be a new one")
     if out.resolve() in {given.resolve() for given in inputs}:
         raise UserError(f"{out} is both input and output; choose another output folder")
     for given in inputs:
         if given.is_dir():
             # An output folder inside the input folder holds earlier predictions, no images.
-            found = [
+            files = [
                 path
-                for path in _images_below(given)
+                for path in _files_below(given)
                 if not path.resolve().is_relative_to(out.resolve())
             ]
+            found = [path for path in files if path.suffix.lower() in _EXTENSIONS]
+            _tell_of_others(
+                given, [path for path in files if path.suffix.lower() not in _EXTENSIONS]
+            )
             if not found:
                 raise UserError(f"{given}: no image below this folder ({', '.join(_EXTENSIONS)})")
             targets |= {path: out / path.relative_to(given).with_suffix("") for path in found}
@@ -138,8 +187,28 @@ def _targets(inputs: Sequence[Path], out: Path) -> dict[Path, Path]:
     return targets
 
 
-def _images_below(folder: Path) -> list[Path]:
-    return sorted(p for p in folder.rglob("*") if p.suffix.lower() in _EXTENSIONS and p.is_file())
+def _files_below(folder: Path) -> list[Path]:
+    """All files, sorted, but for leftovers of systems and tools: ._photo.jpg, Thumbs.db."""
+    found = (path for path in folder.rglob("*") if path.is_file() and path.name != "Thumbs.db")
+    return sorted(
+        path
+        for path in found
+        if not any(part.startswith(".") for part in path.relative_to(folder).parts)
+    )
+
+
+def _tell_of_others(folder: Path, others: Sequence[Path]) -> None:
+    """Warn of the files of a folder that are not taken for images, with their endings."""
+    if others:
+        counts = Counter(path.suffix.lower() or "without ending" for path in others)
+        logger.warning(
+            "%s: %d files are left out, such as %s (%s): not among %s",
+            folder,
+            len(others),
+            others[0].name,
+            ", ".join(f"{number} {ending}" for ending, number in sorted(counts.items())),
+            " ".join(_EXTENSIONS),
+        )
 
 
 def _refuse_overwriting(targets: dict[Path, Path]) -> None:

@@ -38,6 +38,10 @@ class TrainedRun:
     names: tuple[str, ...]
     """Names of the classes: the prompt names of training, or others (`vocabulary.renamed`)."""
 
+    fixed: frozenset[str] = frozenset()
+    """Settings of `evaluate` that a person asked for: where the memory is too small, others than
+    these are changed (`memory`)."""
+
     @property
     def spec(self) -> DatasetSpec:
         """The data set that the run was trained on, as described then."""
