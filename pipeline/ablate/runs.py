@@ -72,8 +72,8 @@ def check_split(inputs: RunInputs) -> None:
     split, store = inputs.split, inputs.store
     if split == store.identity["split"]:
         raise UserError(
-            f"--split {split}: {store.path} is made of this split, so it would be "
-            "trained on and scored on alike. Give a store of the training images with --cache, or "
+            f"--split {split}: {store.path} is made of this split, so the same images would be "
+            "used for training and scoring. Give a store of the training images with --cache, or "
             "another --split"
         )
     labelled(list_samples(inputs.spec, inputs.root, split), inputs.root, split)

@@ -119,7 +119,7 @@ def unlock(
         console.out.print(f"{store}: not locked", soft_wrap=True)
         return
     console.out.print(f"{store}: locked by {holder}", soft_wrap=True)
-    if yes or _confirmed("Does that process no longer run? Then the lock is taken away."):
+    if yes or _confirmed("Remove the lock? Do so only if that process has ended."):
         run(store)
         console.out.print("unlocked")
     else:

@@ -150,12 +150,12 @@ def _repair(
     if done.before == done.after:
         end = "equal byte for byte to what was written first (the same fingerprint)"
     elif done.before is None:
-        end = f"fingerprint {done.after}; that of before is not known, the seal was damaged"
+        end = f"fingerprint {done.after}; the earlier one is unknown, as the seal was damaged"
     else:
         end = (
-            f"but what was computed again differs in some digits from what was there, as on "
-            f"another machine or GPU: fingerprint {done.after}, it was {done.before}. Runs that "
-            "were made from it stay usable, but cannot be resumed"
+            "but the recomputed values differ from the earlier ones in some digits, as on another "
+            f"machine or GPU: the fingerprint is {done.after} and was {done.before}. Runs trained "
+            "from the store stay usable, but cannot be resumed"
         )
     console.out.print(f"{store}: repaired, {end}", soft_wrap=True)
 

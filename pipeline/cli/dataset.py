@@ -82,7 +82,7 @@ def verify(
             console.out.print(f"{problem.path}: {problem.reason}", soft_wrap=True)
         problems += len(report.problems)
     if problems:
-        raise DatasetError(f"{problems} problems (listed above); mend or remove these files")
+        raise DatasetError(f"{problems} problems (listed above); fix or remove these files")
     console.out.print("\nno problems")
 
 

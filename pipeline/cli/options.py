@@ -42,7 +42,7 @@ MovedTeacher = Annotated[
     str | None,
     typer.Option("--teacher", help="The store's teacher, if its files have moved."),
 ]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress and no messages.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Only warnings and errors.")]
 
 
 class Exit(IntEnum):

@@ -32,7 +32,7 @@ Views = Annotated[
 ]
 Update = Annotated[
     bool,
-    typer.Option("--update", help="Compute again, in place, what was made otherwise."),
+    typer.Option("--update", help="Recompute in place what new settings or changed files affect."),
 ]
 DryRun = Annotated[
     bool, typer.Option("--dry-run", help="Say what would run, why, and what it would cost.")
@@ -45,10 +45,10 @@ Scheduler = Annotated[
     str | None, typer.Option(help="A running dask cluster to join: tcp://HOST:PORT.")
 ]
 RetryFailed = Annotated[
-    bool, typer.Option("--retry-failed", help="Try images again that could not be used.")
+    bool, typer.Option("--retry-failed", help="Try again the images that could not be used.")
 ]
 MaxFailures = Annotated[
-    int | None, typer.Option(min=0, help="Stop when more images cannot be used.")
+    int | None, typer.Option(min=0, help="Stop when more than N images cannot be used.")
 ]
 
 
@@ -131,10 +131,10 @@ def _print_result(result: "PrecomputeResult") -> None:
         console.out.print(f"computed: {rows}", soft_wrap=True)
         if kept := result.kept.get("local"):
             encoded = result.forwards.get("local", 0)
-            console.out.print(f"crops: {encoded} encoded, {kept} with the token that they had")
+            console.out.print(f"crops: {encoded} encoded, {kept} reused with their stored token")
         console.out.print(f"time: {shares(result.seconds)}", soft_wrap=True)
     elif result.kept:
-        console.out.print("nothing to compute: every row was there, and is copied")
+        console.out.print("nothing to compute: all rows were copied from the earlier store")
     else:
         console.out.print("nothing to do: every artifact of every image is there")
     if result.loss is not None:

@@ -56,7 +56,7 @@ def read_seal(path: StorePath) -> dict[str, Any]:
         raise CacheError(f"{file}: {wrong}")
     seal = ledger.read_seal(path)
     if storage(file).read() != f"{canonical_json(seal)}\n".encode("ascii"):
-        raise CacheError(f"{file}: damaged, not spelled as it was written")
+        raise CacheError(f"{file}: damaged, its bytes are not those that were written")
     return seal
 
 

@@ -134,7 +134,7 @@ def _reconcile(path: StorePath, wanted: Manifest, index: bytes, *, update: bool)
     if not found.lines:
         return
     if not update:
-        redone = [*found.artifacts, *(["what changed labels decide"] if found.other else [])]
+        redone = [*found.artifacts, *(["what depends on changed labels"] if found.other else [])]
         todo = "compute the new images' rows" if found.images else "recompute "
         todo += "" if found.images else ", ".join(redone) or "only the description"
         raise CacheError(

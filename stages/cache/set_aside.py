@@ -23,8 +23,9 @@ PREVIOUS = ".previous"
 """The folder within a store's folder that holds the store that was set aside."""
 
 _NOT_MOVED = (
-    "images came or went, which moves rows, and objects cannot be moved. Fetch the store with "
-    "`zsseg cache export` and `import`, update it here, and send it back; or give another --cache"
+    "images were added or removed, which moves rows, and objects cannot be moved. Get the store "
+    "with `zsseg cache export` and `import`, update it here and send it back; or give another "
+    "--cache"
 )
 
 

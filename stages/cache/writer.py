@@ -191,12 +191,14 @@ class Writer:
         aside = previous_store(self.path)
         stores = [(self.path, self.manifest), *([aside] if aside is not None else [])]
         for artifact in map(self._artifacts.__getitem__, artifacts):
-            made_from = self._fingerprints[artifact.name]
+            fingerprint = self._fingerprints[artifact.name]
             with disk_errors(self.path, f"the receipts of {artifact.name}"):
                 storage(self.path / SEAL).remove()
                 for path, manifest in stores:
                     for shard in manifest.shards(artifact):
-                        if not ledger.why_recompute(path, artifact, shard, made_from=made_from):
+                        if not ledger.why_recompute(
+                            path, artifact, shard, artifact_fingerprint=fingerprint
+                        ):
                             storage(path / receipt_file(artifact, shard)).remove()
 
     def commit(
@@ -218,7 +220,7 @@ class Writer:
                 self.manifest,
                 self._artifacts[artifact],
                 shard,
-                made_from=self._fingerprints[artifact],
+                artifact_fingerprint=self._fingerprints[artifact],
                 files=files,
                 notes=notes or {},
             )
@@ -252,8 +254,8 @@ class Writer:
         return newest(read_json_lines(self.path / HISTORY), key)
 
     def _why(self, artifact: Artifact, shard: int) -> str | None:
-        made_from = self._fingerprints[artifact.name]
-        return ledger.why_recompute(self.path, artifact, shard, made_from=made_from)
+        fingerprint = self._fingerprints[artifact.name]
+        return ledger.why_recompute(self.path, artifact, shard, artifact_fingerprint=fingerprint)
 
     def _lost(self, artifact: Artifact, shard: int) -> bool:
         reason = self._why(artifact, shard)

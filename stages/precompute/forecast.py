@@ -77,7 +77,7 @@ def forecast_plan(planner: Planner, plan: Plan, engine: Engine) -> Forecast:
 
 def _refused(path: StorePath, found: Mismatch | None) -> tuple[str, ...]:
     if found is not None and found.fixed:
-        return ("another store lies there", *found.fixed)
+        return ("a different store is in this folder", *found.fixed)
     if found is not None and found.images and (wrong := why_not_set_aside(path)):
         return (wrong, *found.images)
     return ()

@@ -87,7 +87,7 @@ def _compute_shards(
     *,
     max_failures: int | None,
 ) -> tuple[dict[str, int], dict[str, int]]:
-    """Have every shard of the plan computed, and commit each when it is done; as `compute`."""
+    """Compute every shard of the plan and commit each when it is done; returns as `compute`."""
     wanted = planner.wanted
     context = RunContext(wanted.path, wanted.manifest, wanted.spec, wanted.root, wanted.config)
     forwards, kept, failures = Counter[str](), Counter[str](), _known_failures(writer, plan)
@@ -146,7 +146,7 @@ def _withdrawn(writer: Writer, planner: Planner, plan: Plan) -> Iterator[Job]:
 def _compute_units(
     writer: Writer, planner: Planner, plan: Plan, engine: Engine, meter: Meter
 ) -> None:
-    """Make the artifacts of the plan that a store has once."""
+    """Compute the once-per-store artifacts of the plan (text, PCA basis)."""
     wanted = planner.wanted
     samples = [wanted.samples[i] for i in spread(np.arange(len(wanted.samples)), BASIS_IMAGES)]
     inputs = StoreInputs(wanted.spec, wanted.root, samples, wanted.config)

@@ -141,7 +141,7 @@ def read_capture(path: Path) -> tuple[Capture, Batch]:
     except (OSError, SafetensorError, ValidationError, json.JSONDecodeError) as error:
         reason = str(error).splitlines()[0]
         raise UserError(
-            f"{path}: no capture of a step, or a damaged one ({reason}). Give the .json file that "
+            f"{path}: not a saved step, or a damaged one ({reason}). Give the .json file that "
             f"a run wrote into its folder {_FOLDER}, with the .safetensors file beside it"
         ) from error
     return written, batch
@@ -165,7 +165,7 @@ def replay(path: Path, config: RunConfig) -> Replay:
     record, text_CD = read_record(run), read_text(run)
     if changed := _changed(written.config, config, "fixed"):
         raise UserError(
-            f"{path}: its weights are of another student:\n  "
+            f"{path}: its weights belong to another student:\n  "
             + "\n  ".join(changed)
             + "\nLeave these settings out"
         )

@@ -64,7 +64,7 @@ class StudentConfig(BaseModel):
 
 
 class AugmentationConfig(BaseModel):
-    """Geometry (ours, recorded) and photometric distortion (albumentations)."""
+    """Random or recorded crops (our own geometry), and photometric jitter (albumentations)."""
 
     model_config = STRICT
 
@@ -110,8 +110,8 @@ class TrainConfig(BaseModel):
     """Crops per step, of all processes together (paper 1: 16)."""
     accumulate: Annotated[int, Mark(result=False)] = Field(default=1, ge=1)
     """Parts that each process cuts its share of a step into, to save memory. Losses and gradients
-    stay those of the whole batch; batch normalisation sees one part at a time. A run takes more by
-    itself where memory is short, so no result is told from others by it."""
+    stay those of the whole batch; batch normalisation sees one part at a time. A run raises it by
+    itself where memory is short, so runs that differ in it count as equal."""
     sync_batch_norm: Annotated[bool, Mark(replay="nothing")] = False
     """Several processes on GPUs: batch normalisation over all of them (mmsegmentation), not over
     each process's crops as torch does by itself. A replay is one process."""

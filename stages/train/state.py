@@ -130,7 +130,7 @@ def load_state(folder: Path, state: State) -> None:
     state.optimiser.load_state_dict(training["optimiser"])
     if training["precision"] != str(state.precision):
         logger.warning(
-            "%s: was trained in %s and goes on in %s; train.precision fixes one",
+            "%s: was trained in %s and now continues in %s; set train.precision to keep one",
             folder,
             training["precision"],
             state.precision,

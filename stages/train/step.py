@@ -118,7 +118,7 @@ def gradients(
         torch.cuda.empty_cache()
         logger.warning(
             "step %d: out of memory (%s); from now on in %d parts of %d images at most, not %d: "
-            "the batch stays the same. train.accumulate=%d begins so",
+            "the batch stays the same. train.accumulate=%d starts with as many parts",
             number,
             reason,
             state.parts,

@@ -272,7 +272,7 @@ def test_update_follows_labels_to_other_files(tmp_path: Path, label: str | None)
     index = [entry | {"label": label} if n == 4 else entry for n, entry in enumerate(INDEX)]
     with pytest.raises(CacheError, match="1 images with another label file: scene 4é") as error:
         open_writer(path, index=index)
-    assert "--update to recompute what changed labels decide" in str(error.value)
+    assert "--update to recompute what depends on changed labels" in str(error.value)
     assert content(path) == before
     with open_writer(path, index=index, update=True) as writer:
         assert not (path / "seal.json").exists()

@@ -3,7 +3,7 @@
 import pytest
 
 from zsseg.stages.precompute.make.artifact_kind import ArtifactKind
-from zsseg.stages.precompute.make.artifacts import ARTIFACTS, KINDS, PER_ROW, made_from
+from zsseg.stages.precompute.make.artifacts import ARTIFACTS, KINDS, PER_ROW, dependents_of
 from zsseg.stages.precompute.precompute_config import PrecomputeConfig
 
 
@@ -32,14 +32,14 @@ def test_a_store_of_the_default_settings_can_do_without_what_it_does_not_have(
 
 
 def test_what_is_made_from_an_artifact_directly_or_not() -> None:
-    assert made_from("pca") == ("dense", "regions", "local")
-    assert made_from("regions") == ("local",)
-    assert made_from("text") == made_from("local") == ()
-    assert made_from("index") == ("cls", "dense", "regions", "local")
+    assert dependents_of("pca") == ("dense", "regions", "local")
+    assert dependents_of("regions") == ("local",)
+    assert dependents_of("text") == dependents_of("local") == ()
+    assert dependents_of("index") == ("cls", "dense", "regions", "local")
 
 
 def test_labels_change_what_is_made_from_what_they_change() -> None:
     """But not all that is made from the index, which also has what images alone decide."""
     changed = [name for name in PER_ROW if KINDS[name].from_labels]
     assert changed == ["index", "regions", "local"]
-    assert all(KINDS[name].from_labels for name in made_from("regions"))
+    assert all(KINDS[name].from_labels for name in dependents_of("regions"))

@@ -373,7 +373,7 @@ def test_a_forecast_says_what_would_be_refused(fresh: tuple[Path, Path], tiny_cl
     planner, plan = planned(world, tiny_clip, path.parent, config=config)
     lines = forecast_lines(forecast_plan(planner, plan, cast(Engine, Measured())))
     assert lines[1:] == [
-        "this would be refused: another store lies there",
+        "this would be refused: a different store is in this folder",
         "  shard_rows: stored 4, asked 2",
     ]
     with pytest.raises(CacheError, match="shard_rows: stored 4, asked 2"):
@@ -384,7 +384,7 @@ def test_a_forecast_says_what_would_be_refused(fresh: tuple[Path, Path], tiny_cl
     assert forecast_plan(planner, plan, cast(Engine, Measured())).refused == ()
     planner.wanted = replace(planner.wanted, path=store_path("memory://bucket/store"))
     lines = forecast_lines(forecast_plan(planner, plan, cast(Engine, Measured())))
-    assert lines[1].startswith("this would be refused: images came or went")
+    assert lines[1].startswith("this would be refused: images were added or removed")
     assert "`zsseg cache export`" in lines[1]
     assert lines[2:] == ["  index: 1 images new: z"]
 

@@ -123,7 +123,7 @@ def test_what_cannot_be_replayed_is_reported(captured: Path, tmp_path: Path) -> 
     other = with_changes(EVERYTHING, {"student": {"encoder": "mit_b1"}})
     with pytest.raises(UserError, match="another student"):
         replay(captured, other)
-    with pytest.raises(UserError, match=r"nowhere\.json: no capture of a step"):
+    with pytest.raises(UserError, match=r"nowhere\.json: not a saved step"):
         read_capture(tmp_path / "nowhere.json")
     moved = tmp_path / "elsewhere" / captured.name
     moved.parent.mkdir()

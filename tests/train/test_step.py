@@ -141,7 +141,7 @@ def test_out_of_memory_makes_smaller_parts_of_the_same_batch(
     monkeypatch.setattr("zsseg.stages.train.step.batch_losses", greedy(images, kind))
     with caplog.at_level(logging.WARNING, logger="zsseg.stages.train.step"):
         run(world, tmp_path / "run", config)
-    assert f"train.accumulate={parts} begins so" in caplog.messages[-1]
+    assert f"train.accumulate={parts} starts with as many parts" in caplog.messages[-1]
     assert len(caplog.messages) == {2: 1, 5: 3}[parts]  # each size is tried once
     found, expected = metrics_of(tmp_path / "run"), metrics_of(tmp_path / "whole")
     for one, other in zip(found, expected, strict=True):

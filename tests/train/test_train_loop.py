@@ -178,7 +178,7 @@ def test_a_checkpoint_of_another_precision_goes_on(
         assert not caplog.records
         load_state(folder, state(after))
     (record,) = caplog.records
-    assert f"trained in {kinds[before]} and goes on in {kinds[after]}" in record.getMessage()
+    assert f"trained in {kinds[before]} and now continues in {kinds[after]}" in record.getMessage()
 
 
 def test_resume_of_nothing_starts(world: World, tmp_path: Path) -> None:

@@ -181,7 +181,7 @@ def _create_holder(folder: "UPath", holder: bytes) -> None:
     if folder.protocol not in _EXCLUSIVE:
         _log.warning(
             "%s: %s:// cannot create a file only if there is none, so two writers that begin at "
-            "the same moment are not kept apart: see to it that there is one",
+            "the same moment are not kept apart: make sure that only one runs",
             folder,
             folder.protocol,
         )

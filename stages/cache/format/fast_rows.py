@@ -59,9 +59,9 @@ class DirectRows:
         except FileNotFoundError as error:
             if not self.store.exists():
                 raise CacheError(
-                    f"{self.store}: the store is gone: deleted, moved, or its disk is away. Put it "
-                    "back, or make it again with `zsseg precompute`, and go on (`zsseg train` with "
-                    "--resume)"
+                    f"{self.store}: the store is gone: deleted, moved, or on an unmounted disk. "
+                    "Put it back, or make it again with `zsseg precompute`, and continue "
+                    "(`zsseg train` with --resume)"
                 ) from error
             raise CacheError(lost_shard(file)) from error
         except (ValueError, RuntimeError, OSError) as error:

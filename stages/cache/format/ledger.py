@@ -33,11 +33,11 @@ def write_receipt(
     artifact: Artifact,
     shard: int,
     *,
-    made_from: str,
+    artifact_fingerprint: str,
     files: Mapping[str, Mapping[str, Any]],
     notes: Mapping[str, Any],
 ) -> None:
-    """Declare one shard complete, of the artifact whose fingerprint is `made_from`.
+    """Declare one shard complete, of the artifact whose fingerprint is given.
 
     `files`: size and hash of each, as `save_shard` returns them; they are on the disk. `notes`:
     what the writer adds, as JSON values.
@@ -45,7 +45,7 @@ def write_receipt(
     rows = manifest.rows_of(shard) if artifact.per_row else None
     receipt = {
         "artifact": artifact.name,
-        "fingerprint": made_from,
+        "fingerprint": artifact_fingerprint,
         "shard": shard,
         "rows": [rows.start, rows.stop] if rows else None,
         "files": files,
@@ -75,9 +75,9 @@ def read_receipt(store: StorePath, artifact: Artifact, shard: int) -> dict[str, 
 
 
 def why_recompute(
-    store: StorePath, artifact: Artifact, shard: int, *, made_from: str
+    store: StorePath, artifact: Artifact, shard: int, *, artifact_fingerprint: str
 ) -> str | None:
-    """Why a shard has to be computed; None when it is complete and its fingerprint is `made_from`.
+    """Why a shard has to be computed; None when it is complete and of this fingerprint.
 
     Sizes of files are compared, not their content.
     """
@@ -87,7 +87,7 @@ def why_recompute(
         return str(error)
     if receipt is None:
         return ABSENT
-    if receipt.get("fingerprint") != made_from:
+    if receipt.get("fingerprint") != artifact_fingerprint:
         return STALE
     for file, entry in receipt["files"].items():
         if reason := file_damage(store, file, entry, read_data=False):

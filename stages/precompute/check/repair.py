@@ -95,7 +95,7 @@ def repair_store(
     inspected and of all, `progress` the progress of stage one. Raises CacheLocked when the store is
     being written, and CacheError when data set or teacher are unknown or no longer there.
     """
-    if path.name in ("", ".."):  # its folder has a name, which counts
+    if path.name in ("", ".."):  # the folder's own name is compared below
         path = path.resolve()
     with locked(path):
         found = inspect_store(path, share=share, progress=look)
@@ -186,10 +186,10 @@ def _unproved(
             for file, content in wanted.items()
             if sealed.get(file) != xxhash.xxh3_128_hexdigest(content)
         ]
-    made_from = fingerprints(manifest.artifacts)
+    current = fingerprints(manifest.artifacts)
     expected = {shard.file: shard.rows for shard in list_shards(path, manifest, None)}
     receipts = {
-        shard.file: (shard.rows, shard.receipt["fingerprint"], made_from.get(shard.artifact))
+        shard.file: (shard.rows, shard.receipt["fingerprint"], current.get(shard.artifact))
         for shard in list_shards(path, None, None)
         if isinstance(shard.receipt, dict)
     }

@@ -105,10 +105,10 @@ def _write(context: RunContext, name: str, job: Job, arrays: Arrays) -> Files:
 
 
 def _without_touched(job: Job) -> Job:
-    """The job without old values that are not what their receipt says.
+    """The job without old values whose files no longer match their receipt.
 
-    A process that died at this shard may have overwritten them, with values of other rows and of
-    other crops.
+    A process that died while writing this shard may have overwritten them with values of other
+    rows or crops.
     """
     if job.old is None:
         return job

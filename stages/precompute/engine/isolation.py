@@ -8,7 +8,7 @@ from zsseg.stages.errors import ResourceError
 from zsseg.stages.precompute.engine.jobs import KILLED, Job, ShardResult
 
 LOSSES = 2
-"""Times that a shard may lose its worker for no image that can be found."""
+"""How often a shard may lose its worker without an image being found as the cause."""
 
 _log = logging.getLogger(__name__)
 
@@ -35,8 +35,8 @@ def isolate(
             if losses < LOSSES:  # a worker may also be lost for nothing that the shard did
                 continue
             raise ResourceError(
-                f"shard {job.shard} lost its worker again and again, though each half of it "
-                "alone does not: most often memory is short. Use fewer --workers, or a smaller "
+                f"shard {job.shard} lost its worker again and again, though no single image of "
+                "it is the cause: most often memory is short. Use fewer --workers, or a smaller "
                 "shard_images in another --cache folder"
             )
         _log.warning("%s kills its process and is left out", job.samples[place].image)

@@ -21,8 +21,8 @@ PER_ROW = tuple(kind.name for kind in ARTIFACTS if kind.per_row)
 """Names of those with one row per image."""
 
 
-def made_from(name: str) -> tuple[str, ...]:
-    """The artifacts that are made from this one, directly or not, in the order of making."""
+def dependents_of(name: str) -> tuple[str, ...]:
+    """The artifacts that depend on this one, directly or not, in the order of making."""
     found = {name}
     for kind in ARTIFACTS:
         if found.intersection(kind.depends):

@@ -132,9 +132,7 @@ def _known_tokens(shard: ShardInputs) -> dict[str, NDArray[np.float16]]:
         if row.crops:
             try:
                 local_KD = shard.old_values("local", row)
-            except (
-                CacheError
-            ):  # the receipt is intact, the data is not: the crops are encoded again
+            except CacheError:  # the data is damaged: these crops are encoded again
                 continue
             tokens |= zip(row.crops, local_KD, strict=False)
     return tokens

@@ -110,7 +110,7 @@ def refuse_failures(root: Path, reasons: Collection[str], *, at_most: int | None
         *_, last = reasons
         raise DatasetError(
             f"{root}: {len(reasons)} images cannot be used, more than --max-failures {at_most}. "
-            f"The last: {last}. What is committed is kept: mend the images, or run the same "
+            f"The last: {last}. What is committed is kept: fix the images, or run the same "
             "command with a higher number"
         )
 

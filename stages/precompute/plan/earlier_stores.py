@@ -80,6 +80,6 @@ def readable_receipts(known: EarlierStore, shard: int) -> dict[str, dict[str, An
         if name in artifacts:
             try:
                 found[name] = ledger.read_receipt(known.path, artifacts[name], shard)
-            except CacheError:  # the plan gets the reason from `ledger.lost`
+            except CacheError:  # the plan gets the reason from `ledger.why_recompute`
                 continue
     return found

@@ -1,4 +1,6 @@
-"""What a run has to compute, and why: shard by shard, from receipts, settings and image files.
+"""Plans a run (first, resumed or --update): which shards to compute, and why.
+
+Compares receipts, settings and image files, shard by shard.
 
 Artifacts depend on each other: index -> dense -> regions -> local, with text and cls beside. A
 changed setting makes the artifact again that it belongs to, and those made from it. An image that
@@ -19,7 +21,7 @@ from zsseg.stages.cache.format.manifest import Artifact, Manifest, fingerprints
 from zsseg.stages.cache.shards import Files
 from zsseg.stages.errors import CacheError
 from zsseg.stages.precompute.engine.jobs import KILLED, Job, OldValues
-from zsseg.stages.precompute.make.artifacts import KINDS, PER_ROW, made_from
+from zsseg.stages.precompute.make.artifacts import KINDS, PER_ROW, dependents_of
 from zsseg.stages.precompute.make.pictures import OldRow
 from zsseg.stages.precompute.plan.changed_files import State, old_rows, row_states
 from zsseg.stages.precompute.plan.earlier_stores import (
@@ -123,13 +125,13 @@ class Planner:
         self._cache(self.wanted.path).save(self.wanted.samples, without=lambda row: row in states)
 
     def forced(self, plan: Plan) -> tuple[str, ...]:
-        """Artifacts to make again whatever receipts say, each before what it is made from.
+        """Per-row artifacts to recompute even if their receipts are valid, dependents first.
 
-        One that a store has once and that is made again, as a basis that is fitted again, may come
-        out differently.
+        They are made from a once-per-store artifact (the PCA basis) that is recomputed and may
+        come out differently.
         """
         once = [name for name in plan.todo if not self.artifacts[name].per_row]
-        found = {name for each in once for name in made_from(each)}
+        found = {name for each in once for name in dependents_of(each)}
         return tuple(name for name in reversed(self._per_row) if name in found)
 
     def job(self, plan: Plan, shard: int) -> Job:
@@ -239,8 +241,8 @@ class Planner:
             return ledger.ABSENT
         if lines := known.changed.get(artifact.name):
             return "; ".join(lines)
-        made_from = self._prints[artifact.name]
-        return ledger.why_recompute(known.path, artifact, shard, made_from=made_from)
+        fingerprint = self._prints[artifact.name]
+        return ledger.why_recompute(known.path, artifact, shard, artifact_fingerprint=fingerprint)
 
     def _old(self, shard: int) -> OldValues | None:
         """What earlier stores know of a shard's rows, before their files are compared."""

@@ -101,7 +101,7 @@ def _fewer(images: int, size: tuple[int, int], error: torch.OutOfMemoryError) ->
     if images == 1:
         raise ResourceError(
             f"not even one image of {height} x {width} pixels fits into the GPU's memory: {error}. "
-            "End what else uses it, ask for a smaller dense.size, or use device=cpu"
+            "Close other programs that use it, set a smaller dense.size, or use device=cpu"
         ) from error
     logger.warning(
         "the GPU's memory is too small for %d images of %d x %d pixels: %d at a time from here on",

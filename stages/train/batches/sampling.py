@@ -1,4 +1,6 @@
-"""Draws which image comes at which position of a run, and the view of it that is shown.
+"""Draws the image at each position of a run, and its crop: a random one or one the store recorded.
+
+`crops` cuts it; nothing is recorded here.
 
 A run's crops are numbered by position: step s with batches of B shows positions s B to s B + B - 1.
 What stands at a position follows from (seed, position) alone, so it depends neither on the number

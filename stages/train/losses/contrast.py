@@ -52,7 +52,7 @@ def empty_bank(width: int, device: torch.device) -> Bank:
 
 
 def enqueue(bank: Bank, token_BD: Tensor, row_B: Tensor, *, size: int) -> Bank:
-    """The bank with the step's tokens, of all processes, after which the oldest leave.
+    """The bank with the step's tokens (of all processes) appended and its oldest dropped.
 
     It holds `size` tokens (paper 2: 24), but never fewer than the step has: a positive must be
     among them. The given bank is not changed.

@@ -229,7 +229,7 @@ DIAGNOSTICS = (
     ),
     Term("attention_entropy", _attention_entropy, _images, applies=_pools_by_attention),
 )
-"""What is not learnt from."""
+"""Values that are only logged, not trained on."""
 
 
 def _scores(inputs: LossInputs) -> ClassScores:

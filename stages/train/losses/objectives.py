@@ -1,8 +1,9 @@
 """Losses of stage two: pure functions of named tensors; no configuration, device or log inside.
 
 Every loss is a scalar in float32 with a gradient graph, also when nothing in the batch is valid:
-then it is 0 and its gradients are 0. Those that look at every class of every pixel are in
-`likelihood.py` and `nel.py`.
+then it is 0 and its gradients are 0. The contrastive losses (global
+and local distillation) are in `contrast.py`, NEL in `nel.py`, the BCE tie in `latent.py`;
+`likelihood.py` has the pass that cross-entropy and focal loss share.
 
 Legend: B batch, C classes, D CLIP width, h w feature grid, L = h * w positions, H W pixels,
 y x cells of the token grid.

@@ -64,7 +64,7 @@ def save(run: Path, step: int, *, student: nn.Module, training: dict[str, Any]) 
         names = ", ".join(path.name for path in _by_step(run)) or "none: start again without it"
         raise ResourceError(
             f"{final}: the checkpoint could not be written ({error}). Checkpoints that are kept: "
-            f"{names}. Make room, or mend what the message names, and go on with --resume"
+            f"{names}. Free disk space, or fix the cause named above; then use --resume"
         ) from error
     return final
 

@@ -89,7 +89,7 @@ def git_revision() -> str | None:
 
 @contextmanager
 def only_writer(out: Path) -> Iterator[None]:
-    """Keep other trainings out of a run folder; one that was made here and stays empty is removed.
+    """Lock a run folder against other trainings; a folder made here is removed if it stays empty.
 
     Raises CacheLocked when another process trains into it, UserError when it is something else,
     and ResourceError when it cannot be written.
