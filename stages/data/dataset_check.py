@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from zsseg.stages.data.images import read_image
+from zsseg.stages.data.label_warning import label_warning
 from zsseg.stages.data.labels import read_label
 from zsseg.stages.data.samples import Sample
 from zsseg.stages.data.spec import VOID, DatasetSpec
@@ -36,6 +37,12 @@ class VerifyReport:
     """(C,) labelled pixels of each class, over all labels that could be read."""
     void: int
     """Labelled pixels without a class."""
+
+    def warning(self, spec: DatasetSpec, split: str) -> str | None:
+        """Classes that no label of the split shows, in one line; None where there are none."""
+        pixels = self.pixels.tolist()
+        classes = range(len(spec.classes))
+        return label_warning(spec, split, pixels=pixels, void=self.void, classes=classes)
 
 
 def verify_split(

@@ -3,6 +3,7 @@
 First a plan is made of what is missing; torch is loaded only when there is anything in it.
 """
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -11,7 +12,9 @@ from typing import Any
 from zsseg.stages.cache.dense_loss import DenseLoss, loss_entry, recorded_loss
 from zsseg.stages.cache.disk.storage import storage
 from zsseg.stages.cache.disk.store_path import StorePath
+from zsseg.stages.cache.format.manifest import VISIBLE_PIXELS
 from zsseg.stages.cache.writer import Writer
+from zsseg.stages.data.label_warning import visible_warning
 from zsseg.stages.data.samples import Sample
 from zsseg.stages.errors import DatasetError, ResourceError
 from zsseg.stages.precompute.engine.dask_engine import open_engine
@@ -27,6 +30,8 @@ from zsseg.stages.precompute.plan.work_plan import Plan, Planner, planned_bytes
 from zsseg.stages.precompute.precompute_config import PrecomputeConfig
 from zsseg.stages.precompute.progress import Meter, Phase, Progress
 from zsseg.stages.precompute.teacher.teacher_files import TeacherFiles, Traits, resolve_teacher
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -87,6 +92,7 @@ def precompute(
             planner.remember(None)
             failed = _failures(writer, wanted.samples)
             _refuse_failures(request, failed, wanted.manifest.rows, at_most=max_failures)
+            _warn_of_labels(writer, wanted)
             loss = _finish(writer, wanted, engine, meter)
     return PrecomputeResult(
         path=wanted.path,
@@ -170,6 +176,14 @@ def _refuse_failures(
             f"used. The first: {next(iter(failed.values()))}"
         )
     refuse_failures(request.root, failed.values(), at_most=at_most)
+
+
+def _warn_of_labels(writer: Writer, wanted: WantedStore) -> None:
+    """Say which seen classes no label shows, where the last run has read all labels."""
+    if any(sample.label_file for sample in wanted.samples):
+        visible = writer.last(VISIBLE_PIXELS)
+        if told := visible_warning(wanted.spec, wanted.split, visible):
+            _log.warning("%s", told)
 
 
 def _finish(writer: Writer, wanted: WantedStore, engine: Engine, meter: Meter) -> DenseLoss | None:

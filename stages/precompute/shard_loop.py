@@ -11,7 +11,7 @@ from importlib.metadata import PackageNotFoundError, version
 import numpy as np
 
 from zsseg.stages.cache.format.codec import DENSE
-from zsseg.stages.cache.format.manifest import read_manifest
+from zsseg.stages.cache.format.manifest import VISIBLE_PIXELS, read_manifest
 from zsseg.stages.cache.shards import load_shard
 from zsseg.stages.cache.writer import Writer
 from zsseg.stages.precompute.engine.jobs import Job, RunContext
@@ -60,7 +60,7 @@ def compute(
     writer.withdraw_all(planner.forced(plan))
     with meter.phase("teacher"):
         _compute_units(writer, planner, plan, engine, meter)
-    forwards, kept = _compute_shards(
+    forwards, kept, visible = _compute_shards(
         writer, planner, plan, engine, meter, max_failures=max_failures
     )
     writer.log(
@@ -71,6 +71,7 @@ def compute(
             "shards": {name: len(shards) for name, shards in plan.todo.items()},
             "forwards": forwards,
             "kept": kept,
+            VISIBLE_PIXELS: visible,
             "versions": _versions(),
             **engine.ask(partial(device_and_library, config=wanted.config)),
         }
@@ -86,11 +87,15 @@ def _compute_shards(
     meter: Meter,
     *,
     max_failures: int | None,
-) -> tuple[dict[str, int], dict[str, int]]:
-    """Compute every shard of the plan and commit each when it is done; returns as `compute`."""
+) -> tuple[dict[str, int], dict[str, int], dict[str, int] | None]:
+    """Compute every shard of the plan and commit each when it is done; returns as `compute`.
+
+    The third is the pixels of each value of the visible labels; None unless all of them were read.
+    """
     wanted = planner.wanted
     context = RunContext(wanted.path, wanted.manifest, wanted.spec, wanted.root, wanted.config)
     forwards, kept, failures = Counter[str](), Counter[str](), _known_failures(writer, plan)
+    read, visible = 0, Counter[int]()
     refuse_failures(wanted.root, failures.values(), at_most=max_failures)
     jobs = _withdrawn(writer, planner, plan)
     # Closed before the store's lock is released, whatever happens: nothing writes to it then.
@@ -103,11 +108,14 @@ def _compute_shards(
             meter.advance(0)
             forwards.update(result.forwards)
             kept.update(result.kept)
+            read += result.read
+            visible.update(result.visible)
             for row, reason in result.failures.items():
                 _log.warning("row %d cannot be used: %s", row, reason)
             failures |= result.failures
             refuse_failures(wanted.root, failures.values(), at_most=max_failures)
-    return dict(forwards), dict(kept)
+    known = {str(value): count for value, count in sorted(visible.items())}
+    return dict(forwards), dict(kept), known if read == wanted.manifest.rows else None
 
 
 def _copy_set_aside(writer: Writer, planner: Planner) -> None:

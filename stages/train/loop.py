@@ -15,7 +15,7 @@ from zsseg.stages.train.batches.batch import Batch
 from zsseg.stages.train.batches.crops import cache_bytes
 from zsseg.stages.train.batches.known_classes import KnownClasses, make_classes
 from zsseg.stages.train.batches.loader import make_loader
-from zsseg.stages.train.batches.store_check import check_store
+from zsseg.stages.train.batches.store_check import check_store, warn_of_labels
 from zsseg.stages.train.batches.training_data import TrainingData
 from zsseg.stages.train.capture import capture, finite
 from zsseg.stages.train.interrupt import held_signals
@@ -110,6 +110,8 @@ def train(
     check_store(data.store, data.spec, config)
     record = _record(config, data, experiment=experiment)
     writes = processes()[0] == 0
+    if writes:
+        warn_of_labels(data.store, data.spec)
     with only_writer(out) if writes else nullcontext():
         resumes, saved = False, None
         if writes:

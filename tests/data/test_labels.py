@@ -76,22 +76,19 @@ def test_builtin_descriptions_are_as_published() -> None:
 
 
 def test_raw_coco_stuff(tmp_path: Path) -> None:
-    """Raw value = official label id - 1; eleven ids are of no class; the rest close ranks."""
+    """Raw value = official label id - 1; no file holds eleven of them; the rest close ranks."""
     spec = load_spec("coco-stuff")
     without_class = [11, 25, 28, 29, 44, 65, 67, 68, 70, 82, 90]
-    raw_V = np.array([*range(182), 255])
+    raw_V = np.array([v for v in (*range(182), 255) if v not in without_class])
     # By counting: a value's class id is the number of classes before it.
-    expected_V = [
-        VOID if v in without_class or v == 255 else v - sum(u < v for u in without_class)
-        for v in raw_V
-    ]
+    expected_V = [VOID if v == 255 else v - sum(u < v for u in without_class) for v in raw_V]
     sample = Sample("a", tmp_path / "a.jpg", _save(tmp_path / "a.png", raw_V[None]))
     label_HW = read_label(spec, sample)
     assert label_HW.dtype == np.uint8
     np.testing.assert_array_equal(label_HW[0], expected_V)
     # Official ids of things that anyone can look up in labels.txt: 1 person, 21 cow, 182 wood.
     for number, name in {1: "person", 21: "cow", 149: "road", 182: "wood"}.items():
-        assert spec.classes[label_HW[0, number - 1]] == name
+        assert spec.classes[label_HW[0, raw_V.tolist().index(number - 1)]] == name
 
 
 def test_coco_stuff_train_ids(tmp_path: Path) -> None:
@@ -293,11 +290,39 @@ def test_visible_label_hides_the_unseen(tmp_path: Path) -> None:
 def test_no_builtin_lets_an_unseen_class_through(tmp_path: Path, name: str) -> None:
     spec = load_spec(name)
     known = spec.encoding or {v: v for v in range(len(spec.classes))}
-    label = _save(tmp_path / "a.png", [[*known, *spec.ignore]])
+    impossible = {"coco-stuff": spec.ignore[:-1], "ade20k": (255,), "cityscapes": (255,)}
+    held = set(spec.ignore).difference(impossible.get(name, ()))
+    label = _save(tmp_path / "a.png", [[*known, *held]])
     visible_HW = read_visible_label(spec, Sample("a", tmp_path / "a.jpg", label))
     shown = set(np.unique(visible_HW).tolist())
     assert shown == set(spec.seen_ids) | {VOID}
     assert not shown & set(UNSEEN_IDS[name])
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "probably"),
+    [
+        ("coco-stuff", 25, "labels.txt"),
+        ("coco-stuff", 182, "labels.txt"),
+        ("ade20k", 255, "1 been subtracted"),
+        ("cityscapes", 255, "train ids"),
+    ],
+)
+def test_values_that_no_genuine_file_holds_are_evidence(
+    tmp_path: Path, name: str, value: int, probably: str
+) -> None:
+    spec = load_spec(name)
+    label = _save(tmp_path / "a.png", [[1, 8, value, value]])
+    sample = Sample("a", tmp_path / "a.jpg", label)
+    for read in (read_label, read_visible_label):
+        with pytest.raises(DatasetError, match=rf"{value} \(2 px\).*{probably}"):
+            read(spec, sample)
+    # A description of one's own may use the value; the other form of the files holds VOID.
+    own = spec.model_copy(update={"encoding": {1: 0, 8: 1, value: 2}, "ignore": ()})
+    np.testing.assert_array_equal(read_label(own, sample), [[0, 1, 2, 2]])
+    label = _save(tmp_path / "a.png", [[1, VOID]])
+    ids = Sample("a", tmp_path / "a.jpg", label, "class-ids")
+    np.testing.assert_array_equal(read_label(spec, ids), [[1, VOID]])
 
 
 def test_visible_labels_do_not_depend_on_unseen_ones(tmp_path: Path) -> None:

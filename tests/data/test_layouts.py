@@ -313,7 +313,9 @@ def test_dataset_commands(tmp_path: Path, name: str, capsys: pytest.CaptureFixtu
     zsseg("dataset", "verify", name, "--root", tmp_path, "-q")
     shown = capsys.readouterr().out
     assert f"{name} val:" in shown
-    assert "no problems" in shown
+    # The trees of the other two hold every class; this one holds 33 of 150.
+    ends = "no file is wrong, but 2 warnings" if name == "ade20k" else "no problems"
+    assert ends in shown
     assert _stamps(tmp_path) == before
     with pytest.raises(DatasetError, match=f"nowhere: no split of '{name}'"):
         zsseg("dataset", "info", name, "--root", tmp_path / "nowhere")

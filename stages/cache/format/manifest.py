@@ -29,6 +29,7 @@ INDEX = "index.jsonl"
 LEDGER = "ledger"
 SEAL = "seal.json"
 HISTORY = "history.jsonl"
+VISIBLE_PIXELS = "visible_pixels"  # key of the history: pixels of each visible label value
 SOURCES = "sources.jsonl"
 CARD = "README.md"
 USED = ".used"

@@ -16,6 +16,7 @@ from zsseg.stages.cache.format.arrays import open_array, read_rows
 from zsseg.stages.cache.format.ledger import file_damage
 from zsseg.stages.cache.format.manifest import shard_file
 from zsseg.stages.cache.shards import Files, save_shard
+from zsseg.stages.data.spec import VOID
 from zsseg.stages.errors import CacheError
 from zsseg.stages.precompute.engine.jobs import Job, RunContext, ShardResult
 from zsseg.stages.precompute.make.artifact_kind import Arrays, ArtifactKind, ShardInputs
@@ -68,7 +69,16 @@ def fill_shard(
         clock.advance(len(rows) - len(fresh))
     failures = {inputs.first + i: row.failure for i, row in enumerate(rows) if row.failure}
     seconds = dict(clock.seconds)
-    return ShardResult(job, files, notes, failures, seconds, +forwards, +kept)
+    read, visible = sum(map(job.reads, range(len(rows)))), _visible_pixels(rows)
+    return ShardResult(job, files, notes, failures, seconds, +forwards, +kept, read, visible)
+
+
+def _visible_pixels(rows: Sequence[ImageRow]) -> Counter[int]:
+    pixels_V = np.zeros(VOID + 1, dtype=np.int64)
+    for row in rows:
+        if row.picture:
+            pixels_V += np.bincount(row.picture.visible_HW.ravel(), minlength=VOID + 1)
+    return Counter({int(value): int(pixels_V[value]) for value in np.flatnonzero(pixels_V)})
 
 
 def _inputs(

@@ -4,6 +4,7 @@ Everything here can be pickled and sent to another machine: plain values, and pa
 the same there.
 """
 
+from collections import Counter
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -100,6 +101,10 @@ class ShardResult:
     """Images and crops that passed the teacher, by artifact."""
     kept: Mapping[str, int]
     """Rows copied, by artifact; of `local` crops whose token was known."""
+    read: int = 0
+    """Rows whose files were opened."""
+    visible: Counter[int] = field(default_factory=Counter)
+    """Pixels of those rows by value of the visible label."""
 
     @property
     def bytes(self) -> int:

@@ -1,15 +1,20 @@
 """Checks that a store holds what a run needs, and that its data set is still there."""
 
+import logging
 from pathlib import Path
 
 from zsseg.stages.cache.format.codec import DENSE, NOT_KEPT, stored_format
+from zsseg.stages.cache.format.manifest import VISIBLE_PIXELS
 from zsseg.stages.cache.format.recipe import differing_fields
 from zsseg.stages.cache.reader import Store
+from zsseg.stages.data.label_warning import visible_warning
 from zsseg.stages.data.samples import Sample
 from zsseg.stages.data.spec import VOID, DatasetSpec
 from zsseg.stages.data.splits import list_samples
 from zsseg.stages.errors import CacheError, DatasetError, UserError
 from zsseg.stages.train.run_config import RunConfig
+
+_log = logging.getLogger(__name__)
 
 
 def check_store(store: Store, spec: DatasetSpec, config: RunConfig) -> None:
@@ -67,6 +72,14 @@ def check_store(store: Store, spec: DatasetSpec, config: RunConfig) -> None:
                 f"image are {classes}, and labels hold {VOID}. Make the store with a smaller "
                 "local.max_masks"
             )
+
+
+def warn_of_labels(store: Store, spec: DatasetSpec) -> None:
+    """Say which seen classes no label of the store's images shows, where the store knows it."""
+    if any(entry["label"] is not None for entry in store.index):
+        visible = store.last(VISIBLE_PIXELS)
+        if told := visible_warning(spec, str(store.identity["split"]), visible):
+            _log.warning("%s", told)
 
 
 def recorded_views(store: Store) -> int:
