@@ -2,6 +2,7 @@
 
 import difflib
 from collections.abc import Sequence
+from datetime import date
 from typing import TYPE_CHECKING, get_args
 
 from pydantic import BaseModel, ValidationError
@@ -30,9 +31,26 @@ def _line(model: type[BaseModel], mistake: "ErrorDetails") -> str:
         hint = f"did you mean '{near[0]}'?" if near else f"known here: {', '.join(known)}"
         return f"{start}no such setting; {hint}"
     # A whole section or a whole file is too long to repeat.
-    whole = isinstance(given, dict) or mistake["type"] == "json_invalid"
+    hint = _hint(mistake["type"], given)
+    whole = (isinstance(given, dict) and not hint) or mistake["type"] == "json_invalid"
     shown = "" if whole else f" (got {_short(given)})"
-    return f"{start}{mistake['msg'].removeprefix('Value error, ')}{shown}"
+    return f"{start}{mistake['msg'].removeprefix('Value error, ')}{shown}{hint}"
+
+
+def _hint(kind: str, given: object) -> str:
+    """How to write what YAML turned into something else; nothing where that is not the mistake."""
+    if kind == "string_type" and isinstance(given, bool):
+        word = "yes" if given else "no"
+        return f'; YAML reads words such as {word} so: write them in quotes, "{word}"'
+    if kind == "string_type" and given is None:
+        return '; YAML reads null, ~ and nothing so: write a word in quotes, "null"'
+    if kind == "string_type" and isinstance(given, int | float | date):
+        return f'; write it in quotes: "{given}"'
+    if kind in {"tuple_type", "list_type"} and isinstance(given, dict | str):
+        parts = given.values() if isinstance(given, dict) else given.split(",")
+        listed = ", ".join(str(part).strip() for part in parts)
+        return f"; write a list: [{listed[:_SHOWN]}{'...' if len(listed) > _SHOWN else ''}]"
+    return ""
 
 
 def _short(value: object) -> str:

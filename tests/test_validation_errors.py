@@ -56,13 +56,22 @@ def test_a_line_names_the_place_and_what_was_meant(text: str, lines: list[str]) 
         ("unseenn: [box]\n", "unseenn: no such setting; did you mean 'unseen'?"),
         ("about: [1\n", "world.yaml: not valid YAML"),
         ("ignore: [1e0, 1.5]\n", "ignore.1: Input should be a valid integer"),
+        ("unseen: [off]\n", "unseen.0: Input should be a valid string (got False); YAML reads"),
+        ("about: on\n", 'so: write them in quotes, "yes"'),
+        ("about: ~\n", "about: Input should be a valid string (got None); YAML reads null"),
+        ("about: 1.5\n", '(got 1.5); write it in quotes: "1.5"'),
+        ("about: 2024-03-01\n", 'write it in quotes: "2024-03-01"'),
+        ("unseen: ball, box\n", "(got 'ball, box'); write a list: [ball, box]"),
+        ("unseen: {0: ball, 1: box}\n", "(got {0: 'ball', 1: 'box'}); write a list: [ball, box]"),
     ],
 )
 def test_a_data_set_description_is_read_by_the_same_rules(
     tmp_path: Path, change: str, said: str
 ) -> None:
     path = tmp_path / "world.yaml"
-    path.write_text(WORLD.replace("ignore: [255]\n", "") + change)
+    key = change.partition(":")[0]
+    kept = [line for line in WORLD.splitlines(keepends=True) if not line.startswith(f"{key}:")]
+    path.write_text("".join(kept) + change)
     with pytest.raises(DatasetError) as caught:
         load_spec(str(path))
     assert said in str(caught.value)
