@@ -14,6 +14,8 @@ from zsseg.stages.file_bytes import read_text_file
 from zsseg.stages.validation_errors import error_lines
 from zsseg.stages.yaml_files import builtin_names, packaged_text, parse_yaml
 
+_FILE = "configuration file"
+
 Model = TypeVar("Model", bound=BaseModel)
 
 
@@ -23,7 +25,7 @@ def experiment_text(name_or_file: str) -> str:
     if name_or_file in names:
         return packaged_text(f"experiments/{name_or_file}.yaml")
     if Path(name_or_file).suffix in {".yaml", ".yml"}:
-        return _file_text(Path(name_or_file))
+        return read_text_file(Path(name_or_file), kind=_FILE)
     near = difflib.get_close_matches(name_or_file, names, n=1)
     hint = f" (did you mean '{near[0]}'?)" if near else ""
     raise UserError(
@@ -39,13 +41,7 @@ def read_experiment(name_or_file: str) -> dict[str, Any]:
 
 def read_values(path: Path) -> dict[str, Any]:
     """The mapping that a YAML file holds."""
-    return _mapping(_file_text(path), str(path))
-
-
-def _file_text(path: Path) -> str:
-    if not path.is_file():
-        raise UserError(f"{path}: there is no such configuration file")
-    return read_text_file(path)
+    return _mapping(read_text_file(path, kind=_FILE), str(path))
 
 
 def _mapping(text: str, where: str) -> dict[str, Any]:

@@ -62,13 +62,16 @@ def _read_once(path: Path, at_most: int) -> bytes:
         os.close(descriptor)
 
 
-def read_text_file(path: Path, *, error: type[UserError] = UserError) -> str:
+def read_text_file(path: Path, *, kind: str = "file", error: type[UserError] = UserError) -> str:
     """The text of a UTF-8 file, with or without a byte order mark; lines end in '\\n'.
 
-    Raises `error`, naming the file, for another encoding and when it cannot be read.
+    Raises `error`, naming the file, for another encoding and when it is not there (`kind` says what
+    is missing) or cannot be read.
     """
     try:
         content = read_file(path, at_most=TEXT_BYTES)
+    except FileNotFoundError as reason:
+        raise error(f"{path}: there is no such {kind}") from reason
     except OSError as reason:
         raise error(f"{path}: cannot be read ({reason})") from reason
     found = _MARKS.get(content[:2])

@@ -37,7 +37,7 @@ def info(
 ) -> None:
     """Show a data set's classes, which of them are unseen, and their prompt names."""
     from zsseg.pipeline.tables import class_table
-    from zsseg.stages.data.splits import list_samples, splits
+    from zsseg.stages.data.splits import list_samples, present_splits
 
     spec = load_spec(name)
     console.out.print(class_table(spec))
@@ -46,10 +46,7 @@ def info(
         f"{len(spec.unseen_ids)} unseen"
     )
     if root is not None:
-        found = splits(spec, root)
-        if not found:
-            raise DatasetError(f"{root}: no split of '{spec.name}' (layout {spec.layout}) here")
-        for split in found:
+        for split in present_splits(spec, root):
             samples = list_samples(spec, root, split)
             labelled = sum(sample.label is not None for sample in samples)
             console.out.print(f"{split}: {len(samples):,} images, {labelled:,} with a label")
@@ -65,14 +62,12 @@ def verify(
     """Decode every image and label; name each file that is wrong, count pixels per class."""
     from zsseg.pipeline.tables import pixel_table
     from zsseg.stages.data.dataset_check import verify_split
-    from zsseg.stages.data.splits import splits
+    from zsseg.stages.data.splits import present_splits
 
     console.configure_logging(quiet=quiet)
     spec = load_spec(name)
-    chosen = [split] if split else splits(spec, root)
-    if not chosen:
-        raise DatasetError(f"{root}: no split of '{spec.name}' (layout {spec.layout}) here")
-    problems = 0
+    chosen = [split] if split else present_splits(spec, root)
+    problems = warnings = 0
     for each in chosen:
         with console.progress(f"verify {each}", quiet=quiet) as advance:
             report = verify_split(spec, root, each, progress=partial(_advance, advance))
@@ -80,10 +75,16 @@ def verify(
         console.out.print(pixel_table(spec, report))
         for problem in report.problems:
             console.out.print(f"{problem.path}: {problem.reason}", soft_wrap=True)
+        if told := report.warning(spec, each):
+            console.err.print(f"warning: {told}", soft_wrap=True)
+            warnings += 1
         problems += len(report.problems)
     if problems:
         raise DatasetError(f"{problems} problems (listed above); fix or remove these files")
-    console.out.print("\nno problems")
+    if warnings:
+        console.out.print(f"\nno file is wrong, but {warnings} warnings (above)")
+    else:
+        console.out.print("\nno problems")
 
 
 def _advance(advance: console.Advance, done: int, total: int) -> None:

@@ -1,6 +1,7 @@
 """A split that is a folder of images and a folder of labels: which file belongs to which image."""
 
-from collections.abc import Callable, Iterator
+import unicodedata
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -58,6 +59,26 @@ def label_files(folders: Folders) -> dict[str, tuple[Path, LabelForm]]:
     return {image: (path, form) for image, (_, path, form) in found.items()}
 
 
+def label_names(images: Iterable[str], labels: Collection[str]) -> dict[str, str]:
+    """Name of each image that has a label -> the name that its label goes by.
+
+    They are equal, or equal but for the Unicode form: macOS writes an accent as a character of its
+    own (NFD), other systems a letter with its accent as one (NFC).
+    """
+    images = list(images)
+    named = {name: name for name in images if name in labels}
+    composed = {
+        unicodedata.normalize("NFC", name): name
+        for name in labels
+        if not name.isascii() and name not in named
+    }
+    for name in images if composed else ():
+        label = composed.get(unicodedata.normalize("NFC", name))
+        if name not in named and label is not None:
+            named[name] = label
+    return named
+
+
 def has_labels(folders: Folders) -> bool:
     """Whether the image folder and at least one label are there."""
     endings = tuple(ending.lower() for ending, _ in folders.label_endings)
@@ -73,10 +94,18 @@ def _files(folder: Path) -> Iterator[tuple[str, Path]]:
     name_of = names_below(folder)
     for path in folder.rglob("*"):
         name = name_of(path.as_posix())
-        # Names that begin with a dot are leftovers of systems and tools: ._photo.jpg of macOS,
-        # .ipynb_checkpoints/photo.jpg.
-        if not name.startswith(".") and "/." not in name:
+        if not is_leftover(name):
             yield name, path
+
+
+def is_leftover(name: str) -> bool:
+    """Is a path below a folder, with '/', what systems and tools leave behind?
+
+    `._photo.jpg` and `__MACOSX/` of macOS, `Thumbs.db` of Windows, `.ipynb_checkpoints/photo.jpg`.
+    """
+    if name.startswith((".", "__MACOSX/")) or "/." in name or "/__MACOSX/" in name:
+        return True
+    return name.rpartition("/")[2] in {"__MACOSX", "Thumbs.db", "desktop.ini"}
 
 
 def names_below(folder: Path) -> Callable[[str], str]:

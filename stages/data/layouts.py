@@ -16,6 +16,16 @@ def split_folders(spec: DatasetSpec, root: Path, split: str) -> Folders | None:
     return layout and layout(root, split)
 
 
+def check_split_name(split: str) -> None:
+    """Raise DatasetError for a name that leads out of the folders in which splits lie."""
+    parts = PurePath(split).parts
+    if not parts or PurePath(split).is_absolute() or ".." in parts:
+        raise DatasetError(
+            f"'{split}' is not the name of a split: it leads out of the data set's folder. Give a "
+            "name such as train or val"
+        )
+
+
 def pattern_folder(root: Path, pattern: str, split: str) -> Path:
     """The folder of a pattern.
 

@@ -4,6 +4,7 @@ The root is the VOC folder itself, VOCdevkit, or the folder that holds VOCdevkit
 """
 
 import logging
+import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,9 @@ from zsseg.stages.data.pascal_context import read_masks
 from zsseg.stages.data.samples import LabelForm, Sample
 from zsseg.stages.data.spec import Layout
 from zsseg.stages.errors import DatasetError
+from zsseg.stages.file_bytes import read_text_file
+
+_EXTENSIONS = frozenset({"jpg", "jpeg", "png"})
 
 logger = logging.getLogger(__name__)
 
@@ -60,7 +64,7 @@ def _voc_has_labels(root: Path, split: str) -> bool:
 
 def _voc_lists(folder: Path, split: str) -> list[Path]:
     """The lists that make up a split: `train` has VOC's own images and SBD's additions."""
-    names = ("train", "aug", "trainaug") if split == "train" else (split,)
+    names = ("train", "aug", "trainaug", "train_aug") if split == "train" else (split,)
     paths = [folder / "ImageSets" / "Segmentation" / f"{name}.txt" for name in names]
     return [path for path in paths if path.is_file()]
 
@@ -146,9 +150,26 @@ def _any_labelled(lists: Iterable[Path], labels: Mapping[str, Path]) -> bool:
 
 
 def _names(path: Path) -> list[str]:
-    """Image names of a list file: the first word of each line."""
-    lines = path.read_text(encoding="utf-8").splitlines()
-    return [line.split()[0] for line in lines if line.strip()]
+    """Image names of a list file: the first word of each line, less folders and extension.
+
+    VOC's own lists have names; those of others have `/JPEGImages/a.jpg /SegmentationClassAug/a.png`
+    or `a.jpg`. Raises DatasetError, with the line, where there is no name.
+    """
+    names = []
+    for number, line in enumerate(read_text_file(path, error=DatasetError).split("\n"), start=1):
+        if not line.strip():
+            continue
+        word = re.split(r"[\s,;]", line.strip())[0]
+        last = word.replace("\\", "/").rpartition("/")[2]
+        stem, _, extension = last.rpartition(".")
+        name = stem if extension.lower() in _EXTENSIONS else last
+        if name in {"", ".", ".."}:
+            raise DatasetError(
+                f"{path}, line {number}: no image is named in {line!r}. Write one name per line, "
+                "such as 2007_000032"
+            )
+        names.append(name)
+    return names
 
 
 def _listed(folder: Path, names: Iterable[str], labels: dict[str, Path]) -> list[Sample]:

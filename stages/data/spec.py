@@ -114,9 +114,8 @@ def load_spec(name_or_file: str) -> DatasetSpec:
     """
     path = Path(name_or_file)
     if path.suffix in {".yaml", ".yml"}:
-        if not path.is_file():
-            raise DatasetError(f"{path}: there is no such data set description")
-        text, where = read_text_file(path, error=DatasetError), str(path)
+        text = read_text_file(path, kind="data set description", error=DatasetError)
+        where = str(path)
     elif name_or_file in (names := builtin_names("datasets")):
         place = f"datasets/{name_or_file}.yaml"
         text, where = packaged_text(place), f"configs/{place}"

@@ -9,14 +9,22 @@ import logging
 import re
 from pathlib import Path
 
-from zsseg.stages.data.folders import Folders, has_labels, image_files, label_files
-from zsseg.stages.data.layouts import pattern_folder, split_folders
+from zsseg.stages.data.folders import (
+    Folders,
+    has_labels,
+    image_files,
+    is_leftover,
+    label_files,
+    label_names,
+)
+from zsseg.stages.data.layouts import check_split_name, pattern_folder, split_folders
 from zsseg.stages.data.pascal_lists import LIST_LAYOUTS
 from zsseg.stages.data.samples import Sample
 from zsseg.stages.data.spec import DatasetSpec
 from zsseg.stages.errors import DatasetError
 
 _SHOWN = 5  # images named in one message
+_ROOTS = 100  # folders that are looked into for another root
 
 logger = logging.getLogger(__name__)
 
@@ -30,12 +38,14 @@ def list_samples(spec: DatasetSpec, root: Path, split: str) -> list[Sample]:
     """
     if not root.is_dir():
         raise DatasetError(f"{root}: there is no such folder. Give the folder of '{spec.name}'")
+    check_split_name(split)
     if folders := split_folders(spec, root, split):
         if not folders.images.is_dir():
             raise DatasetError(
                 f"{folders.images}: there is no such folder, so no split '{split}' of "
                 f"'{spec.name}'. Splits that are there: {', '.join(splits(spec, root)) or 'none'}; "
                 "docs/datasets.md shows where each data set keeps its files"
+                f"{_other_root(spec, root)}"
             )
         samples = _paired(folders)
     else:
@@ -103,7 +113,40 @@ def splits(spec: DatasetSpec, root: Path) -> list[str]:
         for folder in root.glob(pattern_folder(root, pattern, "*").relative_to(root).as_posix())
         if folder.is_dir()
     )
-    return sorted(match[1] for match in found if match)
+    return sorted(match[1] for match in found if match and not is_leftover(match[1]))
+
+
+def present_splits(spec: DatasetSpec, root: Path) -> list[str]:
+    """The same. Raises DatasetError, with where they were looked for, when there are none."""
+    if found := splits(spec, root):
+        return found
+    folders = split_folders(spec, root, "{split}" if spec.patterns else "train")
+    looked = "docs/datasets.md shows where its files lie"
+    if folders:
+        endings = " ".join(f"*{ending}" for ending in folders.image_endings)
+        labels = f", labels ({' '.join(f'*{each}' for each, _ in folders.label_endings)}) in "
+        looked = f"Looked for images ({endings}) in {folders.images}"
+        looked += f"{labels}{folders.labels}" if folders.labels else ""
+    raise DatasetError(f"{root}: no split of '{spec.name}' here. {looked}{_other_root(spec, root)}")
+
+
+def _other_root(spec: DatasetSpec, root: Path) -> str:
+    """`. --root /data/coco would fit`, where a folder around the given one or in it does."""
+    if spec.patterns and spec.patterns.images.startswith("{split}"):
+        return ""  # every folder with sub-folders would do
+    whole = root.resolve()
+    try:
+        inside = sorted(folder for folder in whole.iterdir() if folder.is_dir())[:_ROOTS]
+    except OSError:
+        inside = []
+    for folder in (*whole.parents[:2], *inside):
+        try:
+            fits = splits(spec, folder)
+        except (DatasetError, OSError):
+            continue
+        if is_divided(spec) and fits and folder != whole:
+            return f". --root {folder} would fit: it has {', '.join(fits)}"
+    return ""
 
 
 def _is_there(spec: DatasetSpec, root: Path, split: str) -> bool:
@@ -114,6 +157,7 @@ def _is_there(spec: DatasetSpec, root: Path, split: str) -> bool:
 
 def unpaired_labels(spec: DatasetSpec, root: Path, split: str) -> list[Path]:
     """Label files without an image, sorted; [] for data sets whose lists choose the images."""
+    check_split_name(split)
     folders = split_folders(spec, root, split)
     if folders is None:
         return []
@@ -121,8 +165,9 @@ def unpaired_labels(spec: DatasetSpec, root: Path, split: str) -> list[Path]:
     # Where images and labels share a folder and an extension, an image's name fits a label too.
     files = set(images.values())
     labels = label_files(folders)
+    paired = set(label_names(images, labels).values())
     return sorted(
-        path for name, (path, _) in labels.items() if name not in images and path not in files
+        path for name, (path, _) in labels.items() if name not in paired and path not in files
     )
 
 
@@ -133,18 +178,22 @@ def _paired(folders: Folders) -> list[Sample]:
             f"{folders.labels}: there is no such folder, but the labels of {folders.images} "
             f"should be there. {folders.label_advice}"
         )
-    labels = label_files(folders)
-    samples: dict[str, Sample] = {}
+    images: dict[str, Path] = {}
     for name, path in image_files(folders):
-        if name in samples:
+        if name in images:
             raise DatasetError(
-                f"{path}: has the same name as {samples[name].image.name} beside it, so their "
+                f"{path}: has the same name as {images[name].name} beside it, so their "
                 "label would be the same file. Rename or remove one of them"
             )
-        samples[name] = Sample(name, path, *labels.get(name, (None,)))
-    if samples and folders.labels is not None and not labels.keys() & samples.keys():
+        images[name] = path
+    labels = label_files(folders)
+    named = label_names(images, labels)
+    if images and folders.labels is not None and not named:
         raise DatasetError(
-            f"{folders.label(min(samples))}: there is no such label, nor one of any other image "
+            f"{folders.label(min(images))}: there is no such label, nor one of any other image "
             f"in {folders.images}. {folders.label_advice}"
         )
-    return list(samples.values())
+    return [
+        Sample(name, path, *(labels[named[name]] if name in named else (None,)))
+        for name, path in images.items()
+    ]

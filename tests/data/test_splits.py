@@ -1,6 +1,7 @@
 """The samples of every layout, in trees of empty files: listing must not decode anything."""
 
 import json
+import unicodedata
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import pytest
 from zsseg.stages.data.folders import names_below
 from zsseg.stages.data.samples import Sample
 from zsseg.stages.data.spec import DatasetSpec, FolderPatterns, load_spec
-from zsseg.stages.data.splits import list_samples, splits, unpaired_labels
+from zsseg.stages.data.splits import list_samples, present_splits, splits, unpaired_labels
 from zsseg.stages.errors import DatasetError
 
 
@@ -423,3 +424,98 @@ def test_names_below_a_folder_are_relative_paths(root: str) -> None:
 def test_a_path_elsewhere_has_no_name_below_a_folder(path: str) -> None:
     with pytest.raises(ValueError, match="is not in data"):
         names_below(Path("data"))(path)
+
+
+LIST_FORMS = {
+    "path pairs": b"/JPEGImages/2008_000008.jpg /SegmentationClassAug/2008_000008.png\n",
+    "commas": b"JPEGImages/2008_000008.jpg,SegmentationClassAug/2008_000008.png\n",
+    "backslashes": b"JPEGImages\\2008_000008.JPG SegmentationClassAug\\2008_000008.png\r\n",
+    "byte order mark": b"\xef\xbb\xbf2008_000008\r\n\r\n",
+}
+
+
+@pytest.mark.parametrize("name", ["aug", "trainaug", "train_aug"])
+@pytest.mark.parametrize("content", LIST_FORMS.values(), ids=LIST_FORMS)
+def test_lists_of_other_tools_are_read(tmp_path: Path, name: str, content: bytes) -> None:
+    _voc(tmp_path, additions="")
+    _touch(tmp_path, ["SegmentationClassAug/2008_000008.png"])
+    (tmp_path / f"ImageSets/Segmentation/{name}.txt").write_bytes(content)
+    samples = list_samples(load_spec("pascal-voc"), tmp_path, "train")
+    assert [sample.id for sample in samples] == ["2007_000032", "2007_000039", "2008_000008"]
+    assert samples[2].image == tmp_path / "JPEGImages/2008_000008.jpg"
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        ("2008_000008\n".encode("utf-16"), r"is not UTF-8 text \(UTF-16\)"),
+        ("2008_\xe9\n".encode("latin-1"), "byte 0xe9 in line 1"),
+        (b"2008_000008\nJPEGImages/\n", "line 2: no image is named in 'JPEGImages/'"),
+    ],
+)
+def test_a_list_that_cannot_be_read_is_named(tmp_path: Path, content: bytes, reason: str) -> None:
+    _voc(tmp_path, additions="")
+    (tmp_path / "ImageSets/Segmentation/trainaug.txt").write_bytes(content)
+    with pytest.raises(DatasetError, match=rf"trainaug\.txt.*{reason}"):
+        list_samples(load_spec("pascal-voc"), tmp_path, "train")
+
+
+def test_names_pair_in_any_unicode_form(tmp_path: Path) -> None:
+    composed, apart = (
+        [unicodedata.normalize(form, name) for name in ("Größe/é", "ñ")] for form in ("NFC", "NFD")
+    )
+    spec = _folder_spec(FolderPatterns())
+    _touch(tmp_path, [f"images/train/{composed[0]}.png", f"labels/train/{apart[0]}.png"])
+    _touch(tmp_path, [f"images/train/{apart[1]}.png", f"labels/train/{composed[1]}.png"])
+    # A label that has its own image goes to no other.
+    _touch(tmp_path, [f"images/train/{composed[1]}.png"])
+    samples = {sample.id: sample.label for sample in list_samples(spec, tmp_path, "train")}
+    assert samples == {
+        composed[0]: tmp_path / f"labels/train/{apart[0]}.png",
+        composed[1]: tmp_path / f"labels/train/{composed[1]}.png",
+        apart[1]: None,
+    }
+    assert unpaired_labels(spec, tmp_path, "train") == []
+
+
+@pytest.mark.parametrize("name", ["camvid", "pascal-voc", "coco-stuff", "pascal-context"])
+@pytest.mark.parametrize("split", ["../x", "/etc", "a/../../b", ""])
+def test_a_split_stays_in_the_data_set(tmp_path: Path, name: str, split: str) -> None:
+    _touch(tmp_path, ["inner/JPEGImages/a.jpg", "inner/SegmentationClass/a.png"])
+    for call in (list_samples, unpaired_labels):
+        with pytest.raises(DatasetError, match="leads out of the data set's folder"):
+            call(load_spec(name), tmp_path / "inner", split)
+
+
+@pytest.mark.parametrize(
+    ("name", "files"),
+    [
+        ("coco-stuff", ["images/val2017/a.jpg", "annotations/val2017/a.png"]),
+        ("camvid", ["val/a.png", "valannot/a.png"]),
+        ("bdd100k", ["images/10k/val/a.jpg", "labels/sem_seg/masks/val/a.png"]),
+    ],
+)
+def test_the_root_that_would_fit_is_named(tmp_path: Path, name: str, files: list[str]) -> None:
+    spec, root = load_spec(name), tmp_path / "a" / "set"
+    _touch(root, files)
+    inside = (root / files[0]).parents[-len((root).parts) - 1]
+    for given in (inside, root.parent):
+        with pytest.raises(DatasetError) as caught:
+            present_splits(spec, given)
+        assert f"--root {root} would fit: it has val" in str(caught.value)
+        assert f"{given}: no split of '{name}' here. Looked for images (*.jpg" in str(caught.value)
+        with pytest.raises(DatasetError, match=f"--root {root} would fit"):
+            list_samples(spec, given, "val")
+    assert present_splits(spec, root) == ["val"]
+    with pytest.raises(DatasetError) as caught:
+        present_splits(spec, tmp_path / "a" / "set" / "nowhere" / "at" / "all")
+    assert "--root" not in str(caught.value)
+
+
+def test_leftovers_are_no_split(tmp_path: Path) -> None:
+    spec = _folder_spec(FolderPatterns())
+    _touch(tmp_path, ["images/train/a.png", "labels/train/a.png", "images/__MACOSX/a.png"])
+    _touch(tmp_path, ["images/.ipynb_checkpoints/a.png", "images/train/Thumbs.db"])
+    _touch(tmp_path, ["images/train/__MACOSX/b.png", "labels/train/__MACOSX/b.png"])
+    assert splits(spec, tmp_path) == ["train"]
+    assert [sample.id for sample in list_samples(spec, tmp_path, "train")] == ["a"]

@@ -101,10 +101,10 @@ def test_an_image_that_fails_in_a_repair_is_not_zeroed(
     (path / "regions" / "c.1.0.0").unlink()
     read = read_image
 
-    def failing(file: Path) -> NDArray[np.uint8]:
+    def failing(file: Path, content: bytes) -> NDArray[np.uint8]:
         if file == image_of(world, 4):
             raise DatasetError(f"{file}: Stale file handle")
-        return read(file)
+        return read(file, content)
 
     with monkeypatch.context() as patch:
         patch.setattr(pictures, "read_image", failing)
@@ -129,10 +129,10 @@ def test_a_path_that_is_part_of_the_other_is_not_taken_for_it(
 ) -> None:
     image, label = Path("data/mydata/a.png"), Path("data/data/a.png")
 
-    def failing(_: Path) -> None:
+    def failing(_: Path) -> bytes:
         raise DatasetError(f"{label} and {image}, not mydata/b.png")
 
-    monkeypatch.setattr(pictures, "read_image", failing)
+    monkeypatch.setattr(pictures, "image_content", failing)
     sample = Sample(id="a", image=image, label=label)
     row = pictures.read_image_row(load_spec("camvid"), Path("data"), sample)
     assert row.failure == "data/a.png and mydata/a.png, not mydata/b.png"

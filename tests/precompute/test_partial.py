@@ -650,10 +650,10 @@ def test_a_failed_image_is_left_alone_until_it_is_asked_for(
     edit(world, 1)
     anew = run(world, tiny_clip, tmp_path / "good").path
 
-    def failing(file: Path) -> NDArray[np.uint8]:
+    def failing(file: Path, content: bytes) -> NDArray[np.uint8]:
         if file == image_of(world, 1):
             raise DatasetError(f"{file}: Stale file handle")
-        return read_image(file)
+        return read_image(file, content)
 
     with monkeypatch.context() as patch:
         patch.setattr(pictures, "read_image", failing)
