@@ -202,8 +202,9 @@ def test_disk_or_url_is_decided_where_a_path_is_opened() -> None:
 def test_no_function_only_hands_on_its_arguments() -> None:
     found = []
     for file, function, method in functions():
-        *_, last = function.body
-        if method or len(function.body) > 2 or not isinstance(last, ast.Return):
+        *before, last = function.body
+        checks = not all(isinstance(each, ast.Expr) for each in before)  # more than a docstring
+        if method or checks or not isinstance(last, ast.Return):
             continue
         call = last.value
         if isinstance(call, ast.Call) and isinstance(call.func, ast.Name):
