@@ -25,7 +25,11 @@ class ReportContent:
     title: str
     about: str
     results: Mapping[str, EvaluationResult]
-    """Method -> its scores; the last one is ours."""
+    """Method -> its scores; those without gamma first."""
+    ours: str
+    """How the names of our own rows begin."""
+    note: str
+    """Below the scores: which gamma, and where it was chosen."""
     pictures: Sequence[tuple[NDArray[np.uint8], Mapping[str, NDArray[np.uint8]]]]
     """Images (H, W, 3), each with its true label map (H, W) and one of every method, by name."""
     colours: NDArray[np.uint8]
@@ -49,7 +53,8 @@ def write_report(path: Path, shown: ReportContent) -> None:
         title=shown.title,
         about=shown.about,
         unseen=first.unseen,
-        methods=[_method(name, result) for name, result in shown.results.items()],
+        methods=[_method(name, result, shown.ours) for name, result in shown.results.items()],
+        note=shown.note,
         scored=f"{first.images} images of {first.dataset} {first.split}; all {len(first.classes)} "
         "classes in one argmax, IoU accumulated over the split.",
         keys=[
@@ -66,11 +71,12 @@ def write_report(path: Path, shown: ReportContent) -> None:
     write_durably(path, text.encode())
 
 
-def _method(name: str, result: EvaluationResult) -> dict[str, object]:
+def _method(name: str, result: EvaluationResult, ours: str) -> dict[str, object]:
     means = result.scores
     own = [row.iou for row in class_rows(result) if row.unseen]
     return {
         "name": name,
+        "ours": name.startswith(ours),
         "figures": [percent(value) for value in (means.hiou, means.siou, means.uiou, *own)],
     }
 

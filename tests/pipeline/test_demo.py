@@ -9,8 +9,9 @@ import pytest
 import torch
 import yaml
 from helpers.zsseg_command import called as zsseg
+from helpers.zsseg_command import zsseg as zsseg_main
 
-from zsseg.pipeline.demo.demo_run import Demo, demo_methods
+from zsseg.pipeline.demo.demo_run import GAMMA_NOTE, Demo, demo_methods
 from zsseg.stages.data.spec import load_spec
 from zsseg.stages.errors import UserError
 from zsseg.stages.evaluate.result import read_result
@@ -39,6 +40,15 @@ def test_a_demo_leaves_everything_a_person_wants(short: Demo) -> None:
     for text in ("teacher alone", "baseline", "ours (best)", "traffic cone", "<svg"):
         assert text in page
     assert page.count("data:image/png;base64,") == 3 * 5
+    rows = ["teacher alone", "baseline", "ours (best)", "baseline, gamma 0.02"]
+    places = [page.index(f"<td>{name}</td>") for name in [*rows, "ours (best), gamma 0.02"]]
+    assert places == sorted(places)
+    assert GAMMA_NOTE in page
+
+
+def test_gamma_was_chosen_on_scenes_that_no_demo_draws(tmp_path: Path) -> None:
+    assert "seed 1000" in GAMMA_NOTE
+    assert zsseg_main("demo", "--out", tmp_path / "demo", "--seed", 1000) == 2
 
 
 def test_its_commands_are_the_commands(short: Demo, capsys: pytest.CaptureFixture[str]) -> None:

@@ -55,6 +55,8 @@ def shown() -> ReportContent:
             "baseline": result([[9, 1, 0], [0, 10, 0], [4, 4, 0]]),
             "ours": result([[9, 1, 0], [0, 10, 0], [1, 1, 6]]),
         },
+        ours="ours",
+        note="Where gamma was chosen.",
         pictures=[(image_HW3, {"label": label_HW, "baseline": none_HW, "ours": label_HW})] * 2,
         colours=palette(3),
         charts={"Loss": {"baseline": [(10, 2.0), (20, 1.0)], "ours": [(10, 3.0), (20, 1.5)]}},
@@ -93,7 +95,13 @@ def test_the_page_holds_everything(shown: ReportContent, tmp_path: Path) -> None
     own = [100 * value for value in (2 * seen * 0.75 / (seen + 0.75), seen, 0.75, 0.75)]
     start = cells.index("ours")
     assert cells[start + 1 : start + 5] == [f"{value:.1f}" for value in own]
-    for text in ("A dog & nothing else", "road <wet>", "dog (unseen)", shown.commands[0]):
+    for text in (
+        "A dog & nothing else",
+        "road <wet>",
+        "dog (unseen)",
+        shown.commands[0],
+        shown.note,
+    ):
         assert text in " ".join(cells)
 
 
