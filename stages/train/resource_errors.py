@@ -6,6 +6,7 @@ from contextlib import contextmanager
 import torch
 
 from zsseg.stages.errors import ResourceError, UserError
+from zsseg.stages.train.processes import processes
 from zsseg.stages.train.run_config import RunConfig
 
 _NO_MEMORY = ("DefaultCPUAllocator", "CUDA error: out of memory", "STATUS_ALLOC_FAILED")
@@ -56,8 +57,35 @@ def explained(config: RunConfig) -> Iterator[None]:
     except ValueError as error:
         if "more than 1 value per channel" not in str(error):
             raise
-        raise UserError(
-            f"train.batch: {batch} crop of {height} x {width} pixels leaves a batch normalisation "
-            f"of student {config.student.architecture} a single value to normalise by. Use "
-            "train.batch=2 or more, or a larger augmentation.crop"
-        ) from error
+        raise UserError(_single_value(config)) from error
+
+
+def _single_value(config: RunConfig) -> str:
+    """The message for a batch normalisation that has one value per channel to normalise by.
+
+    That is a forward pass of one crop through a layer that pools it to a single position (DeepLab,
+    PSPNet), whatever the size of the crop, or a crop so small that its coarsest map is one.
+    """
+    batch, parts = config.train.batch, config.train.accumulate
+    count = processes()[1]
+    per_pass = batch // count // parts
+    divided = f" / train.accumulate {parts}" * (parts > 1) + f" / {count} processes" * (count > 1)
+    why = (
+        f"a forward pass has {per_pass} crop (train.batch {batch}{divided})"
+        if per_pass < 2
+        else "memory was short, so the step was divided into single crops"
+    )
+    advice = []
+    if parts > 1:
+        advice.append("a smaller train.accumulate, such as 1")
+    if count > 1:
+        advice.append("fewer processes, or train.sync_batch_norm=true on GPUs")
+    if per_pass >= 2:
+        advice.append("a smaller augmentation.crop, so that two crops fit")
+    else:
+        advice.append(f"train.batch={2 * parts * count} or more")
+    advice.append("a student that does not pool the whole image, such as segformer or fpn")
+    return (
+        f"student {config.student.architecture}: {why}, which leaves a batch normalisation a "
+        f"single value per channel to normalise by. Use {'; or '.join(advice)}"
+    )

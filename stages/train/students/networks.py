@@ -11,6 +11,7 @@ from functools import partial
 from typing import Any, NamedTuple
 
 import segmentation_models_pytorch as smp
+import torch
 from segmentation_models_pytorch.decoders.segformer.decoder import SegformerDecoder
 from torch import nn
 
@@ -22,6 +23,10 @@ from zsseg.stages.train.students.segformer import FusedFirst
 
 _COARSEST_STRIDE = 32
 """Of every encoder of smp, also of dilated and of shortened ones, and of MSCAN."""
+
+_OTHER_MULTIPLES = (128, 224, 256)
+"""Tried where the first one is refused: PAN pools a map of stride 16 three times; the windows of
+MaxViT have 7 x 7 or 8 x 8 positions, also at stride 32."""
 
 _logger = logging.getLogger(__name__)
 
@@ -49,23 +54,63 @@ def build_network(config: StudentConfig, *, pretrained: bool) -> Network:
         network = build(config, hub)
     except UserError:
         raise
-    except (KeyError, ValueError, RuntimeError, AssertionError) as error:
-        raise UserError(
-            f"student: no {config.architecture} with encoder '{config.encoder}' can be built "
-            f"(weights: {config.weights}): {error}"
-        ) from error
-    except Exception as error:  # the hub's transport errors share no class across its versions
-        if config.weights != "hub":
-            raise
+    except Exception as error:  # of smp, timm and the hub's transport, which share no class
+        if not hub:
+            raise UserError(f"{_named(config)} cannot be built: {_first_line(error)}") from error
+        build_network(config, pretrained=False)  # UserError where the weights are not the reason
         raise ResourceError(
             f"student.weights: the ImageNet weights of encoder '{config.encoder}' could not be "
-            f"downloaded: {error}. Without network give a file (`--set student.weights=FILE`), or "
-            "start from random weights (`--set student.weights=none`)"
+            f"had: {_first_line(error)}. Without network give a file (`--set "
+            "student.weights=FILE`), or start from random weights (`--set student.weights=none`)"
         ) from error
+    network = network._replace(multiple=_accepted_multiple(network, config))
     if pretrained and not hub:
         encoder = network.module.get_submodule("encoder")
         _logger.info(load_encoder_weights(encoder, config.weights))
     return network
+
+
+def _accepted_multiple(network: Network, config: StudentConfig) -> int:
+    """The smallest number of pixels by which the network takes sides of any multiple.
+
+    Raises UserError for a network that takes one image size only, or no map of one stride.
+    """
+    reasons: list[str] = []
+    others = [each for each in _OTHER_MULTIPLES if each > network.multiple]
+    for multiple in (network.multiple, *others):
+        if (reason := _refusal(network.module, multiple)) is None:
+            if multiple != network.multiple:
+                _logger.info("%s: sides are padded to multiples of %d", _named(config), multiple)
+            return multiple
+        reasons.append(reason)
+    raise UserError(
+        f"{_named(config)} does not take images of any size, as a student must ({reasons[0]}). "
+        "Use another encoder, such as resnet18, mit_b0 or tu-convnext_tiny"
+    )
+
+
+@torch.no_grad()  # not inference_mode: what a network keeps for later is used in training
+def _refusal(module: nn.Module, side: int) -> str | None:
+    """Why a network does not take a blank image of `side` x 2 `side` pixels; None: it does."""
+    training = module.training
+    try:
+        rows, columns = module.eval()(torch.zeros(1, 3, side, 2 * side)).shape[2:]
+    except Exception as error:  # of any layer of smp or timm
+        return _first_line(error)
+    finally:
+        module.train(training)
+    if columns != 2 * rows or side % rows:
+        return f"{side} x {2 * side} pixels become a map of {rows} x {columns}"
+    return None
+
+
+def _named(config: StudentConfig) -> str:
+    return f"student: {config.architecture} with encoder '{config.encoder}'"
+
+
+def _first_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__
 
 
 def _segnext(config: StudentConfig, hub: bool) -> Network:
@@ -103,8 +148,11 @@ def _smp_network(config: StudentConfig, hub: bool) -> Network:
             f"there are {', '.join(known)}"
         )
     weights = True if config.encoder.startswith("tu-") else "imagenet"
-    # A ViT of timm accepts one image size only, unless it is told to resample its positions.
+    # A ViT of timm accepts one image size only, unless it is told to resample its positions; and a
+    # Swin, unless it is told not to insist.
     options = {"dynamic_img_size": True} if config.architecture == "dpt" else {}
+    if config.encoder.startswith("tu-swin"):
+        options["strict_img_size"] = False
     module = smp.create_model(
         config.architecture,
         encoder_name=config.encoder,

@@ -78,7 +78,7 @@ def build_student(config: StudentConfig, width: int, *, pretrained: bool = True)
     )
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def feature_stride(student: Student) -> int:
     """Pixels between two positions of the student's feature, as a blank image shows it."""
     device = next(student.parameters()).device
