@@ -235,7 +235,8 @@ def test_weights_of_the_hub_that_cannot_be_downloaded(monkeypatch: pytest.Monkey
 
     def no_network(architecture: str, *, encoder_name: str, encoder_weights: object) -> nn.Module:
         if encoder_weights is None:
-            return create(architecture, encoder_name=encoder_name, encoder_weights=None)
+            made: nn.Module = create(architecture, encoder_name, encoder_weights=None)
+            return made
         asked.append(encoder_weights)
         raise ConnectionError("no route to host")
 
