@@ -1,11 +1,19 @@
 """A split that is a folder of images and a folder of labels: which file belongs to which image."""
 
 import unicodedata
+from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePath
+from typing import NamedTuple
 
 from zsseg.stages.data.samples import LabelForm
+
+IMAGE_EXTENSIONS = frozenset(
+    {".avif", ".bmp", ".gif", ".heic", ".heif", ".j2k", ".jfif", ".jp2", ".jpe", ".jpeg", ".jpg"}
+    | {".pgm", ".png", ".ppm", ".tga", ".tif", ".tiff", ".webp"}
+)
+"""Extensions of files that a person takes for images, whether they are read or not."""
 
 
 @dataclass(frozen=True)
@@ -29,21 +37,38 @@ class Folders:
         return self.labels / f"{name}{self.label_endings[-1][0]}"
 
 
-def image_files(folders: Folders) -> Iterator[tuple[str, Path]]:
+class ImageListing(NamedTuple):
+    """The images of a folder."""
+
+    images: list[tuple[str, Path]]
     """Name below the folder without ending, and path, of every image."""
+    left_out: Counter[str]
+    """By extension: files that look like images and are not read as such."""
+
+
+def list_images(folders: Folders) -> ImageListing:
+    """The images of the image folder, in the order of the file system."""
     endings = tuple(ending.lower() for ending in folders.image_endings)
     labels = tuple(ending.lower() for ending, _ in folders.label_endings)
+    read = {PurePath(f"a{ending}").suffix for ending in endings}
+    listing = ImageListing([], Counter())
     for name, path in _files(folders.images):
-        ending = next((each for each in endings if name.lower().endswith(each)), None)
-        if ending is None:
+        lower = name.lower()
+        ending = next((each for each in endings if lower.endswith(each)), None)
+        if ending is not None:
+            if not (folders.labels_stand_out and _is_label(folders, path, labels)):
+                listing.images.append((name[: -len(ending)], path))
             continue
-        if (
-            folders.labels_stand_out
-            and folders.labels in path.parents
-            and name.lower().endswith(labels)
-        ):
-            continue
-        yield name[: -len(ending)], path
+        extension = PurePath(lower).suffix
+        if extension in IMAGE_EXTENSIONS and extension not in read:
+            own_folder = folders.labels != folders.images
+            if not _is_label(folders, path, ("",) if own_folder else labels):
+                listing.left_out[extension] += 1
+    return listing
+
+
+def _is_label(folders: Folders, path: Path, endings: tuple[str, ...]) -> bool:
+    return folders.labels in path.parents and path.name.lower().endswith(endings)
 
 
 def label_files(folders: Folders) -> dict[str, tuple[Path, LabelForm]]:

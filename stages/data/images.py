@@ -47,6 +47,8 @@ _UNREADABLE = (
     Image.DecompressionBombError,
     Image.DecompressionBombWarning,
 )
+_LOW_RANGE = 1 << 12  # 16-bit grey below it becomes 0..15 of 255
+_dark_folders: set[Path] = set()  # of which a warning has been given
 _SIDEWAYS = frozenset({5, 6, 7, 8})  # EXIF orientations that swap rows and columns
 _RESAMPLING = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
 
@@ -112,7 +114,10 @@ def read_image(path: Path, content: bytes | None = None) -> NDArray[np.uint8]:
             logger.warning("%s: holds several frames; only the first is used", path)
         upright = ImageOps.exif_transpose(image)
         if upright.mode.startswith("I;16"):
-            grey_HW = (np.asarray(upright).astype(np.uint32) + 128) // 257
+            raw_HW = np.asarray(upright).astype(np.uint32)
+            if 0 < (largest := int(raw_HW.max())) < _LOW_RANGE:
+                _warn_of_low_range(path, largest)
+            grey_HW = (raw_HW + 128) // 257
             return np.repeat(grey_HW.astype(np.uint8)[:, :, None], 3, axis=2)
         if upright.mode in {"LA", "La", "PA", "RGBA", "RGBa"} or upright.has_transparency_data:
             colour = upright.convert("RGBA")
@@ -123,6 +128,20 @@ def read_image(path: Path, content: bytes | None = None) -> NDArray[np.uint8]:
         raise DatasetError(
             f"{path}: pixels of Pillow's mode '{upright.mode}' have no known range. Save the image "
             "with 8 or 16 bits per channel"
+        )
+
+
+def _warn_of_low_range(path: Path, largest: int) -> None:
+    """Once per folder and process: a data set may have thousands of such images."""
+    if path.parent not in _dark_folders:
+        _dark_folders.add(path.parent)
+        logger.warning(
+            "%s: 16-bit grey whose largest value is %d, as of a camera of %d bits: read as "
+            "value / 257 it is nearly black, and so may be other images in this folder. Scale "
+            "the values to 0..65535, or save the images with 8 bits",
+            path,
+            largest,
+            largest.bit_length(),
         )
 
 

@@ -7,15 +7,16 @@ unless the description says that there are none.
 
 import logging
 import re
+from collections import Counter
 from pathlib import Path
 
 from zsseg.stages.data.folders import (
     Folders,
     has_labels,
-    image_files,
     is_leftover,
     label_files,
     label_names,
+    list_images,
 )
 from zsseg.stages.data.layouts import check_split_name, pattern_folder, split_folders
 from zsseg.stages.data.pascal_lists import LIST_LAYOUTS
@@ -72,6 +73,19 @@ def _warn_of_missing_labels(spec: DatasetSpec, samples: list[Sample], split: str
             spec.name,
             ", ".join(missing[:_SHOWN]),
             ", ..." if len(missing) > _SHOWN else "",
+        )
+
+
+def _warn_of_left_out(folders: Folders, left_out: Counter[str]) -> None:
+    if left_out:
+        logger.warning(
+            "%s: %d files that look like images are left out: %s. Those that are read end in %s; "
+            "`image_extensions` in a description of layout `folder` says which, the others have "
+            "to be converted",
+            folders.images,
+            left_out.total(),
+            ", ".join(f"{count} {extension}" for extension, count in sorted(left_out.items())),
+            " ".join(folders.image_endings),
         )
 
 
@@ -161,7 +175,7 @@ def unpaired_labels(spec: DatasetSpec, root: Path, split: str) -> list[Path]:
     folders = split_folders(spec, root, split)
     if folders is None:
         return []
-    images = dict(image_files(folders))
+    images = dict(list_images(folders).images)
     # Where images and labels share a folder and an extension, an image's name fits a label too.
     files = set(images.values())
     labels = label_files(folders)
@@ -179,7 +193,9 @@ def _paired(folders: Folders) -> list[Sample]:
             f"should be there. {folders.label_advice}"
         )
     images: dict[str, Path] = {}
-    for name, path in image_files(folders):
+    listing = list_images(folders)
+    _warn_of_left_out(folders, listing.left_out)
+    for name, path in listing.images:
         if name in images:
             raise DatasetError(
                 f"{path}: has the same name as {images[name].name} beside it, so their "

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from zsseg.stages.data.folders import is_leftover
 from zsseg.stages.data.images import read_image, write_png
 from zsseg.stages.data.spec import VOID, FolderPatterns
 from zsseg.stages.errors import DatasetError, ResourceError, UserError
@@ -189,11 +190,10 @@ def _targets(inputs: Sequence[Path], out: Path) -> dict[Path, Path]:
 
 def _files_below(folder: Path) -> list[Path]:
     """All files, sorted, but for leftovers of systems and tools: ._photo.jpg, Thumbs.db."""
-    found = (path for path in folder.rglob("*") if path.is_file() and path.name != "Thumbs.db")
     return sorted(
         path
-        for path in found
-        if not any(part.startswith(".") for part in path.relative_to(folder).parts)
+        for path in folder.rglob("*")
+        if path.is_file() and not is_leftover(path.relative_to(folder).as_posix())
     )
 
 

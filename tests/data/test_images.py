@@ -306,3 +306,25 @@ def test_interrupted_write_leaves_the_old_file(
         write_png(tmp_path / "a.png", GREY_HW.T)
     np.testing.assert_array_equal(read_raw_label(tmp_path / "a.png"), GREY_HW)
     assert [path.name for path in tmp_path.iterdir()] == ["a.png"]
+
+
+@pytest.mark.parametrize(("largest", "bits"), [(1023, "10 bits"), (4095, "12 bits"), (9000, "")])
+def test_few_bits_in_16_are_warned_of_once_per_folder(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, largest: int, bits: str
+) -> None:
+    grey_HW = np.linspace(0, largest, 12).round().astype(np.uint16).reshape(3, 4)
+    for name in ("a.png", "b.png", "c.tif"):
+        Image.fromarray(grey_HW).save(tmp_path / name)
+        np.testing.assert_array_equal(read_image(tmp_path / name)[..., 0], (grey_HW + 128) // 257)
+    assert len(caplog.records) == (1 if bits else 0)
+    if bits:
+        assert "a.png: 16-bit grey whose largest value is" in caplog.text
+        assert bits in caplog.text
+
+
+def test_a_black_16_bit_image_is_not_warned_of(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    Image.fromarray(np.zeros((3, 4), np.uint16)).save(tmp_path / "a.png")
+    assert read_image(tmp_path / "a.png").max() == 0
+    assert not caplog.records

@@ -519,3 +519,28 @@ def test_leftovers_are_no_split(tmp_path: Path) -> None:
     _touch(tmp_path, ["images/train/__MACOSX/b.png", "labels/train/__MACOSX/b.png"])
     assert splits(spec, tmp_path) == ["train"]
     assert [sample.id for sample in list_samples(spec, tmp_path, "train")] == ["a"]
+
+
+def test_images_of_other_formats_are_counted(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    spec = _folder_spec(FolderPatterns())
+    _touch(tmp_path, ["images/train/a.png", "images/train/x/b.HEIC", "images/train/c.jfif"])
+    _touch(tmp_path, ["images/train/d.jfif", "images/train/._e.gif", "images/train/notes.txt"])
+    _touch(tmp_path, ["labels/train/a.png", "labels/train/f.gif"])
+    assert len(list_samples(spec, tmp_path, "train")) == 1
+    (record,) = caplog.records
+    assert "images/train: 3 files that look like images are left out: 1 .heic, 2 .jfif." in (
+        record.message
+    )
+
+
+@pytest.mark.parametrize("labels", ["{split}", "{split}/masks"])
+def test_labels_are_no_images_that_are_left_out(
+    tmp_path: Path, labels: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    patterns = FolderPatterns(images="{split}", labels=labels, image_extensions=(".jpg",))
+    folder = labels.replace("{split}", "train")
+    _touch(tmp_path, ["train/a.jpg", "train/b.jpg", f"{folder}/a.png", f"{folder}/b.png"])
+    assert len(list_samples(_folder_spec(patterns), tmp_path, "train")) == 2
+    assert not caplog.records
