@@ -72,6 +72,29 @@ def test_another_machines_lock_stays_until_it_is_taken_away(url_folder: "UPath")
         assert lock_left_behind(url_folder) is not None
 
 
+@pytest.mark.parametrize("what", ["processes", "boot", "host"])
+def test_a_writer_elsewhere_is_not_taken_for_dead(bucket: "UPath", what: str) -> None:
+    """In another container of this host name its process number says nothing here."""
+    with open_writer(bucket):
+        holder = json.loads(BucketStorage(bucket / HOLDER).read())
+    ended = holder | {"pid": 2**22 + 1}
+    BucketStorage(bucket / HOLDER).write(json.dumps(ended | {what: "another"}).encode())
+    with pytest.raises(CacheLocked, match="cache unlock"):
+        open_writer(bucket)
+    BucketStorage(bucket / HOLDER).write(json.dumps(ended).encode())
+    with open_writer(bucket):  # here it is known to be gone
+        pass
+
+
+def test_a_number_that_was_given_anew_is_another_process(bucket: "UPath") -> None:
+    with open_writer(bucket):
+        holder = json.loads(BucketStorage(bucket / HOLDER).read())
+    older = holder | {"pid": os.getppid(), "started": "1"}
+    BucketStorage(bucket / HOLDER).write(json.dumps(older).encode())
+    with open_writer(bucket):
+        pass
+
+
 def test_who_has_lost_the_lock_does_not_seal_and_leaves_the_new_one(url_folder: "UPath") -> None:
     with open_writer(url_folder) as writer:
         fill(writer)

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from helpers.seven_row_store import INDEX, artifacts, content, fill, make_store, open_writer, values
 from helpers.urls import at_url
+from helpers.zsseg_command import zsseg
 from typer.testing import CliRunner
 
 from zsseg.pipeline.cli.main import app
@@ -303,6 +304,20 @@ def test_what_the_server_refuses_is_said(
     monkeypatch.setattr(bucket_requests, "file_system", lambda path: Refusing())
     with pytest.raises(ResourceError, match=message):
         find_stores(at_url("s3://b/x"))
+
+
+@pytest.mark.parametrize("url", ["ftp://127.0.0.1:9/x", "http://127.0.0.1:9/x"])
+@pytest.mark.parametrize("command", ["ls", "verify", "export"])
+@pytest.mark.usefixtures("logging_as_before")
+def test_a_host_that_cannot_be_reached_is_a_message_for_every_protocol(
+    url: str,
+    command: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    more = [tmp_path / "a.tar"] if command == "export" else []
+    assert zsseg("cache", command, url, *more) == 7
+    assert "Traceback" not in capsys.readouterr().err
 
 
 def test_commands_take_urls(

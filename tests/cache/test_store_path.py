@@ -1,5 +1,6 @@
 """Where a store lies: paths and URLs as a person writes them."""
 
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -21,7 +22,7 @@ def test_places_of_this_machine_are_paths(text: str, path: Path) -> None:
 @pytest.mark.parametrize(
     ("url", "message"),
     [
-        ("s3://user:hunter2@bucket/x", "a password stands in this URL"),
+        ("s3://user:hunter2@bucket/x", "a password or key stands in this URL"),
         ("nowhere://bucket", "no such protocol"),
         ("s3://", "names no bucket"),
         ("filecache::s3://bucket/x", "a chain of file systems"),
@@ -32,6 +33,31 @@ def test_a_url_that_cannot_be_used_says_why(url: str, message: str) -> None:
     with pytest.raises(UserError, match=message) as error:
         store_path(url)
     assert "hunter2" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "s3://AKIA1:hunter2/x+y@bucket/store",
+        "s3://AKIA1:a/b#hunter2@bucket",
+        "s3://AKIA1:hunter2?c@bucket",
+        "s3://AKIA1:hunter2#@bucket/x",
+        "filecache::s3://AKIA1:hun/hunter2@bucket/x",
+        "https://host/x?X-Amz-Signature=hunter2",
+        "nowhere://user:hunter2/@host",
+    ],
+)
+def test_a_key_in_a_url_is_refused_unseen(url: str, caplog: pytest.LogCaptureFixture) -> None:
+    with pytest.raises(UserError, match="not shown") as error:
+        store_path(url)
+    shown = f"{error.value} {error.value.__cause__} {caplog.text}"
+    assert not any(part in shown for part in ("hunter2", "AKIA1", "bucket/"))
+
+
+@pytest.mark.parametrize("url", ["s3://bucket/a@b", "abfs://box@account.example/x"])
+def test_an_at_sign_is_no_key(url: str) -> None:
+    with suppress(ResourceError):  # the package for the protocol is not here
+        assert str(store_path(url)) == url
 
 
 def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -26,10 +26,21 @@ def requests_to(path: "UPath") -> Iterator[Any]:
     except FileNotFoundError as error:
         raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path)) from error
     except OSError as error:
-        text = f"{path}: {error.strerror or error}"
-        raise (type(error)(error.errno, text) if error.errno else type(error)(text)) from error
+        # Libraries have kinds of their own, made and shown in other ways (aiohttp's).
+        kind: Any = next(k for k in type(error).__mro__ if k.__module__ == "builtins")
+        number = error.errno if isinstance(error.errno, int) else None
+        text = f"{path}: {error.strerror or _shown(error)}"
+        raise (kind(number, text) if number else kind(text)) from error
     except Exception as error:  # of botocore, aiohttp and their like
         raise ConnectionError(f"{path}: {type(error).__name__}: {error}") from error
+
+
+def _shown(error: OSError) -> str:
+    """The text of an error, or its kind where it has none."""
+    try:
+        return str(error) or type(error).__name__
+    except AttributeError:  # made without what its text is made of
+        return type(error).__name__
 
 
 def file_system(path: "UPath") -> Any:

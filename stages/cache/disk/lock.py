@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from filelock import FileLock, Timeout
 
 from zsseg.stages.cache.disk.bucket import BucketStorage
+from zsseg.stages.cache.disk.durable import open_no_link
 from zsseg.stages.cache.disk.json_files import canonical_json
 from zsseg.stages.cache.disk.storage import storage
 from zsseg.stages.cache.disk.store_path import StorePath
@@ -56,7 +57,11 @@ class LocalLock:
         inner = _system_lock(folder / LOCK, folder)
         lock = cls(inner, held_by(folder) if (folder / HOLDER).exists() else None)
         try:
-            (folder / HOLDER).write_bytes(canonical_json(_this_process()).encode())
+            (folder / HOLDER).unlink(
+                missing_ok=True
+            )  # it may be a link that somebody has put there
+            with open_no_link(folder / HOLDER, os.O_WRONLY | os.O_CREAT | os.O_EXCL) as file:
+                file.write(canonical_json(_this_process()).encode())
         except BaseException:
             lock.release(folder)
             raise
@@ -173,7 +178,32 @@ def _this_process() -> dict[str, object]:
         "pid": os.getpid(),
         "host": socket.gethostname(),
         "since": datetime.now(UTC).isoformat(timespec="seconds"),
+        **_process_space(),
+        "started": _started("self"),
     }
+
+
+def _process_space() -> dict[str, str | None]:
+    """Where a process number means this process: the running kernel, and its container.
+
+    None where the system does not tell.
+    """
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+        return {"boot": boot, "processes": str(Path("/proc/self/ns/pid").readlink())}
+    except OSError:
+        return {"boot": None, "processes": None}
+
+
+def _started(pid: int | str) -> str | None:
+    """When a process of this container began, in ticks since the kernel did; None when unknown.
+
+    A number is given anew once its process has ended.
+    """
+    try:
+        return Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[19]
+    except (OSError, IndexError):
+        return None
 
 
 def _create_holder(folder: "UPath", holder: bytes) -> None:
@@ -205,16 +235,23 @@ def _create_holder(folder: "UPath", holder: bytes) -> None:
 
 
 def _has_ended(folder: "UPath") -> bool:
-    """Is the writer a process of this machine that is gone?
+    """Is it certain that the writer is gone: a process of this kernel and of this container?
 
-    This process has the lock of this machine, so no other one here decides the same.
+    In another container, or on another machine of this name, its number says nothing. This process
+    has the lock of this machine, so no other one here decides the same.
     """
     try:
         holder = json.loads(_holder(folder) or b"")
-        if holder["host"] != socket.gethostname() or os.name == "nt":  # there kill(0) kills
+        here = _process_space()
+        if None in here.values() or any(holder.get(key) != here[key] for key in here):
             return False
-        if holder["pid"] == os.getpid():  # given anew, as to the first process of a container
-            return True
+        if holder["host"] != socket.gethostname():
+            return False
+        if holder["started"] is not None and _started(holder["pid"]) not in (
+            None,
+            holder["started"],
+        ):
+            return True  # the number belongs to another process now
         os.kill(holder["pid"], 0)
     except ProcessLookupError:
         return True

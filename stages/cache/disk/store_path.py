@@ -4,9 +4,9 @@ Credentials belong in the environment and in the configuration files of the obje
 tools. A URL is printed and written into the records of runs, so it may not contain any.
 """
 
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
-from urllib.parse import urlsplit
 
 from zsseg.stages.errors import ResourceError, UserError
 
@@ -28,6 +28,21 @@ CREDENTIALS_ADVICE = (
 )
 
 
+_SECRET_VALUE = re.compile(
+    r"[?&#][^=&]*(key|secret|token|sig|signature|password|credential)[^=&]*=", re.IGNORECASE
+)
+
+
+def _holds_secret(rest: str) -> bool:
+    """Does a URL, without its protocol, hold a password or key?
+
+    KEY:SECRET@ before the bucket, where the secret may hold any of '/', '#' and '?' (so that it is
+    not what an URL's grammar takes for a password), or a signature in its query.
+    """
+    first = re.split(r"[/?#]", rest, maxsplit=1)[0]
+    return (":" in first and "@" in rest) or _SECRET_VALUE.search(rest) is not None
+
+
 def store_path(text: str | Path) -> StorePath:
     """The path of what a person writes: `s3://bucket/folder`, `gs://...`, `file:///...`, or a path.
 
@@ -38,14 +53,15 @@ def store_path(text: str | Path) -> StorePath:
     protocol, scheme, rest = url.partition("://")
     if not scheme:
         return Path(text)
+    if _holds_secret(rest):
+        raise UserError(
+            f"--cache {protocol[:8]}://...: a password or key stands in this URL, which is not "
+            f"shown. {CREDENTIALS_ADVICE}"
+        )
     if "::" in url:
         raise UserError(
             f"{url}: a chain of file systems. Give the URL of the store itself, or copy it to this "
             "machine with `zsseg cache export` and `import`"
-        )
-    if urlsplit(url).password is not None:
-        raise UserError(
-            f"--cache {protocol}://...: a password stands in this URL. {CREDENTIALS_ADVICE}"
         )
     if protocol in _LOCAL:
         return Path(rest)
