@@ -122,7 +122,7 @@ def list_shards(
 def why_not_plain(file: StorePath) -> str | None:
     """Why a path is no plain file, None when it is one."""
     entry = storage(file)
-    if entry.is_link():
+    if entry.is_link() or storage(file.parent).is_link():
         return "a symbolic link; a store holds plain files only"
     if entry.is_folder():
         return "a folder, and should be a file"

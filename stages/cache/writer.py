@@ -31,6 +31,7 @@ from zsseg.stages.cache.format.manifest import (
     Manifest,
     fingerprints,
     index_lines,
+    is_store_file,
     receipt_file,
 )
 from zsseg.stages.cache.reconcile import prepare_store
@@ -98,7 +99,8 @@ class Writer:
             )
         try:
             with disk_errors(path, "what describes the store"):
-                storage(path).remove_partial_files()
+                ledger.refuse_linked_folders(path)
+                storage(path).remove_partial_files(is_store_file)
                 prepare_store(path, manifest, lines, update=update)
         except BaseException:
             lock.release(path)

@@ -1,7 +1,6 @@
 """Files recognised by size and time, without reading them."""
 
 import os
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -156,7 +155,7 @@ def test_what_is_sent_to_a_url_grows_as_the_store_does(
 ) -> None:
     world, _ = fresh
     samples = samples_of(world)
-    many = [replace(samples[n % 6], id=f"image {n}") for n in range(300)]
+    many = [Sample(f"image {n}", samples[n % 6].image, samples[n % 6].label) for n in range(300)]
     path = store_path("memory://stat-cache/store")
     sent: list[int] = []
     write = BucketStorage.write

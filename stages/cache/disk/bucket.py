@@ -182,7 +182,7 @@ class BucketStorage:
         """None: nothing is renamed here."""
         return []
 
-    def remove_partial_files(self) -> None:
+    def remove_partial_files(self, written: Callable[[str], bool]) -> None:
         """Nothing: objects are never half written."""
 
     def sync(self) -> None:

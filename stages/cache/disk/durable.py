@@ -20,8 +20,9 @@ def durable_file(path: Path) -> Iterator[BinaryIO]:
     """A new file to write: it replaces the one at `path` when the block ends without an error."""
     make_folder(path.parent)
     temporary = path.with_name(path.name + PARTIAL)
+    temporary.unlink(missing_ok=True)  # of a killed writer, or a link that somebody has put there
     try:
-        with temporary.open("wb") as file:
+        with open_no_link(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL) as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
@@ -40,10 +41,19 @@ def write_durably(path: Path, content: bytes | memoryview) -> None:
 
 def append_durably(path: Path, content: bytes) -> None:
     """Append to a file; a crash may leave a part of `content` at its end."""
-    with path.open("ab") as file:
+    with open_no_link(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND) as file:
         file.write(content)
         file.flush()
         os.fsync(file.fileno())
+
+
+def open_no_link(path: Path, flags: int) -> BinaryIO:
+    """A file to write, opened with these flags; OSError for a symbolic link.
+
+    In a folder that others can write to, a link would lead the writing to another file.
+    """
+    flags |= getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
+    return os.fdopen(os.open(path, flags, 0o666), "wb")
 
 
 def make_folder(path: Path) -> None:

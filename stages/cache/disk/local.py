@@ -14,6 +14,7 @@ from zsseg.stages.cache.disk.durable import (
     PARTIAL,
     append_durably,
     make_folder,
+    open_no_link,
     remove_durably,
     remove_folder_durably,
     sync,
@@ -74,7 +75,8 @@ class LocalStorage:
 
     def touch(self) -> None:
         """Make an empty file, or set the time of the one that is there to now."""
-        self.path.touch()
+        with open_no_link(self.path, os.O_WRONLY | os.O_CREAT) as file:
+            os.utime(file.fileno() if os.utime in os.supports_fd else self.path)
 
     def remove(self) -> None:
         """Delete a file, if it is there."""
@@ -148,11 +150,15 @@ class LocalStorage:
             if folder.name.endswith(endings) and not folder.is_symlink()
         ]
 
-    def remove_partial_files(self) -> None:
-        """Delete what a killed writer left half-written below a folder."""
-        for path in self.path.rglob(f"*{PARTIAL}"):
-            _log.info("removing %s, left by an interrupted run", path)
-            path.unlink()
+    def remove_partial_files(self, written: Callable[[str], bool]) -> None:
+        """Delete what a killed writer left half-written below a folder.
+
+        `written`: are files of this name, relative to the folder, written here?
+        """
+        for name in self.list_files():
+            if name.endswith(PARTIAL) and written(name.removesuffix(PARTIAL)):
+                _log.info("removing %s, left by an interrupted run", self.path / name)
+                (self.path / name).unlink()
 
     def sync(self) -> None:
         """Bring what was moved in or out of a folder to the disk."""

@@ -25,6 +25,7 @@ _CHECKSUM = 4  # bytes of CRC32C after what it covers
 _ENTRY = np.dtype("<u8")  # a shard's index: offset and length of each inner chunk
 _NOT_WRITTEN = 2**64 - 1  # offset of an inner chunk that holds the fill value only
 _ZSTD = Zstd()
+_ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
 
 
 @dataclass(frozen=True)
@@ -70,6 +71,21 @@ class DirectRows:
             return np.array(values[row])  # not a part of the whole shard
         # What comes from bytes cannot be written to.
         return np.array(values[0]) if layout.compressed else np.asarray(values[0])
+
+    def check_sizes(self, shard: str, rows: int) -> None:
+        """CacheError when one of the first `rows` rows of a shard unpacks to another size."""
+        file, layout = self.store / shard, self.layout
+        try:
+            with file.open("rb", buffering=0) as opened:
+                size = opened.seek(0, 2)
+                for row in range(rows if layout.sharded else 1):
+                    start, length = (
+                        _inner_chunk(opened, size, layout, row) if layout.sharded else (0, size)
+                    )
+                    if layout.compressed and start != _NOT_WRITTEN:
+                        _unpacked_size(_checked(opened, start, length), layout)
+        except (ValueError, OSError) as error:
+            raise CacheError(damaged_shard(str(file), error)) from error
 
 
 def _row_layout(zarr_json: bytes) -> RowLayout | None:
@@ -142,6 +158,8 @@ def _decoded(shard: Path, layout: RowLayout, row: int) -> NDArray[Any]:
             return np.zeros((1, *layout.shape), layout.dtype)
         content = _checked(file, start, length)
     rows = 1 if layout.sharded else layout.shard_rows
+    if layout.compressed:
+        _unpacked_size(content, layout)
     decoded = _ZSTD.decode(content) if layout.compressed else content
     return np.frombuffer(decoded, layout.dtype).reshape(rows, *layout.shape)
 
@@ -170,6 +188,28 @@ def _checked(file: FileIO, start: int, length: int) -> NDArray[np.uint8]:
     if google_crc32c.value(covered) != int(checksum.view("<u4")[0]):
         raise ValueError("a checksum does not match")
     return covered
+
+
+def _unpacked_size(content: NDArray[np.uint8], layout: RowLayout) -> int:
+    """Bytes that a zstd frame unpacks to; ValueError unless they are those of a row or shard.
+
+    The frame says it first, and is decoded into that much memory (RFC 8878, section 3.1.1.1).
+    """
+    described = content[4:18].tobytes()
+    if content[:4].tobytes() != _ZSTD_MAGIC or len(described) < 2:
+        raise ValueError("no zstd frame")
+    flags = described[0]
+    alone = bool(flags & 0x20)  # one segment: no window is described
+    begin = 1 + (0 if alone else 1) + (0, 1, 2, 4)[flags & 3]
+    length = {0: 1 if alone else 0, 1: 2, 2: 4, 3: 8}[flags >> 6]
+    if not length:
+        raise ValueError("a zstd frame that does not say its size")
+    size = int.from_bytes(described[begin : begin + length], "little") + (256 if length == 2 else 0)
+    rows = 1 if layout.sharded else layout.shard_rows
+    expected = rows * prod(layout.shape) * layout.dtype.itemsize
+    if size != expected:
+        raise ValueError(f"unpacks to {size} bytes, not to {expected}")
+    return size
 
 
 def _names(codecs: list[dict[str, Any]]) -> list[str]:

@@ -14,6 +14,7 @@ from zsseg.stages.cache.disk.store_path import StorePath
 from zsseg.stages.cache.format.manifest import (
     GROUP,
     INDEX,
+    LEDGER,
     SEAL,
     Artifact,
     Manifest,
@@ -52,6 +53,7 @@ def write_receipt(
     }
     assert not receipt.keys() & notes.keys(), "a note named like a field of the receipt"
     receipt |= notes
+    assert _without_hash(receipt) is None, "a usable image without a hash"
     content = f"{canonical_json(receipt | {'check': fingerprint(receipt)})}\n".encode("ascii")
     storage(store / receipt_file(artifact, shard)).write(content)
 
@@ -71,7 +73,32 @@ def read_receipt(store: StorePath, artifact: Artifact, shard: int) -> dict[str, 
     for file, entry in files.items():
         if not isinstance(entry, dict) or entry.keys() != {"bytes", "xxh3_128"}:
             raise CacheError(f"{path}: damaged, no size and hash for {file}")
+    if (row := _without_hash(receipt)) is not None:
+        raise CacheError(f"{path}: damaged, no hash of the image of row {row}")
     return receipt
+
+
+def _without_hash(receipt: Mapping[str, Any]) -> str | None:
+    """The row of a usable image whose hash is not in a receipt of `index`; None when all are.
+
+    A version before wrote such receipts when the file system failed for a moment. Whether the
+    image is still the one that the row was made from could never be seen.
+    """
+    images, failures, rows = (receipt.get(key) for key in ("images", "failures", "rows"))
+    if not isinstance(images, list) or not isinstance(failures, dict) or not rows:
+        return None
+    numbers = (str(rows[0] + place) for place, hashed in enumerate(images) if hashed is None)
+    return next((number for number in numbers if number not in failures), None)
+
+
+def refuse_linked_folders(store: StorePath) -> None:
+    """CacheError when an array's folder or the ledger is a link: writing would go elsewhere."""
+    for folder in (*storage(store).subfolders(), *storage(store / LEDGER).subfolders()):
+        if storage(folder).is_link():
+            raise CacheError(
+                f"{folder}: a symbolic link, where a store has a folder of its own. Nothing is "
+                "written through it: delete the link, or put the folder itself there"
+            )
 
 
 def why_recompute(

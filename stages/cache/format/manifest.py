@@ -13,11 +13,13 @@ import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from math import prod
 from typing import Any
 
 import numpy as np
 
 from zsseg.stages.cache.disk.json_files import json_lines, plain, read_json
+from zsseg.stages.cache.disk.lock import HOLDER, LOCK
 from zsseg.stages.cache.disk.storage import storage
 from zsseg.stages.cache.disk.store_path import StorePath
 from zsseg.stages.cache.format.recipe import fingerprint
@@ -34,6 +36,9 @@ SOURCES = "sources.jsonl"
 CARD = "README.md"
 USED = ".used"
 
+TOP_FILES = frozenset({GROUP, INDEX, SEAL, HISTORY, SOURCES, CARD, USED, LOCK, HOLDER})
+"""All files directly in a store's folder."""
+
 REMOVING, IMPORTING = ".removing", ".importing"
 """Endings of folders that `zsseg cache rm` is deleting, and that `import` has not completed."""
 
@@ -42,6 +47,13 @@ _ADVICE = (
     "or delete the store"
 )
 _NAME = re.compile(r"[a-z][a-z0-9_]*")
+_BELOW = re.compile(
+    rf"[a-z][a-z0-9_]*/(zarr\.json|c(\.\d+)*)|{LEDGER}/[a-z][a-z0-9_]*/\d+\.json", re.ASCII
+)
+_LARGEST_ROW = 1 << 32  # bytes of one row of an array, or of an array without rows
+_MOST_ROWS = 50_000_000
+_SHORTEST_LINE = 16  # bytes of an entry of the index, at least
+_FEW_ROWS = 100_000
 
 
 @dataclass(frozen=True)
@@ -64,6 +76,8 @@ class ArraySpec:
             raise ValueError(f"array {self.name} of an empty shape: {self.shape}")
         if np.dtype(self.dtype).kind not in "biuf":  # no code runs to decode a number
             raise ValueError(f"array {self.name} of {self.dtype}, which is no number")
+        if prod(self.shape) * np.dtype(self.dtype).itemsize > _LARGEST_ROW:
+            raise ValueError(f"array {self.name} of {self.shape}, which no memory holds")
 
 
 @dataclass(frozen=True)
@@ -205,10 +219,27 @@ def read_manifest(store: StorePath) -> Manifest:
         raise CacheError(f"{path}: damaged, {type(error).__name__}: {error}; {_ADVICE}") from error
     if manifest.rows < 1 or manifest.shard_rows < 1:
         raise CacheError(f"{path}: damaged, fewer than one row; {_ADVICE}")
+    if _too_many(store, manifest.rows):
+        raise CacheError(
+            f"{path}: damaged, it claims {manifest.rows:,} rows, more than {INDEX} has; {_ADVICE}"
+        )
     if stored != made:
         names = ", ".join(name for name in made if stored[name] != made[name])
         raise CacheError(f"{path}: damaged, the fingerprint of {names} is wrong; {_ADVICE}")
     return manifest
+
+
+def _too_many(store: StorePath, rows: int) -> bool:
+    """Does a manifest claim more rows than there can be? Lists of their files would be endless."""
+    if rows <= _FEW_ROWS:
+        return False
+    size = storage(store / INDEX).size()
+    return rows > _MOST_ROWS or (size is not None and rows * _SHORTEST_LINE > size)
+
+
+def is_store_file(name: str) -> bool:
+    """Has a path, relative to a store, the form of those that zsseg writes?"""
+    return name in TOP_FILES or _BELOW.fullmatch(name) is not None
 
 
 def _artifact(name: str, entry: dict[str, Any]) -> Artifact:

@@ -1,32 +1,25 @@
 """Sorts the files in a store's folder: its own, leftovers, and those that zsseg never wrote."""
 
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 from zsseg.stages.cache.disk.durable import PARTIAL
-from zsseg.stages.cache.disk.lock import HOLDER, LOCK
+from zsseg.stages.cache.disk.json_files import read_json
 from zsseg.stages.cache.disk.storage import storage
 from zsseg.stages.cache.disk.store_path import StorePath
 from zsseg.stages.cache.format.ledger import sealed_files
 from zsseg.stages.cache.format.manifest import (
-    CARD,
     GROUP,
-    HISTORY,
-    INDEX,
-    LEDGER,
-    SEAL,
-    SOURCES,
-    USED,
+    TOP_FILES,
     Manifest,
+    is_store_file,
     shard_file,
 )
 from zsseg.stages.cache.set_aside import PREVIOUS
+from zsseg.stages.errors import CacheError
 
-_TOP = frozenset({GROUP, INDEX, SEAL, HISTORY, SOURCES, CARD, USED, LOCK, HOLDER})
-_BELOW = re.compile(
-    rf"[a-z][a-z0-9_]*/(zarr\.json|c(\.\d+)*)|{LEDGER}/[a-z][a-z0-9_]*/\d+\.json", re.ASCII
-)
+_CHUNK_NAMES = {"name": "default", "configuration": {"separator": "."}}
+"""How zsseg has zarr name the files of an array."""
 
 
 @dataclass(frozen=True)
@@ -46,19 +39,39 @@ class Contents:
 def sort_contents(path: StorePath, manifest: Manifest | None) -> Contents:
     """Sort the files of a folder; without a manifest, all arrays and receipts are orphans."""
     known = {*sealed_files(manifest), *data_files(manifest)} if manifest else set()
+    foreign: dict[str, bool] = {}
     own, partial, orphans, strangers = [], [], [], []
     for file in storage(path).list_files():
+        name = file.removeprefix(f"{PREVIOUS}/")
         if not storage(path / file).is_plain_file():
             strangers.append(file)
-        elif file in _TOP or file in known or file.startswith(f"{PREVIOUS}/"):
+        elif file in TOP_FILES or file in known or (name != file and is_store_file(name)):
             own.append(file)
-        elif file.endswith(PARTIAL):
+        elif file.endswith(PARTIAL) and is_store_file(name.removesuffix(PARTIAL)):
             partial.append(file)
-        elif _BELOW.fullmatch(file):
+        elif is_store_file(file) and not _is_foreign(path, file.split("/")[0], foreign):
             orphans.append(file)
         else:
             strangers.append(file)
     return Contents(tuple(own), tuple(partial), tuple(orphans), tuple(strangers))
+
+
+def _is_foreign(path: StorePath, folder: str, known: dict[str, bool]) -> bool:
+    """Is this folder a zarr array that zsseg did not make, as its zarr.json shows?
+
+    `known`: the folders that have been looked at.
+    """
+    if folder not in known:
+        try:
+            described = read_json(path / folder / GROUP)
+        except CacheError:  # lost or damaged: by its name it is one of ours
+            described = {}
+        known[folder] = bool(described) and (
+            bool(described.get("attributes"))
+            or described.get("chunk_key_encoding") != _CHUNK_NAMES
+            or "crc32c" not in str(described.get("codecs"))
+        )
+    return known[folder]
 
 
 def data_files(manifest: Manifest) -> Iterator[str]:

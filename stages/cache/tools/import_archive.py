@@ -20,6 +20,7 @@ from zsseg.stages.cache.disk.local import LocalStorage
 from zsseg.stages.cache.disk.lock import HOLDER, LOCK, acquire, locked
 from zsseg.stages.cache.disk.storage import storage
 from zsseg.stages.cache.disk.store_path import StorePath
+from zsseg.stages.cache.format.fast_rows import direct_rows
 from zsseg.stages.cache.format.ledger import read_seal
 from zsseg.stages.cache.format.manifest import (
     GROUP,
@@ -28,6 +29,7 @@ from zsseg.stages.cache.format.manifest import (
     SEAL,
     Manifest,
     read_manifest,
+    shard_file,
 )
 from zsseg.stages.cache.tools.contents import file_count
 from zsseg.stages.cache.tools.export_archive import BESIDES, expected_files
@@ -36,7 +38,19 @@ from zsseg.stages.cache.verify import verify_store
 from zsseg.stages.errors import CacheError, ResourceError
 
 _LARGEST_MANIFEST = 1 << 26  # bytes; it is read whole before anything about it is known
+_LARGEST_NAME = 1 << 16  # bytes of a header that holds a long name; tarfile reads it whole
 _BLOCK = 1 << 20
+
+
+class _BoundedMember(tarfile.TarInfo):
+    """A member whose header is read only when it is of the length of a name."""
+
+    def _proc_member(self, archive: tarfile.TarFile) -> tarfile.TarInfo:
+        plain = self.type in (tarfile.REGTYPE, tarfile.AREGTYPE)
+        if not plain and self.size > _LARGEST_NAME:
+            raise tarfile.ReadError(f"a header claims {self.size:,} bytes")
+        whole: tarfile.TarInfo = super()._proc_member(archive)  # type: ignore[misc]
+        return whole
 
 
 @dataclass(frozen=True)
@@ -68,7 +82,7 @@ def _unpack(archive: Path, folder: Path) -> Imported:
         raise CacheError(f"{archive}: no such file. `zsseg cache export STORE FILE.tar` makes one")
     staging = folder / (archive.name + IMPORTING)
     try:
-        with tarfile.open(archive, mode="r:") as tar:
+        with tarfile.open(archive, mode="r:", tarinfo=_BoundedMember) as tar:
             members = _members(tar, archive, staging)
             make_folder(folder)
             _check_space(members.values(), archive, folder)
@@ -121,6 +135,7 @@ def _move_in(
                 f"{len(problems)} of its files are damaged or missing, the first: "
                 f"{problems[0].file}: {problems[0].reason}",
             )
+        _check_unpacked(staging, manifest, archive)
         for path in [staging, *(path for path in staging.rglob("*") if path.is_dir())]:
             sync(path)
         (staging / HOLDER).unlink(missing_ok=True)
@@ -226,6 +241,19 @@ def _check_index(staging: Path, manifest: Manifest, archive: Path) -> None:
         for path in (entry.get("image"), entry.get("label")):
             if path is not None and not (isinstance(path, str) and _stays_below(path)):
                 raise _refused(archive, f"{INDEX} names {path!r:.100}, outside of the data set")
+
+
+def _check_unpacked(staging: Path, manifest: Manifest, archive: Path) -> None:
+    """CacheError for a chunk that would unpack to more than a row: a few KiB may hold many GiB."""
+    for name, (artifact, spec) in manifest.arrays.items():
+        rows = direct_rows(staging, name) if spec.compressed and artifact.per_row else None
+        if rows is None:
+            continue
+        for shard in manifest.shards(artifact):
+            try:
+                rows.check_sizes(shard_file(spec, artifact, shard), len(manifest.rows_of(shard)))
+            except CacheError as error:
+                raise _refused(archive, str(error)) from error
 
 
 def _stays_below(path: str) -> bool:
