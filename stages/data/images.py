@@ -216,8 +216,10 @@ def write_png(
     image = _png(array, palette)
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f"{path.name}.partial")
+    partial.unlink(missing_ok=True)  # of a killed process, or a link that somebody has put there
     try:
-        image.save(partial, format="PNG")
+        with partial.open("xb") as stream:
+            image.save(stream, format="PNG")
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)

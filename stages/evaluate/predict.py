@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from zsseg.stages.cache.disk.durable import write_durably
 from zsseg.stages.data.folders import is_leftover
 from zsseg.stages.data.images import read_image, write_png
 from zsseg.stages.data.spec import VOID, FolderPatterns
@@ -235,4 +236,4 @@ def _write_classes(out: Path, names: Sequence[str], colours: NDArray[np.uint8]) 
     ]
     out.mkdir(parents=True, exist_ok=True)
     text = json.dumps(entries, indent=1, ensure_ascii=False)
-    (out / "classes.json").write_text(f"{text}\n", encoding="utf-8")
+    write_durably(out / "classes.json", f"{text}\n".encode())

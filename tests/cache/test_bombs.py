@@ -23,7 +23,8 @@ LAYOUT = RowLayout(np.dtype("u1"), (4, 4), shard_rows=3, sharded=False, compress
 def with_checksum(content: bytes) -> bytes:
     import google_crc32c
 
-    return content + google_crc32c.value(content).to_bytes(4, "little")
+    checksum: int = google_crc32c.value(content)
+    return content + checksum.to_bytes(4, "little")
 
 
 @pytest.mark.parametrize("kind", [tarfile.GNUTYPE_LONGNAME, tarfile.XHDTYPE, tarfile.XGLTYPE])

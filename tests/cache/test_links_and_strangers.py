@@ -13,6 +13,7 @@ from zsseg.stages.cache.disk.local import LocalStorage
 from zsseg.stages.cache.disk.lock import HOLDER, locked
 from zsseg.stages.cache.tools.removal import prune, remove_store
 from zsseg.stages.cache.verify import verify_store
+from zsseg.stages.data.images import write_png
 from zsseg.stages.errors import CacheError
 
 
@@ -34,6 +35,13 @@ def test_a_link_in_the_place_of_a_temporary_file_is_replaced(tmp_path: Path, vic
     write_durably(tmp_path / "x.json", b"new")
     assert victim.read_bytes() == b"precious"
     assert (tmp_path / "x.json").read_bytes() == b"new"
+
+
+def test_a_picture_is_not_written_through_a_link(tmp_path: Path, victim: Path) -> None:
+    (tmp_path / "a.png.partial").symlink_to(victim)
+    write_png(tmp_path / "a.png", np.zeros((2, 2), np.uint8))
+    assert victim.read_bytes() == b"precious"
+    assert (tmp_path / "a.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_a_link_in_the_place_of_a_file_is_replaced_and_never_followed(
