@@ -179,6 +179,8 @@ def load_teacher(
 def _create_model(files: TeacherFiles, device: torch.device) -> Any:
     """The model with its weights; what is built is told by the checked configuration alone."""
     preprocessing = _file_preprocessing(files) if files.pretrained == str(files.weights) else {}
+    root = logging.getLogger()
+    root.addFilter(_not_about_weights)
     try:
         model = open_clip.create_model(
             files.model,
@@ -195,6 +197,8 @@ def _create_model(files: TeacherFiles, device: torch.device) -> Any:
         raise UserError(
             f"{files.spec}: open_clip cannot build a model of its configuration: {_one_line(error)}"
         ) from error
+    finally:
+        root.removeFilter(_not_about_weights)
     try:
         load_weights(model, read_weights(files.weights, files.spec))
     except UserError:
@@ -205,6 +209,21 @@ def _create_model(files: TeacherFiles, device: torch.device) -> Any:
             "Check that these are the weights of this model"
         ) from error
     return model
+
+
+_ABOUT_WEIGHTS = (
+    "No pretrained weights loaded",
+    "Local config loaded, but no CLIP weights",
+    "Multiple checkpoints found",
+)
+
+
+def _not_about_weights(record: logging.LogRecord) -> bool:
+    """Is a record anything but open_clip's warning that it loads no weights? They are loaded after.
+
+    open_clip logs with the root logger.
+    """
+    return not record.getMessage().startswith(_ABOUT_WEIGHTS)
 
 
 def _one_line(error: Exception) -> str:
