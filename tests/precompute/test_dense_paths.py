@@ -303,6 +303,24 @@ def test_timm_vit_of_one_size_takes_another_without_changing() -> None:
 # --- CLIP's ResNet, and what is refused ---
 
 
+def test_a_tower_is_copied_once_for_an_image_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = SMALL_VIT | {"global_pool": "token", "num_classes": 0}
+    visual = timm_tower("vit_tiny_patch16_224", 32, **settings)
+    made: list[object] = []
+    resized = type(visual.trunk).set_input_size
+
+    def counted(self: Any, *size: Any) -> None:
+        made.append(size)
+        resized(self, *size)
+
+    monkeypatch.setattr(type(visual.trunk), "set_input_size", counted)
+    image_23HW = random_image((96, 96)).float()
+    first, again = (dense_tokens(visual, image_23HW, DenseConfig(size=(96, 96))) for _ in range(2))
+    dense_tokens(visual, random_image((32, 64)).float(), DenseConfig(size=(32, 64)))
+    torch.testing.assert_close(first, again, rtol=0, atol=0)
+    assert len(made) == 2
+
+
 def test_clip_resnet_takes_the_value_path_of_its_pooling() -> None:
     with torch.random.fork_rng():
         torch.manual_seed(4)

@@ -3,6 +3,7 @@
 import json
 import shutil
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import pytest
 
 from zsseg.stages.errors import ResourceError, UserError
+from zsseg.stages.precompute.plan.recipes import with_known_tokenizer
 from zsseg.stages.precompute.teacher.clip_teacher import load_teacher
 from zsseg.stages.precompute.teacher.teacher_config import builtin_configs, read_config
 from zsseg.stages.precompute.teacher.teacher_files import resolve_teacher
@@ -137,3 +139,19 @@ def test_another_tokenizer_changes_what_text_is_made_of_only(clip: Path) -> None
     assert before.text_recipe() != after.text_recipe()
     (clip / "added_tokens.json").write_text("{}")
     assert resolve_teacher(spec).text_recipe() != after.text_recipe()
+
+
+def test_a_store_that_does_not_know_its_tokenizer_is_kept_and_says_so(
+    made: tuple[Path, Path], clip: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    _, store = made
+    spec = edit(clip, "model_cfg.text_cfg", hf_tokenizer_name="any")
+    (clip / "tokenizer.json").write_text(TOKENIZER)
+    files = resolve_teacher(spec)
+    assert "tokenizer" not in with_known_tokenizer(files, store).text_recipe()
+    assert f"{store}: made before stores recorded the teacher's tokenizer" in caplog.text
+    assert with_known_tokenizer(files, store.with_name("none here")) == files
+    plain = replace(files, tokenizer_hash=None)
+    caplog.clear()
+    assert with_known_tokenizer(plain, store) == plain
+    assert not caplog.text
