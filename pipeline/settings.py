@@ -2,8 +2,9 @@
 
 import difflib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import takewhile
+from math import isfinite
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -75,12 +76,28 @@ def apply_settings(values: dict[str, Any], settings: Sequence[str]) -> dict[str,
     return merged
 
 
+def _not_finite(values: Mapping[str, Any], within: str = "") -> list[tuple[str, float]]:
+    """The settings that are infinite or not a number, by name."""
+    found = []
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            found += _not_finite(value, f"{within}{name}.")
+        else:
+            parts = value if isinstance(value, list) else [value]
+            strange = (each for each in parts if isinstance(each, float) and not isfinite(each))
+            found += [(f"{within}{name}", each) for each in strange]
+    return found
+
+
 def build(model: type[Model], values: dict[str, Any], *, where: str) -> Model:
     """A checked model of `values`; every mistake becomes one line that names the field.
 
     Raises UserError. YAML knows no tuples and writes 1 for 1.0, so values go through JSON rules:
     lists stand for tuples and whole numbers for floats, but "3" is never a number.
     """
+    if strange := _not_finite(values):
+        named = ", ".join(f"{name} is {value}" for name, value in strange)
+        raise UserError(f"{where}: {named}: give a finite number")
     try:
         return model.model_validate_json(json.dumps(values, default=str))
     except ValidationError as error:

@@ -34,7 +34,7 @@ def rm(
     from zsseg.stages.cache.tools.uses import find_runs, last_used, runs_of
 
     known = find_runs(runs)
-    stores = list(dict.fromkeys(stores))
+    stores = list({store.resolve(): store for store in stores}.values())
     for store in stores:  # before any is deleted: one that is refused leaves all in place
         check_removable(store)
     for store in stores:

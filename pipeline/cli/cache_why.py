@@ -36,7 +36,7 @@ def why(
     request = made.request(root=folder, teacher=files.spec, cache=path.parent)
     with console.progress("why", quiet=quiet) as advance:
         found = forecast(
-            replace(request, config=build(PrecomputeConfig, values, where=str(path))),
+            replace(request, store=path, config=build(PrecomputeConfig, values, where=str(path))),
             retry_failed=False,
             progress=lambda now: advance(now.done, now.total, precompute_words(now)),
         )

@@ -4,6 +4,7 @@ import json
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from math import isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -39,11 +40,19 @@ Show = Callable[[int, int], None]
 
 def evaluate(
     run: Annotated[Path | None, typer.Option(help="Folder of a run.")] = None,
+    teacher_alone: Annotated[
+        bool,
+        typer.Option("--teacher-alone", help="Score the cached dense tokens, without training."),
+    ] = False,
     teacher: Annotated[
-        bool, typer.Option("--teacher", help="Score the cached dense tokens, without training.")
+        bool, typer.Option("--teacher", hidden=True, help="The name of --teacher-alone in 0.1.")
     ] = False,
     cache: CacheFolder = Path("data_cache"),
     dataset: Dataset = None,
+    clip: Annotated[
+        str | None,
+        typer.Option(help="Where the run's CLIP is now, for names that --dataset changes."),
+    ] = None,
     root: MovedRoot = None,
     split: Annotated[str, typer.Option(help="Split to score.")] = "val",
     limit: Annotated[int | None, typer.Option(min=1, help="Only the first N images.")] = None,
@@ -55,13 +64,24 @@ def evaluate(
     settings: Settings = None,
     quiet: Quiet = False,
 ) -> None:
-    """Score a run (or, with --teacher, the cache itself): hIoU, sIoU, uIoU and every class.
+    """Score a run (or, with --teacher-alone, the cache itself): hIoU, sIoU, uIoU and every class.
 
     With a gamma above 0, with and without it: two score lines, and two results written.
 
     For several GPUs or machines, start it with `torchrun --no-python --nproc-per-node N -- zsseg
     evaluate ...` or `accelerate launch`: they share the images, and the result stays what it is.
     """
+    if (run is None) != (teacher or teacher_alone):
+        raise UserError(
+            "give either --run RUN (a student) or --teacher-alone --cache DIR (a store)"
+        )
+    if run is None and (limit or settings or clip):
+        raise UserError(
+            "--limit, --clip and --set are for runs; --teacher-alone scores the whole store"
+        )
+    if calibration is not None and not isfinite(calibration):
+        raise UserError(f"--calibration {calibration}: give a finite number, such as 0.02")
+    config = None if run is None else evaluate_config(run, calibration, settings or [])
     from zsseg.stages.evaluate.trained_run import load_run
     from zsseg.stages.train.processes import joined_processes, launched
 
@@ -69,10 +89,6 @@ def evaluate(
     quiet = quiet or as_json or not first
     console.configure_logging(quiet=quiet, first=first)
     with joined_processes():
-        if (run is None) != teacher:
-            raise UserError("give either --run RUN (a student) or --teacher --cache DIR (a store)")
-        if run is None and (limit or settings):
-            raise UserError("--limit and --set are for runs; --teacher scores the whole store")
         with console.progress("evaluate", quiet=quiet) as advance:
 
             def show(done: int, total: int) -> None:
@@ -81,9 +97,9 @@ def evaluate(
             if run is None:
                 results = _of_teacher(cache, split, dataset, root, calibration or 0.0, show)
             else:
-                student = load_run(run, evaluate=evaluate_config(run, calibration, settings or []))
+                student = load_run(run, evaluate=config)
                 student = replace(student, fixed=fixed_settings(settings or []))
-                results = _of_run(student, dataset, root, split, limit, show)
+                results = _of_run(student, clip, dataset, root, split, limit, show)
         if first:
             _report(results, out or run, as_json=as_json)
         if results[0].settings.get("out_of_memory", {}).get("left_out"):
@@ -122,6 +138,7 @@ def _of_teacher(
 
 def _of_run(
     student: "TrainedRun",
+    clip: str | None,
     dataset: str | None,
     root: Path | None,
     split: str,
@@ -134,7 +151,7 @@ def _of_run(
     from zsseg.stages.evaluate.vocabulary import renamed
 
     spec = load_spec(dataset) if dataset else student.spec
-    named = renamed(student, spec, encode=text_encoder(student))
+    named = renamed(student, spec, encode=text_encoder(student, clip), teacher=clip)
     folder = root or student.record.root
     return evaluate_run(named, spec, folder, split, limit=limit, progress=show)
 

@@ -35,12 +35,14 @@ def predict(
 ) -> None:
     """Write a label map (palette PNG) and an overlay for each image."""
     console.configure_logging(quiet=quiet)
+    given, others = read_names(classes, "--classes"), read_names(background, "--background")
+    config = evaluate_config(run, None, settings or [])
+    # Here torch is loaded: mistakes in the options are told before.
     from zsseg.stages.evaluate.predict import predict_files
     from zsseg.stages.evaluate.trained_run import load_run
     from zsseg.stages.evaluate.vocabulary import class_text
 
-    given, others = read_names(classes, "--classes"), read_names(background, "--background")
-    student = load_run(run, evaluate=evaluate_config(run, None, settings or []))
+    student = load_run(run, evaluate=config)
     student = replace(student, fixed=fixed_settings(settings or []))
     names = given or student.spec.classes
     encode = text_encoder(student, teacher)

@@ -64,6 +64,9 @@ def train(
     For several GPUs or machines, start it with `torchrun --no-python --nproc-per-node N -- zsseg
     train ...` or `accelerate launch`: batch, sample order and losses stay what they are.
     """
+    options = _Options(cache, config, root, out, settings or (), resume)
+    if replay is None and not resume:
+        _experiment(options, None)  # a mistake is told before torch is loaded
     from zsseg.stages.train.processes import joined_processes, launched
 
     first = launched()[0] == 0
@@ -73,7 +76,7 @@ def train(
         _replay(replay, settings or [])
         return
     with joined_processes():
-        _train(_Options(cache, config, root, out, settings or (), resume), quiet=quiet)
+        _train(options, quiet=quiet)
 
 
 @dataclass(frozen=True)

@@ -104,7 +104,7 @@ class Demo:
             f"--cache {cache}{_sets(PRECOMPUTE)}"
             for split in ("train", "val")
         ]
-        made.append(f"zsseg evaluate --teacher --cache {cache} --split val --out {out}")
+        made.append(f"zsseg evaluate --teacher-alone --cache {cache} --split val --out {out}")
         for method in dict.fromkeys((BASELINE, self.method)):
             run = shlex.quote(str(self.run(method)))
             made.append(

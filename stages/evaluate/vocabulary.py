@@ -95,7 +95,11 @@ def own_class(spec: DatasetSpec, name: str) -> int | None:
 
 
 def renamed(
-    run: TrainedRun, spec: DatasetSpec, *, encode: Callable[[Sequence[str]], NDArray[np.float32]]
+    run: TrainedRun,
+    spec: DatasetSpec,
+    *,
+    encode: Callable[[Sequence[str]], NDArray[np.float32]],
+    teacher: str | None = None,
 ) -> TrainedRun:
     """The run under the prompt names of a description with the same classes, for `evaluate_run`.
 
@@ -112,7 +116,7 @@ def renamed(
         return run
     text_CD = torch.empty_like(run.text_CD)
     if processes()[0] == 0:
-        text_CD = class_text(run, spec.prompt_names, encode=encode)
+        text_CD = class_text(run, spec.prompt_names, encode=encode, teacher=teacher)
     copy_from_first([text_CD])
     return replace(run, text_CD=text_CD, names=spec.prompt_names)
 
@@ -144,7 +148,8 @@ def _check_teacher(run: TrainedRun, own: str, now_D: Tensor, teacher: str) -> No
         return
     raise UserError(
         f"{run.path}: was trained with the teacher {run.record.teacher}, and {teacher} is another "
-        f"one now: the embedding of '{own}' {found}. Give the run's own teacher with --teacher"
+        f"one now: the embedding of '{own}' {found}. Give the run's own teacher with --teacher "
+        "(`zsseg evaluate`: --clip)"
     )
 
 

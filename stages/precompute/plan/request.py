@@ -23,3 +23,6 @@ class PrecomputeRequest:
     config: PrecomputeConfig
     limit: int | None = None
     """Number of images, the first of the split; None: all."""
+    store: StorePath | None = None
+    """A store in `cache` that is asked about: it is taken if it is of these settings, also where
+    another one of them lies beside it."""

@@ -12,7 +12,7 @@ from typing import Any
 from zsseg.stages.cache.catalogue import locate_store
 from zsseg.stages.cache.disk.json_files import plain
 from zsseg.stages.cache.disk.store_path import StorePath
-from zsseg.stages.cache.format.manifest import Manifest
+from zsseg.stages.cache.format.manifest import Manifest, read_manifest
 from zsseg.stages.data.samples import Sample
 from zsseg.stages.data.spec import DatasetSpec
 from zsseg.stages.data.splits import check_split, list_samples
@@ -59,6 +59,14 @@ class WantedStore:
         return StoredSettings(self.spec, self.split, self.limit, self.config, self.traits)
 
 
+def _asked_about(request: PrecomputeRequest, identity: dict[str, Any]) -> StorePath | None:
+    """The store that a request names, if it has this identity."""
+    store = request.store
+    if store is None or read_manifest(store).identity != plain(identity):
+        return None
+    return store
+
+
 def resolve_request(
     request: PrecomputeRequest,
     files: TeacherFiles,
@@ -81,7 +89,9 @@ def resolve_request(
         limit = None
     samples = samples[:limit]
     identity = store_identity(spec, split, limit, files, request.config)
-    path = locate_store(request.cache, identity, dataset=spec.name, split=split, teacher=files.slug)
+    path = _asked_about(request, identity) or locate_store(
+        request.cache, identity, dataset=spec.name, split=split, teacher=files.slug
+    )
     files = with_known_tokenizer(files, path)
     config = resolve_auto(request.config, path, look=look)
     traits = stored_traits(path) or ask_traits(config)

@@ -26,7 +26,7 @@ from torch import nn
 from zsseg.stages.cache.disk.durable import PARTIAL, sync, write_durably
 from zsseg.stages.cache.disk.hashing import hash_file
 from zsseg.stages.errors import ResourceError, UserError
-from zsseg.stages.train.run.run_folder import read_record, read_text
+from zsseg.stages.train.run.run_folder import is_checkpoint, read_record, read_text
 from zsseg.stages.train.students.student import Student, build_student
 
 KEPT = 2
@@ -157,7 +157,7 @@ def load_student(run: Path) -> tuple[Student, int]:
 def _by_step(run: Path) -> list[Path]:
     """A run's checkpoint folders, oldest first, intact or not."""
     folders = (run / "checkpoints").glob("step-*")
-    return sorted((path for path in folders if not path.name.endswith(PARTIAL)), key=step_of)
+    return sorted((path for path in folders if is_checkpoint(path)), key=step_of)
 
 
 def _receipt(path: Path) -> dict[str, int | str]:

@@ -10,18 +10,17 @@ checkpoints/        see checkpoint
 """
 
 import logging
+import re
 import shutil
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from importlib.metadata import version
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import torch
 from pydantic import BaseModel, ConfigDict, ValidationError
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save
-from torch import Tensor
 
 from zsseg.stages.cache.disk.disk_errors import disk_errors
 from zsseg.stages.cache.disk.durable import PARTIAL, make_folder, write_durably
@@ -34,6 +33,10 @@ from zsseg.stages.setting_marks import marked, selection
 from zsseg.stages.train.run_config import RunConfig
 from zsseg.stages.validation_errors import error_lines
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
+# torch is loaded by what reads and writes tensors: a mistake in a setting is told without it.
 _RECORD, _TEXT, _RESUMED = "run.json", "text.safetensors", "resumed.jsonl"
 _CHECKPOINTS = "checkpoints"
 _FIRST_FILES = {LOCK, HOLDER, _TEXT, _TEXT + PARTIAL, _RECORD + PARTIAL}
@@ -117,6 +120,11 @@ def only_writer(out: Path) -> Iterator[None]:
             lock.release(out)
 
 
+def is_checkpoint(folder: Path) -> bool:
+    """Has a folder the name of a checkpoint? A partial one or a copy (step-000200.bak) has not."""
+    return re.fullmatch(r"step-\d+", folder.name) is not None
+
+
 def check_folder(out: Path, record: RunRecord, *, resume: bool) -> bool:
     """Is there a run to go on with? False: `write_record` may make one here.
 
@@ -128,7 +136,7 @@ def check_folder(out: Path, record: RunRecord, *, resume: bool) -> bool:
     if not (out / _RECORD).exists():
         return False
     # Damaged checkpoints count: a person should look at them before anything replaces them.
-    if not any(not each.name.endswith(PARTIAL) for each in (out / _CHECKPOINTS).glob("step-*")):
+    if not any(map(is_checkpoint, (out / _CHECKPOINTS).glob("step-*"))):
         return False
     if not resume:
         raise UserError(
@@ -155,11 +163,13 @@ def _names(folder: Path) -> set[str]:
     return {path.name for path in folder.iterdir()}
 
 
-def write_record(out: Path, record: RunRecord, text_CD: Tensor) -> None:
+def write_record(out: Path, record: RunRecord, text_CD: "Tensor") -> None:
     """Make the folder a run: its text embeddings, then its record.
 
     What a run without a checkpoint left there is deleted first; other files stay.
     """
+    from safetensors.torch import save
+
     for name in ("metrics.jsonl", _RESUMED):
         (out / name).unlink(missing_ok=True)
     for folder in (out / "tensorboard", *(out / _CHECKPOINTS).glob(f"step-*{PARTIAL}")):
@@ -210,11 +220,13 @@ def read_record(run: Path) -> RunRecord:
         ) from error
 
 
-def read_text(run: Path) -> Tensor:
+def read_text(run: Path) -> "Tensor":
     """(C, D) float32 text embeddings of a run's classes. Raises UserError."""
+    from safetensors.torch import load_file
+
     path = run / _TEXT
     try:
-        return load_file(path)["text"].to(torch.float32)
+        return load_file(path)["text"].float()
     except (OSError, SafetensorError, KeyError) as error:
         raise UserError(f"{path}: missing or damaged ({error}). Train the run again") from error
 
