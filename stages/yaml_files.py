@@ -9,6 +9,7 @@ import yaml
 
 from zsseg.stages.errors import UserError
 
+_MAX_CHARACTERS = 4 << 20  # more would take minutes; the longest of ours has 8,000
 _MAX_VALUES = 100_000  # a text of aliases of aliases stands for billions
 
 
@@ -83,6 +84,8 @@ def yaml_text(values: Mapping[str, Any]) -> str:
 
 def parse_yaml(text: str, *, where: str, error: type[UserError] = UserError) -> Any:
     """The values of a YAML text; None for an empty one. `where` names it in the error raised."""
+    if len(text) > _MAX_CHARACTERS:
+        raise error(f"{where}: not read: {len(text):,} characters, and settings have far fewer")
     try:
         return yaml.load(text, Loader=_Loader)
     except (yaml.YAMLError, ValueError) as reason:  # ValueError: a date such as 2024-13-45

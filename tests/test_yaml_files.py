@@ -19,6 +19,8 @@ HARMFUL = {
     "train: {steps: 1}\ntrain: {steps: 2}": "'train' is given twice, again in line 2",
     "a: {b: 1, c: 2, b: 3}": "'b' is given twice",
     "day: 2024-13-45": "not valid YAML",
+    "a: " + "9" * 10_000: "not valid YAML",
+    "[" + "1, " * 2_000_000 + "]": "6,000,002 characters",
 }
 
 

@@ -50,7 +50,10 @@ def list_samples(spec: DatasetSpec, root: Path, split: str) -> list[Sample]:
             )
         samples = _paired(folders)
     else:
-        samples = LIST_LAYOUTS[spec.layout].samples(root, split)
+        try:
+            samples = LIST_LAYOUTS[spec.layout].samples(root, split)
+        except DatasetError as error:
+            raise DatasetError(f"{error}{_other_root(spec, root)}") from error
     if not samples:
         where = folders.images if folders else root
         raise DatasetError(
@@ -132,7 +135,11 @@ def splits(spec: DatasetSpec, root: Path) -> list[str]:
 
 def present_splits(spec: DatasetSpec, root: Path) -> list[str]:
     """The same. Raises DatasetError, with where they were looked for, when there are none."""
-    if found := splits(spec, root):
+    try:
+        found = splits(spec, root)
+    except DatasetError as error:  # it says where it looked
+        raise DatasetError(f"{error}{_other_root(spec, root)}") from error
+    if found:
         return found
     folders = split_folders(spec, root, "{split}" if spec.patterns else "train")
     looked = "docs/datasets.md shows where its files lie"
@@ -148,19 +155,26 @@ def _other_root(spec: DatasetSpec, root: Path) -> str:
     """`. --root /data/coco would fit`, where a folder around the given one or in it does."""
     if spec.patterns and spec.patterns.images.startswith("{split}"):
         return ""  # every folder with sub-folders would do
+    if _splits_or_none(spec, root):
+        return ""
     whole = root.resolve()
     try:
         inside = sorted(folder for folder in whole.iterdir() if folder.is_dir())[:_ROOTS]
     except OSError:
         inside = []
     for folder in (*whole.parents[:2], *inside):
-        try:
-            fits = splits(spec, folder)
-        except (DatasetError, OSError):
-            continue
+        fits = _splits_or_none(spec, folder)
         if is_divided(spec) and fits and folder != whole:
             return f". --root {folder} would fit: it has {', '.join(fits)}"
     return ""
+
+
+def _splits_or_none(spec: DatasetSpec, root: Path) -> list[str]:
+    """The splits; [] also where they cannot be looked for."""
+    try:
+        return splits(spec, root)
+    except (DatasetError, OSError):
+        return []
 
 
 def _is_there(spec: DatasetSpec, root: Path, split: str) -> bool:

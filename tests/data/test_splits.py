@@ -544,3 +544,17 @@ def test_labels_are_no_images_that_are_left_out(
     _touch(tmp_path, ["train/a.jpg", "train/b.jpg", f"{folder}/a.png", f"{folder}/b.png"])
     assert len(list_samples(_folder_spec(patterns), tmp_path, "train")) == 2
     assert not caplog.records
+
+
+def test_the_root_of_a_devkit_is_named(tmp_path: Path) -> None:
+    spec, root = load_spec("pascal-voc"), tmp_path / "a"
+    _voc(root / "VOCdevkit" / "VOC2012", additions="aug.txt")
+    for given in (root / "VOCdevkit" / "VOC2012" / "JPEGImages", tmp_path):
+        with pytest.raises(DatasetError, match=r"holds no VOC2012; looked for .* would fit"):
+            present_splits(spec, given)
+        with pytest.raises(DatasetError, match=r"holds no VOC2012; looked for .* would fit"):
+            list_samples(spec, given, "val")
+    # Where the root is right, no other one is advised.
+    with pytest.raises(DatasetError) as caught:
+        list_samples(spec, root, "trainval")
+    assert "--root" not in str(caught.value)
