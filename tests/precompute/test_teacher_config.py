@@ -76,6 +76,25 @@ def test_a_setting_that_is_wrong_or_unknown_is_named(
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("section", "values"),
+    [
+        ("model_cfg.vision_cfg", {"patch_size": 4096}),
+        ("model_cfg.vision_cfg", {"head_width": 4096}),
+        ("model_cfg.text_cfg", {"heads": 7}),
+        ("model_cfg.text_cfg", {"width": 40}),
+        ("model_cfg.vision_cfg", {"timm_model_name": "no_such_tower"}),
+        ("model_cfg.text_cfg", {"act_kwargs": {"surprise": 1}}),
+    ],
+)
+def test_settings_that_do_not_fit_together_are_one_message(
+    clip: Path, section: str, values: dict[str, Any]
+) -> None:
+    with pytest.raises(UserError, match=r"cannot build|does not fit") as caught:
+        load_teacher(resolve_teacher(edit(clip, section, **values)), device="cpu")
+    assert "\n" not in str(caught.value)
+
+
 def test_deep_json_is_one_message(clip: Path) -> None:
     (clip / "open_clip_config.json").write_text("[" * 200_000)
     with pytest.raises(UserError, match="not valid JSON"):

@@ -193,7 +193,9 @@ def _create_model(files: TeacherFiles, device: torch.device) -> Any:
         )
     except (OSError, ImportError) as error:
         raise ResourceError(f"{files.spec}: cannot build it: {_one_line(error)}") from error
-    except (RuntimeError, ValueError, TypeError, KeyError, AttributeError, AssertionError) as error:
+    except MemoryError:
+        raise
+    except Exception as error:  # whatever a model of settings that do not fit together meets
         raise UserError(
             f"{files.spec}: open_clip cannot build a model of its configuration: {_one_line(error)}"
         ) from error
