@@ -297,8 +297,8 @@ def test_interrupted_write_leaves_the_old_file(
 ) -> None:
     write_png(tmp_path / "a.png", GREY_HW)
 
-    def fail(_self: Image.Image, path: Path, **_options: object) -> None:
-        path.write_bytes(b"half")
+    def fail(_self: Image.Image, stream: io.BufferedWriter, **_options: object) -> None:
+        stream.write(b"half")
         raise OSError("No space left on device")
 
     monkeypatch.setattr(Image.Image, "save", fail)
