@@ -12,7 +12,15 @@ from zsseg.stages.cache.format import ledger
 from zsseg.stages.cache.format.arrays import ZarrArray, open_array, read_rows
 from zsseg.stages.cache.format.codec import DENSE, NOT_KEPT, decode, stored_format
 from zsseg.stages.cache.format.fast_rows import DirectRows, direct_rows, lost_shard
-from zsseg.stages.cache.format.manifest import HISTORY, INDEX, Manifest, read_manifest, shard_file
+from zsseg.stages.cache.format.manifest import (
+    GROUP,
+    HISTORY,
+    INDEX,
+    SEAL,
+    Manifest,
+    read_manifest,
+    shard_file,
+)
 from zsseg.stages.cache.verify import verify_store
 from zsseg.stages.errors import CacheError
 
@@ -36,6 +44,8 @@ class Store:
         self._units: dict[str, np.ndarray[Any, Any]] = {}
         self._found: set[StorePath] = set()
         self._process = os.getpid()
+        self._seal: tuple[int, ...] | None = None
+        """Size, time and inode of the seal that was last found to be this store's."""
 
     @classmethod
     def open(cls, path: StorePath) -> Self:
@@ -115,6 +125,7 @@ class Store:
         artifact, _ = self.manifest.arrays[array]
         assert artifact.per_row, f"{array} has no rows; read_all reads it"
         assert 0 <= row < self.rows, f"row {row} of {self.rows}"
+        self._check_not_replaced()
         if array == DENSE:
             return decode(artifact.recipe, lambda part: self._stored(part, row))
         return self._stored(array, row)
@@ -127,6 +138,7 @@ class Store:
         """
         self._check_kept(array)
         artifact, _ = self.manifest.arrays[array]
+        self._check_not_replaced()
         if array == DENSE:
             return decode(artifact.recipe, self._stored_whole)
         return self._stored_whole(array)
@@ -144,6 +156,35 @@ class Store:
 
     def __reduce__(self) -> tuple[type[Self], tuple[StorePath, Manifest, str]]:
         return type(self), (self.path, self.manifest, self.fingerprint)
+
+    def _check_not_replaced(self) -> None:
+        """CacheError when another store has been written in its place since it was opened.
+
+        Not at a URL, where every look would be a request.
+        """
+        if storage(self.path).remembers_files:
+            return
+        try:
+            found = os.stat(f"{self.path}/{SEAL}")  # noqa: PTH116 (before every row)
+        except FileNotFoundError:
+            if not storage(self.path / GROUP).exists():
+                return  # gone altogether: the message of what is read next says so
+            self._raise_replaced("is being written again")
+            return
+        state = (found.st_size, found.st_mtime_ns, found.st_ino)
+        if state == self._seal:
+            return
+        if ledger.read_seal(self.path)["root"] != self.fingerprint:
+            self._raise_replaced("is another one now")
+        self._seal = state
+
+    def _raise_replaced(self, what: str) -> None:
+        raise CacheError(
+            f"{self.path}: the store {what}, not the one that was opened: `zsseg precompute "
+            "--update` or another command has changed it meanwhile. Nothing of the new one was used. Wait "
+            "until that has ended; begin again with the new store (`zsseg train` into another "
+            "--out), or bring the old one back and go on with --resume"
+        )
 
     def _check_kept(self, array: str) -> None:
         if array == DENSE and stored_format(self.recipes.get(DENSE, {})) == "none":

@@ -50,13 +50,14 @@ class CropDataset(Dataset[Batch]):
     """The endless sequence of a run's crops; item p is the batch of one crop at position p.
 
     An item depends on seed and position alone. Every epoch has each readable image once, in an
-    order of its own. It holds the open store and the order of the epoch last asked for.
+    order of its own. It holds the open store and the order of the epoch last asked for; `samples` are
+    those of the store's rows.
     """
 
     def __init__(self, data: TrainingData, config: RunConfig) -> None:
         store, self._spec, root = data
         self._store, self._config = store, config
-        self._samples = stored_samples(store, self._spec, root)
+        self.samples = stored_samples(store, self._spec, root)
         self._row_N = np.flatnonzero(store.read_all("status") == 0)
         if not self._row_N.size:
             raise DatasetError(f"{store.path}: no image of it could be read by precompute")
@@ -87,7 +88,7 @@ class CropDataset(Dataset[Batch]):
         """
         config, seed = self._config.augmentation, self._config.train.seed
         row = self._row(position)
-        sample = self._samples[row]
+        sample = self.samples[row]
         image_HW3 = read_image(sample.image)
         visible_HW = read_visible_label(self._spec, sample)
         if visible_HW.shape != image_HW3.shape[:2]:

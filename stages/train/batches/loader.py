@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from zsseg.stages.errors import UserError
 from zsseg.stages.train.batches.batch import Batch
+from zsseg.stages.train.batches.changed_images import check_unchanged
 from zsseg.stages.train.batches.crops import CropDataset
 from zsseg.stages.train.batches.packing import Packed, packed, unpacked
 from zsseg.stages.train.batches.photometric import one_opencv_thread
@@ -70,12 +71,15 @@ def make_loader(
 ) -> Generator[Batch, None, None]:
     """This process's batches of steps `start_step` .. steps - 1, whatever the number of workers.
 
-    Raises DatasetError at once when the data set is not the store's, and while iterating when a
-    file can no longer be read; CacheError when the store cannot. A killed worker is torch's
+    Raises DatasetError at once when the data set is not the store's and CacheError when files have
+    changed since; while iterating DatasetError when a file can no longer be read, and CacheError
+    when the store cannot. A killed worker is torch's
     RuntimeError (`resource_errors.explained`).
     """
     number, count = processes()
     crops = CropDataset(data, config)
+    if number == 0:
+        check_unchanged(data.store, data.spec, crops.samples)
     return _batches(
         Steps(crops, config.train.batch, number=number, count=count), config, start_step
     )

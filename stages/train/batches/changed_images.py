@@ -1,0 +1,126 @@
+"""Refuses to train on images or labels that are not those the store was made from.
+
+What stage one knows of each file is in the store: size and times (sources.jsonl), and the hashes of
+content (the receipts of `index`). A file is hashed only where size or times differ.
+"""
+
+import json
+import logging
+import os
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+import xxhash
+
+from zsseg.stages.cache.disk.storage import storage
+from zsseg.stages.cache.format.manifest import SOURCES
+from zsseg.stages.cache.reader import Store
+from zsseg.stages.data.images import image_content
+from zsseg.stages.data.samples import Sample
+from zsseg.stages.data.spec import DatasetSpec
+from zsseg.stages.data.visible import read_visible_label
+from zsseg.stages.errors import CacheError, DatasetError
+
+MOST_HASHED = 2000
+"""Files hashed at most, spread over the rows: where all have other times, the data set was copied,
+and reading all of it would take longer than it is worth."""
+
+_SHOWN = 5
+
+logger = logging.getLogger(__name__)
+
+
+def check_unchanged(store: Store, spec: DatasetSpec, samples: Sequence[Sample]) -> None:
+    """Raise CacheError, naming images, when their content is not what the store was made from.
+
+    `samples`: those of the store's rows. What cannot be read now is left to the training.
+    """
+    known = _entries(store)
+    now = [(_stat(sample.image_file), _stat(sample.label_file)) for sample in samples]
+    # Copied to another disk or machine, all have other change times and inodes, and these say
+    # nothing; where only some have, those files were written again.
+    kept = any(
+        entry["image"] == list(image or ()) and image is not None
+        for sample, (image, _) in zip(samples, now, strict=True)
+        if (entry := known.get(sample.id)) is not None
+    )
+    fields = 4 if kept else 2
+    doubtful = [
+        row
+        for row, (sample, files) in enumerate(zip(samples, now, strict=True))
+        if not _is_known(known.get(sample.id), files, fields)
+    ]
+    if len(doubtful) > MOST_HASHED:
+        logger.info(
+            "%d files have other sizes or times than when the store was made; comparing the "
+            "content of %d of them",
+            len(doubtful),
+            MOST_HASHED,
+        )
+        places = np.linspace(0, len(doubtful) - 1, MOST_HASHED).astype(int)
+        doubtful = [doubtful[place] for place in places]
+    with ThreadPoolExecutor() as threads:
+        same = threads.map(lambda row: _is_same(store, spec, samples[row], row), doubtful)
+    if changed := [samples[row].id for row, one in zip(doubtful, same, strict=True) if not one]:
+        named = ", ".join(changed[:_SHOWN]) + ", ..." * (len(changed) > _SHOWN)
+        raise CacheError(
+            f"{store.path}: {len(changed)} images or their labels have changed since the store was "
+            f"made from them: {named}. Put the files back, or bring the store up to date with "
+            "--update added to its `zsseg precompute` command (its README.md has it) and train "
+            "into another --out"
+        )
+
+
+def _entries(store: Store) -> dict[str, dict[str, Any]]:
+    """What sources.jsonl knows of each image; {} where it is not there or cannot be read."""
+    try:
+        _, *lines = storage(store.path / SOURCES).read().splitlines()
+        entries = [json.loads(line) for line in lines]
+        return {str(entry["id"]): entry for entry in entries}
+    except (OSError, ValueError, KeyError, TypeError):
+        return {}
+
+
+def _stat(path: str | None) -> tuple[int, ...] | None:
+    """Bytes, modification and change time in ns, inode, as sources.jsonl has them."""
+    try:
+        found = os.stat(path) if path else None  # noqa: PTH116 (a Path for each takes its time)
+    except OSError:
+        return None
+    return (found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino) if found else None
+
+
+def _is_known(
+    entry: Mapping[str, Any] | None, files: tuple[tuple[int, ...] | None, ...], fields: int
+) -> bool:
+    """Are both files those of the entry, by the first `fields` of what is known of them?"""
+    if entry is None:
+        return False
+    then = (entry.get("image"), entry.get("label"))
+    return all(
+        list(now or ())[:fields] == list(old or ())[:fields]
+        for now, old in zip(files, then, strict=True)
+    )
+
+
+def _is_same(store: Store, spec: DatasetSpec, sample: Sample, row: int) -> bool:
+    """Have image and visible label the content that the store's receipt names?"""
+    shard, place = divmod(row, store.shard_rows)
+    receipt = store.receipt("index", shard)
+    image, label = (receipt.get(name, [])[place:] for name in ("images", "labels"))
+    try:
+        if image and image[0] not in (None, _hash(image_content(sample.image))):
+            return False
+        if not label or label[0] is None:
+            return True
+        visible_HW = read_visible_label(spec, sample)
+    except DatasetError:
+        return True
+    height, width = visible_HW.shape
+    return bool(_hash(f"{height} {width} ".encode() + visible_HW.tobytes()) == label[0])
+
+
+def _hash(content: bytes) -> str:
+    return xxhash.xxh3_128_hexdigest(content)
