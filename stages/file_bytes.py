@@ -15,7 +15,7 @@ TEXT_BYTES = 64 << 20
 
 _PAUSES = (0.05, 0.25, 1.0)  # seconds before another attempt
 # What a network file system answers for a moment.
-_PASSING = frozenset({errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.EAGAIN, errno.EINTR})
+PASSING = frozenset({errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.EAGAIN, errno.EINTR})
 _KINDS = {
     stat.S_IFIFO: "a named pipe",
     stat.S_IFCHR: "a device",
@@ -37,7 +37,7 @@ def read_file(path: Path, *, at_most: int) -> bytes:
         try:
             return _read_once(path, at_most)
         except OSError as error:
-            if error.errno not in _PASSING or pause is None:
+            if error.errno not in PASSING or pause is None:
                 raise
         time.sleep(pause)
     raise AssertionError  # the last attempt has returned or raised

@@ -105,6 +105,11 @@ def _train(options: _Options, *, quiet: bool) -> None:
 
     folder = options.folder
     started = read_record(folder) if options.resume and is_run(folder) else None
+    if options.resume and started is None:
+        console.err.print(
+            f"nothing to resume: {folder} holds no run; one starts there from step 0",
+            soft_wrap=True,
+        )
     name, config = _experiment(options, started)
     store = _store(options, started)
     if not quiet:

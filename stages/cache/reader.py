@@ -181,9 +181,9 @@ class Store:
     def _raise_replaced(self, what: str) -> None:
         raise CacheError(
             f"{self.path}: the store {what}, not the one that was opened: `zsseg precompute "
-            "--update` or another command has changed it meanwhile. Nothing of the new one was used. Wait "
-            "until that has ended; begin again with the new store (`zsseg train` into another "
-            "--out), or bring the old one back and go on with --resume"
+            "--update` or another command has changed it meanwhile, and nothing of the new one was "
+            "used. Wait until that has ended; begin again with the new store (`zsseg train` into "
+            "another --out), or bring the old one back and go on with --resume"
         )
 
     def _check_kept(self, array: str) -> None:

@@ -10,6 +10,7 @@ from helpers.tiny_training import World, config_of, make_world, run, train_tiny_
 
 from zsseg.stages.cache.format.manifest import SOURCES
 from zsseg.stages.cache.format.recipe import fingerprint
+from zsseg.stages.data.images import image_content
 from zsseg.stages.data.samples import Sample
 from zsseg.stages.errors import CacheError
 from zsseg.stages.train.batches import changed_images
@@ -27,9 +28,13 @@ def samples_of(world: World) -> list[Sample]:
     return stored_samples(world.store, world.spec, world.root)
 
 
+def by_row(world: World) -> dict[int, Sample]:
+    return dict(enumerate(samples_of(world)))
+
+
 def write_sources(world: World, fields: int = 4) -> None:
     """The stat cache as stage one leaves it; older ones have two fields."""
-    lines = [{"labels": "any"}]
+    lines: list[dict[str, object]] = [{"labels": "any"}]
     for sample in samples_of(world):
         image, label = (
             list(changed_images._stat(file) or ())[:fields] or None
@@ -71,7 +76,7 @@ def test_another_content_under_the_old_size_and_time_is_seen(world: World) -> No
     sample.image.write_bytes(content)
     os.utime(sample.image, ns=(before.st_atime_ns, before.st_mtime_ns))
     with pytest.raises(CacheError, match=sample.id):
-        check_unchanged(world.store, world.spec, samples_of(world))
+        check_unchanged(world.store, world.spec, by_row(world))
 
 
 def test_what_is_known_is_not_read_and_a_touched_file_is(
@@ -79,14 +84,13 @@ def test_what_is_known_is_not_read_and_a_touched_file_is(
 ) -> None:
     write_sources(world)
     read: list[Path] = []
-    content = changed_images.image_content
 
     def counted(path: Path) -> bytes:
         read.append(path)
-        return content(path)
+        return image_content(path)
 
     monkeypatch.setattr(changed_images, "image_content", counted)
-    samples = samples_of(world)
+    samples = by_row(world)
     check_unchanged(world.store, world.spec, samples)
     assert read == []
     os.utime(samples[3].image)
@@ -102,7 +106,7 @@ def test_a_copied_data_set_is_taken_by_size_and_time(
     shutil.copytree(world.root, copy)
     moved = World(world.store, world.spec, copy)
     monkeypatch.setattr(changed_images, "image_content", lambda path: pytest.fail(str(path)))
-    check_unchanged(world.store, world.spec, samples_of(moved))
+    check_unchanged(world.store, world.spec, by_row(moved))
 
 
 def test_of_very_many_doubtful_files_some_are_read(
@@ -110,10 +114,13 @@ def test_of_very_many_doubtful_files_some_are_read(
 ) -> None:
     read: list[str] = []
     monkeypatch.setattr(changed_images, "MOST_HASHED", 3)
-    monkeypatch.setattr(
-        changed_images, "_is_same", lambda _store, _spec, sample, _row: read.append(sample.id) or 1
-    )
-    samples = samples_of(world)
+
+    def is_same(_store: object, _spec: object, sample: Sample, _row: int) -> bool:
+        read.append(sample.id)
+        return True
+
+    monkeypatch.setattr(changed_images, "_is_same", is_same)
+    samples = by_row(world)
     check_unchanged(world.store, world.spec, samples)
     assert set(read) == {samples[0].id, samples[2].id, samples[5].id}
 
@@ -130,7 +137,7 @@ def test_a_store_replaced_under_a_run_ends_it(world: World, tmp_path: Path) -> N
             content["root"] = fingerprint(content["files"])
             (place / "seal.json").write_text(json.dumps(content))
 
-    with pytest.raises(CacheError, match="another one now.*changed it meanwhile"):
+    with pytest.raises(CacheError, match=r"another one now.*changed it meanwhile"):
         run(world, tmp_path / "run", config_of(), after_step=replace)
 
 

@@ -1,9 +1,11 @@
 """Checkpoints: exact, atomic, and never trusted unseen."""
 
+import errno
 import json
 import logging
 import os
 import resource
+import shutil
 from pathlib import Path
 
 import pytest
@@ -12,6 +14,7 @@ from torch import nn
 
 from zsseg.stages.cache.disk.hashing import hash_file
 from zsseg.stages.errors import ResourceError, UserError
+from zsseg.stages.train.run import checkpoint
 from zsseg.stages.train.run.checkpoint import (
     latest,
     load_student,
@@ -221,3 +224,63 @@ def test_code_in_a_checkpoint_is_not_run(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"training\.pt: holds more than tensors"):
         load_training(folder)
     assert not trace.exists()
+
+
+@pytest.mark.parametrize(
+    "name", ["step-000004 copy", "step-000004.bak", "step-000005.tar", "step-x"]
+)
+def test_copies_beside_checkpoints_are_none(tmp_path: Path, name: str) -> None:
+    newest = write(tmp_path, 4)
+    copy = newest.with_name(name)
+    shutil.copytree(newest, copy) if "tar" not in name else copy.write_bytes(b"x")
+    assert latest(tmp_path) == newest
+    known = [newest, write(tmp_path, 5), write(tmp_path, 6)]
+    prune(tmp_path, known)
+    assert names_in(tmp_path) == sorted(["step-000005", "step-000006", name])
+
+
+@pytest.mark.parametrize("number", [errno.EIO, errno.ESTALE])
+def test_a_passing_error_is_tried_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    pauses: list[float] = []
+    monkeypatch.setattr(checkpoint.time, "sleep", pauses.append)
+    written = checkpoint.write_durably
+
+    def flaky(path: Path, content: bytes) -> None:
+        if len(pauses) < 2:
+            raise OSError(number, os.strerror(number))
+        written(path, content)
+
+    monkeypatch.setattr(checkpoint, "write_durably", flaky)
+    assert latest(tmp_path) is None
+    assert write(tmp_path, 3) == latest(tmp_path)
+    assert len(pauses) == 2
+    pauses.clear()
+    monkeypatch.setattr(checkpoint, "write_durably", lambda *_: flaky_for_ever(number))
+    with pytest.raises(ResourceError, match="could not be written"):
+        write(tmp_path, 4)
+    assert len(pauses) == 3
+
+
+def flaky_for_ever(number: int) -> None:
+    raise OSError(number, os.strerror(number))
+
+
+def test_the_weights_of_another_student_are_one_message(tmp_path: Path) -> None:
+    folder = write(tmp_path, 3)
+    with pytest.raises(UserError, match=r"student\.safetensors: the weights of another student"):
+        load_weights(folder, nn.Sequential(nn.Conv2d(3, 5, 3), nn.BatchNorm2d(5)))
+
+
+def test_a_list_for_a_state_is_one_message(tmp_path: Path) -> None:
+    folder = write(tmp_path, 3)
+    torch.save([1, 2], folder / "training.pt")
+    with pytest.raises(UserError, match=r"training\.pt: not what"):
+        load_training(folder)
+
+
+def test_deep_json_is_a_fault_of_a_checkpoint(tmp_path: Path) -> None:
+    older, newer = write(tmp_path, 3), write(tmp_path, 4)
+    (newer / "meta.json").write_text("[" * 100_000)
+    assert latest(tmp_path) == older

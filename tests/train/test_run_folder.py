@@ -12,6 +12,7 @@ from tensorboard.backend.event_processing.event_accumulator import (  # type: ig
     EventAccumulator,
 )
 
+from zsseg.stages.cache.disk.hashing import hash_file
 from zsseg.stages.data.spec import DatasetSpec
 from zsseg.stages.errors import UserError
 from zsseg.stages.train.run.metrics_log import MetricsLog, Throughput
@@ -67,7 +68,9 @@ def start(out: Path, record: RunRecord) -> None:
 def test_a_record_comes_back(tmp_path: Path) -> None:
     record = record_of(train={"steps": 3}, augmentation={"scale": (1.0, 1.5)})
     write_record(tmp_path / "run", record, TEXT_CD)
-    assert read_record(tmp_path / "run") == record
+    read = read_record(tmp_path / "run")
+    assert read == record.model_copy(update={"text_hash": read.text_hash})
+    assert read.text_hash == hash_file(tmp_path / "run" / "text.safetensors")
     assert torch.equal(read_text(tmp_path / "run"), TEXT_CD)
     assert set(record.versions) >= {"torch", "segmentation_models_pytorch"}
 
@@ -97,6 +100,7 @@ def test_a_run_without_a_checkpoint_counts_as_none(tmp_path: Path, resume: bool)
     write_record(out, record_of(train={"steps": 8}), TEXT_CD)
     assert read_record(out).config.train.steps == 8
     assert {path.name for path in out.rglob("*")} == {
+        "metrics.previous.jsonl",
         "run.json",
         "text.safetensors",
         "checkpoints",
@@ -170,7 +174,7 @@ def test_a_record_of_before_the_package_was_one_goes_on(tmp_path: Path) -> None:
     start(tmp_path, now)
     path = tmp_path / "run.json"
     path.write_text(path.read_text().replace("package:zsseg.stages.demo/", "package:stages.demo/"))
-    assert read_record(tmp_path) == now
+    assert read_record(tmp_path).config == now.config
     assert check_folder(tmp_path, now, resume=True)
     mine = record_of(student={"weights": "package:stages.mine/weights.pth"})
     assert mine.config.student.weights == "package:stages.mine/weights.pth"
@@ -185,10 +189,46 @@ def test_a_missing_or_damaged_record_is_named(tmp_path: Path) -> None:
     for name in ("run.json", "text.safetensors"):
         content = (tmp_path / name).read_bytes()
         (tmp_path / name).write_bytes(content[: len(content) // 2])
-    with pytest.raises(UserError, match=r"run\.json: damaged"):
-        read_record(tmp_path)
-    with pytest.raises(UserError, match=r"text\.safetensors: missing or damaged"):
-        read_text(tmp_path)
+        with pytest.raises(UserError, match=rf"{name}: (missing or )?damaged"):
+            read_record(tmp_path) if name == "run.json" else read_text(tmp_path)
+        (tmp_path / name).write_bytes(content)
+
+
+@pytest.mark.parametrize("text_hash", [True, False])
+def test_a_flipped_bit_in_the_text_is_noticed(tmp_path: Path, text_hash: bool) -> None:
+    """Runs of zsseg 0.1 have no hash and stay readable."""
+    write_record(tmp_path, record_of(), TEXT_CD)
+    if not text_hash:
+        record = read_record(tmp_path).model_copy(update={"text_hash": None})
+        (tmp_path / "run.json").write_text(record.model_dump_json(exclude={"text_hash"}))
+    path = tmp_path / "text.safetensors"
+    content = bytearray(path.read_bytes())
+    content[-3] ^= 1
+    path.write_bytes(content)
+    if text_hash:
+        with pytest.raises(UserError, match=r"text\.safetensors: damaged"):
+            read_text(tmp_path)
+    else:
+        assert not torch.equal(read_text(tmp_path), TEXT_CD)
+
+
+def test_a_scored_run_without_checkpoints_is_not_begun_anew(tmp_path: Path) -> None:
+    write_record(tmp_path, record_of(), TEXT_CD)
+    (tmp_path / "evaluation-val.json").write_text("{}")
+    for resume in (True, False):
+        with pytest.raises(UserError, match=r"checkpoints are gone.*evaluation-val\.json"):
+            check_folder(tmp_path, record_of(), resume=resume)
+
+
+def test_the_log_of_a_run_without_checkpoints_is_kept(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    write_record(tmp_path, record_of(), TEXT_CD)
+    (tmp_path / "metrics.jsonl").write_text('{"step": 500, "loss": 1.0}\n')
+    assert not check_folder(tmp_path, record_of(), resume=True)
+    write_record(tmp_path, record_of(), TEXT_CD)
+    assert "500" in (tmp_path / "metrics.previous.jsonl").read_text()
+    assert "its log is kept" in caplog.text
 
 
 def test_metrics_go_to_both_places(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ content (the receipts of `index`). A file is hashed only where size or times dif
 import json
 import logging
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -32,25 +32,26 @@ _SHOWN = 5
 logger = logging.getLogger(__name__)
 
 
-def check_unchanged(store: Store, spec: DatasetSpec, samples: Sequence[Sample]) -> None:
+def check_unchanged(store: Store, spec: DatasetSpec, samples: Mapping[int, Sample]) -> None:
     """Raise CacheError, naming images, when their content is not what the store was made from.
 
-    `samples`: those of the store's rows. What cannot be read now is left to the training.
+    `samples`: by row of the store. What cannot be read now is left to the training.
     """
     known = _entries(store)
-    now = [(_stat(sample.image_file), _stat(sample.label_file)) for sample in samples]
+    now = {
+        row: (_stat(sample.image_file), _stat(sample.label_file)) for row, sample in samples.items()
+    }
     # Copied to another disk or machine, all have other change times and inodes, and these say
     # nothing; where only some have, those files were written again.
     kept = any(
-        entry["image"] == list(image or ()) and image is not None
-        for sample, (image, _) in zip(samples, now, strict=True)
-        if (entry := known.get(sample.id)) is not None
+        image is not None and known.get(samples[row].id, {}).get("image") == list(image)
+        for row, (image, _) in now.items()
     )
     fields = 4 if kept else 2
     doubtful = [
         row
-        for row, (sample, files) in enumerate(zip(samples, now, strict=True))
-        if not _is_known(known.get(sample.id), files, fields)
+        for row, files in now.items()
+        if not _is_known(known.get(samples[row].id), files, fields)
     ]
     if len(doubtful) > MOST_HASHED:
         logger.info(

@@ -28,6 +28,7 @@ from zsseg.stages.data.geometry import (
     token_weights,
 )
 from zsseg.stages.data.images import read_image
+from zsseg.stages.data.samples import Sample
 from zsseg.stages.data.spec import VOID
 from zsseg.stages.data.visible import read_visible_label
 from zsseg.stages.errors import DatasetError
@@ -50,20 +51,23 @@ class CropDataset(Dataset[Batch]):
     """The endless sequence of a run's crops; item p is the batch of one crop at position p.
 
     An item depends on seed and position alone. Every epoch has each readable image once, in an
-    order of its own. It holds the open store and the order of the epoch last asked for; `samples` are
-    those of the store's rows.
+    order of its own. It holds the open store and the order of the epoch last asked for.
     """
 
     def __init__(self, data: TrainingData, config: RunConfig) -> None:
         store, self._spec, root = data
         self._store, self._config = store, config
-        self.samples = stored_samples(store, self._spec, root)
+        self._samples = stored_samples(store, self._spec, root)
         self._row_N = np.flatnonzero(store.read_all("status") == 0)
         if not self._row_N.size:
             raise DatasetError(f"{store.path}: no image of it could be read by precompute")
         self._epoch, self._order_N = -1, np.empty(0, dtype=np.intp)
         self._slots_N = _used_slots(store.read_all("local_ids")) if config.uses_local else None
         self._jitter = Jitter() if config.augmentation.photometric else None
+
+    def used_samples(self) -> dict[int, Sample]:
+        """The images that crops are made of, by their row of the store."""
+        return {int(row): self._samples[row] for row in self._row_N}
 
     def _row(self, position: int) -> int:
         epoch, index = divmod(position, self._row_N.size)
@@ -88,7 +92,7 @@ class CropDataset(Dataset[Batch]):
         """
         config, seed = self._config.augmentation, self._config.train.seed
         row = self._row(position)
-        sample = self.samples[row]
+        sample = self._samples[row]
         image_HW3 = read_image(sample.image)
         visible_HW = read_visible_label(self._spec, sample)
         if visible_HW.shape != image_HW3.shape[:2]:

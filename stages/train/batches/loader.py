@@ -79,7 +79,7 @@ def make_loader(
     number, count = processes()
     crops = CropDataset(data, config)
     if number == 0:
-        check_unchanged(data.store, data.spec, crops.samples)
+        check_unchanged(data.store, data.spec, crops.used_samples())
     return _batches(
         Steps(crops, config.train.batch, number=number, count=count), config, start_step
     )

@@ -13,6 +13,7 @@ carry code: safetensors, and torch.load with weights_only.
 import json
 import logging
 import shutil
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from pickle import UnpicklingError
@@ -26,12 +27,14 @@ from torch import nn
 from zsseg.stages.cache.disk.durable import PARTIAL, sync, write_durably
 from zsseg.stages.cache.disk.hashing import hash_file
 from zsseg.stages.errors import ResourceError, UserError
+from zsseg.stages.file_bytes import PASSING
 from zsseg.stages.train.run.run_folder import is_checkpoint, read_record, read_text
 from zsseg.stages.train.students.student import Student, build_student
 
 KEPT = 2
 """Whole checkpoints kept: the newest, and one before in case the newest is damaged."""
 
+_PAUSES = (0.2, 1.0, 5.0)  # seconds before another attempt to write
 _FORMAT = 1
 _WEIGHTS, _TRAINING, _META = "student.safetensors", "training.pt", "meta.json"
 
@@ -43,8 +46,20 @@ def save(run: Path, step: int, *, student: nn.Module, training: dict[str, Any]) 
 
     `training` holds tensors and plain values only: what a resume needs besides the weights. One
     of this step is replaced if it is damaged, and stays if it is intact. Raises ResourceError when
-    it cannot be written.
+    it cannot be written; a passing error of the file system is tried again first.
     """
+    for pause in (*_PAUSES, None):
+        try:
+            return _save_once(run, step, student=student, training=training)
+        except ResourceError as error:
+            if pause is None or not _may_pass(error.__cause__):
+                raise
+            logger.warning("%s; trying again", error.__cause__)
+        time.sleep(pause)
+    raise AssertionError  # the last attempt has returned or raised
+
+
+def _save_once(run: Path, step: int, *, student: nn.Module, training: dict[str, Any]) -> Path:
     final = folder_of(run, step)
     # While it is replaced it would be missing, and a run that has just resumed may have no other.
     if final.exists() and _fault(final) is None:
@@ -67,6 +82,13 @@ def save(run: Path, step: int, *, student: nn.Module, training: dict[str, Any]) 
             f"{names}. Free disk space, or fix the cause named above; then use --resume"
         ) from error
     return final
+
+
+def _may_pass(error: BaseException | None) -> bool:
+    """Is it what a network file system answers for a moment?"""
+    if isinstance(error, SafetensorError):  # Rust's words: "Input/output error (os error 5)"
+        return any(f"(os error {number})" in str(error) for number in PASSING)
+    return isinstance(error, OSError) and error.errno in PASSING
 
 
 def prune(run: Path, known: Sequence[Path]) -> None:
@@ -119,7 +141,14 @@ def step_of(checkpoint: Path) -> int:
 
 def load_weights(checkpoint: Path, student: nn.Module) -> None:
     """Put a checkpoint's weights and buffers into a student of the same configuration."""
-    student.load_state_dict(load_file(checkpoint / _WEIGHTS))
+    try:
+        student.load_state_dict(load_file(checkpoint / _WEIGHTS))
+    except (SafetensorError, RuntimeError) as error:
+        reason = str(error).strip().splitlines()[-1].strip()
+        raise UserError(
+            f"{checkpoint / _WEIGHTS}: the weights of another student than the run's record and "
+            f"text embeddings ask for ({reason}). Put the files of this run back, or train it again"
+        ) from error
 
 
 def load_training(checkpoint: Path) -> dict[str, Any]:
@@ -132,6 +161,11 @@ def load_training(checkpoint: Path) -> dict[str, Any]:
             f"{path}: holds more than tensors and numbers, so `zsseg train` did not write it, and "
             "it is not loaded. Delete the checkpoint and resume from the one before"
         ) from error
+    if not isinstance(state, dict):
+        raise UserError(
+            f"{path}: not what `zsseg train` writes. Delete the checkpoint and resume from the one "
+            "before"
+        )
     return state
 
 
@@ -155,7 +189,7 @@ def load_student(run: Path) -> tuple[Student, int]:
 
 
 def _by_step(run: Path) -> list[Path]:
-    """A run's checkpoint folders, oldest first, intact or not."""
+    """A run's checkpoint folders, oldest first, intact or not; copies of other names are none."""
     folders = (run / "checkpoints").glob("step-*")
     return sorted((path for path in folders if is_checkpoint(path)), key=step_of)
 
@@ -175,6 +209,6 @@ def _fault(folder: Path) -> str | None:
         for name in (_WEIGHTS, _TRAINING):
             if _receipt(folder / name) != meta["files"][name]:
                 return f"{name} is not what was written"
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         return f"{type(error).__name__}: {error}"
     return None

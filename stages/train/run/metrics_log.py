@@ -92,6 +92,6 @@ def _lines_until(path: Path, step: int) -> list[str]:
         try:
             if json.loads(line)["step"] <= step:
                 kept.append(line)
-        except ValueError:
+        except (ValueError, KeyError, TypeError):
             logger.warning("%s: dropping a line that was cut short", path)
     return kept

@@ -5,6 +5,7 @@ text.safetensors    text (C, D): the classes' text embeddings, so that nothing n
 resumed.jsonl       one line per resumption: step, versions, revision, processes, and
                     the settings that were changed
 metrics.jsonl, tensorboard/    see metrics_log
+metrics.previous.jsonl    log of an attempt that ended before its first checkpoint
 checkpoints/        see checkpoint
 .lock, .writer.json    of the one training that writes here: see `zsseg.stages.cache.disk.lock`
 """
@@ -24,6 +25,7 @@ from safetensors import SafetensorError
 
 from zsseg.stages.cache.disk.disk_errors import disk_errors
 from zsseg.stages.cache.disk.durable import PARTIAL, make_folder, write_durably
+from zsseg.stages.cache.disk.hashing import hash_bytes, hash_file
 from zsseg.stages.cache.disk.json_files import json_lines
 from zsseg.stages.cache.disk.lock import HOLDER, LOCK, acquire, held_by
 from zsseg.stages.cache.format.recipe import differing_fields
@@ -39,6 +41,7 @@ if TYPE_CHECKING:
 # torch is loaded by what reads and writes tensors: a mistake in a setting is told without it.
 _RECORD, _TEXT, _RESUMED = "run.json", "text.safetensors", "resumed.jsonl"
 _CHECKPOINTS = "checkpoints"
+_OLD_LOG = "metrics.previous.jsonl"
 _FIRST_FILES = {LOCK, HOLDER, _TEXT, _TEXT + PARTIAL, _RECORD + PARTIAL}
 """What a folder may hold when its run was killed before the record was written."""
 _PACKAGES = ("torch", "segmentation_models_pytorch", "timm", "albumentations", "numpy", "pillow")
@@ -69,6 +72,8 @@ class RunRecord(BaseModel):
     """git revision of the code, `-dirty` with uncommitted changes; None outside a checkout."""
     processes: int = 1
     """How many processes shared each batch."""
+    text_hash: str | None = None
+    """xxh3_128 of text.safetensors; None in runs of zsseg 0.1."""
 
 
 def package_versions() -> dict[str, str]:
@@ -137,6 +142,7 @@ def check_folder(out: Path, record: RunRecord, *, resume: bool) -> bool:
         return False
     # Damaged checkpoints count: a person should look at them before anything replaces them.
     if not any(map(is_checkpoint, (out / _CHECKPOINTS).glob("step-*"))):
+        _check_no_scores(out)
         return False
     if not resume:
         raise UserError(
@@ -159,6 +165,16 @@ def _check_new_or_run(out: Path) -> None:
         raise UserError(f"{out}: exists and is no run. Give another --out")
 
 
+def _check_no_scores(out: Path) -> None:
+    """Raise UserError for a run whose checkpoints were deleted, but which was scored."""
+    if scores := sorted(path.name for path in out.glob("evaluation-*")):
+        raise UserError(
+            f"{out}: its checkpoints are gone, and scores of its student are there "
+            f"({', '.join(scores[:3])}), which would be taken for those of a new one. Put the "
+            "checkpoints back, delete or move the folder, or give another --out"
+        )
+
+
 def _names(folder: Path) -> set[str]:
     return {path.name for path in folder.iterdir()}
 
@@ -166,15 +182,21 @@ def _names(folder: Path) -> set[str]:
 def write_record(out: Path, record: RunRecord, text_CD: "Tensor") -> None:
     """Make the folder a run: its text embeddings, then its record.
 
-    What a run without a checkpoint left there is deleted first; other files stay.
+    What a run without a checkpoint left there is deleted first, and its log is set aside; other
+    files stay.
     """
     from safetensors.torch import save
 
-    for name in ("metrics.jsonl", _RESUMED):
-        (out / name).unlink(missing_ok=True)
+    (out / _RESUMED).unlink(missing_ok=True)
+    if (log := out / "metrics.jsonl").exists():
+        kept = out / _OLD_LOG
+        log.replace(kept)
+        logger.warning("%s: a run without a checkpoint is begun anew; its log is kept", kept)
     for folder in (out / "tensorboard", *(out / _CHECKPOINTS).glob(f"step-*{PARTIAL}")):
         shutil.rmtree(folder, ignore_errors=True)
-    write_durably(out / _TEXT, save({"text": text_CD.contiguous()}))
+    text = save({"text": text_CD.contiguous()})
+    record = record.model_copy(update={"text_hash": hash_bytes(text)})
+    write_durably(out / _TEXT, text)
     write_durably(out / _RECORD, (record.model_dump_json(indent=2) + "\n").encode())
 
 
@@ -226,6 +248,12 @@ def read_text(run: Path) -> "Tensor":
 
     path = run / _TEXT
     try:
+        wanted = read_record(run).text_hash if is_run(run) else None
+        if wanted not in (None, hash_file(path)):
+            raise UserError(
+                f"{path}: damaged: its content is not what was written. Put the file back, or "
+                "train the run again"
+            )
         return load_file(path)["text"].float()
     except (OSError, SafetensorError, KeyError) as error:
         raise UserError(f"{path}: missing or damaged ({error}). Train the run again") from error
