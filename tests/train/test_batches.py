@@ -285,8 +285,8 @@ def test_a_store_without_a_readable_image(tmp_path: Path) -> None:
 @pytest.mark.parametrize("workers", [0, 1])
 def test_a_damaged_image_is_named(world: TrainingData, workers: int) -> None:
     store, _, root = world
-    (root / store.index[3]["image"]).write_bytes(b"no image")
     loader = make_loader(world, config_of(train={"workers": workers}))
+    (root / store.index[3]["image"]).write_bytes(b"no image")  # once the start has looked at it
     with pytest.raises(DatasetError, match=r"scene_003\.png") as caught:
         list(loader)
     assert "Traceback" not in str(caught.value)

@@ -12,6 +12,7 @@ import pytest
 import torch
 from torch import nn
 
+from zsseg.stages.cache.disk.durable import write_durably
 from zsseg.stages.cache.disk.hashing import hash_file
 from zsseg.stages.errors import ResourceError, UserError
 from zsseg.stages.train.run import checkpoint
@@ -244,8 +245,8 @@ def test_a_passing_error_is_tried_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
 ) -> None:
     pauses: list[float] = []
-    monkeypatch.setattr(checkpoint.time, "sleep", pauses.append)
-    written = checkpoint.write_durably
+    monkeypatch.setattr("time.sleep", pauses.append)
+    written = write_durably
 
     def flaky(path: Path, content: bytes) -> None:
         if len(pauses) < 2:

@@ -225,7 +225,7 @@ def test_a_batch_of_one_value_is_explained(world: World, tmp_path: Path) -> None
     config = config_of(
         student={"architecture": "deeplabv3plus", "encoder": "resnet18"}, train={"batch": 1}
     )
-    with pytest.raises(UserError, match=r"train\.batch: 1 crop of 32 x 32.*train\.batch=2"):
+    with pytest.raises(UserError, match=r"1 crop \(train\.batch 1\).*train\.batch=2"):
         run(world, tmp_path / "run", config)
 
 
