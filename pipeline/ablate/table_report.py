@@ -284,4 +284,4 @@ def write_table(
         ".csv": as_csv(rows),
     }
     for suffix, content in contents.items():
-        write_durably(stem.with_name(stem.name + suffix), content.encode())
+        write_durably(stem.with_name(stem.name + suffix), content.encode(errors="backslashreplace"))

@@ -53,6 +53,6 @@ def compare(
             console.out.print("\nno mean: no two of these results differ in their seed only")
     # Printed before it is written: the comparison is not lost if the file cannot be written.
     if csv_file is not None:
-        write_durably(csv_file, comparison_csv(comparison).encode())
+        write_durably(csv_file, comparison_csv(comparison).encode(errors="backslashreplace"))
         if not as_json:
             console.out.print(f"written: {csv_file}", soft_wrap=True)

@@ -71,16 +71,7 @@ def evaluate(
     For several GPUs or machines, start it with `torchrun --no-python --nproc-per-node N -- zsseg
     evaluate ...` or `accelerate launch`: they share the images, and the result stays what it is.
     """
-    if (run is None) != (teacher or teacher_alone):
-        raise UserError(
-            "give either --run RUN (a student) or --teacher-alone --cache DIR (a store)"
-        )
-    if run is None and (limit or settings or clip):
-        raise UserError(
-            "--limit, --clip and --set are for runs; --teacher-alone scores the whole store"
-        )
-    if calibration is not None and not isfinite(calibration):
-        raise UserError(f"--calibration {calibration}: give a finite number, such as 0.02")
+    _check_options(run, teacher or teacher_alone, calibration, bool(limit or settings or clip))
     config = None if run is None else evaluate_config(run, calibration, settings or [])
     from zsseg.stages.evaluate.trained_run import load_run
     from zsseg.stages.train.processes import joined_processes, launched
@@ -104,6 +95,20 @@ def evaluate(
             _report(results, out or run, as_json=as_json)
         if results[0].settings.get("out_of_memory", {}).get("left_out"):
             raise typer.Exit(Exit.SKIPPED)
+
+
+def _check_options(run: Path | None, alone: bool, calibration: float | None, of_run: bool) -> None:
+    """Raise UserError for options that do not go together; `of_run`: some are for runs only."""
+    if (run is None) != alone:
+        raise UserError(
+            "give either --run RUN (a student) or --teacher-alone --cache DIR (a store)"
+        )
+    if run is None and of_run:
+        raise UserError(
+            "--limit, --clip and --set are for runs; --teacher-alone scores the whole store"
+        )
+    if calibration is not None and not isfinite(calibration):
+        raise UserError(f"--calibration {calibration}: give a finite number, such as 0.02")
 
 
 def _of_teacher(

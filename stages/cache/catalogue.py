@@ -121,8 +121,8 @@ def _summary(path: StorePath) -> StoreSummary | None:
         return None
     try:
         manifest = read_manifest(path)
-    except CacheError as error:
-        _log.warning("left out: %s", error)
+    except (CacheError, OSError) as error:  # one that cannot be read hides no other one
+        _log.warning("left out: %s%s", "" if str(path) in str(error) else f"{path}: ", error)
         return None
     return StoreSummary(
         path=path,

@@ -12,7 +12,7 @@ Legend: C classes, D CLIP width, G gammas, H W pixels, h w positions of the scor
 import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 import torch
@@ -69,14 +69,9 @@ def evaluate_run(
     when no image has a label, when a file cannot be read or is not below `root`, and when image and
     label differ in size, ResourceError when no image fits the memory.
     """
-    if not root.is_dir():
-        raise DatasetError(
-            f"{root}: there is no such folder. If the data set '{spec.name}' has moved, give its "
-            "folder with --root"
-        )
+    _check_folder(spec, root)
     _check_same_classes(run, spec)
     check_split(spec, split)
-
     scorer = FittingScorer(run)
 
     def read(sample: Sample) -> tuple[NDArray[np.uint8], PreparedImage]:
@@ -95,33 +90,48 @@ def evaluate_run(
     results = []
     for gamma, confusion_CC in zip(gammas, confusion_GCC, strict=True):
         settings = run.evaluate.model_dump() | {"calibration": gamma}
-        result = EvaluationResult(
-            subject="student",
-            source=str(run.path),
-            dataset=spec.name,
-            split=split,
-            classes=spec.classes,
-            unseen=spec.unseen,
-            images=len(samples) - too_large,
-            left_out=len(listed) - len(samples) + too_large,
-            trained_on=trained_on,
-            settings={
-                **{"step": run.step, "limit": limit, "names": list(run.names), **settings},
-                **({"out_of_memory": memory} if memory else {}),
-            },
-            variant=variant(
+        results.append(
+            EvaluationResult(
+                subject="student",
+                source=str(run.path),
                 dataset=spec.name,
-                own_dataset=run.spec.name,
-                renamed=run.names != run.spec.prompt_names,
-                limit=limit,
-                settings=settings,
-                own_settings=run.record.config.evaluate.model_dump(),
-            ),
-            scores=scores(confusion_CC, spec.unseen_ids),
-            confusion_CC=confusion_CC,
+                split=split,
+                classes=spec.classes,
+                unseen=spec.unseen,
+                images=len(samples) - too_large,
+                left_out=len(listed) - len(samples) + too_large,
+                trained_on=trained_on,
+                settings={
+                    **{"step": run.step, "limit": limit, "names": list(run.names), **settings},
+                    **({"out_of_memory": memory} if memory else {}),
+                },
+                variant=_variant(run, spec, settings, limit),
+                scores=scores(confusion_CC, spec.unseen_ids),
+                confusion_CC=confusion_CC,
+            )
         )
-        results.append(result)
     return tuple(results)
+
+
+def _check_folder(spec: DatasetSpec, root: Path) -> None:
+    if not root.is_dir():
+        raise DatasetError(
+            f"{root}: there is no such folder. If the data set '{spec.name}' has moved, give its "
+            "folder with --root"
+        )
+
+
+def _variant(
+    run: TrainedRun, spec: DatasetSpec, settings: dict[str, Any], limit: int | None
+) -> tuple[str, ...]:
+    return variant(
+        dataset=spec.name,
+        own_dataset=run.spec.name,
+        renamed=run.names != run.spec.prompt_names,
+        limit=limit,
+        settings=settings,
+        own_settings=run.record.config.evaluate.model_dump(),
+    )
 
 
 def _check_same_classes(run: TrainedRun, spec: DatasetSpec) -> None:

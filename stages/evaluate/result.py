@@ -142,7 +142,7 @@ def read_result(path: Path) -> EvaluationResult:
     """
     try:
         return _result(json.loads(path.read_text(encoding="utf-8")))
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, IndexError, RecursionError) as error:
         raise UserError(
             f"{path}: damaged, or of another version ({error!r}). Delete it, and run `zsseg "
             "evaluate`, or the `zsseg ablate` that it belongs to, again"
@@ -192,7 +192,8 @@ def save_result(folder: Path, result: EvaluationResult) -> tuple[Path, Path]:
         group = "unseen" if row.unseen else "seen"
         writer.writerow([row.name, group, _cell(row.iou), _cell(row.accuracy), row.pixels, share])
     json_path, csv_path = folder / f"{stem}.json", folder / f"{stem}.csv"
-    write_durably(json_path, f"{text}\n".encode())
+    # A path that is not UTF-8 is kept by JSON's own escapes.
+    write_durably(json_path, f"{text}\n".encode(errors="backslashreplace"))
     write_durably(csv_path, table.getvalue().encode())
     return json_path, csv_path
 

@@ -8,6 +8,9 @@ from zsseg.stages.cache.disk.storage import storage
 from zsseg.stages.cache.disk.store_path import StorePath
 from zsseg.stages.errors import CacheError
 
+_NO_JSON = (ValueError, RecursionError)
+"""What json.loads raises: for bytes that are no JSON or no text, and for a nesting of thousands."""
+
 
 def canonical_json(value: object) -> str:
     """The one text form of a JSON value: keys sorted, no spaces, ASCII only, tuples as lists.
@@ -34,7 +37,7 @@ def read_json(path: StorePath) -> dict[str, Any]:
         value = json.loads(storage(path).read())
     except FileNotFoundError as error:
         raise CacheError(f"{path}: the file is missing") from error
-    except ValueError as error:  # UnicodeDecodeError and JSONDecodeError
+    except _NO_JSON as error:
         raise CacheError(f"{path}: damaged, not valid JSON ({error})") from error
     if not isinstance(value, dict):
         raise CacheError(f"{path}: damaged, not a JSON object")
@@ -51,7 +54,7 @@ def read_json_lines(path: StorePath) -> list[dict[str, Any]]:
     for number, line in enumerate(lines, start=1):
         try:
             value = json.loads(line)
-        except ValueError as error:
+        except _NO_JSON as error:
             raise CacheError(f"{path}, line {number}: damaged ({error})") from error
         if not isinstance(value, dict):
             raise CacheError(f"{path}, line {number}: damaged, not a JSON object")
