@@ -29,6 +29,7 @@ from zsseg.stages.train.processes import (
 )
 from zsseg.stages.train.resource_errors import explained
 from zsseg.stages.train.run import checkpoint
+from zsseg.stages.train.run.attempt import noted_attempt
 from zsseg.stages.train.run.metrics_log import MetricsLog, Throughput
 from zsseg.stages.train.run.run_folder import (
     RunRecord,
@@ -147,6 +148,7 @@ def _steps(
     with ExitStack() as held:
         writes = processes()[0] == 0
         log = held.enter_context(MetricsLog(run.out, start_step=start)) if writes else None
+        note = held.enter_context(noted_attempt(run.out, start_step=start)) if writes else None
         interrupt = held.enter_context(held_signals())
         held.enter_context(closing(batches))
         throughput = Throughput(cache_bytes(run.data.store, config))
@@ -160,6 +162,8 @@ def _steps(
                 if log is not None:
                     log.sync()
                 raise capture(run.out, step, batch, result, state, config, store=run.data.store)
+            if note is not None:
+                note(done)
             state.bank = result.bank
             update(state, step, result.norm, config)
             if logs:

@@ -1,0 +1,73 @@
+"""Notes how much memory a training takes, so that the next one can tell of a death without a word.
+
+The kernel ends a process that takes too much memory at once: no message, no clean end. The note
+lies in the run folder while a training is on, and stays there only when it was killed.
+"""
+
+import json
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from zsseg.stages.cache.disk.durable import PARTIAL
+
+NOTE = ".attempt.json"
+_STATUS = Path("/proc/self/status")
+
+logger = logging.getLogger(__name__)
+
+
+@contextmanager
+def noted_attempt(run: Path, *, start_step: int) -> Iterator[Callable[[int], None]]:
+    """Within, the callable notes the peak of memory after a number of steps.
+
+    Warns first when the attempt before this one was killed. A note that cannot be written is left
+    out.
+    """
+    _warn_of_death(run)
+    highest = -1.0
+
+    def note(step: int) -> None:
+        nonlocal highest
+        peak = peak_gb()
+        if peak > 1.02 * highest:  # seldom after the first steps
+            highest = peak
+            partial = run / f"{NOTE}{PARTIAL}"
+            with suppress(OSError):
+                partial.write_text(json.dumps({"step": step, "peak_gb": round(peak, 2)}))
+                partial.replace(run / NOTE)
+
+    try:
+        note(start_step)
+        yield note
+    finally:
+        with suppress(OSError):
+            (run / NOTE).unlink(missing_ok=True)
+
+
+def _warn_of_death(run: Path) -> None:
+    try:
+        found = json.loads((run / NOTE).read_bytes())
+        step, peak = int(found["step"]), float(found["peak_gb"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return
+    logger.warning(
+        "%s: the last attempt was killed after step %d or later; it had taken %.1f GB of memory at "
+        "step %d. If the memory was short, use --set train.accumulate=N (N parts per step, the "
+        "same result) or --set student.checkpointing=true",
+        run,
+        step,
+        peak,
+        step,
+    )
+
+
+def peak_gb() -> float:
+    """The most memory this process has had, in 10^9 bytes; 0 where the system does not say."""
+    try:
+        lines = _STATUS.read_text().splitlines()
+        (kib,) = (int(line.split()[1]) for line in lines if line.startswith("VmHWM:"))
+    except (OSError, ValueError, IndexError):
+        return 0.0
+    return kib * 1024 / 1e9
