@@ -5,7 +5,7 @@ from typing import Any, Self
 
 import numpy as np
 
-from zsseg.stages.cache.disk.json_files import newest, read_json_lines
+from zsseg.stages.cache.disk.json_files import newest, read_json_lines, sound_json_lines
 from zsseg.stages.cache.disk.storage import storage
 from zsseg.stages.cache.disk.store_path import StorePath
 from zsseg.stages.cache.format import ledger
@@ -105,7 +105,7 @@ class Store:
     @property
     def history(self) -> list[dict[str, Any]]:
         """One entry per run of `zsseg precompute` (time, seconds, versions), oldest first."""
-        return read_json_lines(self.path / HISTORY)
+        return sound_json_lines(self.path / HISTORY)
 
     def last(self, key: str) -> Any:
         """The newest value of a key in the history, as `root` or `teacher`; None without one."""

@@ -8,6 +8,7 @@ import pytest
 from helpers.zsseg_command import zsseg
 
 from zsseg.stages.cache.catalogue import find_stores
+from zsseg.stages.cache.reader import Store
 from zsseg.stages.cache.tools.removal import prune
 from zsseg.stages.cache.tools.uses import find_runs, runs_of
 
@@ -78,3 +79,14 @@ def test_runs_that_cannot_be_read_are_left_out(
     assert find_runs(tmp_path) == []
     assert len(caplog.records) == 4
     assert runs_of(tmp_path, []) == []
+
+
+def test_a_cut_line_of_the_history_costs_that_line_only(
+    made: tuple[Path, Path], tmp_path: Path
+) -> None:
+    shutil.copytree(made[1], tmp_path / "store")
+    before = Store.open(tmp_path / "store").history
+    with (tmp_path / "store" / "history.jsonl").open("ab") as file:
+        file.write(b'{"root": "/da')
+    assert Store.open(tmp_path / "store").history == before
+    assert before

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 from zsseg.stages.cache.disk.storage import storage
@@ -60,6 +61,19 @@ def read_json_lines(path: StorePath) -> list[dict[str, Any]]:
             raise CacheError(f"{path}, line {number}: damaged, not a JSON object")
         values.append(value)
     return values
+
+
+def sound_json_lines(path: StorePath) -> list[dict[str, Any]]:
+    """The readable objects of a file that is no content; a killed command may leave half a line."""
+    try:
+        lines = storage(path).read().splitlines()
+    except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
+        return []
+    values = []
+    for line in lines:
+        with suppress(*_NO_JSON):
+            values.append(json.loads(line))
+    return [value for value in values if isinstance(value, dict)]
 
 
 def newest(entries: Sequence[Mapping[str, Any]], key: str) -> Any:

@@ -12,8 +12,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from zsseg.stages.cache.disk.json_files import newest
-from zsseg.stages.cache.disk.storage import storage
+from zsseg.stages.cache.disk.json_files import newest, sound_json_lines
 from zsseg.stages.cache.disk.store_path import StorePath
 from zsseg.stages.cache.format.manifest import GROUP, HISTORY, Manifest
 from zsseg.stages.cache.format.recipe import differing_fields
@@ -134,19 +133,7 @@ def recall_settings(path: StorePath, manifest: Manifest | None) -> StoredSetting
 
 def sound_history(path: StorePath) -> list[dict[str, Any]]:
     """The readable lines of a history; a run that was killed may have left half a line."""
-    try:
-        lines = storage(path / HISTORY).read().splitlines()
-    except (FileNotFoundError, IsADirectoryError):
-        lines = []
-    values = []
-    for line in lines:
-        try:
-            value = json.loads(line)
-        except ValueError:
-            continue
-        if isinstance(value, dict):
-            values.append(value)
-    return values
+    return sound_json_lines(path / HISTORY)
 
 
 def _noted(path: StorePath) -> StoredSettings | None:
