@@ -1,6 +1,7 @@
 """`zsseg evaluate`: scores a run, or the cached teacher alone."""
 
 import json
+import os
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -19,6 +20,7 @@ from zsseg.stages.errors import UserError
 if TYPE_CHECKING:
     from zsseg.stages.evaluate.result import EvaluationResult
     from zsseg.stages.evaluate.trained_run import TrainedRun
+    from zsseg.stages.train.run_config import EvaluateConfig
 
 Dataset = Annotated[
     str | None, typer.Option(help="Data set or description. \\[default: the run's]")
@@ -30,6 +32,12 @@ Calibration = Annotated[
         help="gamma: taken off the cosines of seen classes before the argmax. Above 0, the "
         "scores without it are reported too. \\[default: the run's]",
     ),
+]
+Clip = Annotated[
+    str | None, typer.Option(help="Where the run's CLIP is now, for names that --dataset changes.")
+]
+OldFlag = Annotated[
+    bool, typer.Option("--teacher", hidden=True, help="The name of --teacher-alone in 0.1.")
 ]
 AsJson = Annotated[
     bool, typer.Option("--json", help="Print each result as a line of JSON, gamma 0 first.")
@@ -44,15 +52,10 @@ def evaluate(
         bool,
         typer.Option("--teacher-alone", help="Score the cached dense tokens, without training."),
     ] = False,
-    teacher: Annotated[
-        bool, typer.Option("--teacher", hidden=True, help="The name of --teacher-alone in 0.1.")
-    ] = False,
+    teacher: OldFlag = False,
     cache: CacheFolder = Path("data_cache"),
     dataset: Dataset = None,
-    clip: Annotated[
-        str | None,
-        typer.Option(help="Where the run's CLIP is now, for names that --dataset changes."),
-    ] = None,
+    clip: Clip = None,
     root: MovedRoot = None,
     split: Annotated[str, typer.Option(help="Split to score.")] = "val",
     limit: Annotated[int | None, typer.Option(min=1, help="Only the first N images.")] = None,
@@ -71,8 +74,14 @@ def evaluate(
     For several GPUs or machines, start it with `torchrun --no-python --nproc-per-node N -- zsseg
     evaluate ...` or `accelerate launch`: they share the images, and the result stays what it is.
     """
-    _check_options(run, teacher or teacher_alone, calibration, bool(limit or settings or clip))
-    config = None if run is None else evaluate_config(run, calibration, settings or [])
+
+    def checked() -> "EvaluateConfig | None":
+        of_run = bool(limit or settings or clip)
+        _check_options(run, teacher or teacher_alone, calibration, of_run)
+        return None if run is None else evaluate_config(run, calibration, settings or [])
+
+    if "WORLD_SIZE" not in os.environ:
+        checked()  # before torch is loaded; of several processes one tells of a mistake, below
     from zsseg.stages.evaluate.trained_run import load_run
     from zsseg.stages.train.processes import joined_processes, launched
 
@@ -80,6 +89,7 @@ def evaluate(
     quiet = quiet or as_json or not first
     console.configure_logging(quiet=quiet, first=first)
     with joined_processes():
+        config = checked()
         with console.progress("evaluate", quiet=quiet) as advance:
 
             def show(done: int, total: int) -> None:
@@ -88,13 +98,18 @@ def evaluate(
             if run is None:
                 results = _of_teacher(cache, split, dataset, root, calibration or 0.0, show)
             else:
-                student = load_run(run, evaluate=config)
-                student = replace(student, fixed=fixed_settings(settings or []))
+                opened = load_run(run, evaluate=config)
+                student = replace(opened, fixed=fixed_settings(settings or []))
                 results = _of_run(student, clip, dataset, root, split, limit, show)
         if first:
             _report(results, out or run, as_json=as_json)
-        if results[0].settings.get("out_of_memory", {}).get("left_out"):
-            raise typer.Exit(Exit.SKIPPED)
+        _end_as(results[0])
+
+
+def _end_as(result: "EvaluationResult") -> None:
+    """Exit code 3 where images were left out for lack of memory."""
+    if result.settings.get("out_of_memory", {}).get("left_out"):
+        raise typer.Exit(Exit.SKIPPED)
 
 
 def _check_options(run: Path | None, alone: bool, calibration: float | None, of_run: bool) -> None:

@@ -53,7 +53,7 @@ def _stored_images(run: TrainedRun) -> tuple[set[str], set[str]] | None:
         hashes = {each for shard in shards for each in store.receipt("index", shard)["images"]}
         return {str(entry["id"]) for entry in store.index}, hashes - {None}
     except (UserError, OSError, KeyError) as error:
-        logger.info(
+        logger.debug(
             "the images that %s was trained on cannot be compared with these: %s", run.path, error
         )
         return None

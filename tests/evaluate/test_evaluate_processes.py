@@ -167,10 +167,10 @@ def test_only_the_first_one_asks_clip_for_names(
         def encode(names: Sequence[str]) -> NDArray[np.float32]:
             assert number == 0
             assert names == ["sky", "crate"]
-            rows: NDArray[np.float32] = text_CD[[0, 3]]
+            rows: NDArray[np.float32] = np.stack([text_CD[0], -text_CD[3]])
             return rows
 
-        monkeypatch.setattr("zsseg.pipeline.cli.evaluate.text_encoder", lambda _: encode)
+        monkeypatch.setattr("zsseg.pipeline.cli.evaluate.text_encoder", lambda _, __=None: encode)
         if number == 0:  # what an earlier evaluation has kept
             shutil.rmtree(place / "run" / "text_cache", ignore_errors=True)
 
@@ -191,7 +191,7 @@ def test_an_image_that_one_cannot_read_ends_all_soon_with_one_message(
                 file.write("x")
             return predict_scores(*given, **options)
 
-        monkeypatch.setattr("zsseg.stages.evaluate.evaluation.predict_scores", noted)
+        monkeypatch.setattr("zsseg.stages.evaluate.memory.predict_scores", noted)
 
     found = ended(2, place, *of_run(place), prepare=prepare)
     code, message = found[number]
