@@ -46,6 +46,11 @@ Show = Callable[[int, int], None]
 """Called with the number of images scored, and of all."""
 
 
+ResultFolder = Annotated[
+    Path | None, typer.Option(help="Folder of the JSON and CSV. \\[default: the run]")
+]
+
+
 def evaluate(
     run: Annotated[Path | None, typer.Option(help="Folder of a run.")] = None,
     teacher_alone: Annotated[
@@ -60,9 +65,7 @@ def evaluate(
     split: Annotated[str, typer.Option(help="Split to score.")] = "val",
     limit: Annotated[int | None, typer.Option(min=1, help="Only the first N images.")] = None,
     calibration: Calibration = None,
-    out: Annotated[
-        Path | None, typer.Option(help="Folder of the JSON and CSV. \\[default: the run]")
-    ] = None,
+    out: ResultFolder = None,
     as_json: AsJson = False,
     settings: Settings = None,
     quiet: Quiet = False,

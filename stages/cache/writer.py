@@ -31,7 +31,7 @@ from zsseg.stages.cache.format.manifest import (
     Manifest,
     fingerprints,
     index_lines,
-    is_store_file,
+    is_half_written,
     receipt_file,
 )
 from zsseg.stages.cache.reconcile import prepare_store
@@ -100,7 +100,7 @@ class Writer:
         try:
             with disk_errors(path, "what describes the store"):
                 ledger.refuse_linked_folders(path)
-                storage(path).remove_partial_files(is_store_file)
+                storage(path).remove_partial_files(is_half_written)
                 prepare_store(path, manifest, lines, update=update)
         except BaseException:
             lock.release(path)

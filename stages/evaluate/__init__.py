@@ -3,6 +3,7 @@
 `evaluation` scores a split, `predict` writes label maps of any images. Both use a `trained_run`,
 `inference` (an image to class scores, by the `scorer`), `labelling` (scores to labels) and
 `read_ahead`, and go on with less where the `memory` is too small. `trained_images` counts the
-images that a run was trained on, `metrics` has the formulas, `result` the files that scores are
-written to, `overlay` the pictures, `vocabulary` text embeddings of other class names.
+images that a run was trained on, `metrics` has the formulas, `student_result` puts a run's scores
+together, `result` has the files that they are written to, `overlay` the pictures, `vocabulary` text
+embeddings of other class names.
 """

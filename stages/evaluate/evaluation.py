@@ -34,6 +34,7 @@ from zsseg.stages.evaluate.memory import FittingScorer, PreparedImage
 from zsseg.stages.evaluate.metrics import confusion, scores
 from zsseg.stages.evaluate.read_ahead import read_ahead
 from zsseg.stages.evaluate.result import EvaluationResult, variant
+from zsseg.stages.evaluate.student_result import EvaluatedImages, student_result
 from zsseg.stages.evaluate.trained_images import count_trained_on
 from zsseg.stages.evaluate.trained_run import TrainedRun
 from zsseg.stages.train.processes import agree, processes, sum_in_place, value_from_first
@@ -87,30 +88,18 @@ def evaluate_run(
     confusion_GCC = _confusions(spec, samples, read, scorer, gammas, progress)
     memory = scorer.report(len(samples))
     too_large = memory.get("left_out", 0)
-    results = []
-    for gamma, confusion_CC in zip(gammas, confusion_GCC, strict=True):
-        settings = run.evaluate.model_dump() | {"calibration": gamma}
-        results.append(
-            EvaluationResult(
-                subject="student",
-                source=str(run.path),
-                dataset=spec.name,
-                split=split,
-                classes=spec.classes,
-                unseen=spec.unseen,
-                images=len(samples) - too_large,
-                left_out=len(listed) - len(samples) + too_large,
-                trained_on=trained_on,
-                settings={
-                    **{"step": run.step, "limit": limit, "names": list(run.names), **settings},
-                    **({"out_of_memory": memory} if memory else {}),
-                },
-                variant=_variant(run, spec, settings, limit),
-                scores=scores(confusion_CC, spec.unseen_ids),
-                confusion_CC=confusion_CC,
-            )
-        )
-    return tuple(results)
+    common = EvaluatedImages(
+        split=split,
+        limit=limit,
+        images=len(samples) - too_large,
+        left_out=len(listed) - len(samples) + too_large,
+        trained_on=trained_on,
+        memory=memory,
+    )
+    return tuple(
+        student_result(run, spec, gamma, confusion_CC, common)
+        for gamma, confusion_CC in zip(gammas, confusion_GCC, strict=True)
+    )
 
 
 def _check_folder(spec: DatasetSpec, root: Path) -> None:

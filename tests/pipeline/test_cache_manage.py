@@ -24,6 +24,7 @@ from helpers.zsseg_command import zsseg
 
 from zsseg.stages.cache.catalogue import choose_store, find_stores
 from zsseg.stages.cache.disk import durable
+from zsseg.stages.cache.disk.local import LocalStorage
 from zsseg.stages.cache.disk.lock import locked
 from zsseg.stages.cache.disk.storage import storage
 from zsseg.stages.cache.reader import Store
@@ -79,10 +80,10 @@ def test_a_use_is_noted_and_changes_nothing(store: Path) -> None:
 def test_a_store_that_cannot_be_written_is_used_without_a_note(
     store: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def refused(self: Path, **_: object) -> None:
-        raise PermissionError(30, "Read-only file system", str(self))
+    def refused(self: LocalStorage) -> None:
+        raise PermissionError(30, "Read-only file system", str(self.path))
 
-    monkeypatch.setattr(Path, "touch", refused)
+    monkeypatch.setattr(LocalStorage, "touch", refused)
     note_use(store)
     assert last_used(store) is None
 
@@ -311,7 +312,12 @@ def test_rm_without_an_answer_deletes_nothing(
 
 def test_prune_deletes_leftovers_and_nothing_else(store: Path, tmp_path: Path) -> None:
     before = content(store)
-    sizes = {"dense/c.0.abc.partial": 3, "ledger/old/000000.json": 4, "old/c.0.0": 5}
+    sizes = {
+        "dense/c.0.partial": 3,
+        f"dense/c.0.{'a' * 32}.partial": 2,
+        "ledger/old/000000.json": 4,
+        "old/c.0.0": 5,
+    }
     sizes |= {"ledger/index/000099.json": 6}
     for name, size in sizes.items():
         (store / name).parent.mkdir(exist_ok=True)

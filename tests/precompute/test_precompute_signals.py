@@ -82,7 +82,7 @@ def test_a_signal_ends_a_run_soon_and_says_how_to_go_on(
     lines = [line for line in said.splitlines() if not re.match(r"precompute \d|\d workers;", line)]
     assert len(lines) == 1, said
     assert "what was finished is kept" in lines[0]
-    assert "run `zsseg precompute`" in lines[0]
+    assert "run the same command again" in lines[0]
     assert not list(store.rglob("*.partial"))
     assert not (store / ".writer.json").exists()
     assert not (store / "seal.json").exists()

@@ -50,6 +50,8 @@ _NAME = re.compile(r"[a-z][a-z0-9_]*")
 _BELOW = re.compile(
     rf"[a-z][a-z0-9_]*/(zarr\.json|c(\.\d+)*)|{LEDGER}/[a-z][a-z0-9_]*/\d+\.json", re.ASCII
 )
+_BY_ZARR = re.compile(r"[a-z][a-z0-9_]*/(zarr|c(\.\d+)*)\.[0-9a-f]{32}", re.ASCII)
+"""How zarr names a file while it writes it, less `.partial`: it replaces the last suffix."""
 _LARGEST_ROW = 1 << 32  # bytes of one row of an array, or of an array without rows
 _MOST_ROWS = 50_000_000
 _SHORTEST_LINE = 16  # bytes of an entry of the index, at least
@@ -240,6 +242,12 @@ def _too_many(store: StorePath, rows: int) -> bool:
 def is_store_file(name: str) -> bool:
     """Has a path, relative to a store, the form of those that zsseg writes?"""
     return name in TOP_FILES or _BELOW.fullmatch(name) is not None
+
+
+def is_half_written(name: str) -> bool:
+    """Is a path, relative to a store and less `.partial`, that of a file which zsseg or zarr was
+    writing?"""
+    return is_store_file(name) or _BY_ZARR.fullmatch(name) is not None
 
 
 def _artifact(name: str, entry: dict[str, Any]) -> Artifact:

@@ -12,6 +12,7 @@ from zsseg.stages.cache.format.manifest import (
     GROUP,
     TOP_FILES,
     Manifest,
+    is_half_written,
     is_store_file,
     shard_file,
 )
@@ -47,7 +48,7 @@ def sort_contents(path: StorePath, manifest: Manifest | None) -> Contents:
             strangers.append(file)
         elif file in TOP_FILES or file in known or (name != file and is_store_file(name)):
             own.append(file)
-        elif file.endswith(PARTIAL) and is_store_file(name.removesuffix(PARTIAL)):
+        elif file.endswith(PARTIAL) and is_half_written(name.removesuffix(PARTIAL)):
             partial.append(file)
         elif is_store_file(file) and not _is_foreign(path, file.split("/")[0], foreign):
             orphans.append(file)
