@@ -321,7 +321,7 @@ def test_another_store_is_refused_before_anything_is_done(place: Path, tmp_path:
     ("more", "message"),
     [
         (("--split", "nights"), "no split 'nights'"),
-        (("--split", "train"), "would be trained on and scored on alike"),
+        (("--split", "train"), "the same images would be used for training and scoring"),
         (("--root", "nowhere"), "nowhere: there is no such folder"),
     ],
 )
