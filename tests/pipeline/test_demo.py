@@ -21,7 +21,7 @@ SHORT = ("train.steps=4", "train.warmup_steps=1", "train.batch=2", "train.log_ev
 
 @pytest.fixture(scope="module")
 def short(tmp_path_factory: pytest.TempPathFactory) -> Demo:
-    """A demo of 15 + 3 scenes and 4 steps."""
+    """A demo of 15 + 3 scenes and 4 steps: nine commands, 25 s on two busy cores."""
     out = tmp_path_factory.mktemp("demo") / "demo"
     sets = [word for setting in SHORT for word in ("--set", setting)]
     zsseg("demo", "--out", str(out), "--scenes", "15", "--quiet", *sets)

@@ -167,6 +167,7 @@ def test_certificates_of_dasks_configuration_are_used_and_plain_tcp_is_warned_of
     assert "neither encrypted nor authenticated" in caplog.text
 
 
+# 22 s: two workers start, one is killed, and another starts; each imports torch.
 def test_a_killed_worker_costs_no_result(
     world: Path,
     tiny_clip: str,

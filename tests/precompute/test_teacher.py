@@ -265,7 +265,11 @@ def test_weights_file_gets_the_preprocessing_of_its_model(
         asked.update(settings, name=name)
         raise RuntimeError("stop here")
 
+    def unreachable(name: str, **_: str) -> str:
+        raise OSError(f"{name}: no network")
+
     monkeypatch.setattr("open_clip.create_model", create_model)
+    monkeypatch.setattr("open_clip.pretrained.download_pretrained_from_hf", unreachable)
     weights = copied_clip / "open_clip_model.safetensors"
     with pytest.raises(UserError, match="stop here"):
         load_teacher(resolve_teacher(f"{model}@{weights}"), device="cpu")
@@ -273,6 +277,23 @@ def test_weights_file_gets_the_preprocessing_of_its_model(
     assert asked["force_preprocess_cfg"] == expected
     # Published weights of ViT-L-14 disagree: OpenAI's values are taken, with a warning.
     assert ("OpenAI's is assumed" in caplog.text) == (expected == {})
+
+
+def test_the_tokenizer_of_a_hub_is_taken_from_the_cache_without_asking_the_network(
+    copied_clip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def asked(name: str, **_: str) -> str:
+        raise AssertionError(f"{name}: the network was asked")
+
+    cached = tmp_path / "tokenizer.json"
+    cached.write_text("{}")
+    monkeypatch.setattr("open_clip.pretrained.download_pretrained_from_hf", asked)
+    monkeypatch.setattr("huggingface_hub.try_to_load_from_cache", lambda *_: str(cached))
+    spec = f"ViT-B-16-SigLIP@{copied_clip / 'open_clip_model.safetensors'}"
+    before = resolve_teacher(spec).tokenizer_hash
+    assert before is not None
+    cached.write_text("{ }")
+    assert resolve_teacher(spec).tokenizer_hash != before
 
 
 # --- running ---

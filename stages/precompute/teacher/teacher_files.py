@@ -281,10 +281,14 @@ def _tokenizer_hash(spec: str, name: str, folder: Path) -> str | None:
     """
     files = tokenizer_files(folder)
     if not spec.startswith("local-dir:"):
+        from huggingface_hub import try_to_load_from_cache
         from open_clip.pretrained import download_pretrained_from_hf
 
+        # What was fetched once is taken without asking the network, which may not be there.
+        cached = try_to_load_from_cache(name, "tokenizer.json")
         try:
-            files = [Path(download_pretrained_from_hf(name, filename="tokenizer.json"))]
+            file = cached if isinstance(cached, str) else None
+            files = [Path(file or download_pretrained_from_hf(name, filename="tokenizer.json"))]
         except (OSError, RuntimeError):
             return None
     return fingerprint({file.name: xxhash.xxh3_128_hexdigest(file.read_bytes()) for file in files})
