@@ -73,7 +73,7 @@ def fresh(made: tuple[Path, Path], tmp_path: Path) -> tuple[Path, Path]:
     return tmp_path / "world" / world.name, tmp_path / "cache" / store.name
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="module", autouse=True)
 def logging_as_before() -> Iterator[None]:
     """The commands set up logging for their process; other tests share this one."""
     root = logging.getLogger()

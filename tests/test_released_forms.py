@@ -21,8 +21,6 @@ REWRITTEN = {"history.jsonl", "sources.jsonl", "README.md", ".lock", ".writer.js
 FROM_THE_CLOCK = {"images_per_second", "data_wait", "cache_mb_per_second"}
 CLIP = f"local-dir:{files('zsseg.stages.demo') / 'clip'}"
 
-pytestmark = pytest.mark.usefixtures("logging_as_before")
-
 
 @pytest.fixture
 def released(tmp_path: Path) -> Path:

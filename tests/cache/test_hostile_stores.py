@@ -56,7 +56,6 @@ def folder(made: tuple[Path, Path], tmp_path: Path) -> Path:
     return stores
 
 
-@pytest.mark.usefixtures("logging_as_before")
 def test_the_sound_one_is_listed_and_pruned(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -308,7 +308,6 @@ def test_what_the_server_refuses_is_said(
 
 @pytest.mark.parametrize("url", ["ftp://127.0.0.1:9/x", "http://127.0.0.1:9/x"])
 @pytest.mark.parametrize("command", ["ls", "verify", "export"])
-@pytest.mark.usefixtures("logging_as_before")
 def test_a_host_that_cannot_be_reached_is_a_message_for_every_protocol(
     url: str,
     command: str,

@@ -14,8 +14,6 @@ from zsseg.stages.data.label_warning import label_warning, visible_warning
 from zsseg.stages.data.spec import DatasetSpec, FolderPatterns, load_spec
 from zsseg.stages.train.batches.store_check import warn_of_labels
 
-pytestmark = pytest.mark.usefixtures("logging_as_before")
-
 
 def _spec(**changes: object) -> DatasetSpec:
     values = {"name": "own", "layout": "folder", "classes": ("a", "b", "c"), "unseen": ("c",)}

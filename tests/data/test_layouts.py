@@ -18,8 +18,6 @@ from zsseg.stages.data.splits import list_samples, splits, unpaired_labels
 from zsseg.stages.data.visible import read_visible_label
 from zsseg.stages.errors import DatasetError
 
-pytestmark = pytest.mark.usefixtures("logging_as_before")
-
 SIZE = (6, 34)
 
 

@@ -10,8 +10,6 @@ from helpers.zsseg_command import zsseg
 
 from zsseg.stages.cache.disk.lock import locked
 
-pytestmark = pytest.mark.usefixtures("logging_as_before")
-
 
 def verify(*words: object) -> int:
     return zsseg("cache", "verify", *words)

@@ -13,8 +13,6 @@ from helpers.random_clip import write_clip
 from helpers.zsseg_command import zsseg
 from PIL import Image
 
-pytestmark = pytest.mark.usefixtures("logging_as_before")
-
 EXPERIMENT = {
     "student": {"encoder": "tu-resnet10t", "weights": "none"},
     "objectives": {"sdd": 1.0, "token": "pooled"},

@@ -22,8 +22,6 @@ from zsseg.stages.train.run.run_folder import write_record
 from zsseg.stages.train.run_config import RunConfig
 from zsseg.stages.yaml_files import builtin_names
 
-pytestmark = pytest.mark.usefixtures("logging_as_before")
-
 CAMVID, CONTEXT = load_spec("camvid"), load_spec("pascal-context")
 
 

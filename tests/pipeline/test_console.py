@@ -56,7 +56,6 @@ def test_a_cell_and_a_word_of_progress_stay_in_their_line(
     assert capsys.readouterr().err.endswith("  a\\nb\\x1b[2J\n")
 
 
-@pytest.mark.usefixtures("logging_as_before")
 def test_a_name_in_an_error_stays_in_its_line(capsys: pytest.CaptureFixture[str]) -> None:
     assert zsseg("cache", "info", "a\nerror: \x1b]0;b[/]") != 0
     (line,) = capsys.readouterr().err.splitlines()
@@ -93,7 +92,6 @@ def test_nobody_reads_stdout() -> None:
     assert "Exception" not in full.stderr
 
 
-@pytest.mark.usefixtures("logging_as_before")
 def test_ctrl_c_ends_the_demo(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

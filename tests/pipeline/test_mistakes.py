@@ -16,8 +16,6 @@ from zsseg.stages.evaluate.predict import predict_files
 from zsseg.stages.train.run import checkpoint
 from zsseg.stages.train.run.run_folder import check_folder, write_record
 
-pytestmark = pytest.mark.usefixtures("logging_as_before")
-
 LOADS_TORCH = """
 import sys
 from zsseg.pipeline.cli.main import main

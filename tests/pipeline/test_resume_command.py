@@ -13,8 +13,6 @@ from helpers.zsseg_command import zsseg
 from zsseg.stages.train.losses.batch_losses import batch_losses
 from zsseg.stages.train.run.run_folder import read_record
 
-pytestmark = pytest.mark.usefixtures("logging_as_before")
-
 
 @pytest.fixture
 def stopped(tmp_path: Path, made: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> Path:

@@ -28,8 +28,6 @@ from zsseg.stages.train.run_config import RunConfig
 from zsseg.stages.train.state import State
 from zsseg.stages.train.step import StepResult, gradients
 
-pytestmark = pytest.mark.usefixtures("logging_as_before")
-
 BAD_ROW = 4
 
 
