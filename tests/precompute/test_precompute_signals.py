@@ -79,7 +79,9 @@ def test_a_signal_ends_a_run_soon_and_says_how_to_go_on(
     assert "Traceback" not in said + out, said
     (store,) = cache.iterdir()
     # Beside the progress, and the line on workers, there is one message.
-    lines = [line for line in said.splitlines() if not re.match(r"precompute \d|\d workers?$", line)]
+    lines = [
+        line for line in said.splitlines() if not re.match(r"precompute \d|\d workers?$", line)
+    ]
     assert len(lines) == 1, said
     assert "what was finished is kept" in lines[0]
     assert "run the same command again" in lines[0]
