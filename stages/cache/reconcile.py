@@ -13,7 +13,7 @@ from zsseg.stages.cache.disk.lock import HOLDER, LOCK
 from zsseg.stages.cache.disk.storage import storage
 from zsseg.stages.cache.disk.store_path import StorePath
 from zsseg.stages.cache.format import ledger
-from zsseg.stages.cache.format.arrays import array_json
+from zsseg.stages.cache.format.arrays import array_jsons, group_forms
 from zsseg.stages.cache.format.manifest import (
     GROUP,
     HISTORY,
@@ -25,7 +25,6 @@ from zsseg.stages.cache.format.manifest import (
     Manifest,
     description,
     fingerprints,
-    group_json,
     read_manifest,
 )
 from zsseg.stages.cache.format.recipe import differing_fields
@@ -43,12 +42,10 @@ def prepare_store(path: StorePath, wanted: Manifest, index: bytes, *, update: bo
     `index` is the content of index.jsonl. CacheError, with every differing field, when the store
     there is another one; with `update` what differs is removed instead, to be computed again.
     """
-    arrays = {
-        f"{name}/zarr.json": array_json(wanted, artifact, spec)
-        for name, (artifact, spec) in wanted.arrays.items()
-    }
+    arrays = {f"{name}/{GROUP}": content for name, content in array_jsons(wanted).items()}
     finish_setting_aside(path)
-    _restore(path, {GROUP: group_json(wanted), INDEX: index} | arrays)
+    groups = [(GROUP, content) for content in group_forms(wanted)]
+    _restore(path, [*groups, (INDEX, index), *arrays.items()])
     if storage(path / GROUP).exists():
         _reconcile(path, wanted, index, update=update)
     else:
@@ -58,13 +55,16 @@ def prepare_store(path: StorePath, wanted: Manifest, index: bytes, *, update: bo
             storage(path / file).write(content)
 
 
-def _restore(path: StorePath, wanted: Mapping[str, bytes]) -> None:
-    """Restore lost or damaged metadata where the seal's hash proves that it was what is wanted."""
+def _restore(path: StorePath, wanted: Sequence[tuple[str, bytes]]) -> None:
+    """Restore lost or damaged metadata where the seal's hash proves that it was what is wanted.
+
+    `wanted`: files with each content that they may have had.
+    """
     try:
         sealed = ledger.read_seal(path)["files"]
     except CacheError:
         return
-    for file, content in wanted.items():
+    for file, content in wanted:
         if sealed.get(file) == xxhash.xxh3_128_hexdigest(content) and (
             not storage(path / file).exists() or storage(path / file).read() != content
         ):
@@ -82,7 +82,7 @@ def _create(path: StorePath, wanted: Manifest, index: bytes) -> None:
             f"{', '.join(sorted(strangers)[:3])}); delete the folder or give another --cache"
         )
     storage(path / INDEX).write(index)
-    storage(path / GROUP).write(group_json(wanted))
+    storage(path / GROUP).write(group_forms(wanted)[0])
 
 
 @dataclass(frozen=True)
@@ -150,7 +150,7 @@ def _reconcile(path: StorePath, wanted: Manifest, index: bytes, *, update: bool)
     stored = read_manifest(path)
     _drop(path, stored, wanted, found.artifacts)
     storage(path / INDEX).write(index)
-    storage(path / GROUP).write(group_json(wanted))
+    storage(path / GROUP).write(group_forms(wanted)[0])
 
 
 def _described(manifest: Manifest) -> dict[str, Any]:

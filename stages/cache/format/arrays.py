@@ -19,7 +19,7 @@ from zsseg.stages.cache.disk.hashing import hash_bytes
 from zsseg.stages.cache.disk.storage import storage
 from zsseg.stages.cache.disk.store_path import StorePath
 from zsseg.stages.cache.format.fast_rows import damaged_shard
-from zsseg.stages.cache.format.manifest import ArraySpec, Artifact, Manifest, shard_file
+from zsseg.stages.cache.format.manifest import ArraySpec, Artifact, Manifest, group_json, shard_file
 from zsseg.stages.errors import CacheError
 
 ZarrArray: TypeAlias = zarr.Array[Any]
@@ -52,6 +52,19 @@ def array_json(manifest: Manifest, artifact: Artifact, spec: ArraySpec) -> bytes
         chunk_key_encoding={"name": "default", "separator": "."},
     )
     return files[f"{spec.name}/zarr.json"].to_bytes()
+
+
+def array_jsons(manifest: Manifest) -> dict[str, bytes]:
+    """Content of every array's zarr.json, by the array's name."""
+    return {
+        name: array_json(manifest, artifact, spec)
+        for name, (artifact, spec) in manifest.arrays.items()
+    }
+
+
+def group_forms(manifest: Manifest) -> tuple[bytes, bytes]:
+    """Content of the group's zarr.json: as it is written now, and as zsseg 0.1 wrote it."""
+    return group_json(manifest, arrays=array_jsons(manifest)), group_json(manifest)
 
 
 def open_array(store: StorePath, manifest: Manifest, name: str) -> ZarrArray:

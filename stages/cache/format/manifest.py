@@ -1,6 +1,7 @@
 """The manifest of a store (its zarr.json): what it holds, and in which files. Needs no zarr.
 
-zarr.json     group; attributes: format, identity, info, artifacts, rows, shard_rows
+zarr.json     group; attributes: format, identity, info, artifacts, rows, shard_rows;
+              consolidated metadata: the zarr.json of every array (not in stores of zsseg 0.1)
 index.jsonl   one line per row: row, id, image, label (paths relative to the data set's root)
 <array>/      one zarr array each; zarr.json and one file per shard
 ledger/<artifact>/<shard>.json   receipt: rows, bytes and hash of the files of one shard
@@ -162,8 +163,12 @@ def receipt_file(artifact: Artifact, shard: int) -> str:
     return f"{LEDGER}/{artifact.name}/{shard:06d}.json"
 
 
-def group_json(manifest: Manifest) -> bytes:
-    """Content of the group's zarr.json: zarr reads it, and equal manifests give equal bytes."""
+def group_json(manifest: Manifest, *, arrays: Mapping[str, bytes] | None = None) -> bytes:
+    """Content of the group's zarr.json: zarr reads it, and equal manifests give equal bytes.
+
+    `arrays`: content of each array's zarr.json. With them zarr knows the arrays without looking at
+    the folder, where it warns of every file that is none of its own. None: as zsseg 0.1 wrote it.
+    """
     prints = fingerprints(manifest.artifacts)
     attributes = {
         "zsseg_format": FORMAT,
@@ -176,7 +181,13 @@ def group_json(manifest: Manifest) -> bytes:
         "rows": manifest.rows,
         "shard_rows": manifest.shard_rows,
     }
-    group = {"zarr_format": 3, "node_type": "group", "attributes": attributes}
+    group: dict[str, Any] = {"zarr_format": 3, "node_type": "group", "attributes": attributes}
+    if arrays is not None:
+        group["consolidated_metadata"] = {
+            "kind": "inline",
+            "must_understand": False,
+            "metadata": {name: json.loads(content) for name, content in arrays.items()},
+        }
     return (json.dumps(group, indent=1, sort_keys=True, allow_nan=False) + "\n").encode("ascii")
 
 

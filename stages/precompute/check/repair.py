@@ -19,6 +19,7 @@ from zsseg.stages.cache.disk.lock import locked
 from zsseg.stages.cache.disk.storage import storage
 from zsseg.stages.cache.disk.store_path import StorePath
 from zsseg.stages.cache.evidence import list_shards, read_seal
+from zsseg.stages.cache.format.arrays import group_forms
 from zsseg.stages.cache.format.manifest import (
     GROUP,
     HISTORY,
@@ -26,7 +27,6 @@ from zsseg.stages.cache.format.manifest import (
     Manifest,
     description,
     fingerprints,
-    group_json,
 )
 from zsseg.stages.cache.format.recipe import differing_fields
 from zsseg.stages.cache.verify import DamagedFile, Inspection, Share, inspect_store
@@ -159,7 +159,11 @@ def _put_back(path: StorePath, found: Inspection, plan: _Plan) -> None:
     Raises CacheError where a rebuilt file is not proved to be the lost one.
     """
     damaged = {problem.file for problem in found.problems}
-    made = {GROUP: group_json(plan.manifest), INDEX: plan.index}
+    sealed = None if found.root is None else read_seal(path)["files"].get(GROUP)
+    group, released = group_forms(plan.manifest)
+    if sealed == xxhash.xxh3_128_hexdigest(released):
+        group = released
+    made = {GROUP: group, INDEX: plan.index}
     wanted = {file: content for file, content in made.items() if file in damaged}
     if not wanted:
         return
