@@ -81,6 +81,13 @@ def test_a_damaged_store_is_repaired(released: Path) -> None:
     assert zsseg("cache", "verify", released / STORE, "--read-data") == 0
 
 
+def test_a_lost_description_is_put_back_in_the_form_that_was_released(released: Path) -> None:
+    (released / STORE / "zarr.json").unlink()
+    place = ("--root", released / "world", "--teacher", CLIP)
+    assert zsseg("cache", "verify", released / STORE, "--repair", *place) == 0
+    assert contents(released / STORE) == contents(RELEASED / STORE)
+
+
 def test_an_archive_is_taken_in_and_written_alike(released: Path, tmp_path: Path) -> None:
     assert zsseg("cache", "import", released / "store.tar", "--cache", tmp_path / "cache") == 0
     assert contents(tmp_path / "cache" / STORE) == contents(RELEASED / STORE)
