@@ -1,17 +1,16 @@
 """Output for people: results on stdout; progress bars, messages and logging on stderr.
 
-Names of files and classes may hold anything: square brackets are printed as they are, and control
-characters, such as those of an escape sequence, and bytes that are no text as escapes.
+Names of files and classes may hold anything: all text passes through `one_line` here.
 """
 
 import io
 import logging
 import os
-import re
 import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from copy import copy
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -20,46 +19,21 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
-_UNPRINTABLE = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
-"""Control characters but tab and newline, what turns the direction of text, and the halves by which
-Python stands for bytes of a file name that are not UTF-8."""
-
-
-def printable(text: str) -> str:
-    """The text with what a terminal would act on, or cannot show, as escapes (`\\x1b`).
-
-    Line breaks stay: messages have several lines.
-    """
-    return _UNPRINTABLE.sub(_escape, text)
-
-
-def one_line(text: object) -> str:
-    """A name as text in one line: `printable`, its line breaks as escapes too."""
-    return printable(str(text)).replace("\n", "\\n")
-
-
-def _escape(match: re.Match[str]) -> str:
-    code = ord(match[0])
-    if 0xDC80 <= code <= 0xDCFF:  # a byte: see PEP 383
-        code -= 0xDC00
-    return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}"
+from zsseg.stages.errors import UserError
+from zsseg.stages.printable import one_line, printable
 
 
 class PlainConsole(Console):
-    """A console that prints every text as it is, `printable`: no markup, no emoji, no colours."""
+    """Prints every string as it is, in `one_line`: no markup, no emoji, no colours.
+
+    Several lines are several calls, or the lines of a table.
+    """
 
     def __init__(self, *, stderr: bool = False, width: int | None = None) -> None:
         super().__init__(stderr=stderr, width=width, markup=False, emoji=False, highlight=False)
 
     def render_str(self, text: str, *args: Any, **options: Any) -> Text:
-        return super().render_str(printable(text), *args, **options)
-
-
-class NameTable(Table):
-    """A table whose cells may be names of any kind: each stays in its line."""
-
-    def add_row(self, *cells: str) -> None:  # type: ignore[override]
-        super().add_row(*map(one_line, cells))
+        return super().render_str(one_line(text), *args, **options)
 
 
 def _is_terminal(stream: TextIO | None) -> bool:
@@ -98,7 +72,16 @@ def flush() -> None:
 
 class _PlainFormatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
-        return printable(super().format(record))
+        if not isinstance(record.args, tuple):
+            return printable(super().format(record))
+        plain = copy(record)
+        plain.args = tuple(map(_safe, record.args))
+        return printable(super().format(plain))
+
+
+def _safe(value: object) -> object:
+    """What a log line is made of, in one line; numbers and our own errors, which are so, as is."""
+    return value if isinstance(value, int | float | UserError) else one_line(value)
 
 
 def configure_logging(*, quiet: bool, first: bool = True) -> None:
@@ -130,7 +113,7 @@ def progress(title: str, *, quiet: bool = False) -> Iterator[Advance]:
             TextColumn("{task.fields[words]}", markup=False),
             console=err,
         ) as bar:
-            task = bar.add_task(title, total=None, words="")
+            task = bar.add_task(one_line(title), total=None, words="")
             yield lambda done, total, words: bar.update(
                 task, completed=done, total=total, words=one_line(words)
             )
@@ -148,10 +131,7 @@ def _plain_lines(title: str) -> Iterator[Advance]:
         spent = time.monotonic() - started
         left = spent / max(done, 1) * (total - done)
         when = f"{left:.0f} s left" if done < total else f"{spent:.0f} s"
-        err.print(
-            f"{title} {done}/{total}, {when}{'  ' + one_line(words) if words else ''}",
-            soft_wrap=True,
-        )
+        err.print(f"{title} {done}/{total}, {when}{'  ' + words if words else ''}", soft_wrap=True)
 
     def advance(done: int, total: int, words: str) -> None:
         nonlocal last, state

@@ -102,4 +102,4 @@ def build(model: type[Model], values: dict[str, Any], *, where: str) -> Model:
         return model.model_validate_json(json.dumps(values, default=str))
     except ValidationError as error:
         lines = error_lines(model, error)
-        raise UserError(f"{where}:\n  " + "\n  ".join(lines)) from error
+        raise UserError(f"{where}:", *map("  {}".format, lines)) from error

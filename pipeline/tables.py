@@ -5,7 +5,9 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING
 
-from zsseg.pipeline.console import NameTable, size_text
+from rich.table import Table
+
+from zsseg.pipeline.console import size_text
 from zsseg.stages.cache.catalogue import StoreSummary
 from zsseg.stages.cache.dense_loss import DenseLoss
 from zsseg.stages.data.dataset_check import VerifyReport
@@ -21,28 +23,28 @@ def percent(value: float) -> str:
     return "-" if math.isnan(value) else f"{100 * value:.1f}"
 
 
-def dataset_table(specs: Sequence[DatasetSpec]) -> NameTable:
+def dataset_table(specs: Sequence[DatasetSpec]) -> Table:
     """One line per data set."""
-    table = NameTable("name", "classes", "seen", "unseen", "about", box=None)
+    table = Table("name", "classes", "seen", "unseen", "about", box=None)
     for spec in specs:
         classes, unseen = len(spec.classes), len(spec.unseen)
         table.add_row(spec.name, str(classes), str(classes - unseen), str(unseen), spec.about)
     return table
 
 
-def class_table(spec: DatasetSpec) -> NameTable:
+def class_table(spec: DatasetSpec) -> Table:
     """One line per class of a data set."""
-    table = NameTable("id", "class", "prompt name", "group", box=None)
+    table = Table("id", "class", "prompt name", "group", box=None)
     for index, (name, prompt) in enumerate(zip(spec.classes, spec.prompt_names, strict=True)):
         group = "unseen" if name in spec.unseen else "seen"
         table.add_row(str(index), name, prompt, group)
     return table
 
 
-def pixel_table(spec: DatasetSpec, report: VerifyReport) -> NameTable:
+def pixel_table(spec: DatasetSpec, report: VerifyReport) -> Table:
     """Pixels per class and per group, with shares of all pixels, in percent."""
     total = max(int(report.pixels.sum()) + report.void, 1)
-    table = NameTable("class", "group", "pixels", "share %", box=None)
+    table = Table("class", "group", "pixels", "share %", box=None)
     for name, pixels in zip(spec.classes, report.pixels, strict=True):
         group = "unseen" if name in spec.unseen else "seen"
         table.add_row(name, group, f"{pixels:,}", percent(pixels / total))
@@ -59,9 +61,9 @@ def pixel_table(spec: DatasetSpec, report: VerifyReport) -> NameTable:
 
 def store_table(
     stores: Sequence[StoreSummary], uses: Sequence[tuple[datetime | None, int]]
-) -> NameTable:
+) -> Table:
     """One line per store; `uses` has when each was last used, and by how many runs."""
-    table = NameTable("store", "data set", "split", "images", "size", "teacher", "state", box=None)
+    table = Table("store", "data set", "split", "images", "size", "teacher", "state", box=None)
     table.add_column("last used")
     table.add_column("runs")
     for store, (used, runs) in zip(stores, uses, strict=True):
@@ -105,14 +107,14 @@ def loss_line(loss: DenseLoss) -> str:
     )
 
 
-def score_table(results: Sequence[EvaluationResult]) -> NameTable:
+def score_table(results: Sequence[EvaluationResult]) -> Table:
     """IoU and accuracy per class in percent, side by side for several gammas."""
     columns = [
         f"{score}{f', {gamma_text(result)}' if len(results) > 1 else ''}"
         for result in results
         for score in ("IoU", "accuracy")
     ]
-    table = NameTable("class", "group", *columns, box=None)
+    table = Table("class", "group", *columns, box=None)
     for rows in zip(*map(class_rows, results), strict=True):
         group = "unseen" if rows[0].unseen else "seen"
         shown = [percent(value) for row in rows for value in (row.iou, row.accuracy)]

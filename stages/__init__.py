@@ -5,7 +5,7 @@ student from the store, without CLIP. They never import each other. `evaluate/` 
 what was trained. Shared: `data/` (images, labels, splits) and `cache/` (the store). `demo/` draws a
 small world to try everything on.
 
-Single files: `errors` (what a user can mend, with exit codes), `file_bytes` (files that a user
-names), `yaml_files` and `validation_errors` (settings read and checked), `setting_marks` (what
-depends on a setting), `device` (CPU or GPU).
+Single files: `errors` (what a user can mend, with exit codes), `printable` (names as text),
+`file_bytes` (files that a user names), `yaml_files` and `validation_errors` (settings read and
+checked), `setting_marks` (what depends on a setting), `device` (CPU or GPU).
 """

@@ -4,11 +4,19 @@ The text of every error says what is wrong, in which file, why, and what to do n
 `assert` is for our own mistakes.
 """
 
+from zsseg.stages.printable import one_line
+
 
 class UserError(ValueError):
-    """A wrong argument or setting."""
+    """A wrong argument or setting. Each argument is a line of the message.
+
+    Names within may hold anything: what would leave its line, or act on a terminal, is escaped.
+    """
 
     exit_code = 2
+
+    def __str__(self) -> str:
+        return "\n".join(map(one_line, self.args))
 
 
 class DatasetError(UserError):

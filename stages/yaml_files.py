@@ -89,7 +89,8 @@ def parse_yaml(text: str, *, where: str, error: type[UserError] = UserError) -> 
     try:
         return yaml.load(text, Loader=_Loader)
     except (yaml.YAMLError, ValueError) as reason:  # ValueError: a date such as 2024-13-45
-        raise error(f"{where}: not valid YAML: {reason}") from reason
+        text = " ".join(str(reason).split())
+        raise error(f"{where}: not valid YAML: {text}. Correct it") from reason
     except RecursionError as reason:
         raise error(f"{where}: not read: values within values, too deep") from reason
 

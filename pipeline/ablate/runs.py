@@ -58,9 +58,9 @@ def check_stores(runs: Sequence[PlannedRun], store: Store) -> None:
         stored = {"store_fingerprint": read_record(run.folder).store_fingerprint}
         if changed := differing_fields(stored, {"store_fingerprint": store.fingerprint}):
             raise UserError(
-                f"{run.folder}: trained from another store than {store.path}:\n  "
-                + "\n  ".join(changed)
-                + "\nGive that store with --cache, or another --out"
+                f"{run.folder}: trained from another store than {store.path}:",
+                *map("  {}".format, changed),
+                "Give that store with --cache, or another --out",
             )
 
 

@@ -78,7 +78,8 @@ def ablate(
     header = table_report.header_of(name, request, store, command=command)
     stem = out / table_plan.table_stem(name, chosen, request)
     made, measured, failures = runs.make_table(stem, header, chosen, rows, inputs, quiet=quiet)
-    console.out.print(table_report.markdown(made, chosen, measured), soft_wrap=True)
+    lines = table_report.markdown(made, chosen, measured).split("\n")
+    console.out.print(*lines, sep="\n", soft_wrap=True)
     console.out.print(f"written: {stem}.md, .json, .csv", soft_wrap=True)
     if failures:
         raise typer.Exit(Exit.SKIPPED)

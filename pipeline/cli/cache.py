@@ -75,7 +75,7 @@ def info(path: StoreArgument) -> None:
         **({"dense_loss": asdict(loss)} if loss else {}),
         "info": manifest.info,
     }
-    sys.stdout.write(json.dumps(shown, indent=2, ensure_ascii=False) + "\n")
+    sys.stdout.write(json.dumps(shown, indent=2) + "\n")
 
 
 @app.command()
@@ -95,7 +95,7 @@ def diff(
     lines = [f"A: {one}", f"B: {other}", *found.fields]
     for each in found.artifacts:
         lines += [_artifact_line(each), *(f"  {line}" for line in each.fields)]
-    console.out.print("\n".join(lines), soft_wrap=True)
+    console.out.print(*lines, sep="\n", soft_wrap=True)
 
 
 def _artifact_line(found: "ArtifactComparison") -> str:

@@ -3,10 +3,10 @@
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from rich.table import Table
 
 from zsseg.pipeline import console
 from zsseg.pipeline.cli.options import MovedRoot, MovedTeacher, Quiet, StoreArgument
-from zsseg.pipeline.console import NameTable
 from zsseg.stages.errors import CacheError
 
 if TYPE_CHECKING:
@@ -42,9 +42,9 @@ def gap(
         store.identity["teacher"], files.recipe(), sides=("stored", "given")
     ):
         raise CacheError(
-            f"{store.path}: was made with another teacher than {files.spec}:\n  "
-            + "\n  ".join(changed)
-            + "\nGive its own with --teacher"
+            f"{store.path}: was made with another teacher than {files.spec}:",
+            *map("  {}".format, changed),
+            "Give its own with --teacher",
         )
     from zsseg.stages.precompute.check.consistency_gap import measure_gap
     from zsseg.stages.precompute.make.artifact_kind import recipe_precision
@@ -65,10 +65,10 @@ def gap(
     console.out.print(_meaning(found), soft_wrap=True)
 
 
-def _table(found: "Gap") -> NameTable:
+def _table(found: "Gap") -> Table:
     """One line per pair of tokens."""
     title = f"{found.crops} crops of {found.images} images: CLIP's token of each crop, and ..."
-    table = NameTable("token", "compared with", "cosine", "worst crop", "same class %", box=None)
+    table = Table("token", "compared with", "cosine", "worst crop", "same class %", box=None)
     table.title, table.title_justify = title, "left"
     lines: list[tuple[str, str, Likeness | None]] = [
         ("dense", "the whole image's, cut out at the crop", found.dense),

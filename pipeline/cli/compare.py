@@ -40,17 +40,18 @@ def compare(
     if as_json:
         sys.stdout.write(json.dumps(comparison_json(comparison), allow_nan=False) + "\n")
     else:
-        console.out.print(f"{comparison.dataset} {split}, in percent\n")
+        console.out.print(f"{comparison.dataset} {split}, in percent", "", sep="\n")
         console.print_whole(run_table(comparison))
         for protocol, figures in comparison.published.items():
             task = f"{comparison.dataset} {split}, {protocol}"
             if figures:
-                console.out.print(f"\npublished for {task} (≈: inferred)\n")
+                console.out.print("", f"published for {task} (≈: inferred)", "", sep="\n")
                 console.print_whole(published_table(figures), widest=120)
             else:
-                console.out.print(f"\nno published figures for {task}")
+                console.out.print("", f"no published figures for {task}", sep="\n")
         if mean and not comparison.means:
-            console.out.print("\nno mean: no two of these results differ in their seed only")
+            text = "no mean: no two of these results differ in their seed only"
+            console.out.print("", text, sep="\n")
     # Printed before it is written: the comparison is not lost if the file cannot be written.
     if csv_file is not None:
         write_durably(csv_file, comparison_csv(comparison).encode(errors="backslashreplace"))

@@ -4,10 +4,10 @@ import sys
 from typing import Annotated
 
 import typer
+from rich.table import Table
 
 from zsseg.pipeline import console
 from zsseg.pipeline.cli.options import Settings
-from zsseg.pipeline.console import NameTable
 from zsseg.pipeline.settings import (
     apply_settings,
     build,
@@ -24,7 +24,7 @@ app = typer.Typer(no_args_is_help=True, help="Experiments: list them, show one t
 @app.command()
 def ls() -> None:
     """List the experiments that come with zsseg."""
-    table = NameTable("name", "protocol", "what it is", box=None)
+    table = Table("name", "protocol", "what it is", box=None)
     for name in builtin_names("experiments"):
         protocol = build(RunConfig, read_experiment(name), where=name).protocol
         title = header(experiment_text(name)).split("\n", 1)[0].removeprefix("#").strip()

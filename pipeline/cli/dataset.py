@@ -41,8 +41,9 @@ def info(
 
     spec = load_spec(name)
     console.out.print(class_table(spec))
+    console.out.print()
     console.out.print(
-        f"\n{spec.name}: {len(spec.classes)} classes, {len(spec.seen_ids)} seen, "
+        f"{spec.name}: {len(spec.classes)} classes, {len(spec.seen_ids)} seen, "
         f"{len(spec.unseen_ids)} unseen"
     )
     if root is not None:
@@ -71,7 +72,7 @@ def verify(
     for each in chosen:
         with console.progress(f"verify {each}", quiet=quiet) as advance:
             report = verify_split(spec, root, each, progress=partial(_advance, advance))
-        console.out.print(f"\n{spec.name} {each}: {report.samples:,} images")
+        console.out.print("", f"{spec.name} {each}: {report.samples:,} images", sep="\n")
         console.out.print(pixel_table(spec, report))
         for problem in report.problems:
             console.out.print(f"{problem.path}: {problem.reason}", soft_wrap=True)
@@ -82,9 +83,9 @@ def verify(
     if problems:
         raise DatasetError(f"{problems} problems (listed above); fix or remove these files")
     if warnings:
-        console.out.print(f"\nno file is wrong, but {warnings} warnings (above)")
+        console.out.print("", f"no file is wrong, but {warnings} warnings (above)", sep="\n")
     else:
-        console.out.print("\nno problems")
+        console.out.print("", "no problems", sep="\n")
 
 
 def _advance(advance: console.Advance, done: int, total: int) -> None:

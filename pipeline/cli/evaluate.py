@@ -190,7 +190,8 @@ def _report(results: "Sequence[EvaluationResult]", folder: Path | None, *, as_js
     else:
         first = results[0]
         console.out.print(score_table(results))
-        console.out.print(f"\n{first.images} images of {first.dataset} {first.split}, in percent:")
+        text = f"{first.images} images of {first.dataset} {first.split}, in percent:"
+        console.out.print("", text, sep="\n")
         for line in score_lines(results):
             console.out.print(line, style="bold")
         for warning in filter(None, (trained_on_text(first), memory_text(first))):

@@ -8,7 +8,7 @@ _NEEDS_UPDATE = ("needs --update",)
 
 def print_forecast(found: Forecast) -> None:
     """Print what would run and why, artifact by artifact, and what it would cost."""
-    console.out.print("\n".join(forecast_lines(found)), soft_wrap=True)
+    console.out.print(*forecast_lines(found), sep="\n", soft_wrap=True)
 
 
 def forecast_lines(found: Forecast) -> list[str]:

@@ -8,6 +8,8 @@ import sys
 import traceback
 
 import typer
+from pydantic import ValidationError
+from typer._click.exceptions import ClickException, NoArgsIsHelpError
 
 from zsseg.pipeline import console
 from zsseg.pipeline.cli import cache, config, dataset, student
@@ -51,13 +53,21 @@ def main() -> None:
     console.open_streams()
     try:
         try:
-            app()
+            # Not `standalone`: typer's own panels would print names raw, and cut paths in pieces.
+            code = app(standalone_mode=False)
         finally:
             console.flush()
+    except NoArgsIsHelpError as error:  # printed already, if it is not the text of this error
+        if error.message:
+            error.show()
+        sys.exit(error.exit_code)
+    except ClickException as error:
+        _print_error(_usage_error(error))
+        sys.exit(error.exit_code)
     except UserError as error:
         if debug:
             traceback.print_exc()
-        _print_error(str(error))
+        _print_error(str(error).split("\n"))
         sys.exit(error.exit_code)
     except BrokenPipeError:  # such as `zsseg cache ls | head -1`: nobody reads on
         sys.exit(1)
@@ -65,20 +75,38 @@ def main() -> None:
         if debug:
             traceback.print_exc()
         where = f" ({error.filename})" if error.filename else ""
-        _print_error(f"{error.strerror or error}{where}. When this is mended, {_to_go_on()}")
+        text = f"{error.strerror or error}{where}. When this is mended, {_to_go_on()}"
+        _print_error([text])
         sys.exit(Exit.RESOURCES)
     except SystemExit as stop:
-        # typer turns Ctrl-C into exit code 130 without a message.
-        if stop.code in (Exit.INTERRUPTED, Exit.TERMINATED):
-            console.err.print(f"interrupted; to go on, {_to_go_on()}", soft_wrap=True)
+        _say_if_interrupted(stop.code)
         raise
+    _say_if_interrupted(code)
+    sys.exit(code or 0)
 
 
-def _print_error(text: str) -> None:
-    """Print an error; names that the command line gives stay in their line."""
-    for word in filter(lambda word: "\n" in word, sys.argv[1:]):
-        text = text.replace(word, console.one_line(word))
-    console.err.print(f"error: {text}", style="bold red", soft_wrap=True)
+def _say_if_interrupted(code: object) -> None:
+    # typer turns Ctrl-C into an exit code without a message.
+    if code in (Exit.INTERRUPTED, Exit.TERMINATED):
+        console.err.print(f"interrupted; to go on, {_to_go_on()}", soft_wrap=True)
+
+
+def _print_error(lines: list[str]) -> None:
+    console.err.print(f"error: {lines[0]}", *lines[1:], sep="\n", style="bold red", soft_wrap=True)
+
+
+def _usage_error(error: ClickException) -> list[str]:
+    """A wrong call as lines: what typer says, or what our own parser of the option says."""
+    given = ""
+    if isinstance(error.__cause__, ValidationError):
+        mistake = error.__cause__.errors()[0]
+        if isinstance(own := mistake.get("ctx", {}).get("error"), UserError):
+            return str(own).split("\n")
+        given = f" (got {mistake['input']!r})"
+    context = getattr(error, "ctx", None)
+    command = context.command_path if context else "zsseg"
+    text = f"{error.format_message().rstrip('.')}{given}"
+    return [f"{text}. `{command} --help` lists what it takes"]
 
 
 def _to_go_on() -> str:

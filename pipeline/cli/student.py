@@ -6,9 +6,9 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
+from rich.table import Table
 
 from zsseg.pipeline import console
-from zsseg.pipeline.console import NameTable
 
 if TYPE_CHECKING:
     from zsseg.stages.train.students.student_info import StudentInfo
@@ -65,11 +65,11 @@ def info(
     )
 
 
-def _table(measured: "list[StudentInfo]") -> NameTable:
+def _table(measured: "list[StudentInfo]") -> Table:
     """One line per student."""
     columns = ["architecture", "encoder", "parameters M", "multiply-adds G", "stride px"]
     speed = any(each.images_per_second for each in measured)
-    table = NameTable(*columns, *(["FPS"] if speed else []), box=None)
+    table = Table(*columns, *(["FPS"] if speed else []), box=None)
     for each in measured:
         table.add_row(
             each.architecture,

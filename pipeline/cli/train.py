@@ -157,8 +157,9 @@ def _store(options: _Options, started: "RunRecord | None") -> "Store":
         return Store.open(store_path(started.store))
     except CacheError as error:
         raise CacheError(
-            f"{error}\n{options.folder} is trained from this store; if it has moved, say where it "
-            "is with --cache"
+            *error.args,
+            f"{options.folder} is trained from this store; if it has moved, say where it is with "
+            "--cache",
         ) from error
 
 

@@ -130,9 +130,9 @@ def _check_same_task(one: ResultRow, other: ResultRow) -> None:
             lines.append(f"{field}: the same in another order")
     if lines:
         raise UserError(
-            f"{one.run} and {other.run} were scored on different tasks:\n  "
-            + "\n  ".join(lines)
-            + "\nCompare runs of one data set and one choice of unseen classes at a time"
+            f"{one.run} and {other.run} were scored on different tasks:",
+            *map("  {}".format, lines),
+            "Compare runs of one data set and one choice of unseen classes at a time",
         )
 
 

@@ -10,9 +10,10 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+from rich.table import Table
+
 from zsseg.pipeline.compare.comparison import Comparison, MeanRow, ResultRow
 from zsseg.pipeline.compare.published import PublishedFigure
-from zsseg.pipeline.console import NameTable
 from zsseg.pipeline.tables import percent
 
 SCORES = ("hIoU", "sIoU", "uIoU", "mIoU", "pAcc")
@@ -29,9 +30,9 @@ _FACTS = (
 )
 
 
-def run_table(comparison: Comparison) -> NameTable:
+def run_table(comparison: Comparison) -> Table:
     """One line per result of a run, then one per mean over seeds; in percent."""
-    table = NameTable(box=None)
+    table = Table(box=None)
     for name in ("run", *_FACTS[:-1], *SCORES):
         table.add_column(name, no_wrap=True)
     for row in comparison.rows:
@@ -45,9 +46,9 @@ def run_table(comparison: Comparison) -> NameTable:
     return table
 
 
-def published_table(figures: tuple[PublishedFigure, ...]) -> NameTable:
+def published_table(figures: tuple[PublishedFigure, ...]) -> Table:
     """One line per published system, in percent; ≈ marks inferred figures."""
-    table = NameTable("system", box=None)
+    table = Table("system", box=None)
     for name in SCORES:
         table.add_column(name, no_wrap=True)
     for name in ("source", "note"):

@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+from rich.table import Table
 
 from zsseg.pipeline import console
-from zsseg.pipeline.console import NameTable
 from zsseg.pipeline.demo.curves import Points
 from zsseg.pipeline.tables import gamma_text, percent
 from zsseg.stages.cache.disk.durable import write_durably
@@ -166,7 +166,7 @@ def run_demo(
         )
     for command in demo.commands():
         if not quiet:
-            console.err.print(f"\n$ {command}", style="bold", soft_wrap=True)
+            console.err.print("", f"$ {command}", sep="\n", style="bold", soft_wrap=True)
         with console.no_output():
             run([*shlex.split(command)[1:], *(["--quiet"] if quiet else [])])
     results = _results(demo)
@@ -174,8 +174,9 @@ def run_demo(
     _write_report(demo, results, minutes)
     console.out.print(_score_table(results))
     if len(results) > _WITHOUT_GAMMA:
-        console.out.print(f"\n{GAMMA_NOTE}", soft_wrap=True)
-    console.out.print(f"\n{minutes:.1f} minutes. Look at {demo.report}", soft_wrap=True)
+        console.out.print("", GAMMA_NOTE, sep="\n", soft_wrap=True)
+    text = f"{minutes:.1f} minutes. Look at {demo.report}"
+    console.out.print("", text, sep="\n", soft_wrap=True)
 
 
 def _claim(out: Path, settings: Mapping[str, int]) -> None:
@@ -205,8 +206,8 @@ def _results(demo: Demo) -> "dict[str, EvaluationResult]":
     return results
 
 
-def _score_table(results: "Mapping[str, EvaluationResult]") -> NameTable:
-    table = NameTable("IoU in percent", "hIoU", "seen (sIoU)", "unseen (uIoU)", box=None)
+def _score_table(results: "Mapping[str, EvaluationResult]") -> Table:
+    table = Table("IoU in percent", "hIoU", "seen (sIoU)", "unseen (uIoU)", box=None)
     for name, result in results.items():
         means = result.scores
         table.add_row(name, *(percent(value) for value in (means.hiou, means.siou, means.uiou)))

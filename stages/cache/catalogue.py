@@ -12,6 +12,7 @@ from zsseg.stages.cache.disk.store_path import StorePath
 from zsseg.stages.cache.format.manifest import GROUP, IMPORTING, REMOVING, SEAL, read_manifest
 from zsseg.stages.cache.format.recipe import fingerprint
 from zsseg.stages.errors import CacheError
+from zsseg.stages.printable import one_line
 
 _log = logging.getLogger(__name__)
 
@@ -94,12 +95,14 @@ def choose_store(path_or_folder: StorePath, *, split: str | None = None) -> Stor
     if len(found) == 1:
         return found[0].path
     if found:
-        listed = "\n".join(
-            f"{store.path}  {store.images} images, {store.teacher}"
-            + ("" if store.sealed else ", unfinished")
-            for store in found
+        raise CacheError(
+            f"{path_or_folder}: several stores fit; give the path of one:",
+            *(
+                f"{store.path}  {store.images} images, {store.teacher}"
+                + ("" if store.sealed else ", unfinished")
+                for store in found
+            ),
         )
-        raise CacheError(f"{path_or_folder}: several stores fit; give the path of one:\n{listed}")
     chosen = f" --split {split}" if split else ""
     raise CacheError(
         f"{path_or_folder}: no store{' for' + chosen if chosen else ''} here; "
@@ -122,7 +125,8 @@ def _summary(path: StorePath) -> StoreSummary | None:
     try:
         manifest = read_manifest(path)
     except (CacheError, OSError) as error:  # one that cannot be read hides no other one
-        _log.warning("left out: %s%s", "" if str(path) in str(error) else f"{path}: ", error)
+        named = one_line(path) in str(error)
+        _log.warning("left out: %s%s", "" if named else f"{path}: ", error)
         return None
     return StoreSummary(
         path=path,

@@ -59,11 +59,11 @@ class Store:
             seal = ledger.read_seal(path)
             problems = verify_store(path, read_data=False)
         if problems:
-            named = "\n".join(f"{path / p.file}: {p.reason}" for p in problems[:_SHOWN])
             raise CacheError(
-                f"{path}: {len(problems)} files of the store are damaged:\n{named}\n"
+                f"{path}: {len(problems)} files of the store are damaged:",
+                *(f"{path / problem.file}: {problem.reason}" for problem in problems[:_SHOWN]),
                 f"`zsseg cache verify {path} --repair` computes what is damaged once more, and "
-                "nothing else"
+                "nothing else",
             )
         return cls(path, manifest, str(seal["root"]))
 

@@ -127,9 +127,9 @@ def _reconcile(path: StorePath, wanted: Manifest, index: bytes, *, update: bool)
     found = find_mismatch(path, wanted, index)
     if found.fixed:
         raise CacheError(
-            f"{path}: the store was made from other data or for other settings:\n"
-            + _listed(found.lines)
-            + "\nThis cannot be updated in place: give another --cache folder, or delete this store"
+            f"{path}: the store was made from other data or for other settings:",
+            *_listed(found.lines),
+            "This cannot be updated in place: give another --cache folder, or delete this store",
         )
     if not found.lines:
         return
@@ -138,10 +138,10 @@ def _reconcile(path: StorePath, wanted: Manifest, index: bytes, *, update: bool)
         todo = "compute the new images' rows" if found.images else "recompute "
         todo += "" if found.images else ", ".join(redone) or "only the description"
         raise CacheError(
-            f"{path}: the store was made with other settings or images:\n"
-            + _listed(found.lines)
-            + f"\nAdd --update to {todo} in place (--dry-run says what it costs), or give another "
-            "--cache folder"
+            f"{path}: the store was made with other settings or images:",
+            *_listed(found.lines),
+            f"Add --update to {todo} in place (--dry-run says what it costs), or give another "
+            "--cache folder",
         )
     if found.images:
         set_aside(path)
@@ -158,9 +158,9 @@ def _described(manifest: Manifest) -> dict[str, Any]:
     return {key: value for key, value in manifest.info.items() if key != "teacher"}
 
 
-def _listed(lines: Sequence[str]) -> str:
+def _listed(lines: Sequence[str]) -> list[str]:
     more = [f"... and {len(lines) - _SHOWN} more"] if len(lines) > _SHOWN else []
-    return "\n".join(f"  {line}" for line in [*lines[:_SHOWN], *more])
+    return [f"  {line}" for line in [*lines[:_SHOWN], *more]]
 
 
 def _artifact_difference(name: str, old: Artifact | None, new: Artifact | None) -> list[str]:

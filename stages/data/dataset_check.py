@@ -15,6 +15,7 @@ from zsseg.stages.data.samples import Sample
 from zsseg.stages.data.spec import VOID, DatasetSpec
 from zsseg.stages.data.splits import check_split, list_samples, unpaired_labels
 from zsseg.stages.errors import DatasetError
+from zsseg.stages.printable import one_line
 
 _BATCH = 64  # samples given to the threads at once; Ctrl-C waits until they are done
 
@@ -106,4 +107,4 @@ def _check(spec: DatasetSpec, sample: Sample) -> tuple[list[FileProblem], NDArra
 
 
 def _problem(path: Path, error: DatasetError) -> FileProblem:
-    return FileProblem(path, str(error).removeprefix(f"{path}: "))
+    return FileProblem(path, str(error).removeprefix(f"{one_line(path)}: "))

@@ -132,8 +132,8 @@ def load_spec(name_or_file: str) -> DatasetSpec:
     # Not a rule of the model: descriptions in the records of earlier runs must stay readable.
     if faults := naming_faults(spec.classes, spec.prompt_names):
         raise DatasetError(
-            f"{where}: CLIP cannot tell classes apart by these names:\n  "
-            + "\n  ".join(faults)
-            + "\nGive every class a name of its own, also for its prompts (`names`)"
+            f"{where}: CLIP cannot tell classes apart by these names:",
+            *map("  {}".format, faults),
+            "Give every class a name of its own, also for its prompts (`names`)",
         )
     return spec

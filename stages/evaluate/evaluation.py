@@ -127,15 +127,15 @@ def _check_same_classes(run: TrainedRun, spec: DatasetSpec) -> None:
     """Raise UserError when a description has other classes, or other names of them, than a run."""
     if changed := differing_fields(_class_lists(run.spec), _class_lists(spec)):
         raise UserError(
-            f"{run.path} was trained for other classes than '{spec.name}' has:\n  "
-            + "\n  ".join(changed)
-            + "\nEvaluate it with the description that it was trained with"
+            f"{run.path} was trained for other classes than '{spec.name}' has:",
+            *map("  {}".format, changed),
+            "Evaluate it with the description that it was trained with",
         )
     if renamed := differing_fields({"names": run.names}, {"names": spec.prompt_names}):
         raise UserError(
-            f"{run.path}: '{spec.name}' calls classes by other names:\n  "
-            + "\n  ".join(renamed)
-            + "\nGive the run their embeddings first (zsseg.stages.evaluate.vocabulary.renamed)"
+            f"{run.path}: '{spec.name}' calls classes by other names:",
+            *map("  {}".format, renamed),
+            "Give the run their embeddings first (zsseg.stages.evaluate.vocabulary.renamed)",
         )
 
 
@@ -173,9 +173,9 @@ def evaluate_teacher(
     stored = {name: store.identity[name] for name in ("classes", "unseen")}
     if changed := differing_fields(stored, _class_lists(spec)):
         raise CacheError(
-            f"{store.path}: made for other classes than '{spec.name}' has:\n  "
-            + "\n  ".join(changed)
-            + "\nGive the description that it was made with"
+            f"{store.path}: made for other classes than '{spec.name}' has:",
+            *map("  {}".format, changed),
+            "Give the description that it was made with",
         )
     split = store.identity["split"]
     row_of = {entry["id"]: entry["row"] for entry in store.index}

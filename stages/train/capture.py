@@ -165,9 +165,9 @@ def replay(path: Path, config: RunConfig) -> Replay:
     record, text_CD = read_record(run), read_text(run)
     if changed := _changed(written.config, config, "fixed"):
         raise UserError(
-            f"{path}: its weights belong to another student:\n  "
-            + "\n  ".join(changed)
-            + "\nLeave these settings out"
+            f"{path}: its weights belong to another student:",
+            *map("  {}".format, changed),
+            "Leave these settings out",
         )
     if lacking := _lacking(written, batch, config):
         raise UserError(
@@ -178,9 +178,9 @@ def replay(path: Path, config: RunConfig) -> Replay:
     if changed := _changed(written.config, config, "nothing"):
         raise UserError(
             f"{path}: holds the crops that the step saw, and a replay moves no weights, so these "
-            "settings change nothing:\n  "
-            + "\n  ".join(changed)
-            + "\nLeave them out, or try them in a new run"
+            "settings change nothing:",
+            *map("  {}".format, changed),
+            "Leave them out, or try them in a new run",
         )
     device = choose_device(config.train.device)
     state = new_state(

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 import pytest
 from helpers.zsseg_command import zsseg
+from rich.table import Table
 
 from zsseg.pipeline import console
 from zsseg.pipeline.demo import demo_run
@@ -38,7 +39,7 @@ def test_a_name_is_printed_as_it_is(
     capsys: pytest.CaptureFixture[str], name: str, shown: str
 ) -> None:
     assert printed(capsys, name) == f"{shown}\n"
-    table = console.NameTable("name", box=None)
+    table = Table("name", box=None)
     table.add_row(name)
     console.print_whole(table)
     assert capsys.readouterr().out.splitlines()[1].strip() == shown
@@ -47,7 +48,7 @@ def test_a_name_is_printed_as_it_is(
 def test_a_cell_and_a_word_of_progress_stay_in_their_line(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    table = console.NameTable("name", "other", box=None)
+    table = Table("name", "other", box=None)
     table.add_row("one\nerror: two", "b")
     console.print_whole(table)
     assert len(capsys.readouterr().out.splitlines()) == 2

@@ -31,6 +31,7 @@ from zsseg.stages.cache.format.manifest import (
 )
 from zsseg.stages.cache.tools.contents import Contents, sort_contents
 from zsseg.stages.errors import CacheError
+from zsseg.stages.printable import one_line
 
 if TYPE_CHECKING:
     from zsseg.stages.cache.disk.store_path import UPath
@@ -155,7 +156,8 @@ def _or_left_alone(path: StorePath) -> Iterator[None]:
     try:
         yield
     except (CacheError, OSError) as error:  # CacheLocked among them
-        _log.warning("left alone: %s%s", "" if str(path) in str(error) else f"{path}: ", error)
+        named = one_line(path) in str(error)
+        _log.warning("left alone: %s%s", "" if named else f"{path}: ", error)
 
 
 def _prune_leftover(path: Path, *, dry_run: bool) -> Garbage:

@@ -17,6 +17,7 @@ from zsseg.stages.data.samples import Sample
 from zsseg.stages.data.spec import DatasetSpec
 from zsseg.stages.data.visible import read_visible_label
 from zsseg.stages.errors import DatasetError
+from zsseg.stages.printable import one_line
 
 
 @dataclass(frozen=True)
@@ -124,9 +125,9 @@ def _label_hash(visible_HW: NDArray[np.uint8] | None) -> str | None:
 
 
 def _relative(reason: str, sample: Sample, root: Path) -> str:
-    """The reason, with the paths of the sample's files made relative to the root."""
+    """The reason in one line, with the paths of the sample's files made relative to the root."""
     files = [sample.image, *([sample.label] if sample.label else [])]
-    places = {str(file): file.relative_to(root).as_posix() for file in files}
+    places = {one_line(file): one_line(file.relative_to(root).as_posix()) for file in files}
     # In one pass, longest first: one path may be part of the other.
     named = "|".join(re.escape(file) for file in sorted(places, key=len, reverse=True))
-    return re.sub(named, lambda match: places[match[0]], reason)
+    return re.sub(named, lambda match: places[match[0]], one_line(reason))

@@ -183,8 +183,8 @@ def find_origin(
         )
         if lines := differing_fields(manifest.identity, wanted, sides=("made with", "found")):
             raise CacheError(
-                f"{path}: not the teacher that the store was made with:\n"
-                + "\n".join(f"  {line}" for line in lines)
-                + "\nGive it with --teacher"
+                f"{path}: not the teacher that the store was made with:",
+                *map("  {}".format, lines),
+                "Give it with --teacher",
             )
     return folder, files

@@ -26,9 +26,9 @@ def check_store(store: Store, spec: DatasetSpec, config: RunConfig) -> None:
     asked = {"dataset": spec.name, "classes": spec.classes, "unseen": spec.unseen}
     if changed := differing_fields(stored, asked):
         raise CacheError(
-            f"{store.path}: was made for other classes than those asked for:\n  "
-            + "\n  ".join(changed)
-            + "\nMake a store for these with `zsseg precompute`, or give the data set of this one"
+            f"{store.path}: was made for other classes than those asked for:",
+            *map("  {}".format, changed),
+            "Make a store for these with `zsseg precompute`, or give the data set of this one",
         )
     method = config.self_training.method
     if method != "none" and not spec.unseen:

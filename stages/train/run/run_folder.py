@@ -150,9 +150,9 @@ def check_folder(out: Path, record: RunRecord, *, resume: bool) -> bool:
         )
     if changed := differing_fields(_comparable(read_record(out)), _comparable(record)):
         raise UserError(
-            f"{out}: cannot be resumed with other settings:\n  "
-            + "\n  ".join(changed)
-            + "\nResume with the settings it was started with, or give another --out"
+            f"{out}: cannot be resumed with other settings:",
+            *map("  {}".format, changed),
+            "Resume with the settings it was started with, or give another --out",
         )
     return True
 
