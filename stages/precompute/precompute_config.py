@@ -59,13 +59,40 @@ class ViewConfig(BaseModel):
         return self
 
 
-class DenseConfig(BaseModel):
-    """Dense tokens: one per patch, projected into the text space."""
+class WindowConfig(BaseModel):
+    """Windows that each dense pass is cut into, so that a ViT sees images of its own resolution."""
 
     model_config = _STRICT
 
-    size: tuple[int, int] = (512, 512)
-    """Height and width in pixels that the whole image is resized to for dense tokens. [ours]"""
+    size: int = Field(default=0, ge=0)
+    """Side of the square windows in pixels, a multiple of the teacher's stride: 224 for most ViTs,
+    whose position embeddings then stay as they were trained. 0: whole images. [ours]"""
+    overlap: float = Field(default=0.5, ge=0, lt=1)
+    """Share of a window that the next one shows too, at least; both have a token there, and their
+    mean is taken. [ours]"""
+
+
+class DenseConfig(BaseModel):
+    """Dense tokens: one per patch, projected into the text space.
+
+    With one pass (the default) they are stored as the teacher gives them. With several (`scales`,
+    `flip`, `windows`) the tokens of each pass are made 1 long and brought to the grid of `size`,
+    and their mean is stored: as many bytes as those of one pass.
+    """
+
+    model_config = _STRICT
+
+    size: tuple[int, int] | Literal["auto"] = (512, 512)
+    """Height and width in pixels that the whole image is resized to for dense tokens; the stored
+    grid has one token per stride of these. auto: the median shape of the data set's images, of
+    512^2 to 1024^2 pixels, in multiples of the stride; a store that was made with it keeps its
+    size. [ours]"""
+    scales: tuple[Annotated[float, Field(gt=0, le=8)], ...] = Field(default=(1.0,), min_length=1)
+    """One pass over the image for each, at `size` times this, in multiples of the stride. [ours]"""
+    flip: bool = False
+    """A second pass at each size over the mirrored image. The stored map of a mirrored image is
+    then the mirrored map. [ours]"""
+    windows: WindowConfig = WindowConfig()
     path: Literal["raw", "value", "clearclip", "nacl"] = "clearclip"
     """How the last block of a ViT tower mixes patches. raw: unchanged; value: the value path
     (MaskCLIP); clearclip: q-q attention without residual and FFN (ClearCLIP); nacl: k-k attention
@@ -78,9 +105,24 @@ class DenseConfig(BaseModel):
     per token, half the bytes; pca:128: its first 128 principal components in half precision; none:
     nothing, only regions are made of it. What a format loses is measured and printed. [ours]"""
 
+    @property
+    def pixels(self) -> tuple[int, int]:
+        """`size`, once `auto` is resolved."""
+        assert self.size != "auto", "dense.size is resolved first"
+        return self.size
+
+    @property
+    def plain(self) -> bool:
+        """Is it one pass over the whole image at `size`?"""
+        return self.scales == (1.0,) and not self.flip and not self.windows.size
+
 
 PATH_SETTINGS: dict[str, tuple[str, ...]] = {"nacl": ("nacl_sigma",)}
 """The settings of DenseConfig that one path alone uses; only its recipe holds them."""
+
+PASS_SETTINGS = ("scales", "flip", "windows")
+"""The settings of DenseConfig that say which passes there are; a recipe holds those that differ
+from one plain pass."""
 
 
 class RegionConfig(BaseModel):

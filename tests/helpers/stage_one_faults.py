@@ -19,9 +19,9 @@ def spoil_tokens(patch: pytest.MonkeyPatch, image: Path, value: float) -> None:
 
     def spoiled(self: Teacher, images: Any, config: DenseConfig) -> NDArray[np.float32]:
         tokens = dense(self, images, config)
-        fitted_HW3 = self.fitted(image_HW3, config.size)
+        fitted_HW3 = self.fitted(image_HW3, config.pixels)
         for i, each in enumerate(images):
-            if np.array_equal(self.fitted(each, config.size), fitted_HW3):
+            if np.array_equal(self.fitted(each, config.pixels), fitted_HW3):
                 tokens[i, 3, 4, 5] = value
         return tokens
 

@@ -57,7 +57,7 @@ def spec(tmp_path_factory: pytest.TempPathFactory) -> DatasetSpec:
 
 def traits(config: PrecomputeConfig, *, tower_paths: bool = True) -> Traits:
     """The traits of a teacher; a tower of timm takes the raw path whatever path is asked for."""
-    height, width = config.dense.size
+    height, width = config.dense.pixels
     path = config.dense.path if tower_paths else "raw"
     return Traits(24, [32, 32], [height // 8, width // 8], path)
 
@@ -94,6 +94,8 @@ VALUES: dict[str, tuple[Any, ...]] = {
         {"size": [64, 64], "path": "value", "format": "int8"},
         {"size": [32, 64], "path": "raw", "format": "pca:7"},
         {"size": [32, 64], "format": "none"},
+        {"size": [64, 96], "scales": [0.5, 1.0, 2.0], "flip": True},
+        {"flip": True, "windows": {"size": 64, "overlap": 0.25}, "path": "nacl"},
     ),
     "regions": (
         {},

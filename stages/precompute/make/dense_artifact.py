@@ -1,6 +1,7 @@
 """Artifact `dense`: a token per patch of each image, in the format that is asked for.
 
-Tokens are stored as the teacher gives them, not normalised. What exceeds half precision becomes
+Tokens of one pass are stored as the teacher gives them, not normalised; of several, the mean of
+their unit tokens, whose length says how far the passes agree. What exceeds half precision becomes
 infinity, which is refused, with the name of the image, where it is written.
 Legend: N images, D CLIP width, h w token grid.
 """
@@ -22,8 +23,8 @@ from zsseg.stages.precompute.make.artifact_kind import (
     ShardInputs,
 )
 from zsseg.stages.precompute.make.pictures import Picture
-from zsseg.stages.precompute.precompute_config import PATH_SETTINGS, DenseConfig
-from zsseg.stages.precompute.threads import in_threads, slices
+from zsseg.stages.precompute.precompute_config import PASS_SETTINGS, PATH_SETTINGS, DenseConfig
+from zsseg.stages.precompute.threads import slices
 
 if TYPE_CHECKING:
     from zsseg.stages.precompute.teacher.clip_teacher import Teacher
@@ -45,9 +46,7 @@ def dense_arrays(
     specs = dense_specs(config.format, width=teacher.width, grid=teacher.grid(config))
     arrays = {each.name: np.empty((len(pictures), *each.shape), each.dtype) for each in specs}
     for part in slices(len(pictures), batch):
-        images = in_threads(
-            lambda each: teacher.fitted(each.image_HW3, config.size), pictures[part]
-        )
+        images = [picture.image_HW3 for picture in pictures[part]]
         for name, values in encode(config.format, teacher.dense(images, config), basis).items():
             arrays[name][part] = values
         advance(part.stop - part.start)
@@ -68,16 +67,30 @@ def token_recipe(inputs: RecipeInputs) -> dict[str, Any]:
     config, path = inputs.config.dense, inputs.traits.dense_path
     return {
         "teacher": inputs.files.recipe(),
-        "size": list(config.size),
+        "size": list(config.pixels),
         "path": path,
+        **_pass_settings(config),
         **{name: getattr(config, name) for name in PATH_SETTINGS.get(path, ())},
         **inputs.precision,
     }
 
 
-def path_settings(recipe: Recipe) -> dict[str, Any]:
-    """The settings of a recipe that only its dense path uses."""
-    return {name: recipe[name] for name in PATH_SETTINGS.get(recipe["path"], ())}
+def _pass_settings(config: DenseConfig) -> dict[str, Any]:
+    """The recipe's entries for passes; none for what one plain pass has.
+
+    It was once the only way, and the fingerprints of those stores must not change.
+    """
+    values = config.model_dump(mode="json", include=set(PASS_SETTINGS))
+    plain = DenseConfig().model_dump(mode="json")
+    if not config.windows.size:
+        del values["windows"]
+    return {name: value for name, value in values.items() if value != plain[name]}
+
+
+def token_settings(recipe: Recipe) -> dict[str, Any]:
+    """The settings that dense tokens were made with, but for size, path and format."""
+    names = (*PASS_SETTINGS, *PATH_SETTINGS.get(recipe["path"], ()))
+    return {name: recipe[name] for name in names if name in recipe}
 
 
 def _recipe(inputs: RecipeInputs) -> dict[str, Any]:
@@ -94,7 +107,7 @@ def _arrays(inputs: RecipeInputs) -> tuple[ArraySpec, ...]:
 
 def _settings(recipe: Recipe) -> dict[str, dict[str, Any]]:
     """Without size and path as they were asked for: the store's identity has these."""
-    return {"dense": {"format": stored_format(recipe), **path_settings(recipe)}}
+    return {"dense": {"format": stored_format(recipe), **token_settings(recipe)}}
 
 
 def _make(shard: ShardInputs) -> Made:

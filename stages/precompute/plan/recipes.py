@@ -63,7 +63,7 @@ def store_identity(
         "classes": list(spec.classes),
         "unseen": list(spec.unseen),
         "teacher": files.recipe(),
-        "dense": {"size": list(config.dense.size), "path": config.dense.path},
+        "dense": {"size": list(config.dense.pixels), "path": config.dense.path},
     }
 
 

@@ -22,7 +22,14 @@ from zsseg.stages.data.images import resize_image
 from zsseg.stages.device import choose_device
 from zsseg.stages.errors import ResourceError, UserError
 from zsseg.stages.precompute.precompute_config import DenseConfig, Precision
-from zsseg.stages.precompute.teacher.dense_tokens import dense_path, dense_tokens, token_grid
+from zsseg.stages.precompute.teacher.averaged_tokens import pass_tokens
+from zsseg.stages.precompute.teacher.dense_passes import DensePass, dense_passes
+from zsseg.stages.precompute.teacher.dense_tokens import (
+    dense_path,
+    dense_tokens,
+    token_grid,
+    tower_strides,
+)
 from zsseg.stages.precompute.teacher.open_clip_parts import (
     load_tokenizer,
     load_weights,
@@ -31,6 +38,7 @@ from zsseg.stages.precompute.teacher.open_clip_parts import (
 from zsseg.stages.precompute.teacher.passes import Passes
 from zsseg.stages.precompute.teacher.teacher_files import TeacherFiles
 from zsseg.stages.precompute.teacher.teacher_weights import read_weights
+from zsseg.stages.precompute.threads import in_threads, slices
 
 logger = logging.getLogger(__name__)
 
@@ -55,8 +63,9 @@ class Teacher:
     std: Colour
     interpolation: Literal["bilinear", "bicubic"]
     around_pass: Callable[[int], AbstractContextManager[object]] = nullcontext
-    """Called with the number of images and entered around every forward pass of them. Threads that
-    share the model wait for each other in it, and measure its time."""
+    """Called with the number of images (each as often as it passes the tower) and entered around
+    every forward pass of them. Threads that share the model wait for each other in it, and measure
+    its time."""
 
     @property
     def device(self) -> torch.device:
@@ -80,26 +89,52 @@ class Teacher:
         Each image is squeezed to the native size rather than cropped, so that its token describes
         all of it.
         """
-        image_nHW3 = self._ready(images, self.native_size)
-        with self.around_pass(len(images)):
-            return self.passes.run(
-                lambda few_nHW3: self.model.encode_image(self._pixels(few_nHW3)), image_nHW3
-            )
+        return self._pass(images, self.native_size, self.model.encode_image)
 
     def dense(
         self, images: Sequence[NDArray[np.uint8]], config: DenseConfig
     ) -> NDArray[np.float32]:
-        """(n, D, h, w) tokens of whole images (H, W, 3) in the text space, not normalised."""
-        image_nHW3 = self._ready(images, config.size)
-        with self.around_pass(len(images)):
-            return self.passes.run(
-                lambda few_nHW3: dense_tokens(self.model.visual, self._pixels(few_nHW3), config),
-                image_nHW3,
+        """(n, D, h, w) tokens of whole images (H, W, 3) in the text space.
+
+        Of one plain pass as the tower gives them; else the mean of the unit tokens of all passes.
+        Passes at a larger size than `config.size` take fewer images at a time.
+        """
+        grid, visual = self.grid(config), self.model.visual
+        if config.plain:
+            return self._pass(
+                images, config.pixels, lambda pixel: dense_tokens(visual, pixel, config)
             )
+        passes, mirrored = self.dense_passes(config), 2 if config.flip else 1
+        mean_nDhw = np.zeros((len(images), self.width, *grid), np.float32)
+        for seen in passes:
+
+            def forward(pixel_n3HW: Tensor, seen: DensePass = seen) -> Tensor:
+                return pass_tokens(
+                    lambda pixel: dense_tokens(visual, pixel, config),
+                    pixel_n3HW,
+                    seen,
+                    grid,
+                    flip=config.flip,
+                )
+
+            for part in slices(len(images), seen.at_once(len(images), config.pixels)):
+                mean_nDhw[part] += self._pass(
+                    images[part], seen.size, forward, times=mirrored * seen.windows
+                )
+        return mean_nDhw / np.float32(len(passes))
 
     def grid(self, config: DenseConfig) -> tuple[int, int]:
         """(h, w) of `dense`. Raises UserError when the size does not fit the image tower."""
-        return token_grid(self.model.visual, config.size)
+        return token_grid(self.model.visual, config.pixels)
+
+    def dense_passes(self, config: DenseConfig) -> tuple[DensePass, ...]:
+        """The passes of `dense`, each made twice with `config.flip`. Raises UserError as `grid`."""
+        return dense_passes(config, self.strides)
+
+    @property
+    def strides(self) -> tuple[int, int]:
+        """Height and width in pixels of what one dense token stands for."""
+        return tower_strides(self.model.visual)
 
     def dense_path(self, config: DenseConfig) -> str:
         """The path that `dense` takes: see `dense_tokens.dense_path`."""
@@ -115,16 +150,30 @@ class Teacher:
     def fitted(self, image: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]:
         """An image resized to `size` (rows, columns) as this teacher does it.
 
-        `cls` takes images at `native_size` and `dense` at the size of its configuration; both
-        resize others. Resizing in threads beforehand keeps the device busy.
+        `cls` takes images at `native_size` and `dense` at the sizes of its passes; both resize
+        others.
         """
         if image.shape[:2] == size:
             return image
         return resize_image(image, size, interpolation=self.interpolation)
 
-    def _ready(self, images: Sequence[NDArray[np.uint8]], size: tuple[int, int]) -> Tensor:
-        """(n, H, W, 3) images resized to `size`, in memory that the device can read."""
-        return self.passes.ready(np.stack([self.fitted(image, size) for image in images]))
+    def _pass(
+        self,
+        images: Sequence[NDArray[np.uint8]],
+        size: tuple[int, int],
+        forward: Callable[[Tensor], Tensor],
+        *,
+        times: int = 1,
+    ) -> NDArray[np.float32]:
+        """`forward` of the normalised pixels (n, 3, H, W) of images resized to `size`.
+
+        `times`: how often each image passes the tower in it.
+        """
+        if any(image.shape[:2] != size for image in images):
+            images = in_threads(lambda image: self.fitted(image, size), images)
+        image_nHW3 = self.passes.ready(np.stack(images))
+        with self.around_pass(times * len(images)):
+            return self.passes.run(lambda few_nHW3: forward(self._pixels(few_nHW3)), image_nHW3)
 
     def _pixels(self, image_nHW3: Tensor) -> Tensor:
         """(n, 3, H, W) normalised pixels on the device; in memory the channels come last."""

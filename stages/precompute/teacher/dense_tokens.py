@@ -53,17 +53,23 @@ def dense_path(visual: Any, config: DenseConfig) -> str:
     return config.path
 
 
+def tower_strides(visual: Any) -> tuple[int, int]:
+    """Height and width in pixels of what one dense token stands for."""
+    if isinstance(visual, ModifiedResNet):
+        return 32, 32
+    if isinstance(visual, VisionTransformer):
+        rows, columns = visual.patch_size
+        return rows, columns
+    stride: int = visual.trunk.feature_info[-1]["reduction"]
+    return stride, stride
+
+
 def token_grid(visual: Any, size: tuple[int, int]) -> tuple[int, int]:
     """(h, w) of the dense tokens for images of `size`, height and width in pixels.
 
     Raises UserError when a side is not a multiple of the tower's stride.
     """
-    if isinstance(visual, ModifiedResNet):
-        strides = (32, 32)
-    elif isinstance(visual, VisionTransformer):
-        strides = visual.patch_size
-    else:
-        strides = (visual.trunk.feature_info[-1]["reduction"],) * 2
+    strides = tower_strides(visual)
     if any(side % stride or side == 0 for side, stride in zip(size, strides, strict=True)):
         fitting = [max(1, round(n / s)) * s for n, s in zip(size, strides, strict=True)]
         raise UserError(
