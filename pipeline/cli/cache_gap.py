@@ -67,14 +67,16 @@ def gap(
 
 def _table(found: "Gap") -> Table:
     """One line per pair of tokens."""
-    title = f"{found.crops} crops of {found.images} images: CLIP's token of each crop, and ..."
-    table = Table("token", "compared with", "cosine", "worst crop", "same class %", box=None)
+    title = f"{found.crops} crops of {found.images} images: CLIP's own tokens, and stored ones"
+    table = Table("tokens of", "compared with", "cosine", "worst", "same class %", box=None)
     table.title, table.title_justify = title, "left"
     lines: list[tuple[str, str, Likeness | None]] = [
-        ("dense", "the whole image's, cut out at the crop", found.dense),
-        ("CLS", "the whole image's", found.image),
-        ("CLS", "dense tokens of the whole image at the crop, averaged", found.pooled),
-        ("CLS", "another whole image's", found.others),
+        ("mirrored image, dense", "the image's, mirrored", found.mirrored_dense),
+        ("mirrored image, CLS", "the image's", found.mirrored_image),
+        ("crop, dense", "the image's, cut out at the crop", found.dense),
+        ("crop, CLS", "the image's", found.image),
+        ("crop, CLS", "dense tokens of the image at the crop, averaged", found.pooled),
+        ("crop, CLS", "another image's", found.others),
     ]
     for token, other, likeness in lines:
         if likeness is not None:

@@ -3,7 +3,7 @@
 import re
 import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -37,6 +37,7 @@ from zsseg.stages.precompute.precompute_config import (
     ViewConfig,
 )
 from zsseg.stages.precompute.teacher.clip_teacher import Teacher, load_teacher
+from zsseg.stages.precompute.teacher.dense_passes import DensePass, dense_passes
 from zsseg.stages.precompute.teacher.teacher_files import resolve_teacher
 
 SIZE = DenseConfig(size=(64, 64))
@@ -52,6 +53,9 @@ class ColourTeacher:
     native_size: tuple[int, int] = (32, 32)
     mean_colour: tuple[int, int, int] = (122, 117, 104)
     interpolation: Literal["bilinear", "bicubic"] = "bilinear"
+
+    def dense_passes(self, config: DenseConfig) -> tuple[DensePass, ...]:
+        return dense_passes(config, (8, 8))
 
     def cls(self, images: Sequence[NDArray[np.uint8]]) -> NDArray[np.float32]:
         assert {image.shape for image in images} == {(32, 32, 3)}
@@ -87,7 +91,8 @@ def gap_of(
 
 @pytest.mark.parametrize("flip", [False, True])
 def test_tokens_that_go_with_the_crop_have_no_gap(flip: bool) -> None:
-    """The whole image, perhaps mirrored, and a crop that is red with all that resizing looks at."""
+    """The whole image, and a crop that is red with all that resizing looks at. Recorded views that
+    are mirrored are compared upright."""
     for view in (View(0, 0, 1, 1, flip), View(0.125, 0, 0.5, 0.25, flip)):
         cosine_T, same = gap_of(view)["dense"]
         np.testing.assert_allclose(cosine_T, 1, atol=1e-6)
@@ -187,6 +192,8 @@ def test_the_gap_of_a_store_image_by_image(
     text_CD = store.read_all("text")
     dense: list[NDArray[np.float64]] = []
     image: list[float] = []
+    mirrored: list[float] = []
+    mirrored_image: list[float] = []
     dense_same: list[bool] = []
     image_same: list[bool] = []
     rows = (0, 2, 4)  # three of five, evenly spread
@@ -198,15 +205,16 @@ def test_the_gap_of_a_store_image_by_image(
             view_V6 = image_views(image_HW3, ViewConfig(number=CROPS))[1:]
         whole_D, dense_Dhw = store.read("cls", row)[0], store.read("dense", row)
         for view_6 in view_V6:
-            y0, x0, height, width, flip, _ = map(float, view_6)
+            y0, x0, height, width, *_ = map(float, view_6)
+            upright = replace(View.from_row(view_6), flip=False)
             box = (64 * x0, 48 * y0, min(64 * (x0 + width), 64), min(48 * (y0 + height), 48))
             crops = []
             for size in ((32, 32), (96, 64)):
                 shown = Image.fromarray(image_HW3).resize(size, Image.Resampling.BICUBIC, box=box)
-                crops.append(np.array(shown)[:, :: -1 if flip else 1])
+                crops.append(np.array(shown))
             (cls_D,) = teacher.cls(crops[:1])
             (own_Dhw,) = teacher.dense(crops[1:], config_of().dense)
-            cut_Dhw = unit(crop_tokens(unit(dense_Dhw), View.from_row(view_6), (8, 12)))
+            cut_Dhw = unit(crop_tokens(unit(dense_Dhw), upright, (8, 12)))
             dense.append((unit(own_Dhw) * cut_Dhw).sum(0))
             names = [
                 np.einsum("cd,dhw->chw", text_CD, each).argmax(0) for each in (own_Dhw, cut_Dhw)
@@ -214,6 +222,13 @@ def test_the_gap_of_a_store_image_by_image(
             dense_same += list((names[0] == names[1]).ravel())
             image.append(float(unit(cls_D) @ unit(whole_D)))
             image_same.append(bool((text_CD @ cls_D).argmax() == (text_CD @ whole_D).argmax()))
+        mirror_HW3 = np.ascontiguousarray(image_HW3[:, ::-1])
+        (cls_D,), (own_Dhw,) = (
+            teacher.cls([mirror_HW3]),
+            teacher.dense([mirror_HW3], config_of().dense),
+        )
+        mirrored.append((unit(own_Dhw) * unit(dense_Dhw)[:, :, ::-1]).sum(0).mean())
+        mirrored_image.append(float(unit(cls_D) @ unit(whole_D)))
     found = measured(store, world, tiny_clip, images=3)
     crops_each = views or CROPS
     assert (found.images, found.crops, found.recorded) == (3, 3 * crops_each, views)
@@ -223,6 +238,9 @@ def test_the_gap_of_a_store_image_by_image(
     assert found.image.cosine == pytest.approx(np.mean(image), abs=1e-4)
     assert found.image.worst == pytest.approx(min(image), abs=1e-4)
     assert found.image.same_class == pytest.approx(np.mean(image_same))
+    assert found.mirrored_dense.cosine == pytest.approx(np.mean(mirrored), abs=1e-4)
+    assert found.mirrored_dense.worst == pytest.approx(min(mirrored), abs=1e-4)
+    assert found.mirrored_image.cosine == pytest.approx(np.mean(mirrored_image), abs=1e-4)
     assert found.dense.worst < found.dense.cosine < 0.9999
     assert found.others is not None
     assert found.others.cosine < found.image.cosine
@@ -264,4 +282,18 @@ def test_an_image_that_changed_is_named(world: Path, tiny_clip: str, tmp_path: P
 )
 def test_the_gap_is_explained(same_class: float, recorded: int, says: str) -> None:
     likeness = Likeness(cosine=0.9, worst=0.8, same_class=same_class)
-    assert re.search(says, _meaning(Gap(1, 4, recorded, likeness, likeness, likeness, None)))
+    every = (likeness, likeness, likeness, likeness, likeness)
+    found = Gap(1, 4, recorded, *every, None)
+    assert re.search(says, _meaning(found))
+
+
+def test_a_mirrored_pass_leaves_no_gap_of_mirroring(
+    stores: list[Store], world: Path, tiny_clip: str, tmp_path: Path
+) -> None:
+    once = config_of()
+    twice = once.model_copy(update={"dense": once.dense.model_copy(update={"flip": True})})
+    mirrored = measured(make(world, tiny_clip, tmp_path, twice), world, tiny_clip, images=2)
+    assert mirrored.mirrored_dense.worst > 1 - 1e-5  # of half precision
+    assert mirrored.mirrored_dense.same_class == 1
+    assert mirrored.mirrored_image.cosine < 1 - 1e-4
+    assert measured(stores[0], world, tiny_clip, images=2).mirrored_dense.cosine < 1 - 1e-4

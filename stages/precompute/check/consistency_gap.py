@@ -2,12 +2,15 @@
 
 A student that sees a crop should learn teacher(crop(x)); a store of whole images has
 crop(teacher(x)). Recorded views close the gap of CLS tokens. The gap of dense tokens stays: it is
-the price of storing one map per image.
+the price of storing one map per image. What mirroring does is measured apart, on whole images:
+with `dense.flip` the gap of dense tokens is none.
 Legend: V views, T tokens, C classes, D CLIP width, h w token grid.
 """
 
+import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from math import prod
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +22,7 @@ from zsseg.stages.data.geometry import View, crop_tokens, pool_tokens
 from zsseg.stages.data.samples import Sample
 from zsseg.stages.data.spec import DatasetSpec
 from zsseg.stages.errors import DatasetError
-from zsseg.stages.precompute.make.dense_artifact import path_settings
+from zsseg.stages.precompute.make.dense_artifact import token_settings
 from zsseg.stages.precompute.make.pictures import read_image_row
 from zsseg.stages.precompute.make.recorded_views import image_views, seen_by_teacher
 from zsseg.stages.precompute.make.token_loss import compare, spread
@@ -37,7 +40,7 @@ class Likeness:
     cosine: float
     """Mean over all tokens."""
     worst: float
-    """Mean over the tokens of the worst crop."""
+    """Mean over the tokens of the worst crop, or mirrored image."""
     same_class: float
     """Share of the tokens that are nearest to the same class name in both."""
 
@@ -50,6 +53,10 @@ class Gap:
     crops: int
     recorded: int
     """Crops of each image whose CLS token the store has."""
+    mirrored_dense: Likeness
+    """Dense tokens of the mirrored whole image, to those of the whole image, mirrored."""
+    mirrored_image: Likeness
+    """CLS token of the mirrored whole image, to that of the whole image."""
     dense: Likeness
     """Dense tokens, to those of the whole image cut out at the crop."""
     image: Likeness
@@ -71,7 +78,8 @@ class StoredImage:
 
 
 Compared = dict[str, tuple[NDArray[np.float64], int]]
-"""By field of `Gap`: cosines (T,) of one crop, and how many of these tokens have the same class."""
+"""By field of `Gap`: cosines (T,) of one crop or mirrored image, and how many of these tokens have
+the same class."""
 
 
 def measure_gap(
@@ -98,6 +106,7 @@ def measure_gap(
         raise DatasetError(f"{store.path}: no image of it could be read by precompute")
     whole_D = [store.read("cls", row)[0] for row in rows]
     found: list[Compared] = []
+    mirrored: list[Compared] = []
     recorded = len(store.read("views", rows[0])) - 1
     for place, row in enumerate(rows):
         image_HW3 = _same_image(store, row, spec=spec, root=root, sample=samples[row])
@@ -111,12 +120,15 @@ def measure_gap(
             other_D=whole_D[place - 1] if len(rows) > 1 else None,
         )
         found += compare_crops(teacher, image_HW3, view_V6, stored, text_CD, config=config)
+        mirrored.append(compare_mirrored(teacher, image_HW3, stored, text_CD, config=config))
         progress(place + 1, len(rows))
     others = _likeness("others", found) if len(rows) > 1 else None
     return Gap(
         images=len(rows),
         crops=len(found),
         recorded=recorded,
+        mirrored_dense=_likeness("mirrored_dense", mirrored),
+        mirrored_image=_likeness("mirrored_image", mirrored),
         dense=_likeness("dense", found),
         image=_likeness("image", found),
         pooled=_likeness("pooled", found),
@@ -135,12 +147,14 @@ def compare_crops(
 ) -> list[Compared]:
     """Compare the teacher's tokens of each crop of an image with the stored ones of the whole.
 
-    The stored map is cut as in training: tokens of length 1, bilinear, flipped with the crop.
+    The stored map is cut as in training: tokens of length 1, bilinear. Recorded views are not
+    mirrored here.
     """
-    views = [View.from_row(view_6) for view_6 in view_V6]
+    views = [replace(View.from_row(view_6), flip=False) for view_6 in view_V6]
+    largest = max((seen.size for seen in teacher.dense_passes(config)), key=prod)
     small, large = (
-        [seen_by_teacher(teacher, image_HW3, view_6, size) for view_6 in view_V6]
-        for size in (teacher.native_size, config.size)
+        [seen_by_teacher(teacher, image_HW3, view.as_row(), size) for view in views]
+        for size in (teacher.native_size, largest)
     )
     cls_VD, dense_VDhw = teacher.cls(small), teacher.dense(large, config)
     unit_Dhw = stored.dense_Dhw.astype(np.float32)
@@ -162,11 +176,29 @@ def compare_crops(
     return found
 
 
+def compare_mirrored(
+    teacher: Teacher,
+    image_HW3: NDArray[np.uint8],
+    stored: StoredImage,
+    text_CD: NDArray[np.float32],
+    *,
+    config: DenseConfig,
+) -> Compared:
+    """Compare the teacher's tokens of the mirrored image with the stored ones, mirrored."""
+    mirror_HW3 = np.ascontiguousarray(image_HW3[:, ::-1])
+    (cls_D,), (dense_Dhw,) = teacher.cls([mirror_HW3]), teacher.dense([mirror_HW3], config)
+    return {
+        "mirrored_dense": compare(stored.dense_Dhw[:, :, ::-1], dense_Dhw, text_CD),
+        "mirrored_image": compare(stored.cls_D, cls_D, text_CD),
+    }
+
+
 def dense_config(store: Store) -> DenseConfig:
     """The settings that the dense tokens of a store were made with, but for their format."""
     asked, recipe = store.identity[DENSE], store.recipes[DENSE]
     height, width = asked["size"]
-    return DenseConfig(size=(height, width), path=asked["path"], **path_settings(recipe))
+    values = {"size": (height, width), "path": asked["path"], **token_settings(recipe)}
+    return DenseConfig.model_validate_json(json.dumps(values))
 
 
 def _dense(
