@@ -15,6 +15,7 @@ from zsseg.stages.cache.disk.store_path import StorePath
 from zsseg.stages.cache.format import ledger
 from zsseg.stages.cache.format.arrays import array_jsons, group_forms
 from zsseg.stages.cache.format.manifest import (
+    AUTO_SIZE,
     GROUP,
     HISTORY,
     INDEX,
@@ -154,8 +155,9 @@ def _reconcile(path: StorePath, wanted: Manifest, index: bytes, *, update: bool)
 
 
 def _described(manifest: Manifest) -> dict[str, Any]:
-    """The description without the teacher's name: the identity says which teacher it is."""
-    return {key: value for key, value in manifest.info.items() if key != "teacher"}
+    """The description without names: the identity says which teacher and which size it is."""
+    names = ("teacher", AUTO_SIZE)
+    return {key: value for key, value in manifest.info.items() if key not in names}
 
 
 def _listed(lines: Sequence[str]) -> list[str]:

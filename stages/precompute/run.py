@@ -140,7 +140,13 @@ def _wanted_store(engine: Engine, request: PrecomputeRequest, files: TeacherFile
 
         return engine.ask(partial(teacher_traits, config=resolved))
 
-    return resolve_request(request, files, look=look, ask_traits=ask_traits)
+    def ask_size(asked: PrecomputeConfig, shapes: Sequence[tuple[int, int]]) -> tuple[int, int]:
+        from zsseg.stages.precompute.engine.questions import fitted_size
+
+        here = asked.model_copy(update={"precision": look(asked)["precision"]})
+        return engine.ask(partial(fitted_size, config=here, shapes=shapes))
+
+    return resolve_request(request, files, look=look, ask_traits=ask_traits, ask_size=ask_size)
 
 
 def _open_writer(wanted: WantedStore, *, update: bool) -> Writer:

@@ -72,8 +72,12 @@ def wanted(
     def look(_: PrecomputeConfig) -> dict[str, str]:
         return {"precision": "fp32", "backend": "sklearn"}
 
+    def ask_size(*_: object) -> tuple[int, int]:
+        raise AssertionError("the size is given")
+
     asked = request(world, clip, cache, config=config, spec=spec)
-    return resolve_request(asked, resolve_teacher(clip), look=look, ask_traits=ask)
+    files = resolve_teacher(clip)
+    return resolve_request(asked, files, look=look, ask_traits=ask, ask_size=ask_size)
 
 
 def planned(

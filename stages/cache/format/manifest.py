@@ -33,6 +33,7 @@ LEDGER = "ledger"
 SEAL = "seal.json"
 HISTORY = "history.jsonl"
 VISIBLE_PIXELS = "visible_pixels"  # key of the history: pixels of each visible label value
+AUTO_SIZE = "auto_size"  # key of the info: the size of dense tokens was chosen by dense.size=auto
 SOURCES = "sources.jsonl"
 CARD = "README.md"
 USED = ".used"

@@ -13,6 +13,7 @@ from zsseg.stages.precompute.make.artifact_kind import Arrays, StoreInputs
 from zsseg.stages.precompute.make.artifacts import KINDS
 from zsseg.stages.precompute.make.token_loss import measure_dense
 from zsseg.stages.precompute.precompute_config import PrecomputeConfig
+from zsseg.stages.precompute.teacher.dense_passes import auto_size
 from zsseg.stages.precompute.teacher.teacher_files import Traits
 
 
@@ -25,6 +26,13 @@ def teacher_traits(worker: ShardWorker, *, config: PrecomputeConfig) -> Traits:
         grid=list(teacher.grid(config.dense)),
         dense_path=teacher.dense_path(config.dense),
     )
+
+
+def fitted_size(
+    worker: ShardWorker, *, config: PrecomputeConfig, shapes: Sequence[tuple[int, int]]
+) -> tuple[int, int]:
+    """What dense.size=auto stands for with the loaded teacher and images of these shapes."""
+    return auto_size(shapes, worker.teacher(config).strides)
 
 
 def made_once(worker: ShardWorker, *, name: str, inputs: StoreInputs) -> Arrays:

@@ -4,7 +4,7 @@ Nothing here loads torch. Only where the store is new, `resolve_request` asks th
 computes it what its machine and its teacher are.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,11 +12,12 @@ from typing import Any
 from zsseg.stages.cache.catalogue import locate_store
 from zsseg.stages.cache.disk.json_files import plain
 from zsseg.stages.cache.disk.store_path import StorePath
-from zsseg.stages.cache.format.manifest import Manifest, read_manifest
+from zsseg.stages.cache.format.manifest import AUTO_SIZE, Manifest, read_manifest
 from zsseg.stages.data.samples import Sample
 from zsseg.stages.data.spec import DatasetSpec
 from zsseg.stages.data.splits import check_split, list_samples
-from zsseg.stages.errors import UserError
+from zsseg.stages.errors import CacheError, UserError
+from zsseg.stages.precompute.plan.auto_size import resolve_size
 from zsseg.stages.precompute.plan.recipes import (
     store_artifacts,
     store_identity,
@@ -67,18 +68,28 @@ def _asked_about(request: PrecomputeRequest, identity: dict[str, Any]) -> StoreP
     return store
 
 
+def _auto_size(request: PrecomputeRequest, path: StorePath) -> dict[str, Any]:
+    """The entry of the description that says that the size is, or was once, `auto`."""
+    try:
+        stored = read_manifest(path).info.get(AUTO_SIZE, False)
+    except CacheError:
+        stored = False
+    return {AUTO_SIZE: True} if stored or request.config.dense.size == "auto" else {}
+
+
 def resolve_request(
     request: PrecomputeRequest,
     files: TeacherFiles,
     *,
     look: Callable[[PrecomputeConfig], dict[str, str]],
     ask_traits: Callable[[PrecomputeConfig], Traits],
+    ask_size: Callable[[PrecomputeConfig, Sequence[tuple[int, int]]], tuple[int, int]],
 ) -> WantedStore:
     """The store that a request asks for, of the teacher `files`.
 
-    `look` (see `resolve_auto`) and `ask_traits` (of the loaded teacher) are called when there is no
-    such store yet. Raises DatasetError for a data set that is not there, UserError for settings
-    that do not fit the teacher.
+    `look` (see `resolve_auto`), `ask_traits` and `ask_size` (of the loaded teacher, see
+    `resolve_size`) are called when there is no such store yet. Raises DatasetError for a data set
+    that is not there, UserError for settings that do not fit the teacher.
     """
     spec, root, split, limit = request.spec, request.root, request.split, request.limit
     if limit is not None and limit < 1:
@@ -88,16 +99,23 @@ def resolve_request(
     if limit is None or limit >= len(samples):
         limit = None
     samples = samples[:limit]
-    identity = store_identity(spec, split, limit, files, request.config)
+    config = resolve_size(
+        request.config,
+        request.cache,
+        samples,
+        identity=lambda sized: store_identity(spec, split, limit, files, sized),
+        ask_size=lambda shapes: ask_size(request.config, shapes),
+    )
+    identity = store_identity(spec, split, limit, files, config)
     path = _asked_about(request, identity) or locate_store(
         request.cache, identity, dataset=spec.name, split=split, teacher=files.slug
     )
     files = with_known_tokenizer(files, path)
-    config = resolve_auto(request.config, path, look=look)
+    config = resolve_auto(config, path, look=look)
     traits = stored_traits(path) or ask_traits(config)
     manifest = Manifest(
         identity=plain(identity),
-        info=plain(store_info(spec, files, traits)),
+        info=plain(store_info(spec, files, traits) | _auto_size(request, path)),
         artifacts=store_artifacts(spec, files, config, traits),
         rows=len(samples),
         shard_rows=config.shard_images,
