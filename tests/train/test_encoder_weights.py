@@ -164,6 +164,34 @@ def test_more_of_what_stands_behind_the_encoder_may_be_left_over(tmp_path: Path)
 
 
 @pytest.mark.parametrize(
+    ("architecture", "network", "deeper"),
+    [
+        ("fpn", "ghostnet_100", None),  # its last blocks make no map
+        ("pspnet", "resnet10t", "resnet14t"),  # the decoder takes the first three maps only
+    ],
+)
+def test_published_weights_may_go_on_behind_the_last_map(
+    tmp_path: Path, architecture: str, network: str, deeper: str | None
+) -> None:
+    config = StudentConfig(
+        architecture=architecture, encoder=f"tu-{network}", weights=str(tmp_path / "whole.pth")
+    )
+    state = timm.create_model(network).state_dict()
+    torch.save(state, config.weights)
+    loaded = build_student(config, 8).network.get_submodule("encoder.model").state_dict()
+    first = next(name for name in loaded if name in state)
+    assert torch.equal(loaded[first], state[first])
+    # Names of another maker: in the order of the whole network.
+    tensors = (each for name, each in state.items() if not name.endswith("num_batches_tracked"))
+    torch.save({f"layer{i}.weight": each for i, each in enumerate(tensors)}, config.weights)
+    build_student(config, 8)
+    if deeper:
+        torch.save(timm.create_model(deeper).state_dict(), config.weights)
+        with pytest.raises(UserError, match="not the weights of this encoder"):
+            build_student(config, 8)
+
+
+@pytest.mark.parametrize(
     ("wrapped", "place"),
     [
         (lambda state: {"model": {"ema": {}, "weights": state}, "epoch": 1}, "model.weights"),

@@ -7,6 +7,7 @@ these are matched here, and the log says how.
 
 import math
 import re
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -17,7 +18,9 @@ from zsseg.stages.errors import UserError
 from zsseg.stages.train.students.weight_files import counts, weight_file, weight_tables
 
 
-def load_encoder_weights(encoder: nn.Module, source: str) -> str:
+def load_encoder_weights(
+    encoder: nn.Module, source: str, *, whole: Mapping[str, Tensor] | None = None
+) -> str:
     """Fill an encoder in place; returns the line about it for the log.
 
     `source`: `none` (keep the random weights), a file (.safetensors, or what torch.load reads with
@@ -27,8 +30,9 @@ def load_encoder_weights(encoder: nn.Module, source: str) -> str:
     Tensors are matched by name, less prefixes such as `module.` or `encoder.`; where the names
     differ but the shapes agree one by one in order, in order. Of several tables in a file, as a
     trainer saves them, the first that fits is taken. A classifier may be left over, more layers of
-    the encoder's own kind may not: they are those of a deeper network. The position table of a ViT
-    is resampled to the encoder's patch grid.
+    the encoder's own kind may not: they are those of a deeper network, unless the `whole` network
+    has them that this encoder is the beginning of. The position table of a ViT is resampled to the
+    encoder's patch grid.
     Raises ResourceError for a file or package that is not there, and UserError for weights of
     another network.
     """
@@ -39,7 +43,7 @@ def load_encoder_weights(encoder: nn.Module, source: str) -> str:
     faults = []
     for place, stored in weight_tables(path):
         resampled = _resample_positions(stored, wanted)
-        found = _fitting(stored, wanted, path)
+        found = _fitting(stored, wanted, whole or {}, path)
         if isinstance(found, str):
             faults.append((len(stored), found))
             continue
@@ -58,7 +62,7 @@ def load_encoder_weights(encoder: nn.Module, source: str) -> str:
 
 
 def _fitting(
-    stored: dict[str, Tensor], wanted: dict[str, Tensor], path: Path
+    stored: dict[str, Tensor], wanted: dict[str, Tensor], whole: Mapping[str, Tensor], path: Path
 ) -> tuple[dict[str, str], str] | str:
     """Wanted name -> stored name, and how they were matched; else why they are others."""
     pairs, how = _by_name(stored, wanted), "by name"
@@ -69,6 +73,7 @@ def _fitting(
         return _difference(stored, wanted)
     used = set(pairs.values())
     kinds = {_kind(name) for name in used}
+    used |= _of_the_whole(stored, whole)
     deeper = [name for name in stored if name not in used and _kind(name) in kinds]
     if deeper:
         return (
@@ -76,6 +81,15 @@ def _fitting(
             f"have no place in the encoder, first {deeper[0]}"
         )
     return pairs, how
+
+
+def _of_the_whole(stored: dict[str, Tensor], whole: Mapping[str, Tensor]) -> set[str]:
+    """The stored tensors that the whole network has: by name and shape, or all of it in order."""
+    counted = {name: tensor for name, tensor in whole.items() if counts(name)}
+    if counted and (pairs := _in_order(stored, counted)) is not None:
+        return set(pairs.values())
+    shapes = {_canonical(name): tensor.shape for name, tensor in counted.items()}
+    return {name for name, each in stored.items() if shapes.get(_canonical(name)) == each.shape}
 
 
 def _kind(name: str) -> str:

@@ -6,8 +6,9 @@ The only door to segmentation_models_pytorch (smp). What it does not have is in 
 
 import logging
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
+from itertools import islice
 from typing import Any, NamedTuple
 
 import segmentation_models_pytorch as smp
@@ -18,6 +19,14 @@ from torch import nn
 from zsseg.stages.errors import ResourceError, UserError
 from zsseg.stages.train.run_config import StudentConfig
 from zsseg.stages.train.students import mscan, segnext, setr
+from zsseg.stages.train.students.encoder_names import (
+    TIMM,
+    encoder_exists,
+    near_encoders,
+    near_timm,
+    timm_has,
+    whole_network,
+)
 from zsseg.stages.train.students.encoder_weights import load_encoder_weights
 from zsseg.stages.train.students.segformer import FusedFirst
 
@@ -27,6 +36,15 @@ _COARSEST_STRIDE = 32
 _OTHER_MULTIPLES = (128, 224, 256)
 """Tried where the first one is refused: PAN pools a map of stride 16 three times; the windows of
 MaxViT have 7 x 7 or 8 x 8 positions, also at stride 32."""
+
+_OF_ONE_KIND = {
+    "dpt": "tu-vit_base_patch16_224",
+    **dict.fromkeys(("setr_mla", "setr_naive", "setr_pup"), "vit_base_patch16_384"),
+    "segnext": "mscan_b",
+}
+"""What architectures take whose encoders are of one kind; the others take most."""
+
+_DILATED = ("deeplabv3", "deeplabv3plus", "pan")
 
 _logger = logging.getLogger(__name__)
 
@@ -56,7 +74,9 @@ def build_network(config: StudentConfig, *, pretrained: bool) -> Network:
         raise
     except Exception as error:  # of smp, timm and the hub's transport, which share no class
         if not hub:
-            raise UserError(f"{_named(config)} cannot be built: {_first_line(error)}") from error
+            raise UserError(
+                f"{_named(config)} cannot be built: {_reason(error, config)}. {_advice(config)}"
+            ) from error
         build_network(config, pretrained=False)  # UserError where the weights are not the reason
         raise ResourceError(
             f"student.weights: the ImageNet weights of encoder '{config.encoder}' could not be "
@@ -66,7 +86,10 @@ def build_network(config: StudentConfig, *, pretrained: bool) -> Network:
     network = network._replace(multiple=_accepted_multiple(network, config))
     if pretrained and not hub:
         encoder = network.module.get_submodule("encoder")
-        _logger.info(load_encoder_weights(encoder, config.weights))
+        # An encoder of timm ends at its last map, its published weights do not.
+        timms = config.encoder.startswith(TIMM) and config.architecture not in _OTHERS
+        whole = whole_network(config.encoder.removeprefix(TIMM)) if timms else None
+        _logger.info(load_encoder_weights(encoder, config.weights, whole=whole))
     return network
 
 
@@ -85,7 +108,7 @@ def _accepted_multiple(network: Network, config: StudentConfig) -> int:
         reasons.append(reason)
     raise UserError(
         f"{_named(config)} does not take images of any size, as a student must ({reasons[0]}). "
-        "Use another encoder, such as resnet18, mit_b0 or tu-convnext_tiny"
+        f"{_advice(config)}"
     )
 
 
@@ -108,9 +131,54 @@ def _named(config: StudentConfig) -> str:
     return f"student: {config.architecture} with encoder '{config.encoder}'"
 
 
+def _advice(config: StudentConfig) -> str:
+    """Encoders that the architecture takes."""
+    encoders = _OF_ONE_KIND.get(config.architecture, "resnet18 or tu-efficientnet_b0")
+    return f"Use another encoder, such as {encoders}"
+
+
+def _unknown(config: StudentConfig, near: Iterable[str]) -> str:
+    """The message about an encoder that there is not: of those near in name, it offers what fits.
+
+    They are built without memory for their weights, which takes no more than a second.
+    """
+    fitting = (encoder for encoder in near if _can_be_built(config, encoder))
+    close = ", ".join(islice(fitting, 3))
+    return (
+        f"student.encoder: there is no '{config.encoder}' for {config.architecture}"
+        + (f"; close: {close}" if close else "")
+        + f". {_advice(config)}"
+    )
+
+
+def _can_be_built(config: StudentConfig, encoder: str) -> bool:
+    try:
+        with torch.device("meta"):
+            build_network(config.model_copy(update={"encoder": encoder}), pretrained=False)
+    except (UserError, ResourceError):
+        return False
+    return True
+
+
+def _reason(error: Exception, config: StudentConfig) -> str:
+    """Why smp or timm cannot build a pair, in words of a student; else in their own."""
+    text = _first_line(error)
+    if "dynamic_img_size" in text or "Only Timm encoders" in text:
+        return "DPT needs a plain ViT of timm"
+    if "downsampling pattern" in text:
+        return "its maps do not halve from stage to stage"
+    if config.architecture in _DILATED and (
+        "output_stride" in text or "dilat" in text or isinstance(error, AssertionError)
+    ):
+        return f"{config.architecture} dilates the last stages, which this encoder cannot"
+    if "upport" in text and config.encoder in text:
+        return f"{config.architecture} does not support this encoder"
+    return text
+
+
 def _first_line(error: Exception) -> str:
     lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__
+    return lines[0].rstrip(".") if lines else type(error).__name__
 
 
 def _segnext(config: StudentConfig, hub: bool) -> Network:
@@ -133,8 +201,11 @@ def _segnext(config: StudentConfig, hub: bool) -> Network:
 
 
 def _setr(head: setr.Head, config: StudentConfig, hub: bool) -> Network:
-    """SETR by the name of its ViT."""
-    vit, patch = setr.build_vit(config.encoder, head, pretrained=hub)
+    """SETR by the name of its ViT, also with smp's `tu-` before it."""
+    name = config.encoder.removeprefix(TIMM)
+    if not timm_has(name):
+        raise UserError(_unknown(config, near_timm(name)))
+    vit, patch = setr.build_vit(name, head, pretrained=hub)
     module = setr.Setr(head, vit)
     return Network(module, module.channels, patch)
 
@@ -147,7 +218,10 @@ def _smp_network(config: StudentConfig, hub: bool) -> Network:
             f"student.architecture: '{config.architecture}' is not known; "
             f"there are {', '.join(known)}"
         )
-    weights = True if config.encoder.startswith("tu-") else "imagenet"
+    names = smp.encoders.get_encoder_names()
+    if not encoder_exists(config.encoder, names):
+        raise UserError(_unknown(config, near_encoders(config.encoder, names)))
+    weights = True if config.encoder.startswith(TIMM) else "imagenet"
     # A ViT of timm accepts one image size only, unless it is told to resample its positions; and a
     # Swin, unless it is told not to insist.
     options = {"dynamic_img_size": True} if config.architecture == "dpt" else {}

@@ -102,7 +102,7 @@ def build_vit(name: str, head: Head, *, pretrained: bool) -> tuple[Any, int]:
     """A ViT of timm for images of any size (its positions are resampled), and its patch in pixels.
 
     Raises UserError for a network that is no plain ViT or whose patch does not suit the head, and
-    what timm raises for a name or weights that it does not have.
+    what timm raises for weights that it does not have.
     """
     try:
         # No pooling and no classes: the norm stands where the published weights have it.
