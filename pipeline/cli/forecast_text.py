@@ -1,7 +1,8 @@
 """Forecasts as text, for `zsseg precompute --dry-run` and `zsseg cache why`."""
 
 from zsseg.pipeline import console
-from zsseg.stages.precompute.forecast import ArtifactForecast, Forecast
+from zsseg.stages.precompute.forecast import ArtifactForecast, DenseForecast, Forecast
+from zsseg.stages.precompute.teacher.dense_passes import DensePass
 
 _NEEDS_UPDATE = ("needs --update",)
 
@@ -22,6 +23,8 @@ def forecast_lines(found: Forecast) -> list[str]:
         return [*lines, *_NEEDS_UPDATE] if found.update else lines
     for each in found.artifacts:
         lines += [_artifact_line(each), *(f"  {text}" for text in _reasons(each))]
+    if found.dense is not None:
+        lines.append(_dense_line(found.dense))
     free = "" if found.free is None else f" of {console.size_text(found.free)} free"
     lines.append(f"writes {console.size_text(found.bytes)}{free}")
     if found.free is not None and found.bytes > found.free:
@@ -37,6 +40,26 @@ def _artifact_line(forecast: ArtifactForecast) -> str:
     what = "classes" if forecast.artifact == "text" else "images"
     copied = f", {forecast.copied} copied" if forecast.copied else ""
     return f"{forecast.artifact}: {forecast.rows} {what}{copied}"
+
+
+def _dense_line(dense: DenseForecast) -> str:
+    """Passes per image, with their sizes and windows, and what they cost."""
+    passes = "pass" if dense.forwards == 1 else "passes"
+    seen = ", ".join(_pass_text(each) for each in dense.passes)
+    mirrored = ", each also mirrored" if dense.flip else ""
+    rows, columns = dense.grid
+    return (
+        f"dense tokens of an image: {dense.forwards} {passes} ({seen}{mirrored}), "
+        f"{dense.seconds:.2f} s, stored on {rows} x {columns} in {console.size_text(dense.bytes)}"
+    )
+
+
+def _pass_text(seen: DensePass) -> str:
+    height, width = seen.size
+    whole = f"{height} x {width}"
+    if seen.windows == 1:
+        return whole
+    return f"{whole} in {seen.windows} windows of {seen.window[0]} x {seen.window[1]}"
 
 
 def _reasons(forecast: ArtifactForecast) -> list[str]:

@@ -4,20 +4,24 @@ Nothing is written to the store. The time is estimated from a few images of the 
 computed into a temporary folder.
 """
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import partial
+from math import prod
 
 import numpy as np
 
 from zsseg.stages.cache.disk.storage import storage
 from zsseg.stages.cache.disk.store_path import StorePath
+from zsseg.stages.cache.format.codec import DENSE
 from zsseg.stages.cache.reconcile import Mismatch
 from zsseg.stages.cache.set_aside import why_not_set_aside
 from zsseg.stages.precompute.engine.thread_engine import Engine
 from zsseg.stages.precompute.make.artifacts import PER_ROW
 from zsseg.stages.precompute.plan.wanted_store import WantedStore
 from zsseg.stages.precompute.plan.work_plan import Plan, Planner, planned_bytes
+from zsseg.stages.precompute.teacher.dense_passes import DensePass, dense_passes
 
 SAMPLED = 4
 """Images that are computed to estimate the time."""
@@ -37,6 +41,26 @@ class ArtifactForecast:
 
 
 @dataclass(frozen=True)
+class DenseForecast:
+    """What the dense tokens of an image cost."""
+
+    passes: tuple[DensePass, ...]
+    flip: bool
+    """Is each pass made again with the mirrored image?"""
+    grid: tuple[int, int]
+    """Rows and columns of the tokens that are stored."""
+    bytes: int
+    """Stored per image."""
+    seconds: float
+    """Per image, reading it included."""
+
+    @property
+    def forwards(self) -> int:
+        """How often an image or a window of it passes the teacher."""
+        return sum(seen.windows for seen in self.passes) * (2 if self.flip else 1)
+
+
+@dataclass(frozen=True)
 class Forecast:
     """What a run would do."""
 
@@ -53,6 +77,8 @@ class Forecast:
     """Free bytes on the disk; None for a store at a URL."""
     seconds: float | None
     """Estimated; None where nothing is computed."""
+    dense: DenseForecast | None
+    """None where no dense tokens are computed."""
 
 
 def forecast_plan(planner: Planner, plan: Plan, engine: Engine) -> Forecast:
@@ -62,6 +88,7 @@ def forecast_plan(planner: Planner, plan: Plan, engine: Engine) -> Forecast:
         ArtifactForecast(name, plan.rows[name], plan.copied[name], dict(plan.why[name]))
         for name in plan.todo
     )
+    per_image = _timed(wanted, plan, engine) if plan.todo else {}
     changed = any(state in ("changed", "relabelled") for state in plan.states.values())
     return Forecast(
         path=wanted.path,
@@ -71,7 +98,8 @@ def forecast_plan(planner: Planner, plan: Plan, engine: Engine) -> Forecast:
         artifacts=artifacts,
         bytes=planned_bytes(plan, wanted.manifest),
         free=storage(wanted.path).free_bytes(),
-        seconds=_seconds(wanted, plan, engine) if plan.todo else None,
+        seconds=_seconds(wanted, plan, per_image) if plan.todo else None,
+        dense=_dense(wanted, per_image["dense"]) if _dense_rows(wanted, plan) else None,
     )
 
 
@@ -83,17 +111,39 @@ def _refused(path: StorePath, found: Mismatch | None) -> tuple[str, ...]:
     return ()
 
 
-def _seconds(wanted: WantedStore, plan: Plan, engine: Engine) -> float:
-    """Seconds that one process would take, from a few images spread over the data set."""
+def _dense(wanted: WantedStore, seconds: float) -> DenseForecast:
+    config, (height, width) = wanted.config.dense, wanted.traits.grid
+    strides = config.pixels[0] // height, config.pixels[1] // width
+    specs = (spec for artifact, spec in wanted.manifest.arrays.values() if artifact.name == DENSE)
+    return DenseForecast(
+        passes=dense_passes(config, strides),
+        flip=config.flip,
+        grid=(height, width),
+        bytes=sum(prod(spec.shape) * np.dtype(spec.dtype).itemsize for spec in specs),
+        seconds=seconds,
+    )
+
+
+def _dense_rows(wanted: WantedStore, plan: Plan) -> int:
+    """Images whose dense tokens are computed; where none are kept, for their regions too."""
+    kept = wanted.config.dense.format != "none"
+    return plan.rows["dense"] if kept else max(plan.rows["dense"], plan.rows["regions"])
+
+
+def _timed(wanted: WantedStore, plan: Plan, engine: Engine) -> dict[str, float]:
+    """Seconds of each artifact per image (`timing.timed`), from a few spread over the data set."""
     from zsseg.stages.precompute.timing import timed
 
     places = np.linspace(0, len(wanted.samples) - 1, min(SAMPLED, len(wanted.samples)))
     few = [wanted.samples[place] for place in sorted(set(places.astype(int)))]
     needed = [name for name in PER_ROW if plan.rows[name]]
-    per_image = engine.ask(partial(timed, wanted=replace(wanted, samples=few), needed=needed))
-    seconds = sum(per_image[name] * plan.rows[name] for name in needed)
-    if wanted.config.dense.format == "none":  # made again for each image whose regions are mined
-        seconds += per_image.get("dense", 0.0) * (plan.rows["regions"] - plan.rows["dense"])
+    return engine.ask(partial(timed, wanted=replace(wanted, samples=few), needed=needed))
+
+
+def _seconds(wanted: WantedStore, plan: Plan, per_image: Mapping[str, float]) -> float:
+    """Seconds that one process would take."""
+    rows = Counter(plan.rows) | Counter(dense=_dense_rows(wanted, plan))
+    seconds = sum(per_image[name] * rows[name] for name in PER_ROW if rows[name])
     if plan.rows["text"]:
         seconds += per_image["text"] * plan.rows["text"]
     return seconds

@@ -1,5 +1,6 @@
 """What is planned, and why: counted before anything is computed, and nothing is touched by it."""
 
+import json
 import os
 import shutil
 from collections.abc import Mapping
@@ -418,6 +419,27 @@ def test_dense_tokens_that_are_not_kept_cost_time_where_regions_are_made(
     again = planned(world, tiny_clip, path.parent, config=config)
     assert again[1].rows == {"regions": 2}
     assert forecast_plan(*again, cast(Engine, Measured())).seconds == 2 * 1100
+
+
+def test_a_forecast_says_what_dense_tokens_cost(
+    fresh: tuple[Path, Path], tiny_clip: str, tmp_path: Path
+) -> None:
+    world, path = fresh
+    dense = {"size": [64, 96], "scales": [0.5, 1.5], "flip": True, "windows": {"size": 64}}
+    config = CONFIG.model_copy(update={"dense": DenseConfig.model_validate_json(json.dumps(dense))})
+    anew = planned(world, tiny_clip, tmp_path / "several", config=config)
+    found = forecast_plan(*anew, cast(Engine, Measured()))
+    # 64 x 64 pixels of 96 x 144 every 32: 2 x 4 windows (0, 24 or 32, 48 or 56, 80).
+    assert (
+        "dense tokens of an image: 18 passes (32 x 48, 96 x 144 in 8 windows of 64 x 64, each also "
+        "mirrored), 100.00 s, stored on 8 x 12 in 4.6 kB"
+    ) in forecast_lines(found)
+    once = planned(world, tiny_clip, tmp_path / "once")
+    assert (
+        "dense tokens of an image: 1 pass (64 x 96), 100.00 s, stored on 8 x 12 in 4.6 kB"
+    ) in forecast_lines(forecast_plan(*once, cast(Engine, Measured())))
+    complete = planned(world, tiny_clip, path.parent)
+    assert forecast_plan(*complete, cast(Engine, None)).dense is None
 
 
 def test_planning_with_the_lock_keeps_what_was_learnt(
