@@ -2,6 +2,7 @@
 
 import json
 import logging
+import re
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,7 @@ from zsseg.stages.train.run.run_folder import (
 from zsseg.stages.train.run_config import RunConfig
 
 TEXT_CD = torch.eye(2, 5)
+CHECK = r',\s*"check": "\w+"'
 CHECKOUT = Path(__file__).resolve().parents[2]
 
 
@@ -69,7 +71,8 @@ def test_a_record_comes_back(tmp_path: Path) -> None:
     record = record_of(train={"steps": 3}, augmentation={"scale": (1.0, 1.5)})
     write_record(tmp_path / "run", record, TEXT_CD)
     read = read_record(tmp_path / "run")
-    assert read == record.model_copy(update={"text_hash": read.text_hash})
+    hashes = {"text_hash": read.text_hash, "check": read.check}
+    assert read == record.model_copy(update=hashes)
     assert read.text_hash == hash_file(tmp_path / "run" / "text.safetensors")
     assert torch.equal(read_text(tmp_path / "run"), TEXT_CD)
     assert set(record.versions) >= {"torch", "segmentation_models_pytorch"}
@@ -173,7 +176,8 @@ def test_a_record_of_before_the_package_was_one_goes_on(tmp_path: Path) -> None:
     now = record_of(student={"weights": f"package:zsseg.stages.demo/{file}"})
     start(tmp_path, now)
     path = tmp_path / "run.json"
-    path.write_text(path.read_text().replace("package:zsseg.stages.demo/", "package:stages.demo/"))
+    then = path.read_text().replace("package:zsseg.stages.demo/", "package:stages.demo/")
+    path.write_text(re.sub(CHECK, "", then))
     assert read_record(tmp_path).config == now.config
     assert check_folder(tmp_path, now, resume=True)
     mine = record_of(student={"weights": "package:stages.mine/weights.pth"})
@@ -194,12 +198,24 @@ def test_a_missing_or_damaged_record_is_named(tmp_path: Path) -> None:
         (tmp_path / name).write_bytes(content)
 
 
+def test_a_flipped_digit_in_the_record_is_noticed(tmp_path: Path) -> None:
+    """It is valid, and means a run of other settings. Runs of zsseg 0.1 have no checksum."""
+    write_record(tmp_path, record_of(train={"steps": 300}), TEXT_CD)
+    path = tmp_path / "run.json"
+    flipped = path.read_text().replace('"steps": 300', '"steps": 100')
+    path.write_text(flipped)
+    with pytest.raises(UserError, match=r"run\.json: damaged: it does not fit its own checksum"):
+        read_record(tmp_path)
+    path.write_text(re.sub(CHECK, "", flipped))
+    assert read_record(tmp_path).config.train.steps == 100
+
+
 @pytest.mark.parametrize("text_hash", [True, False])
 def test_a_flipped_bit_in_the_text_is_noticed(tmp_path: Path, text_hash: bool) -> None:
     """Runs of zsseg 0.1 have no hash and stay readable."""
     write_record(tmp_path, record_of(), TEXT_CD)
     if not text_hash:
-        record = read_record(tmp_path).model_copy(update={"text_hash": None})
+        record = read_record(tmp_path).model_copy(update={"check": None})
         (tmp_path / "run.json").write_text(record.model_dump_json(exclude={"text_hash"}))
     path = tmp_path / "text.safetensors"
     content = bytearray(path.read_bytes())

@@ -10,6 +10,7 @@ checkpoints/        see checkpoint
 .lock, .writer.json    of the one training that writes here: see `zsseg.stages.cache.disk.lock`
 """
 
+import json
 import logging
 import re
 import shutil
@@ -28,7 +29,7 @@ from zsseg.stages.cache.disk.durable import PARTIAL, make_folder, write_durably
 from zsseg.stages.cache.disk.hashing import hash_bytes, hash_file
 from zsseg.stages.cache.disk.json_files import json_lines
 from zsseg.stages.cache.disk.lock import HOLDER, LOCK, acquire, held_by
-from zsseg.stages.cache.format.recipe import differing_fields
+from zsseg.stages.cache.format.recipe import differing_fields, fingerprint
 from zsseg.stages.data.spec import DatasetSpec
 from zsseg.stages.errors import CacheLocked, UserError
 from zsseg.stages.setting_marks import marked, selection
@@ -74,6 +75,8 @@ class RunRecord(BaseModel):
     """How many processes shared each batch."""
     text_hash: str | None = None
     """xxh3_128 of text.safetensors; None in runs of zsseg 0.1."""
+    check: str | None = None
+    """Fingerprint of the rest of the file; None in runs of zsseg 0.1."""
 
 
 def package_versions() -> dict[str, str]:
@@ -195,7 +198,8 @@ def write_record(out: Path, record: RunRecord, text_CD: "Tensor") -> None:
     for folder in (out / "tensorboard", *(out / _CHECKPOINTS).glob(f"step-*{PARTIAL}")):
         shutil.rmtree(folder, ignore_errors=True)
     text = save({"text": text_CD.contiguous()})
-    record = record.model_copy(update={"text_hash": hash_bytes(text)})
+    record = record.model_copy(update={"text_hash": hash_bytes(text), "check": None})
+    record = record.model_copy(update={"check": _check_of(record.model_dump_json())})
     write_durably(out / _TEXT, text)
     write_durably(out / _RECORD, (record.model_dump_json(indent=2) + "\n").encode())
 
@@ -228,7 +232,8 @@ def read_record(run: Path) -> RunRecord:
     """The record of a run. Raises UserError when there is none, or when it is damaged."""
     path = run / _RECORD
     try:
-        return RunRecord.model_validate_json(path.read_bytes())
+        content = path.read_bytes()
+        record = RunRecord.model_validate_json(content)
     except (FileNotFoundError, NotADirectoryError) as error:
         raise UserError(
             f"{path}: the file is missing, so {run} is no run. Give a folder that `zsseg train` "
@@ -240,6 +245,17 @@ def read_record(run: Path) -> RunRecord:
             f"{path}: damaged, or of another version: {'; '.join(lines)}. Use the version of zsseg "
             "that trained this run, or train it again"
         ) from error
+    if record.check not in (None, _check_of(content)):
+        raise UserError(
+            f"{path}: damaged: it does not fit its own checksum. Put the file back, or train the "
+            "run again. If you have changed it on purpose, delete its entry `check`"
+        )
+    return record
+
+
+def _check_of(content: str | bytes) -> str:
+    """Fingerprint of a record's JSON without its own `check`."""
+    return fingerprint({**json.loads(content), "check": None})
 
 
 def read_text(run: Path) -> "Tensor":
