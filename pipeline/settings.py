@@ -50,7 +50,10 @@ def _mapping(text: str, where: str) -> dict[str, Any]:
     if values is None:
         return {}
     if not isinstance(values, dict):
-        raise UserError(f"{where}: a mapping of settings is needed, not {type(values).__name__}")
+        raise UserError(
+            f"{where}: a mapping of settings is needed, not {type(values).__name__}. Write "
+            "section: {field: value}"
+        )
     return values
 
 
@@ -102,4 +105,4 @@ def build(model: type[Model], values: dict[str, Any], *, where: str) -> Model:
         return model.model_validate_json(json.dumps(values, default=str))
     except ValidationError as error:
         lines = error_lines(model, error)
-        raise UserError(f"{where}:", *map("  {}".format, lines)) from error
+        raise UserError(f"{where}: correct these settings:", *map("  {}".format, lines)) from error

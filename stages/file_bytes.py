@@ -71,9 +71,9 @@ def read_text_file(path: Path, *, kind: str = "file", error: type[UserError] = U
     try:
         content = read_file(path, at_most=TEXT_BYTES)
     except FileNotFoundError as reason:
-        raise error(f"{path}: there is no such {kind}") from reason
+        raise error(f"{path}: there is no such {kind}. Correct the path") from reason
     except OSError as reason:
-        raise error(f"{path}: cannot be read ({reason})") from reason
+        raise error(f"{path}: cannot be read ({reason}). Mend that, or give another") from reason
     found = _MARKS.get(content[:2])
     if found is None and b"\0" in content[:4096]:
         found = "binary, or a text in UTF-16"

@@ -85,14 +85,19 @@ def yaml_text(values: Mapping[str, Any]) -> str:
 def parse_yaml(text: str, *, where: str, error: type[UserError] = UserError) -> Any:
     """The values of a YAML text; None for an empty one. `where` names it in the error raised."""
     if len(text) > _MAX_CHARACTERS:
-        raise error(f"{where}: not read: {len(text):,} characters, and settings have far fewer")
+        raise error(
+            f"{where}: not read: {len(text):,} characters, and settings have far fewer. Give a "
+            "file of settings"
+        )
     try:
         return yaml.load(text, Loader=_Loader)
     except (yaml.YAMLError, ValueError) as reason:  # ValueError: a date such as 2024-13-45
         text = " ".join(str(reason).split())
         raise error(f"{where}: not valid YAML: {text}. Correct it") from reason
     except RecursionError as reason:
-        raise error(f"{where}: not read: values within values, too deep") from reason
+        raise error(
+            f"{where}: not read: values within values, too deep. Write fewer levels"
+        ) from reason
 
 
 def builtin_names(folder: Literal["ablations", "datasets", "experiments"]) -> list[str]:

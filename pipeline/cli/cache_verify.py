@@ -197,7 +197,10 @@ def _compare(
             "compare, make it again under another --cache, then use `zsseg cache diff`"
         )
     if not found.images:
-        raise CacheError(f"{store}: no image could be compared with the teacher")
+        raise CacheError(
+            f"{store}: no image could be compared with the teacher: none is as it was when the "
+            "store was made. Give the data set's folder with --root"
+        )
     console.out.print(
         f"{store}: agrees with its teacher, on {found.images} images",
         soft_wrap=True,

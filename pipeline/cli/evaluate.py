@@ -123,7 +123,8 @@ def _check_options(run: Path | None, alone: bool, calibration: float | None, of_
         )
     if run is None and of_run:
         raise UserError(
-            "--limit, --clip and --set are for runs; --teacher-alone scores the whole store"
+            "--limit, --clip and --set are for runs; --teacher-alone scores the whole store. Leave "
+            "them out"
         )
     if calibration is not None and not isfinite(calibration):
         raise UserError(f"--calibration {calibration}: give a finite number, such as 0.02")

@@ -27,7 +27,7 @@ def evaluate_config(
     from zsseg.stages.train.run_config import RunConfig
 
     if wrong := [setting for setting in settings if not setting.startswith("evaluate.")]:
-        raise UserError(f"--set {wrong[0]}: the run is trained; only evaluate.* can be set now")
+        raise UserError(f"--set {wrong[0]}: the run is trained; set only evaluate.* now")
     values = read_record(run).config.model_dump(mode="json")
     changes = [*settings]
     if calibration is not None:

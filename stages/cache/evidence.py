@@ -49,7 +49,7 @@ class Shard:
     receipt: Receipt
 
 
-def read_seal(path: StorePath) -> dict[str, Any]:
+def read_intact_seal(path: StorePath) -> dict[str, Any]:
     """The seal; CacheError when it is missing, damaged, or not byte for byte as it was written."""
     file = path / SEAL
     if (wrong := why_not_plain(file)) and wrong != MISSING:

@@ -149,9 +149,15 @@ class Store:
         CacheError when it is missing or damaged.
         """
         (what,) = (a for a in self.manifest.artifacts if a.name == artifact)
-        receipt = ledger.read_receipt(self.path, what, shard)
+        advice = f"`zsseg cache verify {self.path} --repair` computes what is damaged once more"
+        try:
+            receipt = ledger.read_receipt(self.path, what, shard)
+        except CacheError as error:
+            raise CacheError(f"{error}; {advice}") from error
         if receipt is None:
-            raise CacheError(f"{self.path}: the receipt of {artifact}, shard {shard}, is gone")
+            raise CacheError(
+                f"{self.path}: the receipt of {artifact}, shard {shard}, is gone; {advice}"
+            )
         return receipt
 
     def __reduce__(self) -> tuple[type[Self], tuple[StorePath, Manifest, str]]:

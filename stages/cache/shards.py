@@ -69,8 +69,8 @@ def check_finite(
             f"{store}: NaN or infinity in array {array}, {len(bad)} rows: {named}"
             + (", ..." if len(bad) > _SHOWN else "")
             + ". Nothing of them was written. "
-            + ("float16 ends at 65504: " if values.dtype == np.float16 else "")
-            + "look at these images and at the teacher's weights"
+            + ("float16 ends at 65504. " if values.dtype == np.float16 else "")
+            + "Look at these images and at the teacher's weights"
         )
 
 

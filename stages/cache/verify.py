@@ -18,7 +18,7 @@ from zsseg.stages.cache.evidence import (
     list_shards,
     or_unreadable,
     read_group,
-    read_seal,
+    read_intact_seal,
     why_changed,
     why_not_plain,
 )
@@ -102,7 +102,7 @@ def inspect_store(
     root: str | None = None
     sealed: dict[str, str] | None = None
     try:
-        seal = read_seal(path)
+        seal = read_intact_seal(path)
         root, sealed = seal["root"], seal["files"]
     except CacheError as error:
         problems.append(DamagedFile(SEAL, None, None, (), str(error)))

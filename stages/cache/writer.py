@@ -87,7 +87,10 @@ class Writer:
         try:
             storage(path).make_folder()
         except OSError as error:
-            raise ResourceError(f"{path}: cannot make this folder: {error}") from error
+            raise ResourceError(
+                f"{path}: cannot make this folder: {error}. Give a --cache folder "
+                "that can be written"
+            ) from error
         with disk_errors(path, f"its {LOCK}"):
             lock = acquire(path)
         if lock.died:

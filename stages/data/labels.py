@@ -44,7 +44,9 @@ def read_label(spec: DatasetSpec, sample: Sample) -> NDArray[np.uint8]:
     a value that the encoding does not know; the text names the values and their pixel counts.
     """
     if sample.label is None:
-        raise DatasetError(f"{sample.image}: has no label")
+        raise DatasetError(
+            f"{sample.image}: has no label. `zsseg dataset verify` says where labels are expected"
+        )
     raw_HW: NDArray[np.integer]
     if sample.masks is None:
         raw_HW = read_raw_label(sample.label)

@@ -17,6 +17,8 @@ from zsseg.stages.file_bytes import read_text_file
 
 _EXTENSIONS = frozenset({"jpg", "jpeg", "png"})
 
+_NO_LIST = "Give a split whose list is there (`zsseg dataset verify`), or put the list there"
+
 logger = logging.getLogger(__name__)
 
 
@@ -36,7 +38,9 @@ def _voc_samples(root: Path, split: str) -> list[Sample]:
     folder = _devkit(root, "VOC2012")
     lists = _voc_lists(folder, split)
     if not lists:
-        raise DatasetError(f"{folder}/ImageSets/Segmentation/{split}.txt: there is no such list")
+        raise DatasetError(
+            f"{folder}/ImageSets/Segmentation/{split}.txt: there is no such list. {_NO_LIST}"
+        )
     if [path.name for path in lists] == ["train.txt"]:
         logger.warning("%s: no aug.txt or trainaug.txt beside it; VOC's own images only", lists[0])
     labels = _voc_labels(folder)
@@ -51,7 +55,7 @@ def _voc_samples(root: Path, split: str) -> list[Sample]:
                 "SBD's labels are a download of their own; to train on VOC's images only, remove "
                 "aug.txt and trainaug.txt"
                 if split == "train"
-                else "VOC's archive holds them; those of its test images are not public"
+                else "Take them from VOC's archive; those of its test images are not public"
             )
         )
     return samples
@@ -90,7 +94,7 @@ def _context_samples(root: Path, split: str) -> list[Sample]:
     lists = _context_lists(folder, split)
     wanted = next((path for path in lists if path.is_file()), None)
     if wanted is None:
-        raise DatasetError(f"{lists[0]}: there is no such list, so no split '{split}'")
+        raise DatasetError(f"{lists[0]}: there is no such list, so no split '{split}'. {_NO_LIST}")
     form: LabelForm = "context-59" if source.name == "59_context_labels" else "described"
     labels = {path.stem: path for path in source.glob("*.png")}
     samples = [
@@ -126,7 +130,9 @@ def _context_source(folder: Path) -> Path:
         if path.exists():
             return path
     looked = ", ".join(path.name for path in candidates)
-    raise DatasetError(f"{folder}: holds no labels of PASCAL Context; looked for {looked}")
+    raise DatasetError(
+        f"{folder}: holds no labels of PASCAL Context; looked for {looked}. Put one there"
+    )
 
 
 def _context_lists(folder: Path, split: str) -> tuple[Path, Path]:
@@ -142,7 +148,7 @@ def _devkit(root: Path, year: str) -> Path:
         if (folder / "JPEGImages").is_dir():
             return folder
     looked = ", ".join(str(folder / "JPEGImages") for folder in candidates)
-    raise DatasetError(f"{root}: holds no {year}; looked for {looked}")
+    raise DatasetError(f"{root}: holds no {year}; looked for {looked}. Give the folder above one")
 
 
 def _any_labelled(lists: Iterable[Path], labels: Mapping[str, Path]) -> bool:

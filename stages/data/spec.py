@@ -128,7 +128,8 @@ def load_spec(name_or_file: str) -> DatasetSpec:
     try:
         spec = DatasetSpec.model_validate(values, strict=False)
     except ValidationError as error:
-        raise DatasetError(f"{where}: {'; '.join(error_lines(DatasetSpec, error))}") from error
+        lines = "; ".join(error_lines(DatasetSpec, error))
+        raise DatasetError(f"{where}: {lines}. Correct the description") from error
     # Not a rule of the model: descriptions in the records of earlier runs must stay readable.
     if faults := naming_faults(spec.classes, spec.prompt_names):
         raise DatasetError(

@@ -45,7 +45,7 @@ def list_samples(spec: DatasetSpec, root: Path, split: str) -> list[Sample]:
             raise DatasetError(
                 f"{folders.images}: there is no such folder, so no split '{split}' of "
                 f"'{spec.name}'. Splits that are there: {', '.join(splits(spec, root)) or 'none'}; "
-                "docs/datasets.md shows where each data set keeps its files"
+                "look into docs/datasets.md for where each data set keeps its files"
                 f"{_other_root(spec, root)}"
             )
         samples = _paired(folders)
@@ -59,6 +59,7 @@ def list_samples(spec: DatasetSpec, root: Path, split: str) -> list[Sample]:
         raise DatasetError(
             f"{where}: holds no images for split '{split}' of '{spec.name}'"
             + (f" (looked for {' '.join(folders.image_endings)})" if folders else "")
+            + ". Put its images there, or give another --split or --root"
         )
     if folders is None or folders.labels is not None:
         _warn_of_missing_labels(spec, samples, split)
@@ -148,7 +149,10 @@ def present_splits(spec: DatasetSpec, root: Path) -> list[str]:
         labels = f", labels ({' '.join(f'*{each}' for each, _ in folders.label_endings)}) in "
         looked = f"Looked for images ({endings}) in {folders.images}"
         looked += f"{labels}{folders.labels}" if folders.labels else ""
-    raise DatasetError(f"{root}: no split of '{spec.name}' here. {looked}{_other_root(spec, root)}")
+    raise DatasetError(
+        f"{root}: no split of '{spec.name}' here. {looked}; give the folder that holds "
+        f"them{_other_root(spec, root)}"
+    )
 
 
 def _other_root(spec: DatasetSpec, root: Path) -> str:

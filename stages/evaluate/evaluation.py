@@ -264,7 +264,8 @@ def labelled(samples: Sequence[Sample], root: Path, split: str) -> list[Sample]:
     found = [sample for sample in samples if sample.label is not None]
     if not found:
         raise DatasetError(
-            f"{root}: none of the {len(samples)} images of '{split}' has a label to compare with"
+            f"{root}: none of the {len(samples)} images of '{split}' has a label to compare with. "
+            "Give a --split with labels, or put them beside the images"
         )
     if missing := len(samples) - len(found):
         logger.warning("%s: %d images of '%s' without a label are left out", root, missing, split)

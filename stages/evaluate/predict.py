@@ -179,12 +179,15 @@ def _targets(inputs: Sequence[Path], out: Path) -> dict[Path, Path]:
                 given, [path for path in files if path.suffix.lower() not in _EXTENSIONS]
             )
             if not found:
-                raise UserError(f"{given}: no image below this folder ({', '.join(_EXTENSIONS)})")
+                raise UserError(
+                    f"{given}: no image below this folder. Give one that holds "
+                    f"{', '.join(_EXTENSIONS)}, or single images"
+                )
             targets |= {path: out / path.relative_to(given).with_suffix("") for path in found}
         elif given.is_file():
             targets[given] = out / given.stem
         else:
-            raise UserError(f"{given}: there is no such image or folder")
+            raise UserError(f"{given}: there is no such image or folder. Correct the path")
     _refuse_overwriting(targets)
     return targets
 

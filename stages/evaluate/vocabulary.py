@@ -44,14 +44,18 @@ def checked_names(names: Sequence[str]) -> tuple[str, ...]:
         raise UserError(f"class names must be a list, got the text '{names}': write ['{names}']")
     checked = tuple(name.strip() for name in names)
     if not checked or not all(checked):
-        raise UserError(f"class names must not be empty, got {list(names)}")
+        raise UserError(f"class names must not be empty, got {list(names)}. Give at least one")
     if faults := unusable_names(checked):
-        raise UserError(f"class names: {'; '.join(faults)}")
+        raise UserError(f"class names: {'; '.join(faults)}. Give others")
     if pairs := equal_names(checked):
         named = "; ".join(f"'{one}' and '{two}'" for one, two in pairs)
-        raise UserError(f"class names given twice, but for case and blanks: {named}")
+        raise UserError(
+            f"class names given twice, but for case and blanks: {named}. Give each once"
+        )
     if len(checked) > VOID:
-        raise UserError(f"{len(checked)} class names; 8-bit label maps hold at most {VOID}")
+        raise UserError(
+            f"{len(checked)} class names; 8-bit label maps hold at most {VOID}. Give fewer"
+        )
     return checked
 
 

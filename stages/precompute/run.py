@@ -179,7 +179,7 @@ def _refuse_failures(
     if len(failed) == images:
         raise DatasetError(
             f"{request.root}: none of the {len(failed)} images of split '{request.split}' can be "
-            f"used. The first: {next(iter(failed.values()))}"
+            f"used. Mend them. The first: {next(iter(failed.values()))}"
         )
     refuse_failures(request.root, failed.values(), at_most=at_most)
 

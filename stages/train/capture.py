@@ -124,7 +124,8 @@ def capture(
             write_durably(file, (written.model_dump_json(indent=2) + "\n").encode())
         except OSError as error:
             raise ResourceError(
-                f"{what} are saved in {saved}, but its batch is not ({error})"
+                f"{what} are saved in {saved}, but its batch is not ({error}). Free disk space. "
+                f"{lower}"
             ) from error
     return NonFiniteError(
         f"{what} are saved in {checkpoint.folder_of(out, step)}, its batch beside {file}: "

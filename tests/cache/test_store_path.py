@@ -26,7 +26,7 @@ def test_places_of_this_machine_are_paths(text: str, path: Path) -> None:
         ("nowhere://bucket", "no such protocol"),
         ("s3://", "names no bucket"),
         ("filecache::s3://bucket/x", "a chain of file systems"),
-        ("gs://bucket/x", "package that speaks gs:// is missing: .*gcsfs"),
+        ("gs://bucket/x", "package that speaks gs:// is missing; install it: .*gcsfs"),
     ],
 )
 def test_a_url_that_cannot_be_used_says_why(url: str, message: str) -> None:

@@ -81,7 +81,7 @@ def test_self_training_needs_a_loss_on_labels(method: str) -> None:
 def test_all_mistakes_are_told_at_once() -> None:
     with pytest.raises(UserError) as caught:
         build(PrecomputeConfig, {"batch": 0, "dense": {"path": "best"}}, where="mine.yaml")
-    assert str(caught.value).startswith("mine.yaml:\n")
+    assert str(caught.value).startswith("mine.yaml: correct these settings:\n")
     assert "batch:" in str(caught.value)
     assert "dense.path:" in str(caught.value)
 

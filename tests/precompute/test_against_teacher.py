@@ -113,7 +113,7 @@ def test_the_images_are_spread_over_the_data_set(made: tuple[Path, Path]) -> Non
     found = compare(made[1], number=2)
     assert found.images == 2
     assert found.checks[1].worst_at in ("scene_000", "scene_005")
-    with pytest.raises(UserError, match="at least one"):
+    with pytest.raises(UserError, match="give 1 or more"):
         compare(made[1], number=0)
 
 

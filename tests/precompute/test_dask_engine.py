@@ -403,7 +403,7 @@ def test_a_scheduler_that_is_not_there(
 def test_one_kind_of_workers_is_asked_for(world: Path, tiny_clip: str, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="give one"):
         run(world, tiny_clip, tmp_path, scheduler="tcp://127.0.0.1:9", workers=2)
-    with pytest.raises(UserError, match="at least one"):
+    with pytest.raises(UserError, match="give 1 or more"):
         run(world, tiny_clip, tmp_path, workers=0)
 
 

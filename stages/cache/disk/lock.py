@@ -231,7 +231,9 @@ def _create_holder(folder: "UPath", holder: bytes) -> None:
         try:
             file.create(holder)
         except FileExistsError as other:
-            raise CacheLocked(f"{folder}: {held_by(folder)} writes this store") from other
+            raise CacheLocked(
+                f"{folder}: {held_by(folder)} writes this store. Wait until it ends"
+            ) from other
 
 
 def _has_ended(folder: "UPath") -> bool:

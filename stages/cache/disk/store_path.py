@@ -23,7 +23,7 @@ BUCKETS = frozenset({"s3", "s3a", "gs", "gcs", "az", "abfs", "abfss"})
 _LOCAL = ("file", "local")
 _S3 = ("s3", "s3a")
 CREDENTIALS_ADVICE = (
-    "Credentials and endpoint come from the environment or the configuration files of the object "
+    "Set credentials and endpoint in the environment or in the configuration files of the object "
     "store's own tools (for s3:// AWS_PROFILE, AWS_ACCESS_KEY_ID, AWS_ENDPOINT_URL, ~/.aws)"
 )
 
@@ -73,11 +73,13 @@ def store_path(text: str | Path) -> StorePath:
     try:
         get_filesystem_class(protocol)
     except ValueError as error:
-        raise UserError(f"{url}: no such protocol; those of fsspec work") from error
+        raise UserError(
+            f"{url}: no such protocol. Use one of fsspec, such as s3:// or gs://"
+        ) from error
     except ImportError as error:
         package = 'pip install "zsseg[s3]"' if protocol in _S3 else str(error)
         raise ResourceError(
-            f"{url}: the package that speaks {protocol}:// is missing: {package}"
+            f"{url}: the package that speaks {protocol}:// is missing; install it: {package}"
         ) from error
     options: dict[str, Any] = {}
     if protocol in BUCKETS:  # a cached listing would hide what other processes write

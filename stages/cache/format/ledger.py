@@ -162,10 +162,13 @@ def read_seal(store: StorePath) -> dict[str, Any]:
             f"{store}: the store is not finished ({SEAL} is missing); run the same "
             "`zsseg precompute` command again, it continues where it stopped"
         )
-    seal = read_json(path)
+    advice = "run the same `zsseg precompute` command again, it checks the store and seals it anew"
+    try:
+        seal = read_json(path)
+    except CacheError as error:
+        raise CacheError(f"{error}; {advice}") from error
     if not isinstance(seal.get("files"), dict) or seal.get("root") != fingerprint(seal["files"]):
         raise CacheError(
-            f"{path}: damaged, its root hash does not cover its list of files; run the same "
-            "`zsseg precompute` command again, it checks the store and seals it anew"
+            f"{path}: damaged, its root hash does not cover its list of files; {advice}"
         )
     return seal

@@ -212,7 +212,9 @@ def read_manifest(store: StorePath) -> Manifest:
     except CacheError as error:
         raise CacheError(f"{error}; {_ADVICE}") from error
     if not isinstance(attributes, dict) or "zsseg_format" not in attributes:
-        raise CacheError(f"{path}: a zarr group, but not one that `zsseg precompute` wrote")
+        raise CacheError(
+            f"{path}: a zarr group, but not one that `zsseg precompute` wrote. Give another folder"
+        )
     if attributes["zsseg_format"] != FORMAT:
         raise CacheError(
             f"{path}: format {attributes['zsseg_format']!r}, this version of zsseg reads "
@@ -230,7 +232,8 @@ def read_manifest(store: StorePath) -> Manifest:
         stored = {name: entry["fingerprint"] for name, entry in attributes["artifacts"].items()}
         made = fingerprints(manifest.artifacts)
     except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
-        raise CacheError(f"{path}: damaged, {type(error).__name__}: {error}; {_ADVICE}") from error
+        reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
+        raise CacheError(f"{path}: damaged, {reason}; {_ADVICE}") from error
     if manifest.rows < 1 or manifest.shard_rows < 1:
         raise CacheError(f"{path}: damaged, fewer than one row; {_ADVICE}")
     if _too_many(store, manifest.rows):

@@ -69,7 +69,10 @@ def check_removable(path: StorePath) -> None:
             "delete the folder by hand"
         ) from error
     if not isinstance(attributes, dict) or "zsseg_format" not in attributes:
-        raise CacheError(f"{path}: not a store that `zsseg precompute` wrote; it is not deleted")
+        raise CacheError(
+            f"{path}: not a store that `zsseg precompute` wrote, so it is not deleted. If it "
+            "is to go, delete the folder by hand"
+        )
     _refuse_strangers(path, sort_contents(path, _manifest(path)))
     with locked(path):
         pass
@@ -96,7 +99,7 @@ def _remove_folder(path: Path, *, only_unfinished: bool) -> int:
     where = path
     try:
         if only_unfinished and (path / SEAL).exists():
-            raise CacheError(f"{path}: finished just now")
+            raise CacheError(f"{path}: finished just now. To delete it, use `zsseg cache rm`")
         path.rename(gone)
         where = gone
         sync(gone.parent)
@@ -110,7 +113,7 @@ def _remove_objects(path: "UPath", *, only_unfinished: bool) -> int:
     bucket = BucketStorage(path)
     with locked(path):
         if only_unfinished and storage(path / SEAL).exists():
-            raise CacheError(f"{path}: finished just now")
+            raise CacheError(f"{path}: finished just now. To delete it, use `zsseg cache rm`")
         sizes = bucket.sizes()
         storage(path / SEAL).remove()
         bucket.remove_files([name for name in sizes if name not in (SEAL, GROUP, HOLDER)])

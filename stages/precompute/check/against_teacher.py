@@ -103,7 +103,7 @@ def compare_with_teacher(
     not say what it was made from.
     """
     if number < 1:
-        raise UserError(f"--against-teacher {number}: at least one image is needed")
+        raise UserError(f"--against-teacher {number}: give 1 or more")
     store = Store.open(path)
     settings = recall_settings(path, store.manifest)
     folder, files = find_origin(path, settings, store.manifest, root=root, teacher=teacher)

@@ -103,7 +103,10 @@ def measure_gap(
     text_CD = store.read_all("text")
     rows = spread(np.flatnonzero(store.read_all("status") == 0), images)
     if not rows:
-        raise DatasetError(f"{store.path}: no image of it could be read by precompute")
+        raise DatasetError(
+            f"{store.path}: no image of it could be read by precompute. Mend the images "
+            "(`zsseg dataset verify` names them), and run its `zsseg precompute` command again"
+        )
     whole_D = [store.read("cls", row)[0] for row in rows]
     found: list[Compared] = []
     mirrored: list[Compared] = []

@@ -18,7 +18,7 @@ from zsseg.stages.cache.disk.json_files import json_lines, plain
 from zsseg.stages.cache.disk.lock import locked
 from zsseg.stages.cache.disk.storage import storage
 from zsseg.stages.cache.disk.store_path import StorePath
-from zsseg.stages.cache.evidence import list_shards, read_seal
+from zsseg.stages.cache.evidence import list_shards, read_intact_seal
 from zsseg.stages.cache.format.arrays import group_forms
 from zsseg.stages.cache.format.manifest import (
     GROUP,
@@ -117,7 +117,8 @@ def repair_store(
     if after.problems or after.root is None:
         raise CacheError(
             f"{path}: still damaged after the repair: {after.problems[0].file}: "
-            f"{after.problems[0].reason}. Is the disk sound?"
+            f"{after.problems[0].reason}. Check the disk, and "
+            "copy the store to another"
         )
     return Repair(found.problems, found.root, after.root, result)
 
@@ -159,7 +160,7 @@ def _put_back(path: StorePath, found: Inspection, plan: _Plan) -> None:
     Raises CacheError where a rebuilt file is not proved to be the lost one.
     """
     damaged = {problem.file for problem in found.problems}
-    sealed = None if found.root is None else read_seal(path)["files"].get(GROUP)
+    sealed = None if found.root is None else read_intact_seal(path)["files"].get(GROUP)
     group, released = group_forms(plan.manifest)
     if sealed == xxhash.xxh3_128_hexdigest(released):
         group = released
@@ -184,7 +185,7 @@ def _unproved(
 ) -> list[str]:
     """Reasons why these contents may not be those that were lost."""
     if found.root is not None:
-        sealed = read_seal(path)["files"]
+        sealed = read_intact_seal(path)["files"]
         return [
             f"{file} would not be the sealed one"
             for file, content in wanted.items()

@@ -48,7 +48,7 @@ def open_engine(
     if workers is not None and scheduler is not None:
         raise UserError("--workers starts processes here and --scheduler joins others: give one")
     if workers is not None and workers < 1:
-        raise UserError(f"--workers {workers}: at least one is needed")
+        raise UserError(f"--workers {workers}: give 1 or more")
     if workers is None and scheduler is None:
         return ThreadEngine(files, shards_at_once=config.shards_at_once)
     return DaskEngine(files, config, workers=workers, scheduler=scheduler)

@@ -89,7 +89,7 @@ def stored_config(manifest: Manifest) -> PrecomputeConfig:
     except (KeyError, TypeError, ValidationError) as error:
         raise CacheError(
             f"its settings are none that this version of zsseg writes ({type(error).__name__}: "
-            f"{error}); use the version that made the store"
+            f"{' '.join(str(error).split())}); use the version that made the store"
         ) from error
 
 
@@ -127,7 +127,8 @@ def recall_settings(path: StorePath, manifest: Manifest | None) -> StoredSetting
         raise CacheError(f"{path}: {error}") from error
     except (KeyError, TypeError, ValidationError) as error:
         raise CacheError(
-            f"{path}: not made by `zsseg precompute` ({type(error).__name__}: {error})"
+            f"{path}: not made by `zsseg precompute` ({type(error).__name__}: "
+            f"{' '.join(str(error).split())}). Give another store"
         ) from error
 
 

@@ -93,7 +93,7 @@ def resolve_request(
     """
     spec, root, split, limit = request.spec, request.root, request.split, request.limit
     if limit is not None and limit < 1:
-        raise UserError(f"--limit {limit}: at least one image is needed")
+        raise UserError(f"--limit {limit}: give 1 or more")
     check_split(spec, split)
     samples = list_samples(spec, root, split)
     if limit is None or limit >= len(samples):

@@ -208,7 +208,7 @@ def load_teacher(
     if settings["interpolation"] not in {"bilinear", "bicubic"}:
         raise UserError(
             f"{files.spec}: interpolation {settings['interpolation']!r} of its preprocess_cfg is "
-            "neither bilinear nor bicubic"
+            "neither bilinear nor bicubic. Set one of them there"
         )
     height, width = _pair(settings["size"])
     if target.type == "cuda":  # on a CPU it would change the last digits of what stores hold
@@ -241,12 +241,15 @@ def _create_model(files: TeacherFiles, device: torch.device) -> Any:
             **text_tower_files(files),
         )
     except (OSError, ImportError) as error:
-        raise ResourceError(f"{files.spec}: cannot build it: {_one_line(error)}") from error
+        raise ResourceError(
+            f"{files.spec}: cannot build it: {_one_line(error)}. Install or bring what is missing"
+        ) from error
     except MemoryError:
         raise
     except Exception as error:  # whatever a model of settings that do not fit together meets
         raise UserError(
-            f"{files.spec}: open_clip cannot build a model of its configuration: {_one_line(error)}"
+            f"{files.spec}: open_clip cannot build a model of its configuration: "
+            f"{_one_line(error)}. Correct it, or take the file that was published with the weights"
         ) from error
     finally:
         root.removeFilter(_not_about_weights)

@@ -40,10 +40,16 @@ def dense_path(visual: Any, config: DenseConfig) -> str:
         return "value"
     if not isinstance(visual, VisionTransformer):
         if hasattr(visual.head, "pool"):
-            raise UserError("this teacher pools over a fixed grid, so it has no dense tokens")
+            raise UserError(
+                f"dense.path={config.path}: this teacher pools over a fixed grid, so it has no "
+                "dense tokens. Choose another teacher"
+            )
         return "feature_map"
     if visual.attn_pool is not None:
-        raise UserError("this teacher (CoCa) pools by learned queries, so it has no dense tokens")
+        raise UserError(
+            f"dense.path={config.path}: this teacher (CoCa) pools by learned queries, so it has no "
+            "dense tokens. Choose another teacher"
+        )
     last = visual.transformer.resblocks[-1]
     if config.path != "raw" and not isinstance(last.attn, nn.MultiheadAttention):
         raise UserError(
@@ -74,7 +80,7 @@ def token_grid(visual: Any, size: tuple[int, int]) -> tuple[int, int]:
         fitting = [max(1, round(n / s)) * s for n, s in zip(size, strides, strict=True)]
         raise UserError(
             f"dense.size=[{size[0]},{size[1]}]: this teacher has one token per {strides[0]} x "
-            f"{strides[1]} pixels and needs multiples of that, like [{fitting[0]},{fitting[1]}]"
+            f"{strides[1]} pixels. Give multiples of that, like [{fitting[0]},{fitting[1]}]"
         )
     return size[0] // strides[0], size[1] // strides[1]
 

@@ -39,6 +39,7 @@ TOKENIZER_FILES = (
 )
 """Files beside the weights that decide how a prompt becomes tokens."""
 
+_PUBLISHED = "Take the file that was published with the weights"
 _LARGEST = 1 << 22  # bytes; a configuration has a few KiB
 _STRICT = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 
@@ -181,15 +182,17 @@ def read_config(file: Path, spec: str) -> dict[str, Any]:
     type, or that lead elsewhere.
     """
     if not file.is_file():
-        raise ResourceError(f"{spec}: {file} is missing; it comes with the weights")
+        raise ResourceError(f"{spec}: {file} is missing; put it there, it comes with the weights")
     if file.stat().st_size > _LARGEST:
-        raise UserError(f"{spec}: {file} has {file.stat().st_size} bytes, too many for settings")
+        raise UserError(
+            f"{spec}: {file} has {file.stat().st_size} bytes, too many for settings. {_PUBLISHED}"
+        )
     try:
         config = json.loads(file.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
-        raise UserError(f"{spec}: {file} is not valid JSON: {error}") from error
+        raise UserError(f"{spec}: {file} is not valid JSON: {error}. {_PUBLISHED}") from error
     if not isinstance(config, dict):
-        raise UserError(f'{spec}: {file} is no JSON object with a "model_cfg"')
+        raise UserError(f'{spec}: {file} is no JSON object with a "model_cfg". {_PUBLISHED}')
     try:
         _ConfigFile.model_validate(config)
     except ValidationError as error:
@@ -239,7 +242,7 @@ def refuse_code_beside(folder: Path, config: dict[str, Any], spec: str) -> None:
         try:
             stated = json.loads(file.read_text(encoding="utf-8"))
         except (ValueError, RecursionError) as error:
-            raise UserError(f"{spec}: {file} is not valid JSON: {error}") from error
+            raise UserError(f"{spec}: {file} is not valid JSON: {error}. {_PUBLISHED}") from error
         if not isinstance(stated, dict) or "auto_map" in stated or "custom_pipelines" in stated:
             raise UserError(
                 f"{spec}: {file} names Python code to load ('auto_map'), which zsseg never runs. "

@@ -118,7 +118,9 @@ def resolve_teacher(spec: str) -> TeacherFiles:
 def _from_folder(spec: str) -> TeacherFiles:
     folder = Path(spec.removeprefix("local-dir:"))
     if not folder.is_dir():
-        raise ResourceError(f"{spec}: there is no folder {folder}")
+        raise ResourceError(
+            f"{spec}: there is no folder {folder}. Give the one that holds {CONFIG_FILE}"
+        )
     found = sorted(
         file
         for file in folder.iterdir()
@@ -172,10 +174,11 @@ def _from_file(spec: str) -> TeacherFiles:
     name, _, file = spec.partition("@")
     config, weights = _builtin_config(name, spec), Path(file)
     if not weights.is_file():
-        raise ResourceError(f"{spec}: there is no weights file {weights}")
+        raise ResourceError(f"{spec}: there is no weights file {weights}. Correct the path")
     if weights.suffix not in _WEIGHT_ENDINGS:
         raise UserError(
-            f"{spec}: {weights} ends in none of {', '.join(_WEIGHT_ENDINGS)}: no file of weights"
+            f"{spec}: {weights} is no file of weights. Give one that ends in one of "
+            f"{', '.join(_WEIGHT_ENDINGS)}"
         )
     if _named_quickgelu(weights) and not config.get("quick_gelu"):
         raise UserError(

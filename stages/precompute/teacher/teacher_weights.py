@@ -38,7 +38,9 @@ def read_weights(file: Path, spec: str) -> Weights:
             with torch.serialization.safe_globals([argparse.Namespace]):
                 content = torch.load(file, map_location="cpu", weights_only=True)
     except OSError as error:
-        raise ResourceError(f"{spec}: cannot read {file}: {error.strerror or error}") from error
+        raise ResourceError(
+            f"{spec}: cannot read {file}: {error.strerror or error}. Check the file and its disk"
+        ) from error
     except MemoryError:
         raise
     except Exception as error:  # whatever the parsers of damaged bytes meet

@@ -60,7 +60,10 @@ class CropDataset(Dataset[Batch]):
         self._samples = stored_samples(store, self._spec, root)
         self._row_N = np.flatnonzero(store.read_all("status") == 0)
         if not self._row_N.size:
-            raise DatasetError(f"{store.path}: no image of it could be read by precompute")
+            raise DatasetError(
+                f"{store.path}: no image of it could be read by precompute. Mend the images "
+                "(`zsseg dataset verify` names them), and run its `zsseg precompute` command again"
+            )
         self._epoch, self._order_N = -1, np.empty(0, dtype=np.intp)
         self._slots_N = _used_slots(store.read_all("local_ids")) if config.uses_local else None
         self._jitter = Jitter() if config.augmentation.photometric else None

@@ -32,7 +32,8 @@ class LatentDecoder(nn.Module):
         super().__init__()
         if width % config.heads:
             raise UserError(
-                f"latent.heads: CLIP's width {width} does not divide by {config.heads} heads"
+                f"latent.heads: CLIP's width {width} does not divide by {config.heads} heads. "
+                "Give a number that divides it"
             )
         layer = nn.TransformerDecoderLayer(
             width, config.heads, dim_feedforward=4 * width, dropout=0.0, batch_first=True

@@ -177,7 +177,8 @@ def load_student(run: Path) -> tuple[Student, int]:
     checkpoint = latest(run)
     if checkpoint is None:
         raise UserError(
-            f"{run}: holds no complete checkpoint. Finish it with `zsseg train --resume`"
+            f"{run}: holds no complete checkpoint. Finish it with `zsseg train --resume "
+            f"--out {run}`"
         )
     record = read_record(run)
     student = build_student(record.config.student, read_text(run).shape[1], pretrained=False)

@@ -33,7 +33,7 @@ def weight_file(source: str) -> Path:
     path = _package_file(source) if source.startswith("package:") else Path(source)
     if not path.is_file():
         raise ResourceError(
-            f"student.weights: {path} is not a file. It is `hub`, `none`, `package:NAME`, "
+            f"student.weights: {path} is not a file. Give `hub`, `none`, `package:NAME`, "
             "`package:MODULE/FILE`, or the path of a .pth or .safetensors file"
         )
     return path
@@ -92,7 +92,8 @@ def _beside(module: str, file: str) -> Path:
         if folder.is_dir() and ".." not in PurePosixPath(file).parts:
             return folder / file
     raise ResourceError(
-        f"student.weights: there is no module '{module}' with a file {file} beside it"
+        f"student.weights: there is no module '{module}' with a file {file} beside it. Install its "
+        "package, or give the path of the file"
     )
 
 
