@@ -61,7 +61,7 @@ def sampled_shapes(samples: Sequence[Sample]) -> list[Pair]:
             failure = failure or error
     if failure is not None and not shapes:
         raise DatasetError(
-            f"dense.size=auto: none of the {len(places)} images looked at can be read. "
+            f"dense.size=auto: none of the {len(places)} images looked at can be read. Mend them. "
             f"The first: {failure}"
         )
     return shapes

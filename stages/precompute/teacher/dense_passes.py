@@ -60,7 +60,7 @@ def dense_passes(config: DenseConfig, strides: Pair) -> tuple[DensePass, ...]:
         fitting = max(1, round(side / max(strides))) * max(strides)
         raise UserError(
             f"dense.windows.size={side}: this teacher has one token per {strides[0]} x "
-            f"{strides[1]} pixels and needs a multiple of that, like {fitting}"
+            f"{strides[1]} pixels. Give a multiple of that, like {fitting}"
         )
     return tuple(_pass(config, scale, strides) for scale in config.scales)
 
