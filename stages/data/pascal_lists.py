@@ -28,6 +28,8 @@ class ListLayout:
 
     samples: Callable[[Path, str], list[Sample]]
     """Root and split -> samples. Raises DatasetError where the list or all labels are missing."""
+    images: Callable[[Path, str], list[Sample]]
+    """The same without labels, which are not looked for. Raises DatasetError without a list."""
     has_labels: Callable[[Path, str], bool]
     """Whether there is a list of the split, and a label of one of its images (those of `test` are
     secret)."""
@@ -37,14 +39,7 @@ def _voc_samples(root: Path, split: str) -> list[Sample]:
     """VOC 2012; its `train` is what papers call trainaug."""
     folder = _devkit(root, "VOC2012")
     lists = _voc_lists(folder, split)
-    if not lists:
-        raise DatasetError(
-            f"{folder}/ImageSets/Segmentation/{split}.txt: there is no such list. {_NO_LIST}"
-        )
-    if [path.name for path in lists] == ["train.txt"]:
-        logger.warning("%s: no aug.txt or trainaug.txt beside it; VOC's own images only", lists[0])
-    labels = _voc_labels(folder)
-    samples = _listed(folder, (name for path in lists for name in _names(path)), labels)
+    samples = _voc_listed(folder, split, _voc_labels(folder))
     missing = sorted(sample.id for sample in samples if sample.label is None)
     if missing:
         raise DatasetError(
@@ -59,6 +54,21 @@ def _voc_samples(root: Path, split: str) -> list[Sample]:
             )
         )
     return samples
+
+
+def _voc_images(root: Path, split: str) -> list[Sample]:
+    return _voc_listed(_devkit(root, "VOC2012"), split, {})
+
+
+def _voc_listed(folder: Path, split: str, labels: dict[str, Path]) -> list[Sample]:
+    lists = _voc_lists(folder, split)
+    if not lists:
+        raise DatasetError(
+            f"{folder}/ImageSets/Segmentation/{split}.txt: there is no such list. {_NO_LIST}"
+        )
+    if [path.name for path in lists] == ["train.txt"]:
+        logger.warning("%s: no aug.txt or trainaug.txt beside it; VOC's own images only", lists[0])
+    return _listed(folder, (name for path in lists for name in _names(path)), labels)
 
 
 def _voc_has_labels(root: Path, split: str) -> bool:
@@ -91,10 +101,7 @@ def _context_samples(root: Path, split: str) -> list[Sample]:
             Sample(image.stem, folder / "JPEGImages" / image.name, source, "context-masks", masks)
             for image, masks in read_masks(source, split).items()
         ]
-    lists = _context_lists(folder, split)
-    wanted = next((path for path in lists if path.is_file()), None)
-    if wanted is None:
-        raise DatasetError(f"{lists[0]}: there is no such list, so no split '{split}'. {_NO_LIST}")
+    wanted = _context_list(folder, split)
     form: LabelForm = "context-59" if source.name == "59_context_labels" else "described"
     labels = {path.stem: path for path in source.glob("*.png")}
     samples = [
@@ -108,6 +115,19 @@ def _context_samples(root: Path, split: str) -> list[Sample]:
             f"{wanted} lists. Put the labels of split '{split}' there"
         )
     return samples
+
+
+def _context_images(root: Path, split: str) -> list[Sample]:
+    folder = _devkit(root, "VOC2010")
+    return _listed(folder, _names(_context_list(folder, split)), {})
+
+
+def _context_list(folder: Path, split: str) -> Path:
+    lists = _context_lists(folder, split)
+    wanted = next((path for path in lists if path.is_file()), None)
+    if wanted is None:
+        raise DatasetError(f"{lists[0]}: there is no such list, so no split '{split}'. {_NO_LIST}")
+    return wanted
 
 
 def _context_has_labels(root: Path, split: str) -> bool:
@@ -184,6 +204,6 @@ def _listed(folder: Path, names: Iterable[str], labels: dict[str, Path]) -> list
 
 
 LIST_LAYOUTS: Mapping[Layout, ListLayout] = {
-    "pascal-context": ListLayout(_context_samples, _context_has_labels),
-    "pascal-voc": ListLayout(_voc_samples, _voc_has_labels),
+    "pascal-context": ListLayout(_context_samples, _context_images, _context_has_labels),
+    "pascal-voc": ListLayout(_voc_samples, _voc_images, _voc_has_labels),
 }

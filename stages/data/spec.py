@@ -4,9 +4,17 @@ A description is a YAML file: the built-in ones lie in `configs/datasets/`, a us
 """
 
 from pathlib import Path
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    model_serializer,
+    model_validator,
+)
 
 from zsseg.stages.data.class_names import naming_faults
 from zsseg.stages.errors import DatasetError
@@ -43,6 +51,7 @@ class FolderPatterns(BaseModel):
 
     images: str = "images/{split}"
     labels: str | None = "labels/{split}"
+    """null: there are none; so it is by default in a data set whose classes are all unseen."""
     image_extensions: tuple[str, ...] = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp", ".webp")
     image_suffix: str = ""
     """Between name and extension of every image ('_leftImg8bit'); files without it are left out."""
@@ -57,9 +66,12 @@ class DatasetSpec(BaseModel):
 
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9_-]*$")
     about: str = ""
-    layout: Layout
+    layout: Layout = "folder"
     classes: tuple[str, ...] = Field(min_length=2)
     unseen: tuple[str, ...] = ()
+    """In a description also `all`: labels are for scoring only, and need not be there."""
+    labelled: Literal["all", "some"] = "all"
+    """Has every image a label? `some`: those without one are counted, and are no mistake."""
     names: dict[str, str] = Field(default_factory=dict)
     """Class name -> cleaner name for the prompt ('sign symbol' -> 'traffic sign')."""
     encoding: dict[int, int] | None = None
@@ -68,6 +80,17 @@ class DatasetSpec(BaseModel):
     """Raw pixel values that carry no class. A value in neither list is an error."""
     patterns: FolderPatterns | None = None
     """Only for layout `folder`."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _all_unseen(cls, values: Any) -> Any:
+        """`unseen: all` as the list of all classes; patterns that name no labels mean none."""
+        if not isinstance(values, dict) or values.get("unseen") != "all":
+            return values
+        values = {**values, "unseen": values.get("classes", ())}
+        if isinstance(patterns := values.get("patterns"), dict):
+            values["patterns"] = {"labels": None, **patterns}
+        return values
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -79,8 +102,6 @@ class DatasetSpec(BaseModel):
         for field, given in (("unseen", self.unseen), ("names", self.names)):
             if unknown := sorted(set(given) - set(self.classes)):
                 raise ValueError(f"{field} lists what is not a class: {', '.join(unknown)}")
-        if len(self.unseen) >= len(self.classes):
-            raise ValueError("every class is unseen: nothing is left to learn from")
         if self.encoding is not None:
             bad = sorted(v for v in self.encoding.values() if not 0 <= v < len(self.classes))
             if bad:
@@ -88,8 +109,19 @@ class DatasetSpec(BaseModel):
             if both := sorted(set(self.encoding) & set(self.ignore)):
                 raise ValueError(f"raw values both encoded and ignored: {both}")
         if (self.layout == "folder") != (self.patterns is not None):
-            raise ValueError("`patterns` belongs to layout `folder`, and to it only")
+            raise ValueError(
+                "`patterns` belongs to layout `folder` (the default), and to it only: write "
+                "`patterns: {images: photos}` with the folder of your images"
+            )
         return self
+
+    @model_serializer(mode="wrap")
+    def _as_stores_have_it(self, values_of: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Without `labelled: all`, which earlier stores do not name: their copy stays equal."""
+        values: dict[str, Any] = values_of(self)
+        if self.labelled == "all":
+            values.pop("labelled", None)
+        return values
 
     @property
     def unseen_ids(self) -> tuple[int, ...]:
@@ -125,6 +157,8 @@ def load_spec(name_or_file: str) -> DatasetSpec:
             "for your own images write a YAML description (layout: folder) and give its path"
         )
     values = parse_yaml(text, where=where, error=DatasetError)
+    if isinstance(values, dict):
+        values = {"name": path.stem, **values}
     try:
         spec = DatasetSpec.model_validate(values, strict=False)
     except ValidationError as error:

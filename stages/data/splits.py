@@ -1,8 +1,10 @@
 """Which splits a data set has, and the images and labels of one; no file is decoded.
 
-A label is looked for by name only. An image without one is a sample all the same, with a warning:
-training can use it, and `zsseg dataset verify` reports it. A split without any label is an error,
-unless the description says that there are none.
+A label is looked for by name only. An image without one is a sample all the same, with a warning
+unless the description says that only some have one: training can use it, and `zsseg dataset verify`
+reports it. A split without any label is an error, unless the description says that there are none,
+or all its classes are unseen: then labels are for scoring only, and training does not look for
+them.
 """
 
 import logging
@@ -34,9 +36,21 @@ def list_samples(spec: DatasetSpec, root: Path, split: str) -> list[Sample]:
     """The samples of a split, sorted by id.
 
     Raises DatasetError when the root, the split or one of its folders is missing or empty, and when
-    no image has a label although the description says that there are labels. If only some images
-    lack one, they are logged.
+    no image has a label although the description says that there are labels of seen classes. If
+    only some images lack one, they are logged.
     """
+    return _listed(spec, root, split, labels=True)
+
+
+def training_samples(spec: DatasetSpec, root: Path, split: str) -> list[Sample]:
+    """The samples of a split as stage one and training see them, sorted by id.
+
+    Those of `list_samples`; where no class is seen, without labels, whether there are any or not.
+    """
+    return _listed(spec, root, split, labels=bool(spec.seen_ids))
+
+
+def _listed(spec: DatasetSpec, root: Path, split: str, *, labels: bool) -> list[Sample]:
     if not root.is_dir():
         raise DatasetError(f"{root}: there is no such folder. Give the folder of '{spec.name}'")
     check_split_name(split)
@@ -48,10 +62,10 @@ def list_samples(spec: DatasetSpec, root: Path, split: str) -> list[Sample]:
                 "look into docs/datasets.md for where each data set keeps its files"
                 f"{_other_root(spec, root)}"
             )
-        samples = _paired(folders)
+        samples = _paired(folders, needed=bool(spec.seen_ids)) if labels else _images(folders)
     else:
         try:
-            samples = LIST_LAYOUTS[spec.layout].samples(root, split)
+            samples = _in_lists(spec, root, split, labels=labels)
         except DatasetError as error:
             raise DatasetError(f"{error}{_other_root(spec, root)}") from error
     if not samples:
@@ -61,15 +75,28 @@ def list_samples(spec: DatasetSpec, root: Path, split: str) -> list[Sample]:
             + (f" (looked for {' '.join(folders.image_endings)})" if folders else "")
             + ". Put its images there, or give another --split or --root"
         )
-    if folders is None or folders.labels is not None:
-        _warn_of_missing_labels(spec, samples, split)
+    if spec.seen_ids and (folders is None or folders.labels is not None):
+        _tell_of_missing_labels(spec, samples, split)
     return sorted(samples, key=lambda sample: sample.id)
 
 
-def _warn_of_missing_labels(spec: DatasetSpec, samples: list[Sample], split: str) -> None:
+def _in_lists(spec: DatasetSpec, root: Path, split: str, *, labels: bool) -> list[Sample]:
+    layout = LIST_LAYOUTS[spec.layout]
+    if not labels:
+        return layout.images(root, split)
+    try:
+        return layout.samples(root, split)
+    except DatasetError:
+        if spec.seen_ids:
+            raise
+        return layout.images(root, split)  # the labels are missing, or it raises too
+
+
+def _tell_of_missing_labels(spec: DatasetSpec, samples: list[Sample], split: str) -> None:
     missing = sorted(sample.id for sample in samples if sample.label is None)
     if missing:
-        logger.warning(
+        logger.log(
+            logging.INFO if spec.labelled == "some" else logging.WARNING,
             "%d of %d images in split '%s' of '%s' have no label and count as unlabelled: %s%s",
             len(missing),
             len(samples),
@@ -117,7 +144,8 @@ def splits(spec: DatasetSpec, root: Path) -> list[str]:
     """Names of the splits that are there, sorted; ['all'] when the folders are not split.
 
     Of a built-in data set only those with labels: neither COCO's test2017 (images alone) nor
-    Cityscapes' `test` (its labels are void all over) is a split.
+    Cityscapes' `test` (its labels are void all over) is a split. Where no class is seen, images are
+    enough.
     """
     if spec.patterns is None:
         return [split for split in ("test", "train", "val") if _is_there(spec, root, split)]
@@ -182,9 +210,26 @@ def _splits_or_none(spec: DatasetSpec, root: Path) -> list[str]:
 
 
 def _is_there(spec: DatasetSpec, root: Path, split: str) -> bool:
+    if not spec.seen_ids:
+        return _holds_images(spec, root, split)
     if folders := split_folders(spec, root, split):
         return has_labels(folders)
     return LIST_LAYOUTS[spec.layout].has_labels(root, split)
+
+
+def _holds_images(spec: DatasetSpec, root: Path, split: str) -> bool:
+    if folders := split_folders(spec, root, split):
+        return folders.images.is_dir()
+    try:
+        return bool(LIST_LAYOUTS[spec.layout].images(root, split))
+    except DatasetError:  # there is no such list
+        return False
+
+
+def missing_label(spec: DatasetSpec, root: Path, split: str, image: str) -> Path | None:
+    """Where the label of an image without one is expected; None where nothing says where."""
+    folders = split_folders(spec, root, split)
+    return None if folders is None or folders.labels is None else folders.label(image)
 
 
 def unpaired_labels(spec: DatasetSpec, root: Path, split: str) -> list[Path]:
@@ -203,13 +248,33 @@ def unpaired_labels(spec: DatasetSpec, root: Path, split: str) -> list[Path]:
     )
 
 
-def _paired(folders: Folders) -> list[Sample]:
-    """The images of a folder, each with the label of its name where there is one."""
-    if folders.labels is not None and not folders.labels.is_dir():
+def _paired(folders: Folders, *, needed: bool) -> list[Sample]:
+    """The images of a folder, each with the label of its name where there is one.
+
+    Raises DatasetError where labels are `needed` and there is none.
+    """
+    if needed and folders.labels is not None and not folders.labels.is_dir():
         raise DatasetError(
             f"{folders.labels}: there is no such folder, but the labels of {folders.images} "
             f"should be there. {folders.label_advice}"
         )
+    images = _images(folders)
+    labels = label_files(folders)
+    named = label_names((sample.id for sample in images), labels)
+    if needed and images and folders.labels is not None and not named:
+        first = min(sample.id for sample in images)
+        raise DatasetError(
+            f"{folders.label(first)}: there is no such label, nor one of any other image "
+            f"in {folders.images}. {folders.label_advice}"
+        )
+    return [
+        Sample(each.id, each.image, *labels[named[each.id]]) if each.id in named else each
+        for each in images
+    ]
+
+
+def _images(folders: Folders) -> list[Sample]:
+    """The images of a folder, without labels."""
     images: dict[str, Path] = {}
     listing = list_images(folders)
     _warn_of_left_out(folders, listing.left_out)
@@ -220,14 +285,4 @@ def _paired(folders: Folders) -> list[Sample]:
                 "label would be the same file. Rename or remove one of them"
             )
         images[name] = path
-    labels = label_files(folders)
-    named = label_names(images, labels)
-    if images and folders.labels is not None and not named:
-        raise DatasetError(
-            f"{folders.label(min(images))}: there is no such label, nor one of any other image "
-            f"in {folders.images}. {folders.label_advice}"
-        )
-    return [
-        Sample(name, path, *(labels[named[name]] if name in named else (None,)))
-        for name, path in images.items()
-    ]
+    return [Sample(name, path, None) for name, path in images.items()]

@@ -16,6 +16,7 @@ from zsseg.stages.train.batches.crops import cache_bytes
 from zsseg.stages.train.batches.known_classes import KnownClasses, make_classes
 from zsseg.stages.train.batches.loader import make_loader
 from zsseg.stages.train.batches.store_check import check_store, warn_of_labels
+from zsseg.stages.train.batches.supervision import check_supervision
 from zsseg.stages.train.batches.training_data import TrainingData
 from zsseg.stages.train.capture import capture, finite
 from zsseg.stages.train.interrupt import held_signals
@@ -109,10 +110,13 @@ def train(
     """
     check_shares(config.train)
     check_store(data.store, data.spec, config)
+    idle = check_supervision(data.spec, config)
     record = _record(config, data, experiment=experiment)
     writes = processes()[0] == 0
     if writes:
         warn_of_labels(data.store, data.spec)
+        for line in idle:
+            logger.warning("%s", line)
     with only_writer(out) if writes else nullcontext():
         resumes, saved = False, None
         if writes:

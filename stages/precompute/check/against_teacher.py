@@ -19,7 +19,7 @@ from zsseg.stages.cache.format.codec import DENSE, decode
 from zsseg.stages.cache.reader import Store
 from zsseg.stages.data.samples import Sample
 from zsseg.stages.data.spec import DatasetSpec
-from zsseg.stages.data.splits import list_samples
+from zsseg.stages.data.splits import training_samples
 from zsseg.stages.errors import UserError
 from zsseg.stages.precompute.make.artifacts import KINDS
 from zsseg.stages.precompute.make.cls_artifact import cls_arrays
@@ -107,7 +107,7 @@ def compare_with_teacher(
     store = Store.open(path)
     settings = recall_settings(path, store.manifest)
     folder, files = find_origin(path, settings, store.manifest, root=root, teacher=teacher)
-    samples = {each.id: each for each in list_samples(settings.spec, folder, settings.split)}
+    samples = {each.id: each for each in training_samples(settings.spec, folder, settings.split)}
     config = settings.config
 
     from zsseg.stages.precompute.teacher.clip_teacher import load_teacher

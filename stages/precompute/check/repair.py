@@ -31,7 +31,7 @@ from zsseg.stages.cache.format.manifest import (
 from zsseg.stages.cache.format.recipe import differing_fields
 from zsseg.stages.cache.verify import DamagedFile, Inspection, Share, inspect_store
 from zsseg.stages.data.samples import Sample
-from zsseg.stages.data.splits import list_samples
+from zsseg.stages.data.splits import training_samples
 from zsseg.stages.errors import CacheError
 from zsseg.stages.precompute.plan.recipes import (
     store_artifacts,
@@ -130,7 +130,7 @@ def _plan(
     folder, files = find_origin(path, settings, manifest, root=root, teacher=teacher)
     files = with_known_tokenizer(files, path)
     spec, config = settings.spec, settings.config
-    samples = list_samples(spec, folder, settings.split)[: settings.limit]
+    samples = training_samples(spec, folder, settings.split)[: settings.limit]
     wanted = Manifest(
         identity=plain(store_identity(spec, settings.split, settings.limit, files, config)),
         info=plain(store_info(spec, files, settings.traits)),

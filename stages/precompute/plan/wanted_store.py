@@ -15,7 +15,7 @@ from zsseg.stages.cache.disk.store_path import StorePath
 from zsseg.stages.cache.format.manifest import AUTO_SIZE, Manifest, read_manifest
 from zsseg.stages.data.samples import Sample
 from zsseg.stages.data.spec import DatasetSpec
-from zsseg.stages.data.splits import check_split, list_samples
+from zsseg.stages.data.splits import check_split, training_samples
 from zsseg.stages.errors import CacheError, UserError
 from zsseg.stages.precompute.plan.auto_size import resolve_size
 from zsseg.stages.precompute.plan.recipes import (
@@ -95,7 +95,7 @@ def resolve_request(
     if limit is not None and limit < 1:
         raise UserError(f"--limit {limit}: give 1 or more")
     check_split(spec, split)
-    samples = list_samples(spec, root, split)
+    samples = training_samples(spec, root, split)
     if limit is None or limit >= len(samples):
         limit = None
     samples = samples[:limit]

@@ -38,9 +38,10 @@ def make_classes(
     seen_index[list(spec.seen_ids)] = torch.arange(len(spec.seen_ids))
     inductive = protocol == "inductive"
     known = list(spec.seen_ids) if inductive else list(range(len(spec.classes)))
+    seen, unseen = (range(len(known)), ()) if inductive else (spec.seen_ids, spec.unseen_ids)
     return KnownClasses(
         text_CD=text_CD[known].to(device),
-        seen_S=torch.tensor(range(len(known)) if inductive else spec.seen_ids, device=device),
-        unseen_U=torch.tensor([] if inductive else spec.unseen_ids, dtype=torch.int64).to(device),
+        seen_S=torch.tensor(seen, dtype=torch.int64, device=device),
+        unseen_U=torch.tensor(unseen, dtype=torch.int64, device=device),
         seen_index=seen_index.to(device),
     )

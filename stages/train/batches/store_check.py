@@ -10,7 +10,7 @@ from zsseg.stages.cache.reader import Store
 from zsseg.stages.data.label_warning import visible_warning
 from zsseg.stages.data.samples import Sample
 from zsseg.stages.data.spec import VOID, DatasetSpec
-from zsseg.stages.data.splits import list_samples
+from zsseg.stages.data.splits import training_samples
 from zsseg.stages.errors import CacheError, DatasetError, UserError
 from zsseg.stages.train.run_config import RunConfig
 
@@ -20,7 +20,7 @@ _log = logging.getLogger(__name__)
 def check_store(store: Store, spec: DatasetSpec, config: RunConfig) -> None:
     """Raise CacheError when the store is of another data set, or lacks what the run needs.
 
-    Raises UserError when the run trains itself on unseen classes and the data set has none.
+    Raises UserError for more masks and classes than a label can hold.
     """
     stored = {name: store.identity[name] for name in ("dataset", "classes", "unseen")}
     asked = {"dataset": spec.name, "classes": spec.classes, "unseen": spec.unseen}
@@ -29,13 +29,6 @@ def check_store(store: Store, spec: DatasetSpec, config: RunConfig) -> None:
             f"{store.path}: was made for other classes than those asked for:",
             *map("  {}".format, changed),
             "Make a store for these with `zsseg precompute`, or give the data set of this one",
-        )
-    method = config.self_training.method
-    if method != "none" and not spec.unseen:
-        raise UserError(
-            f"self_training.method {method}: gives pixels labels of unseen classes, and "
-            f"'{spec.name}' has none. List some under `unseen` in its description and make the "
-            "store again, or use --set self_training.method=none"
         )
     pooled = config.objectives.token == "pooled"
     needs = {
@@ -96,7 +89,7 @@ def stored_samples(store: Store, spec: DatasetSpec, root: Path) -> list[Sample]:
     Raises DatasetError when an image of the store, or the label of one, is no longer there.
     """
     split = str(store.identity["split"])
-    samples = {sample.id: sample for sample in list_samples(spec, root, split)}
+    samples = {sample.id: sample for sample in training_samples(spec, root, split)}
     ids = [str(entry["id"]) for entry in store.index]
     if gone := [id_ for id_ in ids if id_ not in samples]:
         raise DatasetError(

@@ -74,6 +74,7 @@ class LossInputs:
     """bool: positions whose centre is inside the image."""
     masks: CropMasks | None
     scores: ClassScores | None
+    """None also where no pixel can have a label: no class is seen, and none gets pseudo labels."""
     answer_BKD: Tensor | None
     """The decoder's embeddings of the masks (`latent.latent_embeddings`)."""
 
@@ -113,7 +114,7 @@ def loss_inputs(
         masks = masks_of(feature_BDhw, nearest(code_BHW, grid), batch.local_id_BK)
     if config.learns_labels and step.source is not None:
         scores = _with_pseudo_labels(feature_BDhw, batch, step, average_BDhw)
-    elif config.learns_labels:
+    elif config.learns_labels and (len(step.classes.seen_S) or config.latent.enabled):
         scores = _with_visible_labels(feature_BDhw, batch, step)
         if config.latent.enabled:
             assert masks is not None

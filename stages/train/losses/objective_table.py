@@ -170,11 +170,19 @@ def _dense(inputs: LossInputs) -> Tensor:
     return dense_distillation(inputs.feature_BDhw, inputs.batch.dense_BDyx, _weight_Byx(inputs))
 
 
+def _ties_classes(inputs: LossInputs) -> bool:
+    return inputs.answer_BKD is not None and len(inputs.step.classes.seen_S) > 0
+
+
+def _scores_classes(inputs: LossInputs) -> bool:
+    return inputs.scores is not None
+
+
 OBJECTIVES = (
-    Term("tie", _tie, _seen_masks, applies=lambda inputs: inputs.answer_BKD is not None),
-    Term("cross_entropy", _cross_entropy, _labelled_pixels),
-    Term("focal", _focal, _labelled_pixels),
-    Term("nel", _nel, _shown_classes),
+    Term("tie", _tie, _seen_masks, applies=_ties_classes),
+    Term("cross_entropy", _cross_entropy, _labelled_pixels, applies=_scores_classes),
+    Term("focal", _focal, _labelled_pixels, applies=_scores_classes),
+    Term("nel", _nel, _shown_classes, applies=_scores_classes),
     Term("sdd", _sdd, _images_inside),
     Term("global_distillation", _global_distillation, _images_inside),
     Term("local_distillation", _local_distillation, _visible_masks),
