@@ -11,7 +11,7 @@ from zsseg.stages.cache.reader import Store
 from zsseg.stages.cache.writer import ArraySpec, Artifact, Writer
 from zsseg.stages.data.geometry import WHOLE
 from zsseg.stages.data.spec import load_spec
-from zsseg.stages.data.splits import list_samples
+from zsseg.stages.data.splits import training_samples
 
 WIDTH = 22
 GRID = (6, 8)
@@ -47,7 +47,7 @@ def write_store(
     """
     rng = np.random.default_rng(seed)
     spec, root = load_spec(str(description)), description.parent
-    samples = list_samples(spec, root, "train")
+    samples = training_samples(spec, root, "train")
     count, classes = len(samples), len(spec.classes)
     text_CD = rng.normal(size=(classes, WIDTH)).astype(np.float32)
     text_CD /= np.linalg.norm(text_CD, axis=1, keepdims=True)
