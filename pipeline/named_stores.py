@@ -3,11 +3,13 @@
 import json
 from pathlib import Path
 
-from zsseg.stages.cache.catalogue import choose_store
-from zsseg.stages.cache.disk.store_path import StorePath
+from zsseg.stages.cache.catalogue import choose_store, locate_store
+from zsseg.stages.cache.disk.store_path import StorePath, store_path
+from zsseg.stages.cache.format.codec import DENSE
+from zsseg.stages.cache.format.manifest import read_manifest
 from zsseg.stages.cache.reader import Store
 from zsseg.stages.data.spec import DatasetSpec
-from zsseg.stages.errors import DatasetError
+from zsseg.stages.errors import CacheError, DatasetError, ResourceError
 
 
 def training_store(cache: StorePath) -> StorePath:
@@ -16,6 +18,27 @@ def training_store(cache: StorePath) -> StorePath:
     Another split is never taken unasked: who trains on `val` by mistake evaluates on it too.
     """
     return choose_store(cache, split="train")
+
+
+def teacher_store(training: str, split: str) -> Store | None:
+    """The store of a split beside that of a training, alike but for the split, with dense tokens.
+
+    None where there is none, or it is not finished.
+    """
+    try:
+        path = store_path(training)
+        manifest = read_manifest(path)
+        beside = locate_store(
+            path.parent,
+            manifest.identity | {"split": split, "limit": None},
+            dataset=str(manifest.identity["dataset"]),
+            split=split,
+            teacher=str(manifest.info["teacher"]),
+        )
+        store = Store.open(beside)
+    except (CacheError, ResourceError, KeyError):
+        return None
+    return store if store.has(DENSE) else None
 
 
 def stored_spec(store: Store) -> DatasetSpec:

@@ -108,12 +108,9 @@ def loss_line(loss: DenseLoss) -> str:
 
 
 def score_table(results: Sequence[EvaluationResult]) -> Table:
-    """IoU and accuracy per class in percent, side by side for several gammas."""
-    columns = [
-        f"{score}{f', {gamma_text(result)}' if len(results) > 1 else ''}"
-        for result in results
-        for score in ("IoU", "accuracy")
-    ]
+    """IoU and accuracy per class in percent, side by side for several results."""
+    labels = [f", {label}" if label else "" for label in _labels(results)]
+    columns = [f"{score}{label}" for label in labels for score in ("IoU", "accuracy")]
     table = Table("class", "group", *columns, box=None)
     for rows in zip(*map(class_rows, results), strict=True):
         group = "unseen" if rows[0].unseen else "seen"
@@ -123,13 +120,28 @@ def score_table(results: Sequence[EvaluationResult]) -> Table:
 
 
 def score_lines(results: Sequence[EvaluationResult]) -> list[str]:
-    """The mean scores, one line per result, in percent; several lines begin with their gamma."""
+    """The mean scores, one line per result, in percent; several begin with what tells them apart:
+    gamma, or whether it is the student's or the teacher's.
+    """
     lines = [_score_line(result) for result in results]
-    if len(results) == 1:
-        return lines
-    labels = [gamma_text(result) for result in results]
+    labels = _labels(results)
     width = max(map(len, labels))
-    return [f"{label:<{width}}  {line}" for label, line in zip(labels, lines, strict=True)]
+    return [
+        f"{label:<{width}}  {line}" if width else line
+        for label, line in zip(labels, lines, strict=True)
+    ]
+
+
+def _labels(results: Sequence[EvaluationResult]) -> list[str]:
+    """What tells several results apart; empty texts where there is one."""
+    if len(results) == 1:
+        return [""]
+    by_subject = len({result.subject for result in results}) > 1
+    by_gamma = len({result.settings["calibration"] for result in results}) > 1
+    return [
+        ", ".join([result.subject] * by_subject + [gamma_text(result)] * by_gamma)
+        for result in results
+    ]
 
 
 def trained_on_text(result: EvaluationResult) -> str | None:
@@ -159,5 +171,4 @@ def gamma_text(result: EvaluationResult) -> str:
 
 
 def _score_line(result: EvaluationResult) -> str:
-    means = result.scores.means.items()
-    return "  ".join(f"{name} {percent(value)}" for name, value in means)
+    return "  ".join(f"{name} {percent(value)}" for name, value in result.means.items())

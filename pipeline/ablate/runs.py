@@ -76,7 +76,7 @@ def check_split(inputs: RunInputs) -> None:
             "used for training and scoring. Give a store of the training images with --cache, or "
             "another --split"
         )
-    labelled(list_samples(inputs.spec, inputs.root, split), inputs.root, split)
+    labelled(list_samples(inputs.spec, inputs.root, split), inputs.spec, inputs.root, split)
 
 
 def make_table(

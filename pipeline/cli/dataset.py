@@ -72,7 +72,9 @@ def verify(
     for each in chosen:
         with console.progress(f"verify {each}", quiet=quiet) as advance:
             report = verify_split(spec, root, each, progress=partial(_advance, advance))
-        console.out.print("", f"{spec.name} {each}: {report.samples:,} images", sep="\n")
+        count = f"{spec.name} {each}: {report.samples:,} images"
+        count += f", {report.unlabelled:,} of them without a label" if report.unlabelled else ""
+        console.out.print("", count, sep="\n")
         console.out.print(pixel_table(spec, report))
         for problem in report.problems:
             console.out.print(f"{problem.path}: {problem.reason}", soft_wrap=True)

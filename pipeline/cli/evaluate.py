@@ -72,6 +72,8 @@ def evaluate(
 ) -> None:
     """Score a run (or, with --teacher-alone, the cache itself): hIoU, sIoU, uIoU and every class.
 
+    Where no class is seen: mIoU, beside the teacher's own if the cache has a store of the split.
+
     With a gamma above 0, with and without it: two score lines, and two results written.
 
     For several GPUs or machines, start it with `torchrun --no-python --nproc-per-node N -- zsseg
@@ -177,7 +179,32 @@ def _of_run(
     spec = load_spec(dataset) if dataset else student.spec
     named = renamed(student, spec, encode=text_encoder(student, clip), teacher=clip)
     folder = root or student.record.root
-    return evaluate_run(named, spec, folder, split, limit=limit, progress=show)
+    results = evaluate_run(named, spec, folder, split, limit=limit, progress=show)
+    if spec.seen_ids or dataset or limit:
+        return results
+    return [*results, *_teacher_beside(student, folder, split, show)]
+
+
+def _teacher_beside(
+    student: "TrainedRun", root: Path, split: str, show: Show
+) -> "Sequence[EvaluationResult]":
+    """The teacher's own scores, the measure of a run without labels; () without a store of them."""
+    from zsseg.pipeline.named_stores import teacher_store
+    from zsseg.stages.evaluate.evaluation import evaluate_teacher
+    from zsseg.stages.train.processes import processes
+
+    training = student.record.store
+    store = teacher_store(training, split)
+    if store is not None:
+        return evaluate_teacher(store, student.spec, root, progress=show)
+    if processes()[0] == 0:
+        console.err.print(
+            f"the teacher's own scores are not shown: beside {training} there is no finished store "
+            f"of split '{split}' with dense tokens. Make one with the `zsseg precompute` command "
+            f"of this store (its README.md has it) and --split {split}",
+            soft_wrap=True,
+        )
+    return ()
 
 
 def _report(results: "Sequence[EvaluationResult]", folder: Path | None, *, as_json: bool) -> None:

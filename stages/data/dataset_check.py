@@ -33,6 +33,8 @@ class VerifyReport:
     """How much a split holds, and every problem in it."""
 
     samples: int
+    unlabelled: int
+    """Images without a label; a problem each, unless the description says that there may be."""
     problems: tuple[FileProblem, ...]
     pixels: NDArray[np.int64]
     """(C,) labelled pixels of each class, over all labels that could be read."""
@@ -71,6 +73,7 @@ def verify_split(
             progress(start + len(batch), len(samples))
     return VerifyReport(
         samples=len(samples),
+        unlabelled=sum(sample.label is None for sample in samples),
         problems=tuple(sorted(problems, key=lambda problem: (str(problem.path), problem.reason))),
         pixels=pixels_V[: len(spec.classes)],
         void=int(pixels_V[VOID]),
@@ -87,8 +90,10 @@ def _check(spec: DatasetSpec, sample: Sample) -> tuple[list[FileProblem], NDArra
     except DatasetError as error:
         problems.append(_problem(sample.image, error))
     if sample.label is None:
-        if spec.patterns is None or spec.patterns.labels is not None:
-            problems.append(FileProblem(sample.image, "an image without a label"))
+        has_labels = spec.patterns is None or spec.patterns.labels is not None
+        if has_labels and spec.seen_ids and spec.labelled == "all":
+            reason = "an image without a label (where that is meant: `labelled: some`)"
+            problems.append(FileProblem(sample.image, reason))
         return problems, pixels_V
     try:
         label_HW = read_label(spec, sample)

@@ -25,7 +25,7 @@ from zsseg.stages.data.images import read_image
 from zsseg.stages.data.labels import read_label
 from zsseg.stages.data.samples import Sample
 from zsseg.stages.data.spec import DatasetSpec
-from zsseg.stages.data.splits import check_split, list_samples
+from zsseg.stages.data.splits import check_split, list_samples, missing_label
 from zsseg.stages.device import choose_device
 from zsseg.stages.errors import CacheError, DatasetError, UserError
 from zsseg.stages.evaluate.inference import calibrated, predict_scores, prepared
@@ -72,6 +72,8 @@ def evaluate_run(
     """
     _check_folder(spec, root)
     _check_same_classes(run, spec)
+    if spec.patterns is not None and spec.patterns.labels is None:
+        raise _nothing_to_score(f"{root}: '{spec.name}' has no labels to compare with")
     check_split(spec, split)
     scorer = FittingScorer(run)
 
@@ -80,7 +82,7 @@ def evaluate_run(
         return label_HW, scorer.prepare(sample, image_HW3)
 
     listed = list_samples(spec, root, split)[:limit]
-    samples = labelled(listed, root, split)
+    samples = labelled(listed, spec, root, split)
     trained_on = value_from_first(
         count_trained_on(run, spec, samples, split) if processes()[0] == 0 else None
     )
@@ -187,7 +189,7 @@ def evaluate_teacher(
     def score(dense_Dhw: NDArray[np.floating]) -> Tensor:
         return _teacher_scores(dense_Dhw, text_CD)
 
-    samples = labelled(_cached_samples(store, spec, root), root, split)
+    samples = labelled(_cached_samples(store, spec, root), spec, root, split)
     gammas = gammas_of(calibration)
     confusion_GCC = _confusions(spec, samples, read, score, gammas, progress)
     return tuple(
@@ -259,17 +261,26 @@ def _class_lists(spec: DatasetSpec) -> dict[str, tuple[str, ...]]:
     return {"classes": spec.classes, "unseen": spec.unseen}
 
 
-def labelled(samples: Sequence[Sample], root: Path, split: str) -> list[Sample]:
+def labelled(samples: Sequence[Sample], spec: DatasetSpec, root: Path, split: str) -> list[Sample]:
     """The samples that have a label. Raises DatasetError when none has."""
     found = [sample for sample in samples if sample.label is not None]
     if not found:
-        raise DatasetError(
-            f"{root}: none of the {len(samples)} images of '{split}' has a label to compare with. "
-            "Give a --split with labels, or put them beside the images"
+        where = missing_label(spec, root, split, samples[0].id) if samples else None
+        raise _nothing_to_score(
+            f"{root}: none of the {len(samples)} images of '{split}' has a label to compare with"
+            + (f", such as {where}" if where else "")
         )
     if missing := len(samples) - len(found):
         logger.warning("%s: %d images of '%s' without a label are left out", root, missing, split)
     return found
+
+
+def _nothing_to_score(text: str) -> DatasetError:
+    return DatasetError(
+        f"{text}. Scores need a split with labels: say under `patterns` in the description where "
+        "they lie, or give a split that has some. To see what a student makes of images without "
+        "labels: zsseg predict --run RUN IMAGES --out predictions"
+    )
 
 
 def _confusions(

@@ -46,6 +46,17 @@ class EvaluationResult:
     confusion_CC: NDArray[np.int64]
     """Pixels by label (row) and prediction (column)."""
 
+    @property
+    def has_groups(self) -> bool:
+        """Are some classes seen and others unseen? hIoU, sIoU and uIoU are defined only then."""
+        return 0 < len(self.unseen) < len(self.classes)
+
+    @property
+    def means(self) -> dict[str, float]:
+        """The scores of the whole by name, less those of groups where all classes are one group."""
+        of_groups = () if self.has_groups else ("hIoU", "sIoU", "uIoU")
+        return {name: value for name, value in self.scores.means.items() if name not in of_groups}
+
 
 def variant(
     *,

@@ -71,6 +71,10 @@ def as_they_are(labels: Path) -> None:
     """The labels of the drawn world."""
 
 
+def absent(labels: Path) -> None:
+    shutil.rmtree(labels)
+
+
 def as_noise(labels: Path) -> None:
     """Values without a meaning, a label of another size, one that is no image, one too many."""
     rng = np.random.default_rng(0)
@@ -88,7 +92,7 @@ def as_noise(labels: Path) -> None:
 def test_labels_change_no_byte(tmp_path: Path, tiny_clip: str, method: Sections) -> None:
     """With labels, noise in their place, and without their folder: one store, one run."""
     stores, runs = [], []
-    for kind in (as_they_are, as_noise, shutil.rmtree):
+    for kind in (as_they_are, as_noise, absent):
         folder = tmp_path / kind.__name__
         world = unseen(draw_world(folder / "world"), "all")
         kind(world.parent / "labels" / "train")
@@ -144,7 +148,7 @@ def test_losses_without_labels_are_finite_or_left_out(
         assert line["local_distillation"] > 0
 
 
-@pytest.mark.parametrize("name", [each for each in builtin_names("experiments")])
+@pytest.mark.parametrize("name", builtin_names("experiments"))
 def test_every_experiment_is_told_what_has_nothing_to_do(free: TrainingData, name: str) -> None:
     """Either all of it learns from the first step on, or one line says what does not."""
     from zsseg.pipeline.settings import read_experiment
@@ -153,7 +157,7 @@ def test_every_experiment_is_told_what_has_nothing_to_do(free: TrainingData, nam
     learns_at_once = config.self_training.method != "none" and config.self_training.start == 0
     kind = name.rpartition("_")[2]
     if kind in {"baseline", "rst", "st"} and "sdd" not in name:
-        with pytest.raises(UserError, match="no pixel has a label.*`free` does"):
+        with pytest.raises(UserError, match=r"no pixel has a label.*`free` does"):
             check_supervision(free.spec, config)
     else:
         told = check_supervision(free.spec, config)

@@ -58,7 +58,5 @@ def _without_seen(spec: DatasetSpec, config: RunConfig) -> list[str]:
         "--set self_training.source=teacher --set self_training.start=0"
     )
     if len(of_labels) == len(weights):
-        raise UserError(
-            f"{idle}, and no other loss is on. {advice}, as the experiment `free` does"
-        )
+        raise UserError(f"{idle}, and no other loss is on. {advice}, as the experiment `free` does")
     return [*told, f"{idle}. {advice}, or give what has nothing to do a weight of 0"]
