@@ -19,6 +19,10 @@ class UserError(ValueError):
         return "\n".join(map(one_line, self.args))
 
 
+class NothingToLearnError(UserError):
+    """A training none of whose losses has anything to learn from in its data set."""
+
+
 class DatasetError(UserError):
     """A data set that is not what its description says."""
 

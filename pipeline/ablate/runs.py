@@ -21,7 +21,7 @@ from zsseg.stages.cache.format.recipe import differing_fields
 from zsseg.stages.cache.reader import Store
 from zsseg.stages.data.spec import DatasetSpec
 from zsseg.stages.data.splits import list_samples
-from zsseg.stages.errors import NonFiniteError, UserError
+from zsseg.stages.errors import NonFiniteError, NothingToLearnError, UserError
 from zsseg.stages.evaluate.evaluation import evaluate_run, gammas_of, labelled
 from zsseg.stages.evaluate.result import save_result
 from zsseg.stages.evaluate.trained_run import load_run
@@ -112,8 +112,9 @@ def work_on(
     """Train and score every run of the rows that is not scored yet; run folder -> why it failed.
 
     A run that another process works on is left for later, and waited for in the end. A loss that
-    is not finite fails its run only; every other error ends the ablation, and its next start goes
-    on from there. `after_run` is called with the failures so far.
+    is not finite, or that has nothing to learn from in this data set, fails its run only; every
+    other error ends the ablation, and its next start goes on from there. `after_run` is called with
+    the failures so far.
     """
     runs = unique_runs(rows)
     to_do = [run for run in runs if results_of(run, inputs.split) is None]
@@ -134,7 +135,7 @@ def work_on(
                     try:
                         # Of a run that is finished only the settings are compared.
                         _train_and_score(run, inputs, meter.of(words))
-                    except NonFiniteError as error:
+                    except (NonFiniteError, NothingToLearnError) as error:
                         failures[run.folder] = str(error)
                         _print_error_line(f"{words}: {error}")
                     if run in to_do:

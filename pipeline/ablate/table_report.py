@@ -24,6 +24,8 @@ from zsseg.stages.cache.reader import Store
 from zsseg.stages.evaluate.result import EvaluationResult
 
 MEANS = ("hIoU", "sIoU", "uIoU")
+_OF_ALL = ("mIoU",)
+"""What is defined where all classes are seen, or all unseen."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +71,7 @@ class MeasuredRow:
     """How many seeds are scored."""
     folders: tuple[str, ...]
     scores: Mapping[float, Mapping[str, Statistic]]
-    """gamma -> hIoU, sIoU, uIoU -> figures over seeds."""
+    """gamma -> hIoU, sIoU, uIoU (mIoU alone where these are not defined) -> figures over seeds."""
     trained_on: int
     """Images that were scored and trained on: the most of a seed."""
     failures: Mapping[int, str]
@@ -84,6 +86,8 @@ def measured(
     gammas: Sequence[float],
 ) -> list[MeasuredRow]:
     """The rows with the results of their runs, by run folder; one result per gamma, in order."""
+    grouped = all(result.has_groups for each in results.values() for result in each)
+    means = MEANS if grouped else _OF_ALL
     rows = []
     for row in planned:
         scored = {
@@ -92,7 +96,7 @@ def measured(
         scores = {
             gamma: {
                 name: _statistic({seed: each[i] for seed, each in scored.items()}, name)
-                for name in MEANS
+                for name in means
             }
             for i, gamma in enumerate(gammas)
         }
@@ -123,7 +127,9 @@ def _statistic(results: Mapping[int, EvaluationResult], name: str) -> Statistic:
 
 
 def table_orderings(rows: Sequence[MeasuredRow], gamma: float) -> list[Ordering]:
-    """The orderings of a table's rows under one gamma."""
+    """The orderings of a table's rows under one gamma; none where hIoU is not defined."""
+    if "hIoU" not in rows[0].scores[gamma]:
+        return []
     paper = {row.name: row.paper.hIoU for row in rows if row.paper is not None}
     means = {row.name: row.scores[gamma]["hIoU"] for row in rows}
     return orderings(
@@ -148,7 +154,8 @@ def markdown(header: Header, table: AblationTable, rows: Sequence[MeasuredRow]) 
     lines += [f"- {name}: {text}" for name, text in facts.items()]
     lines += [f"- {note}" for note in table.notes]
     labels = ["" if len(gammas) == 1 else f", gamma {gamma:g}" for gamma in gammas]
-    columns = ["row", "seeds", *(f"{name}{label}" for label in labels for name in MEANS)]
+    names = tuple(rows[0].scores[gammas[0]])
+    columns = ["row", "seeds", *(f"{name}{label}" for label in labels for name in names)]
     columns += [f"paper {name}" for name in MEANS]
     lines += ["", "Percent.", "", *_grid(columns, [_cells(row, header.seeds) for row in rows])]
     lines += _remarks(rows)
@@ -158,6 +165,8 @@ def markdown(header: Header, table: AblationTable, rows: Sequence[MeasuredRow]) 
             columns = ["the paper's order", "paper", "ours", "spread", "verdict"]
             lines += _grid(columns, [_ordering_cells(pair) for pair in pairs])
             lines += ["", "Points. Spread: that of a difference of two runs, √(s₁² + s₂²)."]
+        elif names != MEANS:
+            lines.append("None: hIoU is not defined where all classes are seen, or all unseen.")
         elif any(row.paper for row in rows):
             lines.append("None yet: fewer than two rows are scored.")
         else:
@@ -260,13 +269,14 @@ def as_csv(rows: Sequence[MeasuredRow]) -> str:
     """One line per row and gamma; a cell is empty where there is no figure."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    figures = [f"{name} {kind}" for name in MEANS for kind in ("mean", "deviation", "paper")]
+    names = tuple(next(iter(rows[0].scores.values())))
+    figures = [f"{name} {kind}" for name in names for kind in ("mean", "deviation", "paper")]
     writer.writerow(["row", "gamma", "seeds", *figures])
     for row in rows:
         for gamma, scores in row.scores.items():
             values: list[float | None] = []
-            for name in MEANS:
-                paper = getattr(row.paper, name) if row.paper else None
+            for name in names:
+                paper = getattr(row.paper, name, None)
                 values += [scores[name].mean, scores[name].deviation, paper]
             cells = ["" if value is None else f"{value:.2f}" for value in values]
             writer.writerow([row.name, f"{gamma:g}", row.seeds, *cells])

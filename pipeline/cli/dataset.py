@@ -68,7 +68,7 @@ def verify(
     console.configure_logging(quiet=quiet)
     spec = load_spec(name)
     chosen = [split] if split else present_splits(spec, root)
-    problems = warnings = 0
+    problems = warnings = unlabelled = 0
     for each in chosen:
         with console.progress(f"verify {each}", quiet=quiet) as advance:
             report = verify_split(spec, root, each, progress=partial(_advance, advance))
@@ -82,8 +82,14 @@ def verify(
             console.err.print(f"warning: {told}", soft_wrap=True)
             warnings += 1
         problems += len(report.problems)
+        unlabelled += report.unlabelled
     if problems:
-        raise DatasetError(f"{problems} problems (listed above); fix or remove these files")
+        advice = "fix or remove these files"
+        if unlabelled and spec.seen_ids and spec.labelled == "all":
+            advice += (
+                "; where images have no label on purpose, say `labelled: some` in the description"
+            )
+        raise DatasetError(f"{problems} problems (listed above); {advice}")
     if warnings:
         console.out.print("", f"no file is wrong, but {warnings} warnings (above)", sep="\n")
     else:

@@ -4,6 +4,7 @@ Scores are fractions of 1, as in `evaluation-*.json`; published figures are in p
 """
 
 import logging
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -32,8 +33,8 @@ class ResultRow:
 
     @property
     def scores(self) -> Mapping[str, float]:
-        """hIoU, sIoU, uIoU, mIoU and pAcc."""
-        return self.result.scores.means
+        """hIoU, sIoU, uIoU, mIoU and pAcc; NaN for what is not defined."""
+        return shown_scores(self.result)
 
 
 @dataclass(frozen=True)
@@ -55,6 +56,8 @@ class Comparison:
     split: str
     rows: tuple[ResultRow, ...]
     means: tuple[MeanRow, ...]
+    teachers: tuple[EvaluationResult, ...]
+    """Scores of the teacher alone that `zsseg evaluate` wrote into the runs, one per store."""
     published: Mapping[Protocol, tuple[PublishedFigure, ...]]
     """For each protocol among the runs; () where nothing is published."""
 
@@ -85,6 +88,7 @@ def compare_runs(runs: Sequence[Path], split: str, *, mean: bool = False) -> Com
         split=split,
         rows=tuple(rows),
         means=_means(rows) if mean else (),
+        teachers=_teachers(runs, first),
         published={
             protocol: published_figures(first.record.dataset, split, protocol)
             for protocol in protocols
@@ -111,6 +115,26 @@ def _rows(run: Path, split: str) -> list[ResultRow]:
             f"{pattern}). Score it first: zsseg evaluate --run {run} --split {split}"
         )
     return sorted(rows, key=lambda row: row.result.variant)
+
+
+def shown_scores(result: EvaluationResult) -> dict[str, float]:
+    """Every score by name, NaN where it is not defined for these classes."""
+    return {name: result.means.get(name, math.nan) for name in result.scores.means}
+
+
+def _teachers(runs: Sequence[Path], first: ResultRow) -> tuple[EvaluationResult, ...]:
+    """The teacher's scores in the runs, on the task of the first row, without gamma."""
+    found = {}
+    split = first.result.split
+    for run in runs:
+        path = run / f"{file_stem('teacher', split)}.json"
+        if path.is_file():
+            result = read_result(path)
+            found[result.source] = result
+    task = (first.result.dataset, first.result.classes, first.result.unseen)
+    return tuple(
+        each for each in found.values() if (each.dataset, each.classes, each.unseen) == task
+    )
 
 
 def _check_same_task(one: ResultRow, other: ResultRow) -> None:

@@ -12,9 +12,10 @@ from typing import Any
 
 from rich.table import Table
 
-from zsseg.pipeline.compare.comparison import Comparison, MeanRow, ResultRow
+from zsseg.pipeline.compare.comparison import Comparison, MeanRow, ResultRow, shown_scores
 from zsseg.pipeline.compare.published import PublishedFigure
 from zsseg.pipeline.tables import percent
+from zsseg.stages.evaluate.result import EvaluationResult
 
 SCORES = ("hIoU", "sIoU", "uIoU", "mIoU", "pAcc")
 _FACTS = (
@@ -31,7 +32,7 @@ _FACTS = (
 
 
 def run_table(comparison: Comparison) -> Table:
-    """One line per result of a run, then one per mean over seeds; in percent."""
+    """One line per result of a run, one per mean over seeds, one per teacher; in percent."""
     table = Table(box=None)
     for name in ("run", *_FACTS[:-1], *SCORES):
         table.add_column(name, no_wrap=True)
@@ -41,9 +42,18 @@ def run_table(comparison: Comparison) -> Table:
     table.add_section()
     for mean in comparison.means:
         facts = _facts(mean.rows[0]) | {"seed": " ".join(map(str, _seeds(mean)))}
-        scores = [f"{percent(mean.mean[n])} ± {percent(mean.deviation[n])}" for n in SCORES]
+        scores = [_spread(mean.mean[name], mean.deviation[name]) for name in SCORES]
         table.add_row(f"mean, n = {len(mean.rows)}", *_shown(facts), *scores)
+    table.add_section()
+    for teacher in comparison.teachers:
+        cells = dict.fromkeys(_FACTS[:-1], "-") | {"images": str(teacher.images)}
+        scores = [percent(value) for value in shown_scores(teacher).values()]
+        table.add_row(f"teacher alone, {teacher.source}", *cells.values(), *scores)
     return table
+
+
+def _spread(mean: float, deviation: float) -> str:
+    return "-" if math.isnan(mean) else f"{percent(mean)} ± {percent(deviation)}"
 
 
 def published_table(figures: tuple[PublishedFigure, ...]) -> Table:
@@ -81,6 +91,10 @@ def comparison_json(comparison: Comparison) -> dict[str, Any]:
             }
             for mean in comparison.means
         ],
+        "teachers": [
+            {"store": each.source, "images": each.images, "scores": _defined(shown_scores(each))}
+            for each in comparison.teachers
+        ],
         "published": {
             protocol: [
                 {
@@ -98,7 +112,7 @@ def comparison_json(comparison: Comparison) -> dict[str, Any]:
 
 
 def comparison_csv(comparison: Comparison) -> str:
-    """Runs, means and published figures one below the other, told apart by the column `kind`."""
+    """Runs, means, teachers and published figures, told apart by the column `kind`."""
     deviations = tuple(f"{name} deviation" for name in SCORES)
     table = io.StringIO()
     columns = ("kind", "name", *_FACTS, *SCORES, "n", *deviations, "source", "notes")
@@ -121,6 +135,8 @@ def comparison_csv(comparison: Comparison) -> str:
                 **_cells(named),
             }
         )
+    for teacher in comparison.teachers:
+        writer.writerow(_teacher_cells(teacher))
     for protocol, figures in comparison.published.items():
         for figure in figures:
             notes = (*figure.notes, "inferred") if figure.inferred else figure.notes
@@ -135,6 +151,11 @@ def comparison_csv(comparison: Comparison) -> str:
                 }
             )
     return table.getvalue()
+
+
+def _teacher_cells(teacher: EvaluationResult) -> dict[str, Any]:
+    scores = _cells(shown_scores(teacher))
+    return {"kind": "teacher", "name": teacher.source, "images": teacher.images, **scores}
 
 
 def _facts(row: ResultRow) -> dict[str, Any]:

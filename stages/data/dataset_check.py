@@ -92,8 +92,7 @@ def _check(spec: DatasetSpec, sample: Sample) -> tuple[list[FileProblem], NDArra
     if sample.label is None:
         has_labels = spec.patterns is None or spec.patterns.labels is not None
         if has_labels and spec.seen_ids and spec.labelled == "all":
-            reason = "an image without a label (where that is meant: `labelled: some`)"
-            problems.append(FileProblem(sample.image, reason))
+            problems.append(FileProblem(sample.image, "an image without a label"))
         return problems, pixels_V
     try:
         label_HW = read_label(spec, sample)

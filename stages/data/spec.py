@@ -51,7 +51,7 @@ class FolderPatterns(BaseModel):
 
     images: str = "images/{split}"
     labels: str | None = "labels/{split}"
-    """null: there are none; so it is by default in a data set whose classes are all unseen."""
+    """null: there are none. So it is by default in a description that says `unseen: all`."""
     image_extensions: tuple[str, ...] = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp", ".webp")
     image_suffix: str = ""
     """Between name and extension of every image ('_leftImg8bit'); files without it are left out."""
@@ -69,7 +69,7 @@ class DatasetSpec(BaseModel):
     layout: Layout = "folder"
     classes: tuple[str, ...] = Field(min_length=2)
     unseen: tuple[str, ...] = ()
-    """In a description also `all`: labels are for scoring only, and need not be there."""
+    """In a description also `all`: then labels are for scoring only, and need not be there."""
     labelled: Literal["all", "some"] = "all"
     """Has every image a label? `some`: those without one are counted, and are no mistake."""
     names: dict[str, str] = Field(default_factory=dict)
@@ -80,17 +80,6 @@ class DatasetSpec(BaseModel):
     """Raw pixel values that carry no class. A value in neither list is an error."""
     patterns: FolderPatterns | None = None
     """Only for layout `folder`."""
-
-    @model_validator(mode="before")
-    @classmethod
-    def _all_unseen(cls, values: Any) -> Any:
-        """`unseen: all` as the list of all classes; patterns that name no labels mean none."""
-        if not isinstance(values, dict) or values.get("unseen") != "all":
-            return values
-        values = {**values, "unseen": values.get("classes", ())}
-        if isinstance(patterns := values.get("patterns"), dict):
-            values["patterns"] = {"labels": None, **patterns}
-        return values
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -158,7 +147,7 @@ def load_spec(name_or_file: str) -> DatasetSpec:
         )
     values = parse_yaml(text, where=where, error=DatasetError)
     if isinstance(values, dict):
-        values = {"name": path.stem, **values}
+        values = _completed({"name": path.stem, **values})
     try:
         spec = DatasetSpec.model_validate(values, strict=False)
     except ValidationError as error:
@@ -172,3 +161,16 @@ def load_spec(name_or_file: str) -> DatasetSpec:
             "Give every class a name of its own, also for its prompts (`names`)",
         )
     return spec
+
+
+def _completed(values: dict[str, Any]) -> dict[str, Any]:
+    """The values of a description with `unseen: all` as the list of all classes.
+
+    Patterns that name no labels then mean that there are none.
+    """
+    if values.get("unseen") != "all":
+        return values
+    values = {**values, "unseen": values.get("classes", ())}
+    if isinstance(patterns := values.get("patterns"), dict):
+        values["patterns"] = {"labels": None, **patterns}
+    return values

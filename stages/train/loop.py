@@ -104,6 +104,7 @@ def train(
     has its share of every batch, and `out` is where all see it (`processes`).
 
     Raises UserError (folder in use, resumed with other settings, crop and student do not fit),
+    NothingToLearnError (no loss has anything to learn from in this data set),
     CacheLocked (another process trains into `out`), CacheError (the store does not fit),
     DatasetError (a file cannot be read), ResourceError (GPU, weights, memory, disk, a killed loader
     process) and NonFiniteError.

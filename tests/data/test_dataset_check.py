@@ -119,3 +119,32 @@ def test_real_camvid_is_sound(shared_data: Path) -> None:
     report = _verify(load_spec("camvid"), shared_data / "camvid", "val")
     assert (report.samples, report.problems) == (101, ())
     assert int(report.pixels.sum()) + report.void == 101 * 480 * 360
+
+
+def test_labels_that_may_be_missing_are_counted(tiny_world: Path) -> None:
+    """Some where the description says so, all where no class is seen; a stray label stays wrong."""
+    root = tiny_world.parent
+    (root / "labels/train/scene_000.png").unlink()
+    spec = load_spec(str(tiny_world))
+    for changes, problems in (
+        ({}, 1),
+        ({"labelled": "some"}, 0),
+        ({"unseen": spec.classes}, 0),
+    ):
+        report = _verify(spec.model_copy(update=changes), root)
+        assert (report.unlabelled, len(report.problems)) == (1, problems)
+    (root / "labels/train/scene_001.png").rename(root / "labels/train/scene_x.png")
+    report = _verify(spec.model_copy(update={"labelled": "some"}), root)
+    assert (report.unlabelled, len(report.problems)) == (2, 1)
+    shutil.rmtree(root / "labels/train")
+    report = _verify(spec.model_copy(update={"unseen": spec.classes}), root)
+    assert (report.unlabelled, report.problems) == (6, ())
+    assert report.warning(spec, "train") is None
+
+
+def test_a_description_keeps_the_form_that_stores_have(tiny_world: Path) -> None:
+    """What is the default of a new field is not written, so that stores stay what they are."""
+    spec = load_spec(str(tiny_world))
+    assert "labelled" not in spec.model_dump()
+    some = spec.model_copy(update={"labelled": "some"})
+    assert DatasetSpec.model_validate_json(some.model_dump_json()) == some

@@ -37,7 +37,11 @@ UNSEEN = {
     "pascal-voc": "pottedplant sheep sofa train tvmonitor",
     "pascal-context": "aeroplane bird boat cat cow fence keyboard motorbike sofa tvmonitor",
     "camvid": "pavement tree car",
+    "camvid-free": "sky building pole road pavement tree sign_symbol fence car pedestrian "
+    "bicyclist",
     "demo": "traffic_cone stroller dog",
+    "demo-free": "sky building road pavement grass tree fence car bus person traffic_sign "
+    "traffic_cone stroller dog",
     "cityscapes": "fence vegetation truck motorcycle",
     "bdd100k": "fence vegetation truck motorcycle",
     "ade20k": "sky ceiling bed curtain rug bathtub fireplace refrigerator bridge toilet bus "
@@ -48,7 +52,9 @@ UNSEEN_IDS = {
     "pascal-voc": (15, 16, 17, 18, 19),
     "pascal-context": (0, 6, 7, 14, 19, 24, 31, 33, 48, 54),
     "camvid": (4, 5, 8),
+    "camvid-free": tuple(range(11)),
     "demo": (11, 12, 13),
+    "demo-free": tuple(range(14)),
     "cityscapes": (4, 8, 14, 17),
     "bdd100k": (4, 8, 14, 17),
     "ade20k": (2, 5, 7, 18, 28, 37, 49, 50, 61, 65, 80, 90, 109, 127, 149),
@@ -58,7 +64,9 @@ CLASSES = {
     "pascal-voc": 20,
     "pascal-context": 59,
     "camvid": 11,
+    "camvid-free": 11,
     "demo": 14,
+    "demo-free": 14,
     "cityscapes": 19,
     "bdd100k": 19,
     "ade20k": 150,

@@ -10,7 +10,13 @@ import pytest
 from zsseg.stages.data.folders import names_below
 from zsseg.stages.data.samples import Sample
 from zsseg.stages.data.spec import DatasetSpec, FolderPatterns, load_spec
-from zsseg.stages.data.splits import list_samples, present_splits, splits, unpaired_labels
+from zsseg.stages.data.splits import (
+    list_samples,
+    present_splits,
+    splits,
+    training_samples,
+    unpaired_labels,
+)
 from zsseg.stages.errors import DatasetError
 
 
@@ -558,3 +564,85 @@ def test_the_root_of_a_devkit_is_named(tmp_path: Path) -> None:
     with pytest.raises(DatasetError) as caught:
         list_samples(spec, root, "trainval")
     assert "--root" not in str(caught.value)
+
+
+FREE = "classes: [sea, shore]\nunseen: all\npatterns: {images: .}\n"
+
+
+def test_a_folder_of_images_and_names_is_a_data_set(tmp_path: Path) -> None:
+    """Three lines say all; the name is the file's, labels there are none."""
+    _touch(tmp_path, ["photos/b/2.png", "photos/1.jpg", "photos/labels/1.png"])
+    _write(tmp_path / "coast.yaml", FREE)
+    spec = load_spec(str(tmp_path / "coast.yaml"))
+    assert (spec.name, spec.unseen, spec.seen_ids) == ("coast", ("sea", "shore"), ())
+    assert present_splits(spec, tmp_path / "photos") == ["all"]
+    for samples in (list_samples, training_samples):
+        found = samples(spec, tmp_path / "photos", "train")
+        assert [(each.id, each.label) for each in found] == [
+            ("1", None),
+            ("b/2", None),
+            ("labels/1", None),
+        ]
+
+
+@pytest.mark.parametrize("labels", ["as they should be", "of nothing", "no folder"])
+def test_labels_without_a_seen_class_are_for_scoring_only(tmp_path: Path, labels: str) -> None:
+    _touch(tmp_path, ["images/train/a.jpg", "images/train/b.jpg"])
+    if labels != "no folder":
+        _touch(tmp_path, [f"labels/train/{'a' if 'should' in labels else 'x'}.png"])
+    description = _folder_spec(FolderPatterns()).model_copy(update={"unseen": ("a", "b")})
+    scored = list_samples(description, tmp_path, "train")
+    trained = training_samples(description, tmp_path, "train")
+    assert [each.label is None for each in scored] == ["should" not in labels, True]
+    assert [each.label for each in trained] == [None, None]
+    assert unpaired_labels(description, tmp_path, "train") == (
+        [tmp_path / "labels/train/x.png"] if labels == "of nothing" else []
+    )
+    seen = description.model_copy(update={"unseen": ("b",)})
+    if "should" not in labels:  # a wrong pattern is no data set without labels
+        with pytest.raises(DatasetError, match="Correct `patterns`"):
+            training_samples(seen, tmp_path, "train")
+
+
+@pytest.mark.parametrize(
+    ("name", "files", "ids"),
+    [
+        ("camvid", ["train/a.png"], ["a"]),
+        ("coco-stuff", ["images/train2017/000000000009.jpg"], ["000000000009"]),
+        ("cityscapes", ["leftImg8bit/train/ulm/ulm_1_leftImg8bit.png"], ["ulm/ulm_1"]),
+        ("pascal-voc", ["VOC2012/ImageSets/Segmentation/train.txt"], ["2007_000032"]),
+        ("pascal-context", ["VOC2010/ImageSets/Main/train.txt"], ["2007_000032"]),
+    ],
+)
+def test_built_in_layouts_without_labels(
+    tmp_path: Path, name: str, files: list[str], ids: list[str]
+) -> None:
+    """Images are enough for a split, in lists too, and a label is not looked for in training."""
+    for file in files:
+        _write(tmp_path / file, "2007_000032\n")
+    if "VOC" in files[0]:
+        _touch(tmp_path, [f"{files[0][:7]}/JPEGImages/2007_000032.jpg"])
+    spec = load_spec(name)
+    spec = spec.model_copy(update={"unseen": spec.classes})
+    assert splits(spec, tmp_path) == ["train"]
+    for samples in (list_samples, training_samples):
+        found = samples(spec, tmp_path, "train")
+        assert [(each.id, each.label) for each in found] == [(each, None) for each in ids]
+    with pytest.raises(DatasetError):
+        list_samples(load_spec(name), tmp_path, "train")
+
+
+def test_some_labels_are_no_warning_where_the_description_says_so(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    _touch(tmp_path, ["images/train/a.jpg", "images/train/b.jpg", "labels/train/a.png"])
+    spec = _folder_spec(FolderPatterns())
+    for labelled, warnings in (("all", 1), ("some", 0)):
+        caplog.clear()
+        found = list_samples(spec.model_copy(update={"labelled": labelled}), tmp_path, "train")
+        assert [each.label is None for each in found] == [False, True]
+        assert len(caplog.records) == warnings
+    # None at all is a wrong pattern all the same.
+    (tmp_path / "labels/train/a.png").rename(tmp_path / "labels/train/a_mask.png")
+    with pytest.raises(DatasetError, match=r"b?a\.png: there is no such label"):
+        list_samples(spec.model_copy(update={"labelled": "some"}), tmp_path, "train")

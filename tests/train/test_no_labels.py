@@ -23,6 +23,7 @@ from helpers.tiny_training import (
 from helpers.tiny_training import run as train_tiny
 from PIL import Image
 
+from zsseg.pipeline.settings import build, read_experiment
 from zsseg.stages.cache.reader import Store
 from zsseg.stages.data.spec import FIRST_REGION, load_spec
 from zsseg.stages.errors import UserError
@@ -151,9 +152,7 @@ def test_losses_without_labels_are_finite_or_left_out(
 @pytest.mark.parametrize("name", builtin_names("experiments"))
 def test_every_experiment_is_told_what_has_nothing_to_do(free: TrainingData, name: str) -> None:
     """Either all of it learns from the first step on, or one line says what does not."""
-    from zsseg.pipeline.settings import read_experiment
-
-    config = with_changes(read_experiment(name))
+    config = build(RunConfig, read_experiment(name), where=name)
     learns_at_once = config.self_training.method != "none" and config.self_training.start == 0
     kind = name.rpartition("_")[2]
     if kind in {"baseline", "rst", "st"} and "sdd" not in name:

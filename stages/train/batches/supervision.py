@@ -1,7 +1,7 @@
 """What a run has to learn from where a data set has no seen class, or no unseen one."""
 
 from zsseg.stages.data.spec import DatasetSpec
-from zsseg.stages.errors import UserError
+from zsseg.stages.errors import NothingToLearnError, UserError
 from zsseg.stages.train.method_config import loss_needs
 from zsseg.stages.train.run_config import RunConfig
 
@@ -9,7 +9,8 @@ from zsseg.stages.train.run_config import RunConfig
 def check_supervision(spec: DatasetSpec, config: RunConfig) -> list[str]:
     """What of the settings has nothing to do with these classes: one line each.
 
-    Raises UserError where nothing would be learnt, at the start or at all.
+    Raises NothingToLearnError where nothing would be learnt, at the start or at all, and UserError
+    for a loss over no class.
     """
     if not spec.unseen:
         return _without_unseen(spec, config)
@@ -58,5 +59,7 @@ def _without_seen(spec: DatasetSpec, config: RunConfig) -> list[str]:
         "--set self_training.source=teacher --set self_training.start=0"
     )
     if len(of_labels) == len(weights):
-        raise UserError(f"{idle}, and no other loss is on. {advice}, as the experiment `free` does")
+        raise NothingToLearnError(
+            f"{idle}, and no other loss is on. {advice}, as the experiment `free` does"
+        )
     return [*told, f"{idle}. {advice}, or give what has nothing to do a weight of 0"]
