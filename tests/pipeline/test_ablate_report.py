@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 
 import pytest
 
@@ -119,3 +120,18 @@ def test_failures_and_missing_figures_in_every_form() -> None:
     assert values["rows"][0]["failures"] == {"0": "step 3: nan", "1": "step 4: inf"}
     assert values["rows"][0]["scores"][0]["hIoU"] == {"mean": None, "deviation": None, "seeds": []}
     assert as_csv([bare]).splitlines()[1] == "B,0,0,,,,,,,,,"
+
+
+def test_one_group_of_classes_has_its_mean_over_all_only() -> None:
+    """Where no class is seen hIoU is not defined: no column, no order, no 0."""
+    figures = {0.0: {"mIoU": Statistic((30.0, 32.0), (0, 1))}}
+    rows = [replace(row("B"), scores=figures), replace(row("B + SDD"), scores=figures)]
+    text = markdown(HEADER, TABLE, rows)
+    assert "| row     | seeds  | mIoU       | paper hIoU |" in text
+    assert "| B       | 0 of 2 | 31.0 ± 1.4 | 58.0       |" in text
+    assert "hIoU is not defined" in text
+    assert as_json(HEADER, TABLE, rows)["orderings"] == []
+    assert as_csv(rows).splitlines()[:2] == [
+        "row,gamma,seeds,mIoU mean,mIoU deviation,mIoU paper",
+        "B,0,0,31.00,1.41,",
+    ]
