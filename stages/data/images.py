@@ -124,7 +124,8 @@ def read_image(path: Path, content: bytes | None = None) -> NDArray[np.uint8]:
             white = Image.new("RGBA", colour.size, "white")
             return np.array(Image.alpha_composite(white, colour).convert("RGB"))
         if upright.mode in {"1", "L", "P", "RGB", "RGBX", "CMYK", "YCbCr"}:
-            return np.array(upright.convert("RGB"))
+            # Already RGB it would be copied, which counts for large images.
+            return np.array(upright if upright.mode == "RGB" else upright.convert("RGB"))
         raise DatasetError(
             f"{path}: pixels of Pillow's mode '{upright.mode}' have no known range. Save the image "
             "with 8 or 16 bits per channel"
@@ -143,6 +144,12 @@ def _warn_of_low_range(path: Path, largest: int) -> None:
             largest,
             largest.bit_length(),
         )
+
+
+def pixel_count(path: Path, content: bytes) -> int:
+    """The pixels that the header of an image file says it has; `content`: the file's bytes."""
+    with _opened(path, content) as image:
+        return image.width * image.height
 
 
 def image_size(path: Path) -> tuple[int, int]:

@@ -179,6 +179,10 @@ class PrecomputeConfig(BaseModel):
     shards_at_once: Annotated[int, Mark(result=False)] = Field(default=3, ge=1, le=64)
     """Shards that each process works on at the same time: one in the teacher, while others are
     read, mined for regions or written."""
+    megapixels: Annotated[int, Mark(result=False)] = Field(default=64, ge=1)
+    """Million pixels of images that each process decodes, resizes or cuts at the same time, 20
+    bytes each; twice as many are kept from one artifact to the next, 4 bytes each. Images beyond
+    that are read again for each artifact, and a larger one is worked on alone. [ours]"""
     device: Annotated[Literal["auto", "cpu", "cuda"], Mark(result=False)] = "auto"
     """Where the teacher runs; `cuda` without a usable GPU is an error. No recipe holds it: what
     follows from it by more than last digits is `precision` and `regions.backend`, which have

@@ -34,7 +34,7 @@ NO_RESULT = {
         *("train.device", "train.workers", "train.log_every", "train.checkpoint_every"),
         *(f"evaluate.{name}" for name in type(CONFIG.evaluate).model_fields),
     },
-    PrecomputeConfig: {"batch", "device", "shards_at_once"},
+    PrecomputeConfig: {"batch", "device", "megapixels", "shards_at_once"},
 }
 """Settings that no result depends on; every other one, whatever is added, is without a mark."""
 

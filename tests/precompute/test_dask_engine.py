@@ -199,14 +199,15 @@ def test_an_image_that_kills_its_worker_is_isolated_and_named(
         "from zsseg.stages.precompute.engine import dask_worker\n"
         "from zsseg.stages.precompute.make import pictures\n"
         "def wrapped(read):\n"
-        "    def read_image_row(spec, root, sample):\n"
+        "    def read_image_row(spec, root, sample, **options):\n"
         "        if sample.id == 'scene_007':\n"
         "            os.kill(os.getpid(), signal.SIGKILL)\n"
-        "        return read(spec, root, sample)\n"
+        "        return read(spec, root, sample, **options)\n"
         "    return read_image_row\n"
         # dask reloads preloads
         "if pictures.read_image_row.__name__ == pictures.read_image_row.__qualname__:\n"
         "    pictures.read_image_row = wrapped(pictures.read_image_row)\n"
+        "    pictures.read_shard_row = wrapped(pictures.read_shard_row)\n"
         "    dask_worker.read_image_row = pictures.read_image_row\n"
     )
     with dask.config.set({"distributed.worker.preload": [str(poison)]}):

@@ -83,11 +83,13 @@ def looked_at(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Ids of the images that are decoded for their tokens."""
     seen: list[str] = []
 
-    def noted(spec: DatasetSpec, root: Path, sample: Sample) -> pictures.ImageRow:
+    def noted(
+        spec: DatasetSpec, root: Path, sample: Sample, *, keep: Callable[[int], bool]
+    ) -> pictures.ShardRow:
         seen.append(sample.id)
-        return pictures.read_image_row(spec, root, sample)
+        return pictures.read_shard_row(spec, root, sample, keep=keep)
 
-    monkeypatch.setattr(fill_shard, "read_image_row", noted)
+    monkeypatch.setattr(fill_shard, "read_shard_row", noted)
     return seen
 
 

@@ -24,11 +24,12 @@ from zsseg.stages.precompute.make.artifacts import KINDS
 from zsseg.stages.precompute.make.kmeans import Backend
 from zsseg.stages.precompute.make.pictures import (
     Hashes,
-    ImageRow,
     OldRow,
+    ShardRow,
     file_hash,
-    read_image_row,
+    read_shard_row,
 )
+from zsseg.stages.precompute.make.pixel_gate import AT_WORK, MEGAPIXEL, PixelStock
 from zsseg.stages.precompute.progress import Clock
 from zsseg.stages.precompute.teacher.clip_teacher import Teacher
 from zsseg.stages.precompute.threads import in_threads
@@ -73,18 +74,18 @@ def fill_shard(
     return ShardResult(job, files, notes, failures, seconds, +forwards, +kept, read, visible)
 
 
-def _visible_pixels(rows: Sequence[ImageRow]) -> Counter[int]:
+def _visible_pixels(rows: Sequence[ShardRow]) -> Counter[int]:
     pixels_V = np.zeros(VOID + 1, dtype=np.int64)
     for row in rows:
         if row.picture:
-            pixels_V += np.bincount(row.picture.visible_HW.ravel(), minlength=VOID + 1)
+            pixels_V += row.picture.class_pixels
     return Counter({int(value): int(pixels_V[value]) for value in np.flatnonzero(pixels_V)})
 
 
 def _inputs(
     job: Job,
     context: RunContext,
-    rows: Sequence[ImageRow],
+    rows: Sequence[ShardRow],
     *,
     teacher: Teacher,
     backend: Backend,
@@ -132,22 +133,29 @@ def _without_touched(job: Job) -> Job:
     return replace(job, old=job.old.without(touched)) if touched else job
 
 
-def _read(job: Job, context: RunContext) -> list[ImageRow]:
-    """The rows of the shard: read, or as the earlier store knows them."""
+def _read(job: Job, context: RunContext) -> list[ShardRow]:
+    """The rows of the shard: read, or as the earlier store knows them.
 
-    def row(place: int) -> ImageRow:
+    Pictures are kept as far as there is room, and the others read again for each artifact.
+    """
+    config = context.config
+    AT_WORK.limit = config.megapixels * MEGAPIXEL
+    stock = PixelStock(2 * AT_WORK.limit // config.shards_at_once)
+
+    def row(place: int) -> ShardRow:
         if reason := job.left_out.get(place):
-            return ImageRow(Hashes(file_hash(job.samples[place].image), None), None, reason)
+            return ShardRow(Hashes(file_hash(job.samples[place].image), None), None, reason)
         if job.reads(place):
-            return read_image_row(context.spec, context.root, job.samples[place])
+            sample = job.samples[place]
+            return read_shard_row(context.spec, context.root, sample, keep=stock.takes)
         old = _old(job, place)
         assert old is not None
-        return ImageRow(old.hashes, None, old.failure)
+        return ShardRow(old.hashes, None, old.failure)
 
     return in_threads(row, range(len(job.samples)))
 
 
-def _check_unchanged(job: Job, context: RunContext, rows: Sequence[ImageRow]) -> None:
+def _check_unchanged(job: Job, context: RunContext, rows: Sequence[ShardRow]) -> None:
     """Raise CacheError when a file is not the one that the copied values were made from.
 
     The plan compared the files; one may have changed since. The image of a row with copied values

@@ -15,7 +15,7 @@ from zsseg.stages.cache.format.manifest import ArraySpec, Manifest
 from zsseg.stages.cache.shards import load_shard
 from zsseg.stages.data.samples import Sample
 from zsseg.stages.data.spec import DatasetSpec
-from zsseg.stages.precompute.make.pictures import ImageRow, OldRow, Picture
+from zsseg.stages.precompute.make.pictures import OldRow, Picture, PictureOnDisk, ShardRow
 from zsseg.stages.precompute.precompute_config import Precision, PrecomputeConfig
 from zsseg.stages.precompute.progress import Clock
 from zsseg.stages.precompute.teacher.teacher_files import TeacherFiles, Traits
@@ -71,7 +71,7 @@ class ShardInputs:
     config: PrecomputeConfig
     ids: Sequence[str]
     """Of all images of the shard."""
-    rows: Sequence[ImageRow]
+    rows: Sequence[ShardRow]
     """All images of the shard, as they were read."""
     fresh: Sequence[int]
     """Places in the shard of the N rows to make; others are copied, or empty after a failure."""
@@ -96,7 +96,7 @@ class ShardInputs:
         return [self.ids[place] for place in self.fresh]
 
     @property
-    def pictures(self) -> list[Picture]:
+    def pictures(self) -> list[Picture | PictureOnDisk]:
         """(N,) the images to make, where those that could not be read are none of them."""
         return [picture for place in self.fresh if (picture := self.rows[place].picture)]
 

@@ -37,8 +37,8 @@ class Crop:
         """Hash of the mask, its pixels and `salt`; it does not depend on the fill colour."""
         height, width = self.outside_HW.shape
         seen = xxhash.xxh3_128(f"{salt} {height} {width} ".encode())
-        seen.update(np.packbits(self.outside_HW).tobytes())
-        seen.update(self.masked((0, 0, 0)).tobytes())
+        seen.update(np.packbits(self.outside_HW).data)
+        seen.update(self.masked((0, 0, 0)).data)
         return seen.hexdigest()
 
 

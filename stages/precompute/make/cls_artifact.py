@@ -22,7 +22,7 @@ from zsseg.stages.precompute.make.artifact_kind import (
     RecipeInputs,
     ShardInputs,
 )
-from zsseg.stages.precompute.make.pictures import Picture
+from zsseg.stages.precompute.make.pictures import Picture, PictureOnDisk
 from zsseg.stages.precompute.make.recorded_views import image_views, seen_by_teacher
 from zsseg.stages.precompute.precompute_config import ViewConfig
 from zsseg.stages.precompute.threads import in_threads, slices
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 def cls_arrays(
     teacher: "Teacher",
-    pictures: Sequence[Picture],
+    pictures: Sequence[Picture | PictureOnDisk],
     config: ViewConfig,
     *,
     batch: int,
@@ -45,10 +45,12 @@ def cls_arrays(
     cls_NVD = np.empty((len(pictures), views, teacher.width), np.float16)
 
     def look(i: int) -> list[NDArray[np.uint8]]:
-        image_HW3 = pictures[i].image_HW3
-        view_NV6[i] = image_views(image_HW3, config)
         size = teacher.native_size
-        return [seen_by_teacher(teacher, image_HW3, view_6, size) for view_6 in view_NV6[i]]
+        with pictures[i].opened() as picture:
+            view_NV6[i] = image_views(picture.image_HW3, config)
+            return [
+                seen_by_teacher(teacher, picture.image_HW3, view_6, size) for view_6 in view_NV6[i]
+            ]
 
     for part in slices(len(pictures), batch):
         made = in_threads(look, range(part.start, part.stop))

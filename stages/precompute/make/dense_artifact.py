@@ -22,9 +22,9 @@ from zsseg.stages.precompute.make.artifact_kind import (
     RecipeInputs,
     ShardInputs,
 )
-from zsseg.stages.precompute.make.pictures import Picture
+from zsseg.stages.precompute.make.pictures import Picture, PictureOnDisk
 from zsseg.stages.precompute.precompute_config import PASS_SETTINGS, PATH_SETTINGS, DenseConfig
-from zsseg.stages.precompute.threads import slices
+from zsseg.stages.precompute.threads import in_threads, slices
 
 if TYPE_CHECKING:
     from zsseg.stages.precompute.teacher.clip_teacher import Teacher
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 def dense_arrays(
     teacher: "Teacher",
-    pictures: Sequence[Picture],
+    pictures: Sequence[Picture | PictureOnDisk],
     config: DenseConfig,
     *,
     basis: Mapping[str, NDArray[np.float32]],
@@ -45,8 +45,15 @@ def dense_arrays(
     """
     specs = dense_specs(config.format, width=teacher.width, grid=teacher.grid(config))
     arrays = {each.name: np.empty((len(pictures), *each.shape), each.dtype) for each in specs}
+    sizes = {seen.size for seen in teacher.dense_passes(config)}
+
+    def fitted(each: Picture | PictureOnDisk) -> dict[tuple[int, int], NDArray[np.uint8]]:
+        # By its sizes, since the picture itself may not stay.
+        with each.opened() as picture:
+            return {size: teacher.fitted(picture.image_HW3, size) for size in sizes}
+
     for part in slices(len(pictures), batch):
-        images = [picture.image_HW3 for picture in pictures[part]]
+        images = in_threads(fitted, pictures[part])
         for name, values in encode(config.format, teacher.dense(images, config), basis).items():
             arrays[name][part] = values
         advance(part.stop - part.start)
@@ -54,7 +61,11 @@ def dense_arrays(
 
 
 def unkept_tokens(
-    teacher: "Teacher", pictures: Sequence[Picture], config: DenseConfig, *, batch: int
+    teacher: "Teacher",
+    pictures: Sequence[Picture | PictureOnDisk],
+    config: DenseConfig,
+    *,
+    batch: int,
 ) -> NDArray[np.float16]:
     """(N, D, h, w) dense tokens for a store that keeps none; as format fp16 would store them."""
     kept = config.model_copy(update={"format": "fp16"})

@@ -17,18 +17,18 @@ from zsseg.stages.precompute.make.artifact_kind import (
     ShardInputs,
     no_settings,
 )
-from zsseg.stages.precompute.make.pictures import ImageRow
+from zsseg.stages.precompute.make.pictures import ShardRow
 
 
 def index_arrays(
-    rows: Sequence[ImageRow], first: int
+    rows: Sequence[ShardRow], first: int
 ) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
     """Arrays and notes of rows; `first` is the number of the first one.
 
     Size (N, 2: height, width; 0 of a failed image) and status (N,: 1 failed). The notes hold both
     hashes of every row, and the reason of every failure by row number.
     """
-    sizes = [row.picture.visible_HW.shape if row.picture else (0, 0) for row in rows]
+    sizes = [row.picture.shape if row.picture else (0, 0) for row in rows]
     failed = [row.picture is None for row in rows]
     notes = {
         "images": [row.hashes.image for row in rows],

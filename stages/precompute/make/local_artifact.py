@@ -23,7 +23,7 @@ from zsseg.stages.precompute.make.artifact_kind import (
     ShardInputs,
 )
 from zsseg.stages.precompute.make.class_crops import class_crops, crop_salt
-from zsseg.stages.precompute.make.pictures import Picture
+from zsseg.stages.precompute.make.pictures import Picture, PictureOnDisk
 from zsseg.stages.precompute.precompute_config import LocalConfig, PrecomputeConfig
 from zsseg.stages.precompute.threads import in_threads, slices
 
@@ -51,7 +51,7 @@ class CropNotes:
 
 def local_arrays(
     teacher: "Teacher",
-    pictures: Sequence[Picture],
+    pictures: Sequence[Picture | PictureOnDisk],
     region_Nhw: NDArray[np.uint8],
     config: LocalConfig,
     *,
@@ -68,19 +68,20 @@ def local_arrays(
     done: list[CropNotes] = []
 
     def cut(i: int) -> tuple[dict[str, NDArray[np.uint8]], list[int], CropNotes]:
-        crops, ids, left_out = class_crops(
-            pictures[i].image_HW3,
-            pictures[i].visible_HW,
-            region_Nhw[i],
-            margin=config.margin,
-            max_masks=config.max_masks,
-        )
         images, hashes = {}, []
-        for each in crops:
-            hashes.append(each.digest(known.salt))
-            if hashes[-1] not in known.tokens:
-                filled_HW3 = each.masked(teacher.mean_colour)
-                images[hashes[-1]] = teacher.fitted(filled_HW3, teacher.native_size)
+        with pictures[i].opened() as picture:
+            crops, ids, left_out = class_crops(
+                picture.image_HW3,
+                picture.visible_HW,
+                region_Nhw[i],
+                margin=config.margin,
+                max_masks=config.max_masks,
+            )
+            for each in crops:
+                hashes.append(each.digest(known.salt))
+                if hashes[-1] not in known.tokens:
+                    filled_HW3 = each.masked(teacher.mean_colour)
+                    images[hashes[-1]] = teacher.fitted(filled_HW3, teacher.native_size)
         return images, ids, CropNotes(tuple(hashes), left_out)
 
     for part in slices(len(pictures), batch):

@@ -28,7 +28,7 @@ def image_views(image_HW3: NDArray[np.uint8], config: ViewConfig) -> NDArray[np.
     """
     height, width = image_HW3.shape[:2]
     content = xxhash.xxh3_128(f"{height} {width} ".encode())
-    content.update(image_HW3.tobytes())
+    content.update(np.ascontiguousarray(image_HW3).data)  # without a copy: it may be large
     rng = np.random.default_rng((config.seed, content.intdigest()))
     crops = (_random_crop(rng, (height, width), config) for _ in range(config.number))
     return np.stack([view.as_row() for view in (WHOLE, *crops)])

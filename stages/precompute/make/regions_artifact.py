@@ -23,7 +23,7 @@ from zsseg.stages.precompute.make.artifact_kind import (
     ShardInputs,
 )
 from zsseg.stages.precompute.make.dense_artifact import unkept_tokens
-from zsseg.stages.precompute.make.pictures import Picture
+from zsseg.stages.precompute.make.pictures import Picture, PictureOnDisk
 from zsseg.stages.precompute.precompute_config import RegionConfig
 from zsseg.stages.precompute.threads import in_threads, slices
 
@@ -36,7 +36,7 @@ _AT_ONCE = 64
 
 def region_arrays(
     dense_NDhw: NDArray[np.floating],
-    pictures: Sequence[Picture],
+    pictures: Sequence[Picture | PictureOnDisk],
     config: RegionConfig,
     *,
     backend: "Backend",
@@ -51,9 +51,8 @@ def region_arrays(
     *_, height, width = dense_NDhw.shape
 
     def mine(i: int) -> NDArray[np.uint8]:
-        unlabelled_hw = unlabelled_tokens(
-            pictures[i].visible_HW, (height, width), config.unlabelled_share
-        )
+        with pictures[i].opened_label() as visible_HW:
+            unlabelled_hw = unlabelled_tokens(visible_HW, (height, width), config.unlabelled_share)
         return mine_regions(dense_NDhw[i], unlabelled_hw, config, backend=backend)
 
     # Not undone: filters belong to the whole process, where other threads mine at the same time.

@@ -6,7 +6,7 @@ Legend: n images or prompts, H W pixels, D CLIP width, h w token grid.
 """
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import cached_property
@@ -43,6 +43,9 @@ from zsseg.stages.precompute.threads import in_threads, slices
 logger = logging.getLogger(__name__)
 
 Colour = tuple[float, float, float]
+
+Sized = Mapping[tuple[int, int], NDArray[np.uint8]]
+"""An image by the heights and widths that it has been resized to."""
 
 
 @dataclass(frozen=True)
@@ -92,9 +95,11 @@ class Teacher:
         return self._pass(images, self.native_size, self.model.encode_image)
 
     def dense(
-        self, images: Sequence[NDArray[np.uint8]], config: DenseConfig
+        self, images: Sequence[NDArray[np.uint8] | Sized], config: DenseConfig
     ) -> NDArray[np.float32]:
         """(n, D, h, w) tokens of whole images (H, W, 3) in the text space.
+
+        An image may also be given in the sizes of `dense_passes`.
 
         Of one plain pass as the tower gives them; else the mean of the unit tokens of all passes.
         Passes at a larger size than `config.size` take fewer images at a time.
@@ -159,7 +164,7 @@ class Teacher:
 
     def _pass(
         self,
-        images: Sequence[NDArray[np.uint8]],
+        given: Sequence[NDArray[np.uint8] | Sized],
         size: tuple[int, int],
         forward: Callable[[Tensor], Tensor],
         *,
@@ -169,6 +174,7 @@ class Teacher:
 
         `times`: how often each image passes the tower in it.
         """
+        images = [each[size] if isinstance(each, Mapping) else each for each in given]
         if any(image.shape[:2] != size for image in images):
             images = in_threads(lambda image: self.fitted(image, size), images)
         image_nHW3 = self.passes.ready(np.stack(images))
