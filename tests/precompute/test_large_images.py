@@ -6,11 +6,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers.clip_store import CONFIG, content, run
+from helpers.drawn_world import draw_world
 from numpy.typing import NDArray
 
-from tests.helpers.clip_store import CONFIG, content, run
-from tests.helpers.drawn_world import draw_world
 from zsseg.stages.data.images import read_image
+from zsseg.stages.data.samples import Sample
 from zsseg.stages.errors import CacheError
 from zsseg.stages.precompute.engine import fill_shard
 from zsseg.stages.precompute.make import pictures
@@ -86,12 +87,12 @@ def test_a_picture_that_changes_before_it_is_read_again_ends_the_run(
     changing.mkdir()
     spec = draw_world(changing, images=3)
     monkeypatch.setattr(fill_shard, "MEGAPIXEL", 1)  # no image is kept
-    read = fill_shard.read_shard_row
+    read = pictures.read_shard_row
 
     def changed_after(*args: object, **options: object) -> pictures.ShardRow:
         row = read(*args, **options)  # type: ignore[arg-type]
         sample = args[2]
-        assert isinstance(sample, pictures.Sample)
+        assert isinstance(sample, Sample)
         sample.image.write_bytes(sample.image.read_bytes() + b"\0")
         return row
 
