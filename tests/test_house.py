@@ -99,7 +99,13 @@ def test_cache_and_data_load_no_torch() -> None:
             "open_clip",  # the teacher: found, loaded, its last block taken apart; and the demo's
             {
                 f"stages/precompute/teacher/{name}.py"
-                for name in ("teacher_files", "clip_teacher", "dense_tokens", "open_clip_parts")
+                for name in (
+                    "teacher_files",
+                    "teacher_names",
+                    "clip_teacher",
+                    "dense_tokens",
+                    "open_clip_parts",
+                )
             }
             | {"stages/demo/train_clip.py"},
         ),

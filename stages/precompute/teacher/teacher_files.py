@@ -11,11 +11,9 @@ Only the first and third import open_clip, which keeps or downloads their files.
 """
 
 import hashlib
-import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -25,10 +23,14 @@ from zsseg.stages.cache.format.recipe import fingerprint
 from zsseg.stages.errors import ResourceError, UserError
 from zsseg.stages.precompute.teacher.teacher_config import (
     CONFIG_FILE,
-    builtin_configs,
     read_config,
     refuse_code_beside,
     tokenizer_files,
+)
+from zsseg.stages.precompute.teacher.teacher_names import (
+    builtin_config,
+    published_weights,
+    quickgelu_advice,
 )
 
 # The order in which open_clip picks the weights of a folder; other names only when there is one.
@@ -124,7 +126,7 @@ def _from_folder(spec: str) -> TeacherFiles:
     found = sorted(
         file
         for file in folder.iterdir()
-        if file.suffix in _WEIGHT_ENDINGS and not file.name.startswith(".")
+        if file.suffix in _WEIGHT_ENDINGS and not file.name.startswith(".") and file.is_file()
     )
     named = sorted(
         (file for file in found if file.name in _WEIGHT_FILES),
@@ -172,7 +174,7 @@ def _from_hub(spec: str) -> TeacherFiles:
 
 def _from_file(spec: str) -> TeacherFiles:
     name, _, file = spec.partition("@")
-    config, weights = _builtin_config(name, spec), Path(file)
+    config, weights = builtin_config(name, spec), Path(file)
     if not weights.is_file():
         raise ResourceError(f"{spec}: there is no weights file {weights}. Correct the path")
     if weights.suffix not in _WEIGHT_ENDINGS:
@@ -183,57 +185,21 @@ def _from_file(spec: str) -> TeacherFiles:
     if _named_quickgelu(weights) and not config.get("quick_gelu"):
         raise UserError(
             f"{spec}: {weights} says that its weights were trained with QuickGELU, {name} has "
-            f"plain GELU, which gives wrong embeddings. {_quickgelu_advice(name, file)}"
+            f"plain GELU, which gives wrong embeddings. {quickgelu_advice(name, file)}"
         )
     slug = f"{name}-{weights.stem}"
     return _teacher_files(spec, name, str(weights), {"model_cfg": config}, weights, slug=slug)
 
 
-def _quickgelu_advice(name: str, file: str) -> str:
-    """What to do with a file of OpenAI's activation and a model without it."""
-    sibling = f"{name}-quickgelu"
-    if sibling in builtin_configs():
-        return f"Ask for {sibling}@{file}"
-    return f'Use local-dir:FOLDER with "quick_gelu": true in the "model_cfg" of its {CONFIG_FILE}'
-
-
 def _from_tag(spec: str) -> TeacherFiles:
+    from open_clip.pretrained import download_pretrained
+
     name, _, tag = spec.partition("/")
-    config = _builtin_config(name, spec)
-
-    from open_clip.pretrained import (
-        download_pretrained,
-        get_pretrained_cfg,
-        list_pretrained_tags_by_model,
-    )
-
-    tags = list_pretrained_tags_by_model(name)
-    if not tag and len(tags) == 1:
-        tag = tags[0]
-    published = get_pretrained_cfg(name, tag)
-    # The commonest mistake is a tag of this model with the other activation: suggest that model.
-    sibling = f"{name}-quickgelu" if not name.endswith("-quickgelu") else name[: -len("-quickgelu")]
-    if not published and tag and get_pretrained_cfg(sibling, tag):
-        published = get_pretrained_cfg(sibling, tag)
-    if not published:
-        offers = [
-            f"{name}/{each}" for each in tags if _fits(get_pretrained_cfg(name, each), config)
-        ]
-        raise UserError(
-            f"{spec}: {f'no weights {tag!r}' if tag else 'say which weights'} for {name}. "
-            f"There are: {', '.join(offers) or 'none; give NAME@FILE'}"
-        )
-    if not _fits(published, config):
-        kinds = ("QuickGELU", "plain GELU")
-        trained, built = kinds if published.get("quick_gelu") else kinds[::-1]
-        raise UserError(
-            f"{spec}: the weights {tag!r} were trained with {trained}, {name} has {built}, which "
-            f"gives wrong embeddings. Ask for {sibling}/{tag}"
-        )
+    tag, published = published_weights(name, tag, spec)
     try:
         weights = Path(download_pretrained(published))
     except (OSError, RuntimeError) as error:
-        source = published.get("hf_hub") or published.get("url")
+        source = str(published.get("hf_hub") or published.get("url"))
         # A hub entry that ends in a slash names a repository only.
         file = f"{source}{_WEIGHT_FILES[0]}" if source.endswith("/") else source
         reason = str(error).rstrip(".")
@@ -242,13 +208,9 @@ def _from_tag(spec: str) -> TeacherFiles:
             f"Without network, bring {file} to this machine and ask for {name}@FILE"
         ) from error
     preprocessing = {key: published[key] for key in ("mean", "std", "interpolation")}
+    config = builtin_config(name, spec)
     effective = {"model_cfg": config, "preprocess_cfg": preprocessing}
     return _teacher_files(spec, name, tag, effective, weights, slug=f"{name}-{tag}")
-
-
-def _fits(published: Mapping[str, Any], config: Mapping[str, Any]) -> bool:
-    """Were published weights trained with the activation function that the model has?"""
-    return bool(published.get("quick_gelu")) == bool(config.get("quick_gelu"))
 
 
 def _teacher_files(
@@ -295,20 +257,6 @@ def _tokenizer_hash(spec: str, name: str, folder: Path) -> str | None:
         except (OSError, RuntimeError):
             return None
     return fingerprint({file.name: xxhash.xxh3_128_hexdigest(file.read_bytes()) for file in files})
-
-
-def _builtin_config(name: str, spec: str) -> dict[str, Any]:
-    """The architecture of one of open_clip's models."""
-    known = builtin_configs()
-    if name not in known:
-        close = get_close_matches(name, sorted(known), n=4, cutoff=0.5)
-        raise UserError(
-            f"{spec}: open_clip has no model {name!r}"
-            + (f"; close: {', '.join(close)}" if close else "")
-            + ". Forms: NAME/PRETRAINED, NAME@FILE, hf-hub:ORG/REPOSITORY, local-dir:FOLDER"
-        )
-    config: dict[str, Any] = json.loads(known[name].read_text(encoding="utf-8"))
-    return config
 
 
 def _named_quickgelu(weights: Path) -> bool:
