@@ -40,7 +40,10 @@ OldFlag = Annotated[
     bool, typer.Option("--teacher", hidden=True, help="The name of --teacher-alone in 0.1.")
 ]
 AsJson = Annotated[
-    bool, typer.Option("--json", help="Print each result as a line of JSON, gamma 0 first.")
+    bool,
+    typer.Option(
+        "--json", help="Print each result as a line of JSON: gamma 0 first, a teacher's last."
+    ),
 ]
 Show = Callable[[int, int], None]
 """Called with the number of images scored, and of all."""

@@ -3,6 +3,7 @@
 import logging
 import shutil
 from collections.abc import Iterator
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -188,3 +189,40 @@ def test_self_training_without_an_unseen_class_does_nothing(
     assert len(told) == 1
     assert told[0].startswith("self_training.method st")
     assert learnt["st"] == learnt["none"]
+
+
+@pytest.mark.usefixtures("one_teacher", "tiny_students")
+def test_an_image_without_a_label_is_one_whose_label_is_void(
+    tmp_path: Path, tiny_clip: str
+) -> None:
+    """Part labelled, part not: arrays of the store and every byte learnt are the same."""
+    arrays, runs = [], []
+    for kind in ("missing", "void"):
+        folder = tmp_path / kind
+        world = draw_world(folder / "world")
+        world.write_text(world.read_text() + "labelled: some\n")
+        for path in sorted((world.parent / "labels/train").iterdir())[:4]:
+            path.unlink()
+            if kind == "void":
+                Image.new("L", (64, 48), 255).save(path)
+        store = Store.open(precompute_tiny(world, tiny_clip, folder / "cache").path)
+        train_tiny(
+            TrainingData(store, load_spec(str(world)), world.parent),
+            folder / "run",
+            config_of(LATENT_FIRST),
+        )
+        stored = content(store.path).items()
+        arrays.append({name: value for name, value in stored if "/c." in name})
+        runs.append((metrics_of(folder / "run"), what_was_learnt(folder / "run")))
+    assert arrays[0]
+    assert arrays[0] == arrays[1]
+    assert runs[0] == runs[1]
+    assert runs[0][0][0]["cross_entropy"] > 0
+
+
+def test_both_stages_list_images_through_one_door() -> None:
+    """`list_samples` finds labels that no stage may see where no class is seen."""
+    stages = Path(str(files("zsseg.stages")))
+    for stage in ("precompute", "train"):
+        for path in (stages / stage).rglob("*.py"):
+            assert "list_samples" not in path.read_text(encoding="utf-8"), path
