@@ -166,8 +166,12 @@ def memory_text(result: EvaluationResult) -> str | None:
 
 
 def gamma_text(result: EvaluationResult) -> str:
-    """`gamma 0.02`: what was subtracted from the cosines of the seen classes."""
-    return f"gamma {result.settings['calibration']:g}"
+    """`gamma 0.02`: what was subtracted from the cosines of the seen classes.
+
+    Behind what of the teacher was scored, where its store has several things.
+    """
+    source = result.settings.get("from")
+    return f"{f'{source}, ' if source else ''}gamma {result.settings['calibration']:g}"
 
 
 def _score_line(result: EvaluationResult) -> str:

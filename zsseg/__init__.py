@@ -12,8 +12,8 @@ if TYPE_CHECKING:
     from zsseg.stages.cache.reader import Store as Store
     from zsseg.stages.data.spec import load_spec as load_spec
     from zsseg.stages.evaluate.evaluation import evaluate_run as evaluate_run
-    from zsseg.stages.evaluate.evaluation import evaluate_teacher as evaluate_teacher
     from zsseg.stages.evaluate.predict import predict_files as predict_files
+    from zsseg.stages.evaluate.teacher_evaluation import evaluate_teacher as evaluate_teacher
     from zsseg.stages.evaluate.trained_run import load_run as load_run
     from zsseg.stages.precompute.plan.request import PrecomputeRequest as PrecomputeRequest
     from zsseg.stages.precompute.precompute_config import PrecomputeConfig as PrecomputeConfig
@@ -37,7 +37,7 @@ _HOME = {
     "Store": "zsseg.stages.cache.reader",
     "TrainingData": "zsseg.stages.train.batches.training_data",
     "evaluate_run": "zsseg.stages.evaluate.evaluation",
-    "evaluate_teacher": "zsseg.stages.evaluate.evaluation",
+    "evaluate_teacher": "zsseg.stages.evaluate.teacher_evaluation",
     "load_run": "zsseg.stages.evaluate.trained_run",
     "load_spec": "zsseg.stages.data.spec",
     "precompute": "zsseg.stages.precompute.run",

@@ -58,7 +58,10 @@ def evaluate(
     run: Annotated[Path | None, typer.Option(help="Folder of a run.")] = None,
     teacher_alone: Annotated[
         bool,
-        typer.Option("--teacher-alone", help="Score the cached dense tokens, without training."),
+        typer.Option(
+            "--teacher-alone",
+            help="Score the cached dense tokens and map of names, without training.",
+        ),
     ] = False,
     teacher: OldFlag = False,
     cache: CacheFolder = Path("data_cache"),
@@ -143,13 +146,13 @@ def _of_teacher(
     calibration: float,
     show: Show,
 ) -> "Sequence[EvaluationResult]":
-    """Scores of the dense tokens in the store of a split."""
+    """Scores of the dense tokens, and of the map of names, in the store of a split."""
     from zsseg.pipeline.named_stores import dataset_root, stored_spec
     from zsseg.stages.cache.catalogue import choose_store
     from zsseg.stages.cache.reader import Store
     from zsseg.stages.cache.tools.uses import note_use
     from zsseg.stages.data.spec import load_spec
-    from zsseg.stages.evaluate.evaluation import evaluate_teacher
+    from zsseg.stages.evaluate.teacher_evaluation import evaluate_teacher
     from zsseg.stages.train.processes import processes
 
     store = Store.open(choose_store(cache, split=split))

@@ -282,7 +282,8 @@ def _pictures(
     from zsseg.stages.data.labels import read_label
     from zsseg.stages.data.spec import load_spec
     from zsseg.stages.data.splits import list_samples
-    from zsseg.stages.evaluate.evaluation import student_label, teacher_label
+    from zsseg.stages.evaluate.evaluation import student_label
+    from zsseg.stages.evaluate.teacher_evaluation import teacher_label
     from zsseg.stages.evaluate.trained_run import load_run
 
     spec = load_spec("demo")

@@ -62,7 +62,7 @@ def check_finite(
     store: StorePath, array: str, values: np.ndarray[Any, Any], *, ids: Sequence[str]
 ) -> None:
     """NonFiniteError, with the images' ids, when rows hold NaN or infinity."""
-    bad = np.flatnonzero(~np.isfinite(values.reshape(len(values), -1)).all(axis=1))
+    bad = np.flatnonzero(~np.isfinite(values).all(axis=tuple(range(1, values.ndim))))
     if len(bad):
         named = ", ".join(ids[row] if row < len(ids) else f"row {row}" for row in bad[:_SHOWN])
         raise NonFiniteError(

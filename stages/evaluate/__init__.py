@@ -1,6 +1,7 @@
-"""Scores and predictions of a trained student, and scores of a store's dense tokens.
+"""Scores and predictions of a trained student, and scores of the teacher alone.
 
-`evaluation` scores a split, `predict` writes label maps of any images. Both use a `trained_run`,
+`evaluation` scores a student on a split, `teacher_evaluation` a store, `predict` writes label maps
+of any images. Both use a `trained_run`,
 `inference` (an image to class scores, by the `scorer`), `labelling` (scores to labels) and
 `read_ahead`, and go on with less where the `memory` is too small. `trained_images` counts the
 images that a run was trained on, `metrics` has the formulas, `student_result` puts a run's scores

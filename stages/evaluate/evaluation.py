@@ -1,4 +1,4 @@
-"""Scores a trained student, or the dense tokens of a store, on a labelled split.
+"""Scores a trained student on a labelled split.
 
 Generalised zero-shot protocol: every class competes in one argmax, IoU is accumulated over the
 whole split at the labels' own size, void pixels count nowhere. Where gamma (`calibration`) is above
@@ -12,7 +12,7 @@ Legend: C classes, D CLIP width, G gammas, H W pixels, h w positions of the scor
 import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -20,25 +20,22 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from zsseg.stages.cache.format.recipe import differing_fields
-from zsseg.stages.cache.reader import Store
 from zsseg.stages.data.images import read_image
 from zsseg.stages.data.labels import read_label
 from zsseg.stages.data.samples import Sample
 from zsseg.stages.data.spec import DatasetSpec
 from zsseg.stages.data.splits import check_split, list_samples, missing_label
-from zsseg.stages.device import choose_device
-from zsseg.stages.errors import CacheError, DatasetError, UserError
+from zsseg.stages.errors import DatasetError, UserError
 from zsseg.stages.evaluate.inference import calibrated, predict_scores, prepared
 from zsseg.stages.evaluate.labelling import upsampled_argmax
 from zsseg.stages.evaluate.memory import FittingScorer, PreparedImage
-from zsseg.stages.evaluate.metrics import confusion, scores
+from zsseg.stages.evaluate.metrics import confusion
 from zsseg.stages.evaluate.read_ahead import read_ahead
 from zsseg.stages.evaluate.result import EvaluationResult, variant
 from zsseg.stages.evaluate.student_result import EvaluatedImages, student_result
 from zsseg.stages.evaluate.trained_images import count_trained_on
 from zsseg.stages.evaluate.trained_run import TrainedRun
 from zsseg.stages.train.processes import agree, processes, sum_in_place, value_from_first
-from zsseg.stages.train.students.student import class_logits
 
 logger = logging.getLogger(__name__)
 
@@ -87,7 +84,7 @@ def evaluate_run(
         count_trained_on(run, spec, samples, split) if processes()[0] == 0 else None
     )
     gammas = gammas_of(run.evaluate.calibration)
-    confusion_GCC = _confusions(spec, samples, read, scorer, gammas, progress)
+    confusion_GCC = confusions(spec, samples, read, scorer, gammas, progress)
     memory = scorer.report(len(samples))
     too_large = memory.get("left_out", 0)
     common = EvaluatedImages(
@@ -127,7 +124,7 @@ def _variant(
 
 def _check_same_classes(run: TrainedRun, spec: DatasetSpec) -> None:
     """Raise UserError when a description has other classes, or other names of them, than a run."""
-    if changed := differing_fields(_class_lists(run.spec), _class_lists(spec)):
+    if changed := differing_fields(class_lists(run.spec), class_lists(spec)):
         raise UserError(
             f"{run.path} was trained for other classes than '{spec.name}' has:",
             *map("  {}".format, changed),
@@ -156,81 +153,6 @@ def _labelled_image(
     return label_HW, image_HW3
 
 
-def evaluate_teacher(
-    store: Store,
-    spec: DatasetSpec,
-    root: Path,
-    *,
-    calibration: float = 0.0,
-    device: Literal["auto", "cpu", "cuda"] = "auto",
-    progress: Progress,
-) -> tuple[EvaluationResult, ...]:
-    """Score a store's dense tokens on its own split: CLIP as the student is taught, untrained.
-
-    Cosine of token and text embedding, upsampled to the label's size. One result with gamma 0 and,
-    if `calibration` is above 0, a second one with it as gamma. Images without a label or tokens are
-    left out and counted. Raises CacheError when the store was made for other classes, DatasetError
-    as `evaluate_run` does.
-    """
-    stored = {name: store.identity[name] for name in ("classes", "unseen")}
-    if changed := differing_fields(stored, _class_lists(spec)):
-        raise CacheError(
-            f"{store.path}: made for other classes than '{spec.name}' has:",
-            *map("  {}".format, changed),
-            "Give the description that it was made with",
-        )
-    split = store.identity["split"]
-    row_of = {entry["id"]: entry["row"] for entry in store.index}
-    text_CD = torch.from_numpy(store.read_all("text")).to(choose_device(device))
-
-    def read(sample: Sample) -> tuple[NDArray[np.uint8], NDArray[np.floating]]:
-        return read_label(spec, sample), store.read("dense", row_of[sample.id])
-
-    def score(dense_Dhw: NDArray[np.floating]) -> Tensor:
-        return _teacher_scores(dense_Dhw, text_CD)
-
-    samples = labelled(_cached_samples(store, spec, root), spec, root, split)
-    gammas = gammas_of(calibration)
-    confusion_GCC = _confusions(spec, samples, read, score, gammas, progress)
-    return tuple(
-        EvaluationResult(
-            subject="teacher",
-            source=str(store.path),
-            dataset=spec.name,
-            split=split,
-            classes=spec.classes,
-            unseen=spec.unseen,
-            images=len(samples),
-            left_out=store.rows - len(samples),
-            trained_on=0,
-            settings={"store_fingerprint": store.fingerprint, "calibration": gamma},
-            variant=variant(
-                dataset=spec.name,
-                own_dataset=store.identity["dataset"],
-                settings={"calibration": gamma},
-                own_settings={},
-            ),
-            scores=scores(confusion_CC, spec.unseen_ids),
-            confusion_CC=confusion_CC,
-        )
-        for gamma, confusion_CC in zip(gammas, confusion_GCC, strict=True)
-    )
-
-
-def _cached_samples(store: Store, spec: DatasetSpec, root: Path) -> list[Sample]:
-    """The samples that a store has tokens of. Raises DatasetError when one is not there."""
-    listed = list_samples(spec, root, store.identity["split"])
-    row_of = {entry["id"]: entry["row"] for entry in store.index}
-    stored = [sample for sample in listed if sample.id in row_of]
-    if len(stored) < store.rows:
-        raise DatasetError(
-            f"{root}: {store.rows - len(stored)} of the {store.rows} images in {store.path} are "
-            "not there. Give the data set that the store was made from"
-        )
-    failed = store.read_all("status") != 0
-    return [sample for sample in stored if not failed[row_of[sample.id]]]
-
-
 def student_label(run: TrainedRun, image_HW3: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """(H, W) class ids that a run gives an image, its gamma taken off the seen classes."""
     image_3HW = prepared(image_HW3, config=run.evaluate, stride=run.stride)
@@ -239,25 +161,13 @@ def student_label(run: TrainedRun, image_HW3: NDArray[np.uint8]) -> NDArray[np.u
     return upsampled_argmax(lowered_Chw, image_HW3.shape[:2])
 
 
-def teacher_label(
-    dense_Dhw: NDArray[np.floating], text_CD: Tensor, size: tuple[int, ...]
-) -> NDArray[np.uint8]:
-    """(H, W) class ids that an image's dense tokens give at `size`, without gamma."""
-    return upsampled_argmax(_teacher_scores(dense_Dhw, text_CD), size)
-
-
-def _teacher_scores(dense_Dhw: NDArray[np.floating], text_CD: Tensor) -> Tensor:
-    """(C, h, w) cosine of token and text embedding; runs where `text_CD` lies."""
-    token_1Dhw = torch.from_numpy(dense_Dhw.astype(np.float32))[None].to(text_CD.device)
-    return class_logits(token_1Dhw, text_CD, 1.0)[0]
-
-
 def gammas_of(calibration: float) -> tuple[float, ...]:
     """The gammas to score with: 0, and `calibration` if it is above 0."""
     return (0.0, calibration) if calibration else (0.0,)
 
 
-def _class_lists(spec: DatasetSpec) -> dict[str, tuple[str, ...]]:
+def class_lists(spec: DatasetSpec) -> dict[str, tuple[str, ...]]:
+    """What has to be equal where scores of one class list are asked of another's subject."""
     return {"classes": spec.classes, "unseen": spec.unseen}
 
 
@@ -283,7 +193,7 @@ def _nothing_to_score(text: str) -> DatasetError:
     )
 
 
-def _confusions(
+def confusions(
     spec: DatasetSpec,
     samples: Sequence[Sample],
     read: Callable[[Sample], tuple[NDArray[np.uint8], Input]],

@@ -18,7 +18,7 @@ from zsseg.stages.cache.format.codec import DENSE
 from zsseg.stages.cache.reconcile import Mismatch
 from zsseg.stages.cache.set_aside import why_not_set_aside
 from zsseg.stages.precompute.engine.thread_engine import Engine
-from zsseg.stages.precompute.make.artifacts import PER_ROW
+from zsseg.stages.precompute.make.artifacts import FROM_TOKENS, PER_ROW
 from zsseg.stages.precompute.plan.wanted_store import WantedStore
 from zsseg.stages.precompute.plan.work_plan import Plan, Planner, planned_bytes
 from zsseg.stages.precompute.teacher.dense_passes import DensePass, dense_passes
@@ -125,9 +125,10 @@ def _dense(wanted: WantedStore, seconds: float) -> DenseForecast:
 
 
 def _dense_rows(wanted: WantedStore, plan: Plan) -> int:
-    """Images whose dense tokens are computed; where none are kept, for their regions too."""
-    kept = wanted.config.dense.format != "none"
-    return plan.rows["dense"] if kept else max(plan.rows["dense"], plan.rows["regions"])
+    """Images whose dense tokens are computed; where none are kept, for what is made of them too."""
+    if wanted.config.dense.format != "none":
+        return plan.rows["dense"]
+    return max(plan.rows[name] for name in ("dense", *FROM_TOKENS))
 
 
 def _timed(wanted: WantedStore, plan: Plan, engine: Engine) -> dict[str, float]:

@@ -161,6 +161,27 @@ class LocalConfig(BaseModel):
     """Masks kept per image, largest first; more are counted and left out. [ours]"""
 
 
+class PixelNamesConfig(BaseModel):
+    """The map of names: the classes that the teacher gives each pixel, refined by the image."""
+
+    model_config = _STRICT
+
+    enabled: bool = False
+    """Self-training with `source: teacher` reads the map where a store has it, and needs no dense
+    tokens then. [ours]"""
+    stride: int = Field(default=4, ge=1, le=64)
+    """Side of a cell in pixels of `dense.size`: the map has the student's finest grid. [ours]"""
+    temperature: float = Field(default=0.05, gt=0)
+    """Of the softmax of the cosines of token and class name. [ours]"""
+    refinement: Literal["none", "pamr"] = "pamr"
+    """pamr: pixel-adaptive mask refinement by the image (Araslanov and Roth, CVPR 2020)."""
+    iterations: int = Field(default=20, ge=1, le=100)
+    """Of the refinement (PAMR: 10). [ours]"""
+    dilations: tuple[PositiveInt, ...] = Field(default=(1, 2, 4), min_length=1)
+    """Distances in cells of the rings of 8 neighbours that the refinement looks at (PAMR: 1, 2, 4,
+    8, 12, 24, in pixels of the image). [ours]"""
+
+
 class PrecomputeConfig(BaseModel):
     """Stage one. `zsseg precompute --set dense.size=[768,768]` sets any of these."""
 
@@ -171,6 +192,7 @@ class PrecomputeConfig(BaseModel):
     dense: DenseConfig = DenseConfig()
     regions: RegionConfig = RegionConfig()
     local: LocalConfig = LocalConfig()
+    pixel_names: PixelNamesConfig = PixelNamesConfig()
     shard_images: int = Field(default=64, ge=1, le=1024)
     """Images per shard: the unit of writing, of loss in a crash, and of one file per array."""
     batch: Annotated[int, Mark(result=False)] = Field(default=16, ge=1)

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from time import perf_counter
 from typing import Literal, get_args
 
-Phase = Literal["read", "preprocess", "teacher", "regions", "crops", "write"]
+Phase = Literal["read", "preprocess", "teacher", "regions", "crops", "names", "write"]
 """preprocess: images to the teacher's sizes; crops: cutting and sizing them (their forward passes
-are `teacher`)."""
+are `teacher`); names: refining the map of names."""
 
 PHASES: tuple[Phase, ...] = get_args(Phase)
 

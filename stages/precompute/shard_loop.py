@@ -18,6 +18,7 @@ from zsseg.stages.precompute.engine.jobs import Job, RunContext
 from zsseg.stages.precompute.engine.questions import device_and_library, made_once
 from zsseg.stages.precompute.engine.thread_engine import Engine
 from zsseg.stages.precompute.make.artifact_kind import StoreInputs
+from zsseg.stages.precompute.make.artifacts import FROM_TOKENS
 from zsseg.stages.precompute.make.token_loss import spread
 from zsseg.stages.precompute.plan.changed_files import refuse_failures
 from zsseg.stages.precompute.plan.work_plan import Plan, Planner
@@ -48,12 +49,14 @@ def compute(
     `max_failures` images that cannot be used.
     """
     begin, wanted = datetime.now(UTC), planner.wanted
-    if DENSE not in wanted.manifest.arrays and (shards := plan.todo.get("regions")):
-        _log.info(
-            "%s keeps no dense tokens: they are made in memory for the regions of %d shards",
-            wanted.path,
-            len(shards),
-        )
+    if DENSE not in wanted.manifest.arrays:
+        shards = {shard for name in FROM_TOKENS for shard in plan.todo.get(name, ())}
+        if shards:
+            _log.info(
+                "%s keeps no dense tokens: they are made in memory for %d shards",
+                wanted.path,
+                len(shards),
+            )
     meter.expect(plan.steps)
     meter.begin(max(plan.rows.values()))
     _copy_set_aside(writer, planner)

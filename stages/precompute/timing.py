@@ -11,6 +11,8 @@ import numpy as np
 
 from zsseg.stages.cache.disk.durable import write_durably
 from zsseg.stages.cache.format.arrays import array_json
+from zsseg.stages.cache.format.manifest import Manifest
+from zsseg.stages.cache.shards import save_shard
 from zsseg.stages.precompute.engine.fill_shard import fill_shard
 from zsseg.stages.precompute.engine.jobs import Job, RunContext
 from zsseg.stages.precompute.engine.shard_worker import ShardWorker
@@ -44,6 +46,7 @@ def timed(worker: ShardWorker, *, wanted: WantedStore, needed: Sequence[str]) ->
         here = Path(folder)
         for name, (artifact, spec) in manifest.arrays.items():
             write_durably(here / name / "zarr.json", array_json(manifest, artifact, spec))
+        _fill_text(here, manifest)
         context = RunContext(here, manifest, wanted.spec, wanted.root, config)
         grey_HW3 = np.full((*teacher.native_size, 3), 127, np.uint8)
         teacher.cls([grey_HW3])  # the first pass is slower than the others
@@ -58,3 +61,10 @@ def timed(worker: ShardWorker, *, wanted: WantedStore, needed: Sequence[str]) ->
             fill_shard(job, context, teacher=teacher, backend=backend, clock=clock)
             seconds[name] = (perf_counter() - start) / len(wanted.samples)
     return seconds
+
+
+def _fill_text(here: Path, manifest: Manifest) -> None:
+    """Write text embeddings of equal numbers: what is made from them takes as long with any."""
+    artifact, spec = manifest.arrays["text"]
+    text_CD = np.full(spec.shape, spec.shape[1] ** -0.5, np.float32)
+    save_shard(here, manifest, artifact, 0, {"text": text_CD}, ids=())

@@ -220,7 +220,11 @@ def _lacking(written: Capture, batch: Batch, config: RunConfig) -> list[str]:
         "CLIP's tokens of the images": (config.uses_token, batch.token_BD is not None),
         "latent regions": (config.uses_regions, regions),
         "local tokens": (config.uses_local, batch.local_BKD is not None),
-        "dense tokens": (config.uses_dense, dense),
+        "dense tokens": (config.objectives.need("dense"), dense),
+        "the teacher's names of pixels": (
+            config.asks_teacher,
+            dense or batch.name_Bqr is not None,
+        ),
         "an averaged student": (config.uses_average, written.config.uses_average),
     }
     return [what for what, (needed, there) in needs.items() if needed and not there]

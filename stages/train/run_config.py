@@ -215,11 +215,16 @@ class RunConfig(BaseModel):
         return self.uses_local or self.self_training.method == "rst"
 
     @property
-    def uses_dense(self) -> bool:
-        """Are the crop's dense tokens looked at one by one: distilled, or to name pixels?"""
+    def asks_teacher(self) -> bool:
+        """Does the teacher name pixels: the store's map of names, or else its dense tokens?"""
         trains = self.self_training
         teaches = trains.source == "teacher" or trains.teacher_until > trains.start
-        return self.objectives.need("dense") or (trains.method != "none" and teaches)
+        return trains.method != "none" and teaches
+
+    @property
+    def uses_dense(self) -> bool:
+        """May the crop's dense tokens be looked at one by one: distilled, or to name pixels?"""
+        return self.objectives.need("dense") or self.asks_teacher
 
     @property
     def uses_average(self) -> bool:

@@ -20,13 +20,14 @@ from zsseg.stages.cache.reader import Store
 from zsseg.stages.cache.writer import ArraySpec, Artifact, Writer
 from zsseg.stages.data.spec import FolderPatterns, load_spec
 from zsseg.stages.errors import CacheError, DatasetError, UserError
-from zsseg.stages.evaluate.evaluation import evaluate_run, evaluate_teacher
+from zsseg.stages.evaluate.evaluation import evaluate_run
 from zsseg.stages.evaluate.inference import predict_scores, prepared
 from zsseg.stages.evaluate.labelling import upsampled_argmax
 from zsseg.stages.evaluate.metrics import confusion
 from zsseg.stages.evaluate.predict import predict_files
 from zsseg.stages.evaluate.result import save_result, to_json
 from zsseg.stages.evaluate.scorer import class_scorer
+from zsseg.stages.evaluate.teacher_evaluation import evaluate_teacher
 from zsseg.stages.evaluate.trained_run import load_run
 from zsseg.stages.evaluate.vocabulary import renamed
 from zsseg.stages.train.run import checkpoint

@@ -7,7 +7,12 @@ from pydantic import BaseModel
 
 Config = TypeVar("Config", bound=BaseModel)
 
-OTHER = {"dense.format": "int8", "augmentation.short_side": 256, "train.clip_norm": 1.0}
+OTHER = {
+    "dense.format": "int8",
+    "augmentation.short_side": 256,
+    "train.clip_norm": 1.0,
+    "pixel_names.dilations": (2,),
+}
 """Settings whose other value does not follow from their type and their default."""
 
 

@@ -32,10 +32,11 @@ def test_a_store_of_the_default_settings_can_do_without_what_it_does_not_have(
 
 
 def test_what_is_made_from_an_artifact_directly_or_not() -> None:
-    assert dependents_of("pca") == ("dense", "regions", "local")
+    assert dependents_of("pca") == ("dense", "regions", "local", "pixel_names")
     assert dependents_of("regions") == ("local",)
-    assert dependents_of("text") == dependents_of("local") == ()
-    assert dependents_of("index") == ("cls", "dense", "regions", "local")
+    assert dependents_of("text") == ("pixel_names",)
+    assert dependents_of("local") == dependents_of("pixel_names") == ()
+    assert dependents_of("index") == ("cls", "dense", "regions", "local", "pixel_names")
 
 
 def test_labels_change_what_is_made_from_what_they_change() -> None:

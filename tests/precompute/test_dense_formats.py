@@ -26,7 +26,7 @@ from zsseg.stages.cache.verify import verify_store
 from zsseg.stages.cache.writer import Writer
 from zsseg.stages.data.spec import DatasetSpec, FolderPatterns, load_spec
 from zsseg.stages.errors import CacheError, NonFiniteError, UserError
-from zsseg.stages.evaluate.evaluation import evaluate_teacher
+from zsseg.stages.evaluate.teacher_evaluation import evaluate_teacher
 from zsseg.stages.precompute.make.regions import mine_regions, unlabelled_tokens
 from zsseg.stages.precompute.make.token_loss import compare
 from zsseg.stages.precompute.plan.recipes import store_artifacts
@@ -392,9 +392,7 @@ def test_regions_are_mined_again_where_no_dense_tokens_are_kept(
     with caplog.at_level("INFO", logger="zsseg"):
         result = run(world, tiny_clip, tmp_path, config=config_of("none"))
     assert made == [2]  # the images of the shard concerned
-    assert "keeps no dense tokens: they are made in memory for the regions of 1 shards" in (
-        caplog.text
-    )
+    assert "keeps no dense tokens: they are made in memory for 1 shards" in (caplog.text)
     assert content(result.path) == content(stores["none"])
     config = config_of("none")
     other = config.regions.model_copy(update={"merge_threshold": 0.5})

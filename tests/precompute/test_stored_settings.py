@@ -104,6 +104,12 @@ VALUES: dict[str, tuple[Any, ...]] = {
         {"backend": "cuml"},
     ),
     "local": ({}, {"margin": 0.25, "max_masks": 7}),
+    "pixel_names": (
+        {},
+        {"enabled": True, "stride": 8, "temperature": 0.01},
+        {"enabled": True, "iterations": 3, "dilations": [1, 5]},
+        {"enabled": True, "refinement": "none"},
+    ),
     "shard_images": (64, 4),
     "precision": ("auto", "fp32", "bf16", "fp16"),
 }

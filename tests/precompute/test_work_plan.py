@@ -341,7 +341,9 @@ def test_a_basis_that_is_lost_takes_what_is_made_from_it(
     late = ("dense", "regions", "local")
     (basis,) = plan.todo.keys() - set(late)
     assert plan.todo == {basis: [0]} | dict.fromkeys(late, ALL)
-    assert {name: plan.why[name] for name in late} == whole("its basis is fitted again", *late)
+    assert {name: plan.why[name] for name in late} == whole(
+        "what it is made from is made again", *late
+    )
     assert plan.rows[basis] == 6
     job = planner.job(plan, 0)
     assert job.old is not None

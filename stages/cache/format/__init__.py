@@ -2,5 +2,5 @@
 
 `recipe` compares and hashes the settings that artifacts are made from, `arrays` reads and writes
 data with zarr, `fast_rows` reads single rows without it, `codec` stores dense tokens in fewer
-bytes, `ledger` holds receipts and the seal.
+bytes and `name_scores` the scores of the map of names in one, `ledger` holds receipts and the seal.
 """

@@ -84,6 +84,9 @@ class ShardInputs:
     teacher: "Teacher"
     backend: "Backend"
     clock: Clock
+    unkept: dict[int, NDArray[Any]] = field(default_factory=dict)
+    """By place in the shard: dense tokens (D, h, w) that were made and that the store does not
+    keep, for the artifacts that come after."""
 
     @property
     def first(self) -> int:

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from zsseg.stages.cache.format.codec import BASIS, DENSE, dense_specs, encode, stored_format
 from zsseg.stages.cache.format.manifest import ArraySpec
+from zsseg.stages.cache.shards import check_finite
 from zsseg.stages.precompute.make.artifact_kind import (
     Advance,
     ArtifactKind,
@@ -71,6 +72,25 @@ def unkept_tokens(
     kept = config.model_copy(update={"format": "fp16"})
     arrays = dense_arrays(teacher, pictures, kept, basis={}, batch=batch, advance=lambda _: None)
     return arrays[DENSE]
+
+
+def shard_tokens(shard: ShardInputs) -> NDArray[np.floating]:
+    """(N, D, h, w) dense tokens of the images to make: as they are stored, or else `unkept_tokens`.
+
+    Those are made once per shard, for all artifacts. Raises NonFiniteError for tokens that do not
+    fit into half precision.
+    """
+    clock, config = shard.clock, shard.config
+    if DENSE in shard.manifest.arrays:
+        with clock.phase("read"):
+            return shard.stored(DENSE)
+    lacking = [place for place in shard.fresh if place not in shard.unkept]
+    pictures = [picture for place in lacking if (picture := shard.rows[place].picture)]
+    with clock.phase("preprocess"):
+        token_NDhw = unkept_tokens(shard.teacher, pictures, config.dense, batch=config.batch)
+    check_finite(shard.path, DENSE, token_NDhw, ids=[shard.ids[place] for place in lacking])
+    shard.unkept.update(zip(lacking, token_NDhw, strict=True))
+    return np.stack([shard.unkept[place] for place in shard.fresh]) if shard.fresh else token_NDhw
 
 
 def token_recipe(inputs: RecipeInputs) -> dict[str, Any]:

@@ -10,9 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from zsseg.stages.cache.format.codec import DENSE
 from zsseg.stages.cache.format.manifest import ArraySpec
-from zsseg.stages.cache.shards import check_finite
 from zsseg.stages.precompute.make.artifact_kind import (
     Advance,
     Arrays,
@@ -22,7 +20,7 @@ from zsseg.stages.precompute.make.artifact_kind import (
     RecipeInputs,
     ShardInputs,
 )
-from zsseg.stages.precompute.make.dense_artifact import unkept_tokens
+from zsseg.stages.precompute.make.dense_artifact import shard_tokens
 from zsseg.stages.precompute.make.pictures import Picture, PictureOnDisk
 from zsseg.stages.precompute.precompute_config import RegionConfig
 from zsseg.stages.precompute.threads import in_threads, slices
@@ -96,15 +94,7 @@ def _settings(recipe: Recipe) -> dict[str, dict[str, Any]]:
 
 def _make(shard: ShardInputs) -> Made:
     clock, config, backend = shard.clock, shard.config, shard.backend
-    if DENSE in shard.manifest.arrays:
-        with clock.phase("read"):
-            dense_NDhw = shard.stored(DENSE)
-    else:
-        with clock.phase("preprocess"):
-            dense_NDhw = unkept_tokens(
-                shard.teacher, shard.pictures, config.dense, batch=config.batch
-            )
-        check_finite(shard.path, DENSE, dense_NDhw, ids=shard.fresh_ids)
+    dense_NDhw = shard_tokens(shard)
     with clock.alone("regions") if backend == "cuml" else clock.phase("regions"):
         arrays = region_arrays(
             dense_NDhw, shard.pictures, config.regions, backend=backend, advance=clock.advance

@@ -127,8 +127,8 @@ class Planner:
     def forced(self, plan: Plan) -> tuple[str, ...]:
         """Per-row artifacts to recompute even if their receipts are valid, dependents first.
 
-        They are made from a once-per-store artifact (the PCA basis) that is recomputed and may
-        come out differently.
+        They are made from a once-per-store artifact (text, the PCA basis) that is recomputed and
+        may come out differently.
         """
         once = [name for name in plan.todo if not self.artifacts[name].per_row]
         found = {name for each in once for name in dependents_of(each)}
@@ -200,7 +200,7 @@ class Planner:
         for name in self._per_row:
             reason = "; ".join(self._aside.changed.get(name, ())) if self._aside else ""
             if name in forced:
-                plan.need(name, shard, "its basis is fitted again", len(rows))
+                plan.need(name, shard, "what it is made from is made again", len(rows))
             elif name not in old.valid:
                 plan.need(name, shard, reason or lost.get(name, ledger.ABSENT), len(rows))
             else:

@@ -1,7 +1,7 @@
 """A batch of stage two: images and visible labels with what the store knows about them.
 
 Legend: B batch, H W pixels of the crop, h w token grid of the image, y x token grid of the crop, K
-masks that the store keeps per image, D CLIP width.
+masks that the store keeps per image, D CLIP width, q r grid of the cells that are named.
 """
 
 from collections.abc import Callable
@@ -36,6 +36,11 @@ class Batch:
     """int64: the masks: class id, FIRST_REGION + r of latent region r, -1: none."""
     dense_BDyx: Tensor | None = None
     """float32: unit dense tokens, one per `dense_stride` pixels each way, 0 outside the image."""
+    name_Bqr: Tensor | None = None
+    """uint8: the unseen class that the store's map of names gives each 4 pixels each way; VOID
+    outside the image."""
+    name_score_B2qr: Tensor | None = None
+    """float32: its score, and that of the second best class."""
 
     # As the store gives them, of the whole image, until `cut_to_crops`.
     image_region_Bhw: Tensor | None = None

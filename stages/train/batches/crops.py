@@ -2,8 +2,8 @@
 
 Image, label, region map and tokens all go through the one view that was drawn for a position.
 
-Legend: N images, H W pixels of the crop, h w token grid of the image, y x token grid of the crop, K
-masks that the store keeps per image, D CLIP width.
+Legend: N images, H W pixels of the crop, h w token grid of the image, y x token grid of the crop, q
+r grid of its named cells, K masks that the store keeps per image, D CLIP width.
 """
 
 import math
@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from zsseg.stages.cache.format.codec import DENSE
+from zsseg.stages.cache.format.name_scores import SCORE_OF_CODE
 from zsseg.stages.cache.reader import Store
 from zsseg.stages.data.geometry import (
     View,
@@ -42,9 +43,13 @@ from zsseg.stages.train.batches.sampling import (
     recorded_view,
     view_rng,
 )
-from zsseg.stages.train.batches.store_check import stored_samples
+from zsseg.stages.train.batches.store_check import name_maps, reads_dense, stored_samples
 from zsseg.stages.train.batches.training_data import TrainingData
 from zsseg.stages.train.run_config import RunConfig
+
+_NAMED_CELL = 4
+"""Pixels of the crop between two cells that the map of names is read for: the finest stride of a
+student's feature."""
 
 
 class CropDataset(Dataset[Batch]):
@@ -66,6 +71,7 @@ class CropDataset(Dataset[Batch]):
             )
         self._epoch, self._order_N = -1, np.empty(0, dtype=np.intp)
         self._slots_N = _used_slots(store.read_all("local_ids")) if config.uses_local else None
+        self._maps = name_maps(store, config)
         self._jitter = Jitter() if config.augmentation.photometric else None
 
     def used_samples(self) -> dict[int, Sample]:
@@ -114,6 +120,7 @@ class CropDataset(Dataset[Batch]):
         token_D, (local_KD, id_K) = self._token(row, view, number), self._local(row)
         region_hw, row_H, column_W = self._region(row, view)
         dense_Dhw, down_yh, across_xw = self._dense(row, view)
+        name_qr, score_2qr = self._names(row, view)
         return Batch(
             row_B=torch.tensor([row]),
             image_B3HW=torch.from_numpy(image_3HW)[None],
@@ -123,6 +130,8 @@ class CropDataset(Dataset[Batch]):
             token_BD=_tensor(token_D),
             local_BKD=_tensor(local_KD),
             local_id_BK=_tensor(id_K),
+            name_Bqr=_tensor(name_qr),
+            name_score_B2qr=_tensor(score_2qr),
             image_region_Bhw=_tensor(region_hw),
             row_BH=_tensor(row_H),
             column_BW=_tensor(column_W),
@@ -164,8 +173,20 @@ class CropDataset(Dataset[Batch]):
         local_KD, id_K = (self._store.read(name, row) for name in ("local", "local_ids"))
         return local_KD.astype(np.float32), id_K.astype(np.int64)
 
+    def _names(
+        self, row: int, view: View
+    ) -> tuple[NDArray[np.uint8] | None, NDArray[np.float32] | None]:
+        """Cut here, unlike regions and dense tokens: what is left has the size of the labels."""
+        if self._maps is None:
+            return None, None
+        names, codes = self._maps
+        rows, columns = (math.ceil(side / _NAMED_CELL) for side in self._config.augmentation.crop)
+        best_yx, code_2yx = self._store.read(names, row)[0], self._store.read(codes, row)
+        code_2qr = [crop_map(code_yx, view, (rows, columns), 0) for code_yx in code_2yx]
+        return crop_map(best_yx, view, (rows, columns), VOID), SCORE_OF_CODE[np.stack(code_2qr)]
+
     def _dense(self, row: int, view: View) -> tuple[NDArray[Any] | None, ...]:
-        if not self._config.uses_dense:
+        if not reads_dense(self._store, self._config):
             return None, None, None
         dense_Dhw = self._store.read("dense", row)
         stride = self._config.objectives.dense_stride
@@ -177,7 +198,7 @@ class CropDataset(Dataset[Batch]):
 def cache_bytes(store: Store, config: RunConfig) -> int:
     """Bytes of the store that one crop is made from, before compression."""
     total = 0
-    for name in (name for name, used in _arrays(config).items() if used):
+    for name in (name for name, used in _arrays(store, config).items() if used):
         artifact, spec = store.manifest.arrays[name]
         # Dense tokens may lie in several arrays, such as numbers and their scales.
         for each in artifact.arrays if name == DENSE else (spec,):
@@ -185,16 +206,17 @@ def cache_bytes(store: Store, config: RunConfig) -> int:
     return total
 
 
-def _arrays(config: RunConfig) -> dict[str, bool]:
+def _arrays(store: Store, config: RunConfig) -> dict[str, bool]:
     """Which arrays of a store are read for every crop."""
     pooled = config.objectives.token == "pooled"
     return {
-        DENSE: config.uses_dense or (config.uses_token and pooled),
+        DENSE: reads_dense(store, config) or (config.uses_token and pooled),
         "regions": config.uses_regions,
         "cls": config.uses_token and not pooled,
         "views": config.augmentation.views == "recorded",
         "local": config.uses_local,
         "local_ids": config.uses_local,
+        **dict.fromkeys(name_maps(store, config) or (), True),
     }
 
 

@@ -36,7 +36,7 @@ def check_store(store: Store, spec: DatasetSpec, config: RunConfig) -> None:
         "regions": config.uses_regions,
         "local": config.uses_local,
         "cls": config.uses_token and not pooled,
-        "dense": (config.uses_token and pooled) or config.uses_dense,
+        "dense": (config.uses_token and pooled) or reads_dense(store, config),
     }
     if lacking := [name for name, needed in needs.items() if needed and not store.has(name)]:
         if lacking == [DENSE] and stored_format(store.recipes.get(DENSE, {})) == "none":
@@ -65,6 +65,23 @@ def check_store(store: Store, spec: DatasetSpec, config: RunConfig) -> None:
                 f"image are {classes}, and labels hold {VOID}. Make the store with a smaller "
                 "local.max_masks"
             )
+
+
+def name_maps(store: Store, config: RunConfig) -> tuple[str, str] | None:
+    """The store's map of names of unseen classes, and of their scores, if the run asks for names.
+
+    None where it does not, or where the store has none: then dense tokens name pixels.
+    """
+    if not config.asks_teacher:
+        return None
+    pairs = (("unseen_names", "unseen_name_scores"), ("pixel_names", "pixel_name_scores"))
+    return next((pair for pair in pairs if store.has(pair[0])), None)
+
+
+def reads_dense(store: Store, config: RunConfig) -> bool:
+    """Are the store's dense tokens looked at one by one: distilled, or to name pixels?"""
+    names = config.asks_teacher and name_maps(store, config) is None
+    return config.objectives.need("dense") or names
 
 
 def warn_of_labels(store: Store, spec: DatasetSpec) -> None:

@@ -4,7 +4,7 @@ Class scores are made on the feature grid, for the classes that take part, and o
 upsampled to pixels, a strip of rows at a time (`strips.py`).
 
 Legend: B batch, C classes that take part, D CLIP width, K masks per image, H W pixels of the crop,
-h w feature grid.
+h w feature grid, q r grid of the map of names.
 """
 
 from dataclasses import dataclass
@@ -22,7 +22,7 @@ from zsseg.stages.train.losses.latent import LEFT_OUT, latent_embeddings, with_l
 from zsseg.stages.train.losses.likelihood import negative_log_likelihood
 from zsseg.stages.train.losses.pseudo_mask import CropMasks, mask_codes, masks_of
 from zsseg.stages.train.losses.resample import bilinear, nearest
-from zsseg.stages.train.losses.self_training import pseudo_labels
+from zsseg.stages.train.losses.self_training import confident_labels, pseudo_labels
 from zsseg.stages.train.method_config import ObjectiveConfig, Source
 from zsseg.stages.train.run_config import RunConfig
 from zsseg.stages.train.students.student import class_logits
@@ -164,9 +164,12 @@ def _with_pseudo_labels(
 ) -> ClassScores:
     features = {"student": feature_BDhw, "ema": average_BDhw, "teacher": batch.dense_BDyx}
     assert step.source is not None
+    logits_BChw = _logits(feature_BDhw, step.classes.text_CD, step.config)
+    if step.source == "teacher" and batch.name_Bqr is not None:
+        grid = (feature_BDhw.shape[2], feature_BDhw.shape[3])
+        return ClassScores(logits_BChw, labels_of_map(batch, step.config, grid))
     named_by_BDhw = features[step.source]
     assert named_by_BDhw is not None
-    logits_BChw = _logits(feature_BDhw, step.classes.text_CD, step.config)
     score_BChw = logits_BChw.detach()
     if step.source != "student":
         score_BChw = _logits(named_by_BDhw, step.classes.text_CD, step.config).detach()
@@ -185,21 +188,54 @@ def filled_labels(
     """
     method = config.self_training.method
     assert method != "none"
-    grid = (score_BChw.shape[2], score_BChw.shape[3])
-    unlabelled_BHW = (batch.label_BHW == VOID) & batch.inside_BHW
-    # `st` does not look at regions, and has none.
-    region_BHW = batch.label_BHW if batch.region_BHW is None else batch.region_BHW
+    unlabelled_Bhw, region_Bhw = _where(batch, (score_BChw.shape[2], score_BChw.shape[3]))
     pseudo_Bhw = pseudo_labels(
         score_BChw,
-        unlabelled_Bhw=nearest(unlabelled_BHW, grid),
-        region_Bhw=nearest(region_BHW, grid),
+        unlabelled_Bhw=unlabelled_Bhw,
+        region_Bhw=region_Bhw,
         unseen_ids=classes.unseen_U,
         share=config.self_training.top_percent / 100,
         method=method,
         confidence=config.self_training.confidence,
     )
+    return _filled(pseudo_Bhw, batch)
+
+
+def labels_of_map(batch: Batch, config: RunConfig, grid: tuple[int, int]) -> Tensor:
+    """`filled_labels` where the store's map of names names the pixels; confidence is its score."""
+    method = config.self_training.method
+    assert method != "none"
+    assert batch.name_Bqr is not None
+    assert batch.name_score_B2qr is not None
+    best_Bqr, second_Bqr = batch.name_score_B2qr.unbind(1)
+    sure_Bqr = best_Bqr - second_Bqr if config.self_training.confidence == "margin" else best_Bqr
+    unlabelled_Bhw, region_Bhw = _where(batch, grid)
+    pseudo_Bhw = confident_labels(
+        nearest(batch.name_Bqr, grid).long(),
+        nearest(sure_Bqr, grid),
+        unlabelled_Bhw=unlabelled_Bhw,
+        region_Bhw=region_Bhw,
+        share=config.self_training.top_percent / 100,
+        method=method,
+    )
+    return _filled(pseudo_Bhw, batch)
+
+
+def _unlabelled(batch: Batch) -> Tensor:
+    """bool: inside the image and without a visible label."""
+    return (batch.label_BHW == VOID) & batch.inside_BHW
+
+
+def _where(batch: Batch, grid: tuple[int, int]) -> tuple[Tensor, Tensor]:
+    """(B, h, w) where pseudo labels may be given, and the latent region there."""
+    # `st` does not look at regions, and has none.
+    region_BHW = batch.label_BHW if batch.region_BHW is None else batch.region_BHW
+    return nearest(_unlabelled(batch), grid), nearest(region_BHW, grid)
+
+
+def _filled(pseudo_Bhw: Tensor, batch: Batch) -> Tensor:
     pseudo_BHW = nearest(pseudo_Bhw, (batch.label_BHW.shape[1], batch.label_BHW.shape[2]))
-    return torch.where(unlabelled_BHW, pseudo_BHW, batch.label_BHW.long())
+    return torch.where(_unlabelled(batch), pseudo_BHW, batch.label_BHW.long())
 
 
 def _logits(feature_BDhw: Tensor, text_CD: Tensor, config: RunConfig) -> Tensor:

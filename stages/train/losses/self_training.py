@@ -61,7 +61,30 @@ def pseudo_labels(
     score_Bhw, choice_Bhw = unseen_BUhw.max(1)
     if confidence == "margin" and unseen_ids.numel() > 1:
         score_Bhw = score_Bhw - unseen_BUhw.topk(2, dim=1).values[:, 1]
-    group_Bhw = region_Bhw.long() if method == "rst" else torch.ones_like(choice_Bhw)
+    return confident_labels(
+        unseen_ids[choice_Bhw],
+        score_Bhw,
+        unlabelled_Bhw=unlabelled_Bhw,
+        region_Bhw=region_Bhw,
+        share=share,
+        method=method,
+    )
+
+
+def confident_labels(
+    class_Bhw: Tensor,
+    confidence_Bhw: Tensor,
+    *,
+    unlabelled_Bhw: Tensor,
+    region_Bhw: Tensor,
+    share: float,
+    method: Literal["st", "rst"],
+) -> Tensor:
+    """(B, h, w) int64: of each group the most confident share of its classes, VOID elsewhere.
+
+    Groups as in `pseudo_labels`; `class_Bhw` int64.
+    """
+    group_Bhw = region_Bhw.long() if method == "rst" else torch.ones_like(class_Bhw)
     group_Bhw = torch.where(unlabelled_Bhw, group_Bhw, 0)
-    keep_BL = top_share(score_Bhw.flatten(1), group_Bhw.flatten(1), share=share)
-    return torch.where(keep_BL.view_as(choice_Bhw), unseen_ids[choice_Bhw], VOID)
+    keep_BL = top_share(confidence_Bhw.flatten(1), group_Bhw.flatten(1), share=share)
+    return torch.where(keep_BL.view_as(class_Bhw), class_Bhw, VOID)
