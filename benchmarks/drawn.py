@@ -48,6 +48,13 @@ def write_data(folder: Path, *, images: int, classes: int) -> DatasetSpec:
     return load_spec(str(description))
 
 
+def _name_maps(images: int, ids: tuple[int, ...], rng: np.random.Generator) -> NDArray[np.uint8]:
+    """(N, 4, 128, 128) parts of one class, and scores that no compression makes smaller."""
+    part_N2yx = rng.choice(ids, (images, 2, 16, 16)).repeat(8, axis=2).repeat(8, axis=3)
+    code_N2yx = rng.integers(1, 256, part_N2yx.shape)
+    return np.concatenate([part_N2yx, code_N2yx], axis=1).astype(np.uint8)
+
+
 def write_store(path: Path, spec: DatasetSpec, root: Path) -> Store:
     """A store of random tokens with the shapes of ViT-B/16's at 512 x 512 pixels."""
     rng, samples = np.random.default_rng(0), list_samples(spec, root, "train")
@@ -67,6 +74,9 @@ def write_store(path: Path, spec: DatasetSpec, root: Path) -> Store:
             "local": rng.normal(size=(images, MASKS, WIDTH)).astype(np.float16),
             "local_ids": np.tile(np.arange(MASKS, dtype=np.int16), (images, 1)),
         },
+        "pixel_names": {
+            "unseen_names": _name_maps(images, spec.unseen_ids, rng),
+        },
         "text": {"text": np.eye(len(spec.classes), WIDTH, dtype=np.float32)},
     }
 
@@ -77,7 +87,7 @@ def write_store(path: Path, spec: DatasetSpec, root: Path) -> Store:
                 array,
                 values.shape[1:] if per_row else values.shape,
                 str(values.dtype),
-                compressed=name == "regions",
+                compressed=name in ("regions", "pixel_names"),
             )
             for array, values in arrays[name].items()
         )

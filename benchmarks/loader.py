@@ -42,6 +42,13 @@ CACHED: dict[str, dict[str, Any]] = {
         "objectives": {"global_distillation": 1.0, "local_distillation": 1.0},
         "latent": {"enabled": True},
     },
+    "labels of the teacher (map of names)": {
+        "self_training": {"method": "st", "source": "teacher", "start": 0.0},
+    },
+    "best (CLS, regions, local, map of names)": {
+        "objectives": {"sdd": 0.5, "local_distillation": 0.5},
+        "self_training": {"method": "st", "source": "teacher", "start": 0.0},
+    },
     "dense distillation (dense)": {"objectives": {"dense": 1.0}},
 }
 

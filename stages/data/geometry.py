@@ -84,19 +84,20 @@ def crop_map(
     """A label or region map seen through a view: nearest neighbour, `fill` outside the image.
 
     Nearest by pixel centre: output cell i shows the source pixel that its centre falls into, so a
-    class id is never mixed and a region of the token grid keeps its exact borders.
+    class id is never mixed and a region of the token grid keeps its exact borders. Several maps
+    (..., H, W) are seen alike.
     """
-    height, width = map_HW.shape
+    *_, height, width = map_HW.shape
     row_R, column_C = nearest_cells(view, size, (height, width))
     y_R, x_C = cell_centres(view, *size)
     # Columns first, then whole rows: a quarter of the time of both at once.
-    cropped_RC: NDArray[np.uint8] = map_HW.take(column_C, axis=1).take(row_R, axis=0)
-    cropped_RC[(y_R < 0) | (y_R >= 1)] = fill
+    cropped_RC: NDArray[np.uint8] = map_HW.take(column_C, axis=-1).take(row_R, axis=-2)
+    cropped_RC[..., (y_R < 0) | (y_R >= 1), :] = fill
     # Columns outside are the first and last ones; filling slices is ten times as fast as a mask.
     shown_C = np.flatnonzero((x_C >= 0) & (x_C < 1))
     first, last = (shown_C[0], shown_C[-1] + 1) if shown_C.size else (size[1], size[1])
-    cropped_RC[:, :first] = fill
-    cropped_RC[:, last:] = fill
+    cropped_RC[..., :first] = fill
+    cropped_RC[..., last:] = fill
     return cropped_RC
 
 

@@ -38,7 +38,7 @@ from zsseg.stages.train.students.student import class_logits
 TOKENS, MAP = "dense tokens", "map of names"
 """What a result was made from, where a store has both."""
 
-MAP_ARRAYS = ("pixel_names", "pixel_name_scores")
+PIXEL_NAMES = "pixel_names"
 
 
 @dataclass(frozen=True)
@@ -95,7 +95,7 @@ def evaluate_teacher(
 
 def _sources(store: Store, text_CD: Tensor, calibration: float) -> list[_Source]:
     """What a store has to score. Reading dense tokens says so where there is nothing at all."""
-    has_map = store.has(MAP_ARRAYS[0])
+    has_map = store.has(PIXEL_NAMES)
     found = []
     if store.has(DENSE) or not has_map:
         found.append(
@@ -109,8 +109,8 @@ def _sources(store: Store, text_CD: Tensor, calibration: float) -> list[_Source]
     if has_map:
         found.append(
             _Source(
-                read=lambda row: tuple(store.read(array, row) for array in MAP_ARRAYS),
-                score=lambda map_: _named_scores(*map_, classes=len(text_CD)).to(text_CD.device),
+                read=lambda row: store.read(PIXEL_NAMES, row),
+                score=lambda map_4yx: _named_scores(map_4yx, len(text_CD)).to(text_CD.device),
                 gammas=(0.0,),
                 settings={"from": MAP},
             )
@@ -175,10 +175,8 @@ def _teacher_scores(dense_Dhw: NDArray[np.floating], text_CD: Tensor) -> Tensor:
     return class_logits(token_1Dhw, text_CD, 1.0)[0]
 
 
-def _named_scores(
-    class_2yx: NDArray[np.uint8], code_2yx: NDArray[np.uint8], *, classes: int
-) -> Tensor:
+def _named_scores(map_4yx: NDArray[np.uint8], classes: int) -> Tensor:
     """(C, y, x) the scores of the best two classes of each cell, 0 for the others."""
-    score_Cyx = torch.zeros(classes, *class_2yx.shape[1:])
-    score_2yx = torch.from_numpy(SCORE_OF_CODE[code_2yx])
-    return score_Cyx.scatter_(0, torch.from_numpy(class_2yx).long(), score_2yx)
+    score_Cyx = torch.zeros(classes, *map_4yx.shape[1:])
+    score_2yx = torch.from_numpy(SCORE_OF_CODE[map_4yx[2:]])
+    return score_Cyx.scatter_(0, torch.from_numpy(map_4yx[:2]).long(), score_2yx)

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from sklearn.metrics import accuracy_score, jaccard_score
 
+from zsseg.pipeline.tables import gamma_text
 from zsseg.stages.cache.disk.hashing import hash_file
 from zsseg.stages.cache.reader import Store
 from zsseg.stages.cache.writer import ArraySpec, Artifact, Writer
@@ -207,20 +208,35 @@ def test_result_files(tiny_world: Path, tmp_path: Path) -> None:
     assert sum(int(row["pixels"]) for row in rows) == result.confusion_CC.sum()
 
 
-def write_store(path: Path, description: Path, *, failed: int | None = None) -> Store:
-    """A store whose dense tokens on a 12 x 16 grid are the text rows of the labels' classes."""
+def write_store(
+    path: Path,
+    description: Path,
+    *,
+    failed: int | None = None,
+    dense: bool = True,
+    names: bool = False,
+) -> Store:
+    """A store whose dense tokens on a 12 x 16 grid are the text rows of the labels' classes.
+
+    `names`: and a map of names, which says "ball" more surely than the labels' classes.
+    """
     spec = load_spec(str(description))
     labels = sorted((description.parent / "labels" / "val").iterdir())
     text_CD = np.eye(4, 5, dtype=np.float32)
-    dense = np.stack([text_CD[blocks(label)].transpose(2, 0, 1) for label in labels])
+    tokens = np.stack([text_CD[blocks(label)].transpose(2, 0, 1) for label in labels])
+    second = np.stack([blocks(label) for label in labels])
+    best = np.where(second == 3, 0, 3).astype(np.uint8)
     status = np.zeros(len(labels), dtype=np.uint8)
     if failed is not None:
-        status[failed], dense[failed] = 1, 0
+        status[failed], tokens[failed] = 1, 0
     artifacts = [
         Artifact("index", {}, (ArraySpec("status", (), "uint8"),)),
         Artifact("text", {}, (ArraySpec("text", (4, 5), "float32"),), per_row=False),
-        Artifact("dense", {}, (ArraySpec("dense", (5, 12, 16), "float16"),), depends=("index",)),
     ]
+    of_tokens = ArraySpec("dense", (5, 12, 16), "float16")
+    of_map = ArraySpec("pixel_names", (4, 12, 16), "uint8")
+    artifacts += [Artifact("dense", {}, (of_tokens,), depends=("index",))] if dense else []
+    artifacts += [Artifact("pixel_names", {}, (of_map,))] if names else []
     identity = {"dataset": spec.name, "split": "val", "classes": spec.classes}
     with Writer.open(
         path,
@@ -233,7 +249,12 @@ def write_store(path: Path, description: Path, *, failed: int | None = None) -> 
         writer.write("index", 0, {"status": status})
         writer.write("text", 0, {"text": text_CD})
         # A token's length must not matter.
-        writer.write("dense", 0, {"dense": (3 * dense).astype(np.float16)})
+        if dense:
+            writer.write("dense", 0, {"dense": (3 * tokens).astype(np.float16)})
+        if names:
+            codes = (np.full_like(best, 128), np.full_like(best, 120))
+            maps = np.stack([best, second, *codes], axis=1)
+            writer.write("pixel_names", 0, {"pixel_names": maps})
         writer.seal()
     return Store.open(path)
 
@@ -267,6 +288,26 @@ def test_teacher_with_tokens_of_the_labels_is_perfect(blocky_world: Path, tmp_pa
     assert save_result(tmp_path, lowered)[0].name == "evaluation-teacher-val-gamma0.5.json"
     assert lowered.scores.accuracy[3] == 1.0
     assert 0.8 < lowered.scores.accuracy[0] < 1.0
+
+
+@pytest.mark.parametrize("dense", [True, False])
+def test_the_map_of_names_is_scored_beside_the_tokens(
+    dense: bool, blocky_world: Path, tmp_path: Path
+) -> None:
+    """It is wrong nearly everywhere here: its second best classes are those of the labels."""
+    spec = load_spec(str(blocky_world))
+    store = write_store(tmp_path / "store", blocky_world, dense=dense, names=True)
+    *tokens, of_map = evaluate_teacher(
+        store, spec, blocky_world.parent, calibration=0.5, progress=silent, device="cpu"
+    )
+    assert [each.settings["from"] for each in tokens] == ["dense tokens"] * (2 if dense else 0)
+    assert all(each.scores.miou > 0.9 for each in tokens)
+    assert of_map.settings["from"] == "map of names"
+    assert of_map.settings["calibration"] == 0
+    assert of_map.scores.miou < 0.01
+    assert save_result(tmp_path, of_map)[0].name == "evaluation-teacher-val-names.json"
+    labels = ["dense tokens, gamma 0", "dense tokens, gamma 0.5", "map of names, gamma 0"]
+    assert [gamma_text(each) for each in (*tokens, of_map)] == labels[0 if dense else 2 :]
 
 
 def test_failed_rows_are_left_out(blocky_world: Path, tmp_path: Path) -> None:

@@ -16,6 +16,8 @@ from zsseg.stages.data.splits import training_samples
 WIDTH = 22
 GRID = (6, 8)
 """Token grid: 8 x 8 pixels of the 48 x 64 images per token."""
+MAP_GRID = (11, 17)
+"""Of the map of names: no whole number of pixels per cell."""
 MASKS = (0, 1, 2, 1001, 1002, 1003, -1)
 """Masks of every image: its visible classes, its latent regions, and an empty slot."""
 
@@ -39,11 +41,12 @@ def write_store(
     regions: bool = True,
     local: bool = True,
     views: int = 0,
+    names: bool = False,
     seed: int = 0,
 ) -> Store:
     """A sealed store of the training images; rows in `failed` have status 1.
 
-    `views`: recorded crops per image, off every grid, mirrored in turns.
+    `views`: recorded crops per image, off every grid, mirrored in turns. `names`: a map of names.
     """
     rng = np.random.default_rng(seed)
     spec, root = load_spec(str(description)), description.parent
@@ -63,6 +66,11 @@ def write_store(
         "local_ids": np.tile(np.array(MASKS, np.int16), (count, 1)),
     }
 
+    maps = ("pixel_names", "unseen_names")
+    for name in maps if names else ():
+        arrays[name] = rng.integers(0, 256, (count, 4, *MAP_GRID)).astype(np.uint8)
+        arrays[name][:, :2] %= classes
+
     def artifact(name: str, *names: str) -> Artifact:
         specs = (ArraySpec(n, arrays[n].shape[1:], str(arrays[n].dtype)) for n in names)
         return Artifact(name=name, recipe={"seed": seed}, arrays=tuple(specs))
@@ -76,6 +84,7 @@ def write_store(
     artifacts = [artifact("index", "size", "status"), artifact("cls", "views", "cls")]
     artifacts += [artifact("dense", "dense")] * dense + [artifact("regions", "regions")] * regions
     artifacts += [artifact("local", "local", "local_ids")] * local
+    artifacts += [artifact("pixel_names", *maps)] if names else []
     identity = {
         "dataset": spec.name,
         "split": "train",

@@ -29,13 +29,14 @@ from zsseg.stages.cache.reader import Store
 from zsseg.stages.data.images import resize_image
 from zsseg.stages.data.spec import VOID, load_spec
 from zsseg.stages.errors import CacheError
+from zsseg.stages.precompute.check.against_teacher import ArtifactCheck, compare_with_teacher
 from zsseg.stages.precompute.make.names_artifact import Naming, map_grid, name_arrays
 from zsseg.stages.precompute.precompute_config import PixelNamesConfig, PrecomputeConfig
 from zsseg.stages.precompute.teacher.clip_teacher import Teacher
 
 CPU = torch.device("cpu")
 NAMES = PixelNamesConfig(enabled=True, stride=8, iterations=2, dilations=(1, 2))
-MAPS = {"pixel_names", "pixel_name_scores", "unseen_names", "unseen_name_scores"}
+MAPS = {"pixel_names", "unseen_names"}
 
 
 def config_of(form: str = "fp16", **fields: Any) -> PrecomputeConfig:
@@ -98,13 +99,10 @@ def test_it_is_what_loops_make_of_tokens_and_names(refinement: Any) -> None:
     naming = Naming(text_CD, (1, 2, 4), (7, 9), config)
     found = name_arrays(dense_Dhw, image_HW3, naming, CPU)
     assert found.keys() == MAPS
-    for names, scores, ids in (
-        ("pixel_names", "pixel_name_scores", (0, 1, 2, 3, 4)),
-        ("unseen_names", "unseen_name_scores", (1, 2, 4)),
-    ):
+    for name, ids in (("pixel_names", (0, 1, 2, 3, 4)), ("unseen_names", (1, 2, 4))):
         class_2yx, odds_2yx = map_slowly(dense_Dhw, image_HW3, text_CD, ids, (7, 9), config)
-        np.testing.assert_array_equal(found[names], class_2yx)
-        assert np.abs(found[scores] - (128 + 10 * odds_2yx)).max() < 0.501
+        np.testing.assert_array_equal(found[name][:2], class_2yx)
+        assert np.abs(found[name][2:] - (128 + 10 * odds_2yx)).max() < 0.501
 
 
 def test_one_unseen_class_has_no_second_and_none_or_all_have_no_map_of_their_own() -> None:
@@ -115,13 +113,11 @@ def test_one_unseen_class_has_no_second_and_none_or_all_have_no_map_of_their_own
     text_CD = np.eye(3, 4, dtype=np.float32)
     for unseen, keys in (((2,), MAPS), ((), None), ((0, 1, 2), None)):
         found = name_arrays(dense_Dhw, image_HW3, Naming(text_CD, unseen, (4, 4), NAMES), CPU)
-        assert found.keys() == (keys or {"pixel_names", "pixel_name_scores"})
-        assert set(found["pixel_names"].ravel()) <= {0, 1, 2}
+        assert found.keys() == (keys or {"pixel_names"})
+        assert set(found["pixel_names"][:2].ravel()) <= {0, 1, 2}
         if keys:
-            assert (found["unseen_names"][0] == 2).all()
-            assert (found["unseen_name_scores"][0] == 255).all()
-            assert (found["unseen_names"][1] == VOID).all()
-            assert not found["unseen_name_scores"][1].any()
+            for values, expected in zip(found["unseen_names"], (2, VOID, 255, 0), strict=True):
+                assert (values == expected).all()
 
 
 def test_a_cell_at_the_edge_counts_where_the_stride_does_not_divide_the_size() -> None:
@@ -236,3 +232,32 @@ def test_hidden_labels_do_not_reach_it(
     assert changed > 10
     again = make(other, tiny_clip, tmp_path / "cache", config_of())
     assert content(again) == content(made)
+
+
+def test_the_map_is_compared_with_the_teacher_s(
+    made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And one of other names does not pass; its dense tokens do."""
+
+    def compare() -> dict[str, ArtifactCheck]:
+        found = compare_with_teacher(
+            made,
+            number=2,
+            root=None,
+            teacher=None,
+            device=None,
+            progress=lambda done, total: None,
+        )
+        return {check.artifact: check for check in found.checks}
+
+    right = compare()["pixel_names"]
+    assert (right.measure, right.mean, right.passed) == ("share of equal names", 1.0, True)
+    whole = Store.read
+
+    def other(self: Store, array: str, row: int) -> Any:
+        values = whole(self, array, row)
+        return (values + 1) % 4 if array == "pixel_names" else values
+
+    monkeypatch.setattr(Store, "read", other)
+    checks = compare()
+    assert [name for name, check in checks.items() if not check.passed] == ["pixel_names"]

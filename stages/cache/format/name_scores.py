@@ -8,7 +8,7 @@ c     the one with 10 log(p / (1 - p)) = c - 128, for c in 1 to 255: 3e-6 to 0.9
 import numpy as np
 from numpy.typing import NDArray
 
-_MIDDLE, _PER_UNIT = 128, 10.0
+MIDDLE, PER_UNIT = 128, 10.0
 
 
 def score_codes(score: NDArray[np.floating]) -> NDArray[np.uint8]:
@@ -16,11 +16,11 @@ def score_codes(score: NDArray[np.floating]) -> NDArray[np.uint8]:
     p = score.astype(np.float64)
     with np.errstate(divide="ignore"):
         odds = np.log(p) - np.log1p(-np.minimum(p, 1))
-    return np.clip(np.rint(_MIDDLE + _PER_UNIT * odds), 1, 255).astype(np.uint8)
+    return np.clip(np.rint(MIDDLE + PER_UNIT * odds), 1, 255).astype(np.uint8)
 
 
 def _scores_of_codes() -> NDArray[np.float32]:
-    odds = (np.arange(256) - _MIDDLE) / _PER_UNIT
+    odds = (np.arange(256) - MIDDLE) / PER_UNIT
     scores = 1 / (1 + np.exp(-odds))
     scores[0] = 0
     return scores.astype(np.float32)

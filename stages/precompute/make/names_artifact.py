@@ -33,7 +33,10 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 NAME = "pixel_names"
-"""Of the artifact, and of its first array."""
+"""Of the artifact, and of its array for all classes."""
+
+UNSEEN = "unseen_names"
+"""Of its array for the unseen classes alone."""
 
 _AT_ONCE = 16
 """Pictures between two reports of progress."""
@@ -68,18 +71,19 @@ def name_arrays(
     naming: Naming,
     device: "torch.device",
 ) -> dict[str, NDArray[np.uint8]]:
-    """The map of an image: of each group its best two classes (2, y, x), and their `score_codes`.
+    """The map (4, y, x) of an image for each group: best and second best class, and the codes
+    (`score_codes`) of their scores.
 
-    The best class comes first, the one of the lower id where two are equal. Where a group has but
-    one class, VOID with code 0 is the second.
+    Of two classes that are equal the one of the lower id is better. Where a group has but one
+    class, VOID with code 0 is the second.
     """
     import torch
 
     with torch.inference_mode():
         cosine_Cyx = _cosines(dense_Dhw, naming, device)
-        groups = {(NAME, "pixel_name_scores"): tuple(range(len(cosine_Cyx)))}
+        groups = {NAME: tuple(range(len(cosine_Cyx)))}
         if 0 < len(naming.unseen_ids) < len(cosine_Cyx):
-            groups["unseen_names", "unseen_name_scores"] = naming.unseen_ids
+            groups[UNSEEN] = naming.unseen_ids
         scores = [
             (cosine_Cyx[list(ids)] / naming.config.temperature).softmax(0)
             for ids in groups.values()
@@ -87,12 +91,13 @@ def name_arrays(
         refined = _refined(torch.cat(scores), image_HW3, naming)
         arrays: dict[str, NDArray[np.uint8]] = {}
         parts = refined.split([len(ids) for ids in groups.values()])
-        for (names, codes), ids, score_Gyx in zip(groups, groups.values(), parts, strict=True):
+        for name, ids, score_Gyx in zip(groups, groups.values(), parts, strict=True):
             index_2yx, best_2yx = _best_two(score_Gyx.cpu())
             id_G = np.array([*ids, VOID], np.uint8)
-            arrays |= {names: id_G[index_2yx.numpy()], codes: score_codes(best_2yx.numpy())}
+            codes_2yx = score_codes(best_2yx.numpy())
+            arrays[name] = np.concatenate([id_G[index_2yx.numpy()], codes_2yx])
             if len(ids) == 1:
-                arrays[codes][1] = 0
+                arrays[name][3] = 0
         return arrays
 
 
@@ -151,10 +156,8 @@ def _recipe(inputs: RecipeInputs) -> dict[str, Any]:
 
 def _arrays(inputs: RecipeInputs) -> tuple[ArraySpec, ...]:
     grid = map_grid(inputs.config.dense.pixels, inputs.config.pixel_names.stride)
-    names = [NAME, "pixel_name_scores"]
-    if has_unseen_map(inputs.spec):
-        names += ["unseen_names", "unseen_name_scores"]
-    return tuple(ArraySpec(name, (2, *grid), "uint8", compressed=True) for name in names)
+    names = [NAME, UNSEEN] if has_unseen_map(inputs.spec) else [NAME]
+    return tuple(ArraySpec(name, (4, *grid), "uint8", compressed=True) for name in names)
 
 
 def _settings(recipe: Recipe) -> dict[str, dict[str, Any]]:

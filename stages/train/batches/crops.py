@@ -17,7 +17,6 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from zsseg.stages.cache.format.codec import DENSE
-from zsseg.stages.cache.format.name_scores import SCORE_OF_CODE
 from zsseg.stages.cache.reader import Store
 from zsseg.stages.data.geometry import (
     View,
@@ -43,7 +42,7 @@ from zsseg.stages.train.batches.sampling import (
     recorded_view,
     view_rng,
 )
-from zsseg.stages.train.batches.store_check import name_maps, reads_dense, stored_samples
+from zsseg.stages.train.batches.store_check import name_map, reads_dense, stored_samples
 from zsseg.stages.train.batches.training_data import TrainingData
 from zsseg.stages.train.run_config import RunConfig
 
@@ -71,7 +70,7 @@ class CropDataset(Dataset[Batch]):
             )
         self._epoch, self._order_N = -1, np.empty(0, dtype=np.intp)
         self._slots_N = _used_slots(store.read_all("local_ids")) if config.uses_local else None
-        self._maps = name_maps(store, config)
+        self._map = name_map(store, config)
         self._jitter = Jitter() if config.augmentation.photometric else None
 
     def used_samples(self) -> dict[int, Sample]:
@@ -120,7 +119,6 @@ class CropDataset(Dataset[Batch]):
         token_D, (local_KD, id_K) = self._token(row, view, number), self._local(row)
         region_hw, row_H, column_W = self._region(row, view)
         dense_Dhw, down_yh, across_xw = self._dense(row, view)
-        name_qr, score_2qr = self._names(row, view)
         return Batch(
             row_B=torch.tensor([row]),
             image_B3HW=torch.from_numpy(image_3HW)[None],
@@ -130,8 +128,7 @@ class CropDataset(Dataset[Batch]):
             token_BD=_tensor(token_D),
             local_BKD=_tensor(local_KD),
             local_id_BK=_tensor(id_K),
-            name_Bqr=_tensor(name_qr),
-            name_score_B2qr=_tensor(score_2qr),
+            names_B4qr=_tensor(self._names(row, view)),
             image_region_Bhw=_tensor(region_hw),
             row_BH=_tensor(row_H),
             column_BW=_tensor(column_W),
@@ -173,17 +170,12 @@ class CropDataset(Dataset[Batch]):
         local_KD, id_K = (self._store.read(name, row) for name in ("local", "local_ids"))
         return local_KD.astype(np.float32), id_K.astype(np.int64)
 
-    def _names(
-        self, row: int, view: View
-    ) -> tuple[NDArray[np.uint8] | None, NDArray[np.float32] | None]:
-        """Cut here, unlike regions and dense tokens: what is left has the size of the labels."""
-        if self._maps is None:
-            return None, None
-        names, codes = self._maps
+    def _names(self, row: int, view: View) -> NDArray[np.uint8] | None:
+        """Cut here, unlike regions and dense tokens: it is as small as the map of the image."""
+        if self._map is None:
+            return None
         rows, columns = (math.ceil(side / _NAMED_CELL) for side in self._config.augmentation.crop)
-        best_yx, code_2yx = self._store.read(names, row)[0], self._store.read(codes, row)
-        code_2qr = [crop_map(code_yx, view, (rows, columns), 0) for code_yx in code_2yx]
-        return crop_map(best_yx, view, (rows, columns), VOID), SCORE_OF_CODE[np.stack(code_2qr)]
+        return crop_map(self._store.read(self._map, row), view, (rows, columns), 0)
 
     def _dense(self, row: int, view: View) -> tuple[NDArray[Any] | None, ...]:
         if not reads_dense(self._store, self._config):
@@ -216,7 +208,7 @@ def _arrays(store: Store, config: RunConfig) -> dict[str, bool]:
         "views": config.augmentation.views == "recorded",
         "local": config.uses_local,
         "local_ids": config.uses_local,
-        **dict.fromkeys(name_maps(store, config) or (), True),
+        **({name: True} if (name := name_map(store, config)) else {}),
     }
 
 

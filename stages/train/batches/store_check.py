@@ -67,20 +67,20 @@ def check_store(store: Store, spec: DatasetSpec, config: RunConfig) -> None:
             )
 
 
-def name_maps(store: Store, config: RunConfig) -> tuple[str, str] | None:
-    """The store's map of names of unseen classes, and of their scores, if the run asks for names.
+def name_map(store: Store, config: RunConfig) -> str | None:
+    """The array that is the store's map of names of unseen classes, if the run asks for names.
 
     None where it does not, or where the store has none: then dense tokens name pixels.
     """
     if not config.asks_teacher:
         return None
-    pairs = (("unseen_names", "unseen_name_scores"), ("pixel_names", "pixel_name_scores"))
-    return next((pair for pair in pairs if store.has(pair[0])), None)
+    # Where all classes are unseen, their map is that of all classes.
+    return next((name for name in ("unseen_names", "pixel_names") if store.has(name)), None)
 
 
 def reads_dense(store: Store, config: RunConfig) -> bool:
     """Are the store's dense tokens looked at one by one: distilled, or to name pixels?"""
-    names = config.asks_teacher and name_maps(store, config) is None
+    names = config.asks_teacher and name_map(store, config) is None
     return config.objectives.need("dense") or names
 
 

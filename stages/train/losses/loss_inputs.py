@@ -22,7 +22,7 @@ from zsseg.stages.train.losses.latent import LEFT_OUT, latent_embeddings, with_l
 from zsseg.stages.train.losses.likelihood import negative_log_likelihood
 from zsseg.stages.train.losses.pseudo_mask import CropMasks, mask_codes, masks_of
 from zsseg.stages.train.losses.resample import bilinear, nearest
-from zsseg.stages.train.losses.self_training import confident_labels, pseudo_labels
+from zsseg.stages.train.losses.self_training import confident_labels, pseudo_labels, score_of_codes
 from zsseg.stages.train.method_config import ObjectiveConfig, Source
 from zsseg.stages.train.run_config import RunConfig
 from zsseg.stages.train.students.student import class_logits
@@ -165,7 +165,7 @@ def _with_pseudo_labels(
     features = {"student": feature_BDhw, "ema": average_BDhw, "teacher": batch.dense_BDyx}
     assert step.source is not None
     logits_BChw = _logits(feature_BDhw, step.classes.text_CD, step.config)
-    if step.source == "teacher" and batch.name_Bqr is not None:
+    if step.source == "teacher" and batch.names_B4qr is not None:
         grid = (feature_BDhw.shape[2], feature_BDhw.shape[3])
         return ClassScores(logits_BChw, labels_of_map(batch, step.config, grid))
     named_by_BDhw = features[step.source]
@@ -205,13 +205,14 @@ def labels_of_map(batch: Batch, config: RunConfig, grid: tuple[int, int]) -> Ten
     """`filled_labels` where the store's map of names names the pixels; confidence is its score."""
     method = config.self_training.method
     assert method != "none"
-    assert batch.name_Bqr is not None
-    assert batch.name_score_B2qr is not None
-    best_Bqr, second_Bqr = batch.name_score_B2qr.unbind(1)
-    sure_Bqr = best_Bqr - second_Bqr if config.self_training.confidence == "margin" else best_Bqr
+    assert batch.names_B4qr is not None
+    class_Bqr, _, best_Bqr, second_Bqr = batch.names_B4qr.unbind(1)
+    sure_Bqr = score_of_codes(best_Bqr)
+    if config.self_training.confidence == "margin":
+        sure_Bqr = sure_Bqr - score_of_codes(second_Bqr)
     unlabelled_Bhw, region_Bhw = _where(batch, grid)
     pseudo_Bhw = confident_labels(
-        nearest(batch.name_Bqr, grid).long(),
+        nearest(class_Bqr, grid).long(),
         nearest(sure_Bqr, grid),
         unlabelled_Bhw=unlabelled_Bhw,
         region_Bhw=region_Bhw,

@@ -12,6 +12,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from zsseg.stages.cache.format.name_scores import MIDDLE, PER_UNIT
 from zsseg.stages.data.spec import VOID
 from zsseg.stages.train.method_config import Confidence
 
@@ -69,6 +70,11 @@ def pseudo_labels(
         share=share,
         method=method,
     )
+
+
+def score_of_codes(code: Tensor) -> Tensor:
+    """float32 scores of a map of names (`cache.format.name_scores`), of any shape."""
+    return torch.sigmoid((code.float() - MIDDLE) / PER_UNIT) * (code > 0)
 
 
 def confident_labels(
