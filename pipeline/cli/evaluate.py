@@ -196,7 +196,7 @@ def _teacher_beside(
 ) -> "Sequence[EvaluationResult]":
     """The teacher's own scores, the measure of a run without labels; () without a store of them."""
     from zsseg.pipeline.named_stores import teacher_store
-    from zsseg.stages.evaluate.evaluation import evaluate_teacher
+    from zsseg.stages.evaluate.teacher_evaluation import evaluate_teacher
     from zsseg.stages.train.processes import processes
 
     training = student.record.store

@@ -78,7 +78,7 @@ def evaluate_teacher(
         )
     row_of = {entry["id"]: entry["row"] for entry in store.index}
     text_CD = torch.from_numpy(store.read_all("text")).to(choose_device(device))
-    samples = labelled(_cached_samples(store, spec, root), root, store.identity["split"])
+    samples = labelled(_cached_samples(store, spec, root), spec, root, store.identity["split"])
     results: list[EvaluationResult] = []
     for source in _sources(store, text_CD, calibration):
 

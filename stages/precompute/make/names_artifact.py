@@ -122,8 +122,8 @@ def _refined(score_Gyx: "Tensor", image_HW3: NDArray[np.uint8], naming: Naming) 
     config = naming.config
     if config.refinement == "none":
         return score_Gyx
-    small_yx3 = torch.from_numpy(resize_image(image_HW3, naming.grid))
-    image_3yx = small_yx3.permute(2, 0, 1).to(score_Gyx)
+    small_yx3 = resize_image(image_HW3, naming.grid)
+    image_3yx = torch.from_numpy(small_yx3).permute(2, 0, 1).to(score_Gyx)
     return pamr(score_Gyx, image_3yx, iterations=config.iterations, dilations=config.dilations)
 
 
@@ -188,7 +188,9 @@ def _make(shard: ShardInputs) -> Made:
     }
 
     def name(i: int) -> None:
-        made = name_arrays(token_NDhw[i], pictures[i].image_HW3, naming, shard.teacher.device)
+        with pictures[i].opened() as picture:
+            small_yx3 = resize_image(picture.image_HW3, naming.grid)
+        made = name_arrays(token_NDhw[i], small_yx3, naming, shard.teacher.device)
         for array, values in made.items():
             arrays[array][i] = values
 
