@@ -58,10 +58,7 @@ def evaluate(
     run: Annotated[Path | None, typer.Option(help="Folder of a run.")] = None,
     teacher_alone: Annotated[
         bool,
-        typer.Option(
-            "--teacher-alone",
-            help="Score the cached dense tokens and map of names, without training.",
-        ),
+        typer.Option("--teacher-alone", help="Score what is cached of the teacher, untrained."),
     ] = False,
     teacher: OldFlag = False,
     cache: CacheFolder = Path("data_cache"),
