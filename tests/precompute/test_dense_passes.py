@@ -2,17 +2,20 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from helpers.clip_store import load_once
+from helpers.clip_store import CONFIG, image_of, load_once, pixels, run
 from numpy.typing import NDArray
 from torch import Tensor
 
+from zsseg.stages.cache.reader import Store
 from zsseg.stages.data.geometry import WHOLE, crop_tokens
-from zsseg.stages.errors import UserError
-from zsseg.stages.precompute.precompute_config import DenseConfig, WindowConfig
+from zsseg.stages.errors import CacheError, UserError
+from zsseg.stages.precompute.check.consistency_gap import dense_config
+from zsseg.stages.precompute.precompute_config import DenseConfig, LocalConfig, WindowConfig
 from zsseg.stages.precompute.teacher.averaged_tokens import pass_tokens, to_grid
 from zsseg.stages.precompute.teacher.clip_teacher import Teacher
 from zsseg.stages.precompute.teacher.dense_passes import (
@@ -265,3 +268,23 @@ def test_tokens_that_are_not_finite_stay_so() -> None:
 
         found = pass_tokens(encode, torch.zeros(1, 3, 8, 8), seen, (4, 4), flip=True)
         assert not torch.isfinite(found).all()
+
+
+def test_a_store_of_several_passes(tiny_world: Path, tiny_clip: str, tmp_path: Path) -> None:
+    config = CONFIG.model_copy(update={"dense": SEVERAL, "local": LocalConfig(enabled=False)})
+    result = run(tiny_world, tiny_clip, tmp_path, config=config)
+    store, teacher = Store.open(result.path), load_once(resolve_teacher(tiny_clip), device="cpu")
+    assert result.written["dense"] == store.rows
+    assert result.forwards["dense"] == store.rows * 3 * 2
+    recipe = store.recipes["dense"]
+    assert (recipe["scales"], recipe["flip"]) == ([0.5, 1.0, 1.5], True)
+    assert "windows" not in recipe
+    (token_Dhw,) = teacher.dense([pixels(image_of(tiny_world, 2))], SEVERAL)
+    np.testing.assert_allclose(store.read("dense", 2), token_Dhw, atol=1e-3)
+    assert dense_config(store) == SEVERAL
+    once = config.model_copy(update={"dense": DenseConfig(size=(64, 96))})
+    with pytest.raises(CacheError, match=r"dense\.flip: stored true, asked nothing"):
+        run(tiny_world, tiny_clip, tmp_path, config=once)
+    again = run(tiny_world, tiny_clip, tmp_path, config=once, update=True)
+    assert set(again.written) == {"dense", "regions"}
+    assert set(Store.open(again.path).recipes["dense"]) == {"teacher", "size", "path"}
