@@ -21,7 +21,7 @@ from zsseg.stages.precompute.engine.thread_engine import Engine
 from zsseg.stages.precompute.make.artifacts import FROM_TOKENS, PER_ROW
 from zsseg.stages.precompute.plan.wanted_store import WantedStore
 from zsseg.stages.precompute.plan.work_plan import Plan, Planner, planned_bytes
-from zsseg.stages.precompute.teacher.dense_passes import DensePass, dense_passes
+from zsseg.stages.precompute.teacher.dense_passes import DensePass, passes_on_grid
 
 SAMPLED = 4
 """Images that are computed to estimate the time."""
@@ -113,10 +113,9 @@ def _refused(path: StorePath, found: Mismatch | None) -> tuple[str, ...]:
 
 def _dense(wanted: WantedStore, seconds: float) -> DenseForecast:
     config, (height, width) = wanted.config.dense, wanted.traits.grid
-    strides = config.pixels[0] // height, config.pixels[1] // width
     specs = (spec for artifact, spec in wanted.manifest.arrays.values() if artifact.name == DENSE)
     return DenseForecast(
-        passes=dense_passes(config, strides),
+        passes=passes_on_grid(config, (height, width)),
         flip=config.flip,
         grid=(height, width),
         bytes=sum(prod(spec.shape) * np.dtype(spec.dtype).itemsize for spec in specs),

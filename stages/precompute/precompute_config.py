@@ -3,9 +3,9 @@
 `[ours]` marks a default that neither paper states.
 """
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt, model_validator
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt, field_validator, model_validator
 
 from zsseg.stages.setting_marks import Mark
 
@@ -104,6 +104,16 @@ class DenseConfig(BaseModel):
     """What is stored of a dense token. fp16: half precision; int8: 8 bits per number and one scale
     per token, half the bytes; pca:128: its first 128 principal components in half precision; none:
     nothing, only regions are made of it. What a format loses is measured and printed. [ours]"""
+
+    @field_validator("size", mode="before")
+    @classmethod
+    def _size_or_auto(cls, value: Any) -> Any:
+        if value == "auto":
+            return value
+        pair = tuple(value) if isinstance(value, list | tuple) else ()
+        if len(pair) == 2 and all(type(side) is int for side in pair):
+            return pair
+        raise ValueError("give [height, width] in pixels, or auto")
 
     @property
     def pixels(self) -> tuple[int, int]:

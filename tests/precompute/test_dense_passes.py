@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from helpers.clip_store import CONFIG, image_of, load_once, pixels, run
+from helpers.clip_store import CONFIG, content, image_of, load_once, pixels, run
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -288,3 +288,9 @@ def test_a_store_of_several_passes(tiny_world: Path, tiny_clip: str, tmp_path: P
     again = run(tiny_world, tiny_clip, tmp_path, config=once, update=True)
     assert set(again.written) == {"dense", "regions"}
     assert set(Store.open(again.path).recipes["dense"]) == {"teacher", "size", "path"}
+    before = content(again.path)
+    dense = once.dense.model_copy(update={"windows": WindowConfig(size=20)})
+    unfit = once.model_copy(update={"dense": dense})
+    with pytest.raises(UserError, match=r"windows\.size=20"):
+        run(tiny_world, tiny_clip, tmp_path, config=unfit, update=True)
+    assert content(again.path) == before

@@ -25,6 +25,7 @@ from zsseg.stages.precompute.make.artifact_kind import (
 )
 from zsseg.stages.precompute.make.pictures import Picture, PictureOnDisk
 from zsseg.stages.precompute.precompute_config import PASS_SETTINGS, PATH_SETTINGS, DenseConfig
+from zsseg.stages.precompute.teacher.dense_passes import passes_on_grid
 from zsseg.stages.precompute.threads import in_threads, slices
 
 if TYPE_CHECKING:
@@ -94,8 +95,13 @@ def shard_tokens(shard: ShardInputs) -> NDArray[np.floating]:
 
 
 def token_recipe(inputs: RecipeInputs) -> dict[str, Any]:
-    """What dense tokens follow from, before they are stored in a format."""
+    """What dense tokens follow from, before they are stored in a format.
+
+    Raises UserError for windows that do not fit the teacher.
+    """
     config, path = inputs.config.dense, inputs.traits.dense_path
+    height, columns = inputs.traits.grid
+    passes_on_grid(config, (height, columns))  # before anything of a store is changed
     return {
         "teacher": inputs.files.recipe(),
         "size": list(config.pixels),

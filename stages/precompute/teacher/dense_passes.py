@@ -65,6 +65,12 @@ def dense_passes(config: DenseConfig, strides: Pair) -> tuple[DensePass, ...]:
     return tuple(_pass(config, scale, strides) for scale in config.scales)
 
 
+def passes_on_grid(config: DenseConfig, grid: Pair) -> tuple[DensePass, ...]:
+    """`dense_passes` of the teacher that has a grid (h, w) of tokens at `size`."""
+    (height, width), (rows, columns) = config.pixels, grid
+    return dense_passes(config, (height // rows, width // columns))
+
+
 def _pass(config: DenseConfig, scale: float, strides: Pair) -> DensePass:
     height, width = config.pixels
     size = _multiples((height * scale, width * scale), strides)
