@@ -163,6 +163,8 @@ def read_result(path: Path) -> EvaluationResult:
 def _result(stored: dict[str, Any]) -> EvaluationResult:
     unseen = [i for i, row in enumerate(stored["classes"]) if row["unseen"]]
     confusion_CC = np.array(stored["confusion"], dtype=np.int64)
+    if confusion_CC.sum(1).tolist() != [row["pixels"] for row in stored["classes"]]:
+        raise ValueError("its counts of pixels do not agree")
     return EvaluationResult(
         subject=stored["subject"],
         source=stored["source"],

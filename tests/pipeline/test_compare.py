@@ -265,6 +265,17 @@ def test_what_else_lies_among_runs_is_left_out(
         compare_runs([one, tmp_path / "on"], "val")
 
 
+def test_a_flipped_digit_in_a_result_is_noticed(tmp_path: Path) -> None:
+    run = _run(tmp_path / "one")
+    _score(run, noise=1)
+    file = run / "evaluation-val.json"
+    counts = file.read_text()
+    file.write_text(counts.replace("[[9", "[[1"))
+    assert file.read_text() != counts
+    with pytest.raises(UserError, match=r"evaluation-val\.json: damaged.*do not agree"):
+        compare_runs([run], "val")
+
+
 @pytest.mark.parametrize("text", ["{", "[]", '{"subject": "student"}'])
 def test_a_damaged_result_is_named(tmp_path: Path, text: str) -> None:
     run = _run(tmp_path / "one")
