@@ -8,7 +8,8 @@ from typing import Any
 
 import xxhash
 
-from zsseg.stages.cache.disk.json_files import read_json_lines
+from zsseg.stages.cache.disk.hashing import hash_file
+from zsseg.stages.cache.disk.json_files import read_json, read_json_lines
 from zsseg.stages.cache.disk.lock import HOLDER, LOCK
 from zsseg.stages.cache.disk.storage import storage
 from zsseg.stages.cache.disk.store_path import StorePath
@@ -52,7 +53,10 @@ def prepare_store(path: StorePath, wanted: Manifest, index: bytes, *, update: bo
     else:
         _create(path, wanted, index)
     for file, content in arrays.items():
-        if not storage(path / file).exists():
+        there = storage(path / file).exists()
+        if not (there and (_says_the_same(path / file, content) or _is_sealed(path, file))):
+            if there:
+                _log.warning("%s was damaged; restored", path / file)
             storage(path / file).write(content)
 
 
@@ -71,6 +75,21 @@ def _restore(path: StorePath, wanted: Sequence[tuple[str, bytes]]) -> None:
         ):
             _log.warning("%s was lost or damaged; restored", path / file)
             storage(path / file).write(content)
+
+
+def _is_sealed(path: StorePath, file: str) -> bool:
+    """Is a file as a finished store has it? Another version may have written it otherwise."""
+    try:
+        return bool(ledger.read_seal(path)["files"].get(file) == hash_file(path / file))
+    except CacheError:
+        return False
+
+
+def _says_the_same(file: StorePath, content: bytes) -> bool:
+    try:
+        return bool(read_json(file) == json.loads(content))
+    except CacheError:
+        return False
 
 
 def _create(path: StorePath, wanted: Manifest, index: bytes) -> None:

@@ -424,6 +424,19 @@ def test_a_second_writer_is_refused_until_the_first_ends(tmp_path: Path) -> None
         pass
 
 
+@pytest.mark.parametrize("damaged", [b"", b'{"shape": [7', b'{"shape": [6]}'])
+def test_a_damaged_description_of_an_array_is_not_sealed(tmp_path: Path, damaged: bytes) -> None:
+    """Of an unfinished store, where no seal tells; shards are written without reading it."""
+    wanted = make_store(tmp_path / "wanted")
+    store = tmp_path / "store"
+    open_writer(store).close()
+    (store / "dense" / "zarr.json").write_bytes(damaged)
+    with open_writer(store) as writer:
+        fill(writer)
+        writer.seal()
+    assert content(store) == content(wanted)
+
+
 def test_orphans_of_a_killed_run_are_swept(tmp_path: Path) -> None:
     path = make_store(tmp_path / "store")
     orphan = path / "dense" / "c.0.0.0.0.1234.partial"
