@@ -14,6 +14,7 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from multiprocessing.context import ForkContext, ForkServerContext
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
@@ -51,13 +52,20 @@ def started(
     said: Path,
     *,
     death: Death | None = None,
+    patched: bool = False,
 ) -> BaseProcess:
     """A process of this command. What it prints goes to the file `said`.
 
-    One that ends leaves beside it (`.passed`) how often it passed each point.
+    `patched`: forked from this process instead, so that it has what the test has patched and
+    loaded; the test may not have used more than one of torch's threads. One that ends leaves beside
+    `said` (`.passed`) how often it passed each point.
     """
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(list(_IMPORTED))
+    context: ForkContext | ForkServerContext
+    if patched:
+        context = multiprocessing.get_context("fork")
+    else:
+        context = multiprocessing.get_context("forkserver")
+        context.set_forkserver_preload(list(_IMPORTED))
     process = context.Process(target=_run, args=(tuple(arguments), said, death))
     process.start()
     return process
@@ -81,6 +89,8 @@ def _run(
     with said.open("wb") as file:
         for descriptor in (1, 2):
             os.dup2(file.fileno(), descriptor)
+    # Where pytest has others in their place, a forked process has them too.
+    sys.stdout, sys.stderr = (open(number, "w", buffering=1, closefd=False) for number in (1, 2))  # noqa: SIM115
     torch.set_num_threads(1)
     passed = _watch(death)
     sys.argv = ["zsseg", *arguments]
