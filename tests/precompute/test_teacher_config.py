@@ -79,7 +79,7 @@ def test_a_setting_that_is_wrong_or_unknown_is_named(
 @pytest.mark.parametrize(
     ("section", "values"),
     [
-        ("model_cfg.vision_cfg", {"patch_size": 4096}),
+        ("model_cfg.vision_cfg", {"patch_size": 512}),
         ("model_cfg.vision_cfg", {"head_width": 4096}),
         ("model_cfg.text_cfg", {"heads": 7}),
         ("model_cfg.text_cfg", {"width": 40}),
@@ -140,7 +140,7 @@ def test_a_tokenizer_is_read_from_its_folder_without_code(
     spec = edit(clip, "model_cfg.text_cfg", hf_tokenizer_name="someone/else")
     (clip / "tokenizer.json").write_text(TOKENIZER)
     load_teacher(resolve_teacher(spec), device="cpu")
-    assert asked["source"] == clip
+    assert asked["source"] != clip  # a copy of what it may read
     assert asked["trust_remote_code"] is False
     assert asked["local_files_only"] is True
     assert code.TIME_OUT_REMOTE_CODE == 0  # it would ask at a terminal

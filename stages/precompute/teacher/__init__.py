@@ -1,6 +1,8 @@
 """CLIP: `teacher_files` (found and hashed), `teacher_config` (its configuration, checked),
-`teacher_names` (open_clip's models and tags, and which to offer),
+`teacher_size` (against that of the weights), `teacher_names` (open_clip's models
+and tags, and which to offer),
 `clip_teacher` (loaded) with `teacher_weights` (a checkpoint's tensors) and `open_clip_parts`,
+`private_copy` (of a folder, for transformers to read),
 `passes` (a batch through it), `dense_passes` (sizes and windows that an image is seen at),
 `dense_tokens` (of one pass), `averaged_tokens` (of several), `text_embeddings`,
 `teacher_precision`.

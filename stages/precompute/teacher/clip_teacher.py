@@ -33,9 +33,10 @@ from zsseg.stages.precompute.teacher.dense_tokens import (
 from zsseg.stages.precompute.teacher.open_clip_parts import (
     load_tokenizer,
     load_weights,
-    text_tower_files,
+    text_tower_settings,
 )
 from zsseg.stages.precompute.teacher.passes import Passes
+from zsseg.stages.precompute.teacher.private_copy import private_copy
 from zsseg.stages.precompute.teacher.teacher_files import TeacherFiles
 from zsseg.stages.precompute.teacher.teacher_weights import read_weights
 from zsseg.stages.precompute.threads import in_threads, slices
@@ -237,15 +238,16 @@ def _create_model(files: TeacherFiles, device: torch.device) -> Any:
     root = logging.getLogger()
     root.addFilter(_not_about_weights)
     try:
-        model = open_clip.create_model(
-            files.model,
-            pretrained=files.pretrained,
-            load_weights=False,
-            pretrained_text=False,
-            device=device,
-            force_preprocess_cfg=preprocessing,
-            **text_tower_files(files),
-        )
+        with private_copy(files.model) as name:
+            model = open_clip.create_model(
+                name,
+                pretrained=files.pretrained,
+                load_weights=False,
+                pretrained_text=False,
+                device=device,
+                force_preprocess_cfg=preprocessing,
+                **text_tower_settings(name),
+            )
     except (OSError, ImportError) as error:
         raise ResourceError(
             f"{files.spec}: cannot build it: {_one_line(error)}. Install or bring what is missing"
@@ -261,9 +263,9 @@ def _create_model(files: TeacherFiles, device: torch.device) -> Any:
         root.removeFilter(_not_about_weights)
     try:
         load_weights(model, read_weights(files.weights, files.spec))
-    except UserError:
+    except (UserError, MemoryError):
         raise
-    except (RuntimeError, ValueError, LookupError, AttributeError, AssertionError) as error:
+    except Exception as error:  # of tensors whose number, shape or kind is not expected
         raise UserError(
             f"{files.spec}: {files.weights} does not fit {files.model}: {_one_line(error)}. "
             "Check that these are the weights of this model"

@@ -1,7 +1,8 @@
 """What open_clip makes of a teacher's files: its tokenizer, its text tower, its loaded weights.
 
-Code that lies beside the files never runs: transformers is told so for the tokenizer, and the
-files of a folder that name code are refused before (`teacher_config.refuse_code_beside`).
+Code that lies beside the files never runs: the files of a folder that name code are refused before
+(`teacher_config.refuse_code_beside`), transformers reads a private copy of the others, and is told
+so for the tokenizer.
 """
 
 from collections.abc import Callable
@@ -18,50 +19,64 @@ from open_clip.model import (
 )
 from torch import Tensor, zeros_like
 
-from zsseg.stages.errors import ResourceError
+from zsseg.stages.errors import ResourceError, UserError
+from zsseg.stages.precompute.teacher.private_copy import FOLDER, private_copy
 from zsseg.stages.precompute.teacher.teacher_files import TeacherFiles
 from zsseg.stages.precompute.teacher.teacher_weights import Weights
-
-_FOLDER = "local-dir:"
 
 
 def load_tokenizer(files: TeacherFiles) -> Callable[[list[str]], Tensor]:
     """The tokenizer that the teacher's configuration names.
 
-    That of a folder is read from the folder, never from the network. Raises ResourceError when it
-    is not there, or the package that reads it.
+    That of a folder is read from a private copy of it, never from the network. Raises ResourceError
+    when it is not there, or the package that reads it, and UserError for files that hold none.
     """
     tokenizer: Callable[[list[str]], Tensor]
-    try:
-        if not _text_config(files).get("hf_tokenizer_name"):
-            tokenizer = open_clip.get_tokenizer(files.model)
-            return tokenizer
-        _never_ask_for_code()
-        offline = {"local_files_only": True} if files.model.startswith(_FOLDER) else {}
-        tokenizer = open_clip.get_tokenizer(files.model, trust_remote_code=False, **offline)
-    except (OSError, ImportError, ValueError, KeyError, TypeError) as error:
-        reason = " ".join(str(error).split())[:300].rstrip(".")
-        raise ResourceError(
-            f"{files.spec}: its tokenizer cannot be loaded: {reason}. Install the package "
-            "`transformers` and, without network, put the tokenizer's files beside the weights "
-            "(local-dir:FOLDER)"
-        ) from error
+    with private_copy(files.model) as model:
+        try:
+            if not _text_config(model).get("hf_tokenizer_name"):
+                tokenizer = open_clip.get_tokenizer(model)
+                return tokenizer
+            _never_ask_for_code()
+            offline = {"local_files_only": True} if model.startswith(FOLDER) else {}
+            tokenizer = open_clip.get_tokenizer(model, trust_remote_code=False, **offline)
+        except (OSError, ImportError) as error:
+            raise ResourceError(
+                f"{files.spec}: its tokenizer cannot be loaded: {_reason(error, model, files)}. "
+                "Install the package `transformers` and, without network, put the tokenizer's "
+                "files beside the weights (local-dir:FOLDER)"
+            ) from error
+        except MemoryError:
+            raise
+        except Exception as error:  # the readers of these files raise anything, Exception itself
+            raise UserError(
+                f"{files.spec}: its tokenizer cannot be loaded: {_reason(error, model, files)}. "
+                "Take the tokenizer's files that were published with the weights"
+            ) from error
     return tokenizer
 
 
-def text_tower_files(files: TeacherFiles) -> dict[str, Any]:
+def text_tower_settings(model: str) -> dict[str, Any]:
     """Settings of `create_model` that have a folder's text tower of transformers read from there.
 
-    Its configuration would come from the network else.
+    Its configuration would come from the network else. `model` is that of a `private_copy`.
     """
-    text = _text_config(files)
+    text = _text_config(model)
     if not text.get("hf_model_name"):
         return {}
     _never_ask_for_code()
-    if not files.model.startswith(_FOLDER):
+    if not model.startswith(FOLDER):
         return {}
-    folder = files.model.removeprefix(_FOLDER)
+    folder = model.removeprefix(FOLDER)
     return {"text_cfg": {**text, "hf_model_name": folder, "hf_model_pretrained": False}}
+
+
+def _reason(error: Exception, copy: str, files: TeacherFiles) -> str:
+    """An error in one line, about the folder itself instead of its copy."""
+    text = " ".join((str(error) or type(error).__name__).split())
+    return text.replace(copy.removeprefix(FOLDER), files.model.removeprefix(FOLDER))[:300].rstrip(
+        "."
+    )
 
 
 def load_weights(model: Any, weights: Weights) -> None:
@@ -87,9 +102,9 @@ def load_weights(model: Any, weights: Weights) -> None:
     model.load_state_dict(weights, strict=True)
 
 
-def _text_config(files: TeacherFiles) -> dict[str, Any]:
+def _text_config(model: str) -> dict[str, Any]:
     """The settings of the text tower."""
-    text: dict[str, Any] = factory.get_model_config(files.model)["text_cfg"]
+    text: dict[str, Any] = factory.get_model_config(model)["text_cfg"]
     return text
 
 

@@ -40,6 +40,16 @@ TOKENIZER_FILES = (
 """Files beside the weights that decide how a prompt becomes tokens."""
 
 _PUBLISHED = "Take the file that was published with the weights"
+SETTINGS_FILES = ("config.json", "tokenizer_config.json")
+"""Settings beside the weights that transformers reads for a text tower and for a tokenizer."""
+
+_OTHER_SETTINGS_FILES = (
+    "special_tokens_map.json",
+    "processor_config.json",
+    "preprocessor_config.json",
+)
+"""Settings that must name no code either."""
+
 _LARGEST = 1 << 22  # bytes; a configuration has a few KiB
 _STRICT = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 
@@ -183,14 +193,7 @@ def read_config(file: Path, spec: str) -> dict[str, Any]:
     """
     if not file.is_file():
         raise ResourceError(f"{spec}: {file} is missing; put it there, it comes with the weights")
-    if file.stat().st_size > _LARGEST:
-        raise UserError(
-            f"{spec}: {file} has {file.stat().st_size} bytes, too many for settings. {_PUBLISHED}"
-        )
-    try:
-        config = json.loads(file.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{spec}: {file} is not valid JSON: {error}. {_PUBLISHED}") from error
+    config = _json(file, spec)
     if not isinstance(config, dict):
         raise UserError(f'{spec}: {file} is no JSON object with a "model_cfg". {_PUBLISHED}')
     try:
@@ -235,19 +238,45 @@ def refuse_code_beside(folder: Path, config: dict[str, Any], spec: str) -> None:
             "has no tokenizer.json. Put the tokenizer's files there: a folder uses what is in it, "
             "and never the network"
         )
-    for name in ("config.json", "tokenizer_config.json"):
+    for name in (*SETTINGS_FILES, *_OTHER_SETTINGS_FILES):
         file = folder / name
         if not file.is_file():
             continue
-        try:
-            stated = json.loads(file.read_text(encoding="utf-8"))
-        except (ValueError, RecursionError) as error:
-            raise UserError(f"{spec}: {file} is not valid JSON: {error}. {_PUBLISHED}") from error
-        if not isinstance(stated, dict) or "auto_map" in stated or "custom_pipelines" in stated:
+        stated = _json(file, spec)
+        if not isinstance(stated, dict) or _names_code(stated):
             raise UserError(
                 f"{spec}: {file} names Python code to load ('auto_map'), which zsseg never runs. "
                 "Take a teacher whose tokenizer and text tower are those of transformers"
             )
+
+
+def _names_code(value: Any) -> bool:
+    """Does a setting at any depth ask for code that is no part of transformers?"""
+    if isinstance(value, list):
+        return any(map(_names_code, value))
+    if not isinstance(value, dict):
+        return False
+    return (
+        "auto_map" in value
+        or "custom_pipelines" in value
+        or bool(value.get("trust_remote_code"))
+        or any(map(_names_code, value.values()))
+    )
+
+
+def _json(file: Path, spec: str) -> Any:
+    """What a file of settings says. Raises UserError for no JSON or too much of it."""
+    try:
+        if file.stat().st_size > _LARGEST:
+            raise UserError(
+                f"{spec}: {file} has {file.stat().st_size} bytes, too many for settings. "
+                f"{_PUBLISHED}"
+            )
+        return json.loads(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ResourceError(f"{spec}: cannot read {file}: {error.strerror or error}") from error
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{spec}: {file} is not valid JSON: {error}. {_PUBLISHED}") from error
 
 
 def tokenizer_files(folder: Path) -> list[Path]:

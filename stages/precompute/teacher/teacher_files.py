@@ -32,6 +32,7 @@ from zsseg.stages.precompute.teacher.teacher_names import (
     published_weights,
     quickgelu_advice,
 )
+from zsseg.stages.precompute.teacher.teacher_size import refuse_too_large
 
 # The order in which open_clip picks the weights of a folder; other names only when there is one.
 _WEIGHT_FILES = (
@@ -145,6 +146,7 @@ def _from_folder(spec: str) -> TeacherFiles:
     config = read_config(folder / CONFIG_FILE, spec)
     refuse_code_beside(folder, config, spec)
     weights = (named or found)[0]
+    refuse_too_large(config, weights, spec)
     if _named_quickgelu(weights) and not config["model_cfg"].get("quick_gelu"):
         raise UserError(
             f"{spec}: {weights.name} says that its weights were trained with QuickGELU, "
