@@ -7,6 +7,7 @@ import os
 import resource
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -100,7 +101,7 @@ def test_what_a_kill_left_is_cleared_by_the_next_save(tmp_path: Path) -> None:
     assert names_in(tmp_path) == ["step-000005"]
 
 
-@pytest.mark.parametrize("at", ["sync", "hash_file", "write_durably", "rename"])
+@pytest.mark.parametrize("at", ["durable_file", "hash_file", "write_durably", "rename"])
 def test_a_crash_while_saving_leaves_the_one_before(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at: str
 ) -> None:
@@ -285,3 +286,42 @@ def test_deep_json_is_a_fault_of_a_checkpoint(tmp_path: Path) -> None:
     older, newer = write(tmp_path, 3), write(tmp_path, 4)
     (newer / "meta.json").write_text("[" * 100_000)
     assert latest(tmp_path) == older
+
+
+@pytest.mark.parametrize("name", ["step-000002.partial", "step-000002.partial/x", "other.partial"])
+def test_planted_links_are_not_written_through(tmp_path: Path, name: str) -> None:
+    """In a folder that others can write to: to a folder of mine, or to files in it."""
+    victim = tmp_path / "victim"
+    victim.mkdir()
+    for file in ("student.safetensors", "training.pt", "meta.json"):
+        (victim / file).write_text("mine")
+    write(tmp_path, 1)
+    link = tmp_path / "checkpoints" / name
+    link.parent.mkdir(exist_ok=True)
+    link.symlink_to(victim)
+    folder = write(tmp_path, 2)
+    assert latest(tmp_path) == folder
+    assert not folder.is_symlink()
+    assert {file.read_text() for file in victim.iterdir()} == {"mine"}
+
+
+def test_links_in_the_place_of_a_checkpoint_s_files_are_replaced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever is quick puts them into the folder as soon as it is there."""
+    victim = tmp_path / "victim"
+    victim.write_text("mine")
+    mkdir = Path.mkdir
+
+    def planted(folder: Path, *args: Any, **options: Any) -> None:
+        mkdir(folder, *args, **options)
+        if folder.name.endswith(".partial") and not any(folder.iterdir()):
+            for file in ("student.safetensors", "training.pt", "meta.json"):
+                (folder / file).symlink_to(victim)
+                (folder / f"{file}.partial").symlink_to(victim)
+
+    monkeypatch.setattr(Path, "mkdir", planted)
+    folder = write(tmp_path, 2)
+    assert latest(tmp_path) == folder
+    assert not any(file.is_symlink() for file in folder.iterdir())
+    assert victim.read_text() == "mine"

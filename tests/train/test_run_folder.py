@@ -210,6 +210,59 @@ def test_a_flipped_digit_in_the_record_is_noticed(tmp_path: Path) -> None:
     assert read_record(tmp_path).config.train.steps == 100
 
 
+def told(run: Path) -> str | None:
+    """What is said of a record that cannot be read; None for one that can."""
+    try:
+        read_record(run)
+    except UserError as error:
+        return str(error)
+    return None
+
+
+def test_no_flipped_bit_of_a_record_is_read(tmp_path: Path) -> None:
+    write_record(tmp_path, record_of(), TEXT_CD)
+    path = tmp_path / "run.json"
+    content, whole = path.read_bytes(), read_record(tmp_path)
+    for place in {*range(0, len(content), 31), content.index(b"check"), len(content) - 8}:
+        path.write_bytes(content[:place] + bytes([content[place] ^ 4]) + content[place + 1 :])
+        if (message := told(tmp_path)) is None:
+            assert read_record(tmp_path) == whole  # a blank that is another one
+        else:
+            assert "run.json: damaged" in message
+
+
+def test_a_record_of_other_settings_than_were_written_is_noticed(tmp_path: Path) -> None:
+    start(tmp_path, record_of())
+    path, record = tmp_path / "run.json", read_record(tmp_path)
+    path.write_bytes(path.read_bytes().replace(b'"steps": 80000', b'"steps": 80001'))
+    with pytest.raises(UserError, match=r"run\.json: damaged.*delete its entry `check`"):
+        read_text(tmp_path)
+    with pytest.raises(UserError, match=r"run\.json: damaged"):
+        check_folder(tmp_path, record, resume=True)
+    values = json.loads(path.read_bytes())
+    del values["check"]
+    path.write_text(json.dumps(values))
+    assert read_record(tmp_path).config.train.steps == 80001
+
+
+@pytest.mark.parametrize("text", ["[" * 100_000, "[]", "3", '{"check": NaN}', "\xff", ""])
+def test_what_is_no_record_is_one_message(tmp_path: Path, text: str) -> None:
+    (tmp_path / "run.json").write_text(text, encoding="latin-1")
+    with pytest.raises(UserError, match=r"run\.json: damaged"):
+        read_record(tmp_path)
+
+
+def test_a_planted_link_is_not_written_through(tmp_path: Path) -> None:
+    victim = tmp_path / "victim"
+    victim.write_text("mine")
+    run = tmp_path / "run"
+    start(run, record_of())
+    (run / "resumed.jsonl").symlink_to(victim)
+    with pytest.raises(OSError, match="resumed"):
+        note_resumption(run, 100, record_of())
+    assert victim.read_text() == "mine"
+
+
 @pytest.mark.parametrize("text_hash", [True, False])
 def test_a_flipped_bit_in_the_text_is_noticed(tmp_path: Path, text_hash: bool) -> None:
     """Runs of zsseg 0.1 have no hash and stay readable."""

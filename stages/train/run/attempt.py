@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from zsseg.stages.cache.disk.durable import PARTIAL
+from zsseg.stages.cache.disk.durable import write_durably
 
 NOTE = ".attempt.json"
 _STATUS = Path("/proc/self/status")
@@ -33,10 +33,10 @@ def noted_attempt(run: Path, *, start_step: int) -> Iterator[Callable[[int], Non
         peak = peak_gb()
         if peak > 1.02 * highest:  # seldom after the first steps
             highest = peak
-            partial = run / f"{NOTE}{PARTIAL}"
             with suppress(OSError):
-                partial.write_text(json.dumps({"step": step, "peak_gb": round(peak, 2)}))
-                partial.replace(run / NOTE)
+                write_durably(
+                    run / NOTE, json.dumps({"step": step, "peak_gb": round(peak, 2)}).encode()
+                )
 
     try:
         note(start_step)

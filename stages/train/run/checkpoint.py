@@ -21,10 +21,11 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
+from safetensors.torch import save as serialized
 from torch import nn
 
-from zsseg.stages.cache.disk.durable import PARTIAL, sync, write_durably
+from zsseg.stages.cache.disk.durable import PARTIAL, durable_file, sync, write_durably
 from zsseg.stages.cache.disk.hashing import hash_file
 from zsseg.stages.errors import ResourceError, UserError
 from zsseg.stages.file_bytes import PASSING
@@ -71,7 +72,7 @@ def _save_once(run: Path, step: int, *, student: nn.Module, training: dict[str, 
             shutil.rmtree(final)
         partial.rename(final)
         sync(final.parent)
-    except (OSError, SafetensorError, RuntimeError) as error:
+    except (OSError, RuntimeError) as error:
         # torch's own writer meets a full disk with this RuntimeError; others have other causes.
         if isinstance(error, RuntimeError) and "inline_container" not in str(error):
             raise
@@ -86,8 +87,6 @@ def _save_once(run: Path, step: int, *, student: nn.Module, training: dict[str, 
 
 def _may_pass(error: BaseException | None) -> bool:
     """Is it what a network file system answers for a moment?"""
-    if isinstance(error, SafetensorError):  # Rust's words: "Input/output error (os error 5)"
-        return any(f"(os error {number})" in str(error) for number in PASSING)
     return isinstance(error, OSError) and error.errno in PASSING
 
 
@@ -103,15 +102,14 @@ def prune(run: Path, known: Sequence[Path]) -> None:
 
 def _write(folder: Path, step: int, *, student: nn.Module, training: dict[str, Any]) -> None:
     for left in folder.parent.glob(f"step-*{PARTIAL}"):
-        shutil.rmtree(left, ignore_errors=True)
+        left.unlink() if left.is_symlink() else shutil.rmtree(left, ignore_errors=True)
     folder.mkdir(parents=True)
     weights = {name: tensor.contiguous() for name, tensor in student.state_dict().items()}
-    save_file(weights, folder / _WEIGHTS)
-    torch.save(training, folder / _TRAINING)
-    receipts = {}
-    for name in (_WEIGHTS, _TRAINING):
-        sync(folder / name)
-        receipts[name] = _receipt(folder / name)
+    with durable_file(folder / _WEIGHTS) as file:
+        file.write(serialized(weights))
+    with durable_file(folder / _TRAINING) as file:
+        torch.save(training, file)
+    receipts = {name: _receipt(folder / name) for name in (_WEIGHTS, _TRAINING)}
     meta = {"format": _FORMAT, "step": step, "files": receipts}
     write_durably(folder / _META, (json.dumps(meta, indent=2) + "\n").encode())
 

@@ -6,13 +6,14 @@ import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from io import TextIOWrapper
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
 from torch.utils.tensorboard.writer import SummaryWriter
 
-from zsseg.stages.cache.disk.durable import write_durably
+from zsseg.stages.cache.disk.durable import open_no_link, write_durably
 
 logger = logging.getLogger(__name__)
 
@@ -28,7 +29,9 @@ class MetricsLog:
         path = run / "metrics.jsonl"
         kept = _lines_until(path, start_step)
         write_durably(path, "".join(f"{line}\n" for line in kept).encode())
-        self._file = path.open("a", encoding="utf-8")
+        self._file = TextIOWrapper(
+            open_no_link(path, os.O_WRONLY | os.O_APPEND), encoding="utf-8", newline="\n"
+        )
         self._board = SummaryWriter(str(run / "tensorboard"), purge_step=start_step + 1)
 
     def write(self, step: int, metrics: dict[str, float]) -> None:

@@ -1,6 +1,7 @@
 """A run folder: its record, its text embeddings, and the lock of the training that writes it.
 
-run.json            RunRecord, as the run was started; never changed afterwards
+run.json            RunRecord, as the run was started, and a hash of it (`check`; not in runs of
+                    zsseg 0.1); never changed afterwards
 text.safetensors    text (C, D): the classes' text embeddings, so that nothing needs the store
 resumed.jsonl       one line per resumption: step, versions, revision, processes, and
                     the settings that were changed
@@ -25,13 +26,14 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from safetensors import SafetensorError
 
 from zsseg.stages.cache.disk.disk_errors import disk_errors
-from zsseg.stages.cache.disk.durable import PARTIAL, make_folder, write_durably
+from zsseg.stages.cache.disk.durable import PARTIAL, append_durably, make_folder, write_durably
 from zsseg.stages.cache.disk.hashing import hash_bytes, hash_file
 from zsseg.stages.cache.disk.json_files import json_lines
 from zsseg.stages.cache.disk.lock import HOLDER, LOCK, acquire, held_by
 from zsseg.stages.cache.format.recipe import differing_fields, fingerprint
 from zsseg.stages.data.spec import DatasetSpec
 from zsseg.stages.errors import CacheLocked, UserError
+from zsseg.stages.file_bytes import TEXT_BYTES, read_file
 from zsseg.stages.setting_marks import marked, selection
 from zsseg.stages.train.run_config import RunConfig
 from zsseg.stages.validation_errors import error_lines
@@ -219,8 +221,7 @@ def note_resumption(run: Path, step: int, record: RunRecord) -> None:
         "processes": record.processes,
         "changed": changed,
     }
-    with (run / _RESUMED).open("ab") as file:
-        file.write(json_lines([entry]))
+    append_durably(run / _RESUMED, json_lines([entry]))
 
 
 def is_run(path: Path) -> bool:
@@ -232,13 +233,15 @@ def read_record(run: Path) -> RunRecord:
     """The record of a run. Raises UserError when there is none, or when it is damaged."""
     path = run / _RECORD
     try:
-        content = path.read_bytes()
+        content = read_file(path, at_most=TEXT_BYTES)
         record = RunRecord.model_validate_json(content)
     except (FileNotFoundError, NotADirectoryError) as error:
         raise UserError(
             f"{path}: the file is missing, so {run} is no run. Give a folder that `zsseg train` "
             "wrote"
         ) from error
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error}). Put the file back") from error
     except ValidationError as error:
         lines = error_lines(RunRecord, error)
         raise UserError(
