@@ -6,7 +6,7 @@ the same loader processes, whose start counts too; each round reads every image 
 Both are bound by the processor, so the processor time of all processes is compared too: what else
 the machine does meanwhile changes the one that waits, not the other.
 
-Rows of a store on a disk are read without zarr (`stages/cache/format/fast_rows.py`): `row_ratios`
+Rows of a store on a disk are read without zarr (`stages/cache/format/stored_rows.py`): `row_ratios`
 says what that buys.
 """
 
@@ -19,10 +19,10 @@ from typing import Any
 
 import numpy as np
 import torch
+import zarr
 
 from benchmarks.drawn import write_data, write_store
 from benchmarks.ratio import ROUNDS, Ratio, timed_in_turn
-from zsseg.stages.cache.format.arrays import open_array, read_rows
 from zsseg.stages.cache.reader import Store
 from zsseg.stages.data.spec import DatasetSpec
 from zsseg.stages.train.batches.loader import make_loader
@@ -93,7 +93,7 @@ def loader_ratios() -> list[Ratio]:
 
 
 def row_ratios() -> list[Ratio]:
-    """Time to read rows in any order through zarr / by `fast_rows`, for each array of a store."""
+    """Time to read rows in any order through zarr / by `stored_rows`, for each array of a store."""
     rows = [int(row) for row in np.random.default_rng(0).permutation(IMAGES)]
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder) / "data"
@@ -101,11 +101,11 @@ def row_ratios() -> list[Ratio]:
         store = write_store(Path(folder) / "store", spec, root)
 
         names = ("cls", "regions", "local", "dense")
-        arrays = {name: open_array(store.path, store.manifest, name) for name in names}
+        arrays = {name: zarr.open_array(store.path / name, mode="r") for name in names}
 
         def through_zarr(name: str) -> None:
             for row in rows:
-                read_rows(arrays[name], row, where=name)
+                np.asarray(arrays[name][row])
 
         def without(name: str) -> None:
             for row in rows:

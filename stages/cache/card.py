@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 
 from zsseg.stages.cache.disk.store_path import StorePath
-from zsseg.stages.cache.format.arrays import open_array, read_rows
 from zsseg.stages.cache.format.ledger import read_receipt
 from zsseg.stages.cache.format.manifest import Artifact, Manifest, read_manifest
+from zsseg.stages.cache.format.stored_rows import read_array
 from zsseg.stages.errors import CacheError
 
 
@@ -66,7 +66,7 @@ def _failed(path: StorePath, manifest: Manifest) -> int | None:
     if "status" not in manifest.arrays:
         return None
     try:
-        status_N = read_rows(open_array(path, manifest, "status"), slice(None), where=str(path))
+        status_N = read_array(path, manifest, "status")
     except CacheError:
         return None
     return int(np.count_nonzero(status_N))

@@ -1,7 +1,8 @@
 """Reads a finished store, row by row or whole arrays; safe to pickle, to fork and to spawn."""
 
-import os
-from typing import Any, Self
+import time
+from collections.abc import Callable
+from typing import Any, Self, TypeAlias
 
 import numpy as np
 
@@ -9,9 +10,7 @@ from zsseg.stages.cache.disk.json_files import newest, read_json_lines, sound_js
 from zsseg.stages.cache.disk.storage import storage
 from zsseg.stages.cache.disk.store_path import StorePath
 from zsseg.stages.cache.format import ledger
-from zsseg.stages.cache.format.arrays import ZarrArray, open_array, read_rows
 from zsseg.stages.cache.format.codec import DENSE, NOT_KEPT, decode, stored_format
-from zsseg.stages.cache.format.fast_rows import DirectRows, direct_rows, lost_shard
 from zsseg.stages.cache.format.manifest import (
     GROUP,
     HISTORY,
@@ -21,10 +20,13 @@ from zsseg.stages.cache.format.manifest import (
     read_manifest,
     shard_file,
 )
+from zsseg.stages.cache.format.stored_rows import StoredRows, read_array, stored_rows
 from zsseg.stages.cache.verify import verify_store
 from zsseg.stages.errors import CacheError
 
 _SHOWN = 5
+
+Values: TypeAlias = np.ndarray[Any, Any]
 
 
 class Store:
@@ -39,13 +41,11 @@ class Store:
         self.manifest = manifest
         self.fingerprint = fingerprint
         self._index: list[dict[str, Any]] | None = None
-        self._arrays: dict[str, ZarrArray] = {}
-        self._rows: dict[str, DirectRows | None] = {}
-        self._units: dict[str, np.ndarray[Any, Any]] = {}
-        self._found: set[StorePath] = set()
-        self._process = os.getpid()
-        self._seal: tuple[int, ...] | None = None
-        """Size, time and inode of the seal that was last found to be this store's."""
+        self._rows: dict[str, StoredRows] = {}
+        self._units: dict[str, Values] = {}
+        self._seal: object = None
+        """The state of the seal that was last found to be this store's."""
+        self._next_look = 0.0
 
     @classmethod
     def open(cls, path: StorePath) -> Self:
@@ -115,33 +115,25 @@ class Store:
         """Does the store hold this array?"""
         return array in self.manifest.arrays
 
-    def read(self, array: str, row: int) -> np.ndarray[Any, Any]:
+    def read(self, array: str, row: int) -> Values:
         """One image's row of an array that has a row per image, without the leading N.
 
         `dense` is decoded to tokens (D, h, w): float16 from format fp16, else float32. CacheError
-        when the store keeps none, or when the file is missing or damaged.
+        when the store keeps none, when the file is missing or damaged, or the store was replaced.
         """
         self._check_kept(array)
-        artifact, _ = self.manifest.arrays[array]
-        assert artifact.per_row, f"{array} has no rows; read_all reads it"
+        assert self.manifest.arrays[array][0].per_row, f"{array} has no rows; read_all reads it"
         assert 0 <= row < self.rows, f"row {row} of {self.rows}"
-        self._check_not_replaced()
-        if array == DENSE:
-            return decode(artifact.recipe, lambda part: self._stored(part, row))
-        return self._stored(array, row)
+        return self._read(array, lambda part: self._stored(part, row))
 
-    def read_all(self, array: str) -> np.ndarray[Any, Any]:
+    def read_all(self, array: str) -> Values:
         """A whole array: (N, ...), or the array of an artifact without rows, as `text` (C, D).
 
         For arrays that fit into memory. `dense` is decoded to tokens (N, D, h, w), see `read`.
-        CacheError when a file is missing or damaged.
+        CacheError as for `read`.
         """
         self._check_kept(array)
-        artifact, _ = self.manifest.arrays[array]
-        self._check_not_replaced()
-        if array == DENSE:
-            return decode(artifact.recipe, self._stored_whole)
-        return self._stored_whole(array)
+        return self._read(array, lambda part: read_array(self.path, self.manifest, part))
 
     def receipt(self, artifact: str, shard: int) -> dict[str, Any]:
         """The receipt of a shard: its files, and the writer's notes (hashes, failures).
@@ -166,71 +158,60 @@ class Store:
     def _check_not_replaced(self) -> None:
         """CacheError when another store has been written in its place since it was opened.
 
-        Not at a URL, where every look would be a request.
+        A writer deletes the seal before it changes anything. So what was read before this look is
+        of the store that was opened. At a URL, where a look is a request, some look only.
         """
-        if storage(self.path).remembers_files:
+        if time.monotonic() < self._next_look:
             return
+        seal = storage(self.path / SEAL)
         try:
-            found = os.stat(f"{self.path}/{SEAL}")  # noqa: PTH116 (before every row)
+            found = seal.state()
         except FileNotFoundError:
             if not storage(self.path / GROUP).exists():
                 return  # gone altogether: the message of what is read next says so
             self._raise_replaced("is being written again")
             return
-        state = (found.st_size, found.st_mtime_ns, found.st_ino)
-        if state == self._seal:
-            return
-        if ledger.read_seal(self.path)["root"] != self.fingerprint:
+        if found != self._seal and ledger.read_seal(self.path)["root"] != self.fingerprint:
             self._raise_replaced("is another one now")
-        self._seal = state
+        self._seal = found
+        self._next_look = time.monotonic() + seal.seconds_between_looks
 
     def _raise_replaced(self, what: str) -> None:
+        seconds = storage(self.path).seconds_between_looks
+        used = f"rows read in the last {seconds:.0f} s may be" if seconds else "nothing was used"
         raise CacheError(
             f"{self.path}: the store {what}, not the one that was opened: `zsseg precompute "
-            "--update` or another command has changed it meanwhile, and nothing of the new one was "
-            "used. Wait until that has ended; begin again with the new store (`zsseg train` into "
-            "another --out), or bring the old one back and go on with --resume"
+            f"--update` or another command has changed it meanwhile ({used} of the new one). Wait "
+            "until that has ended; begin again with the new store (`zsseg train` into another "
+            "--out), or bring the old one back and go on with --resume"
         )
 
     def _check_kept(self, array: str) -> None:
         if array == DENSE and stored_format(self.recipes.get(DENSE, {})) == "none":
             raise CacheError(f"{self.path}: {NOT_KEPT}")
 
-    def _stored(self, array: str, row: int) -> np.ndarray[Any, Any]:
+    def _read(self, array: str, read: Callable[[str], Values]) -> Values:
+        """What `read` gives for an array, once it is sure that the store is still this one."""
+        try:
+            if array == DENSE:
+                values = decode(self.manifest.arrays[DENSE][0].recipe, read)
+            else:
+                values = read(array)
+        except CacheError:
+            self._next_look = 0.0
+            self._check_not_replaced()  # the better reason, where it is one
+            raise
+        self._check_not_replaced()
+        return values
+
+    def _stored(self, array: str, row: int) -> Values:
         """A row as it is stored; of an array without rows all of it, which stays in memory."""
-        if not self.manifest.arrays[array][0].per_row:
-            if array not in self._units:
-                self._units[array] = self._stored_whole(array)
-            return self._units[array]
-        opened = self._open(array)
-        shard, within = divmod(row, self.shard_rows)
-        if (rows := self._rows[array]) is not None:
-            artifact, spec = self.manifest.arrays[array]
-            return rows.read(shard_file(spec, artifact, shard), within)
-        return read_rows(opened, row, where=self._file(array, shard))
-
-    def _stored_whole(self, array: str) -> np.ndarray[Any, Any]:
-        artifact, _ = self.manifest.arrays[array]
-        shards = self.manifest.shards(artifact)
-        storage(self.path).map(lambda shard: self._file(array, shard), shards)
-        return read_rows(self._open(array), slice(None), where=str(self.path / array))
-
-    def _open(self, array: str) -> ZarrArray:
-        if self._process != os.getpid():  # forked: zarr's handles stay with the parent
-            self._arrays, self._process = {}, os.getpid()
-        if array not in self._arrays:
-            self._arrays[array] = open_array(self.path, self.manifest, array)
-            self._rows[array] = direct_rows(self.path, array)
-        return self._arrays[array]
-
-    def _file(self, array: str, shard: int) -> str:
-        """Path of a shard; CacheError when it is missing, which zarr would read as zeros."""
         artifact, spec = self.manifest.arrays[array]
-        file = self.path / shard_file(spec, artifact, shard)
-        if file in self._found:
-            return str(file)
-        if not storage(file).size():
-            raise CacheError(lost_shard(file))
-        if storage(file).remembers_files:
-            self._found.add(file)
-        return str(file)
+        if not artifact.per_row:
+            if array not in self._units:
+                self._units[array] = read_array(self.path, self.manifest, array)
+            return self._units[array]
+        if array not in self._rows:
+            self._rows[array] = stored_rows(self.path, self.manifest, array)
+        shard, within = divmod(row, self.shard_rows)
+        return self._rows[array].read(shard_file(spec, artifact, shard), within)

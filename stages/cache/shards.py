@@ -11,9 +11,10 @@ import numpy as np
 
 from zsseg.stages.cache.disk.disk_errors import disk_errors
 from zsseg.stages.cache.disk.store_path import StorePath
-from zsseg.stages.cache.format.arrays import open_array, read_rows, shard_rows, write_shard
+from zsseg.stages.cache.format.arrays import write_shard
 from zsseg.stages.cache.format.codec import DENSE, decode
-from zsseg.stages.cache.format.manifest import ArraySpec, Artifact, Manifest, shard_file
+from zsseg.stages.cache.format.manifest import ArraySpec, Artifact, Manifest
+from zsseg.stages.cache.format.stored_rows import read_shard
 from zsseg.stages.errors import NonFiniteError
 
 Arrays = Mapping[str, np.ndarray[Any, Any]]
@@ -54,8 +55,8 @@ def load_shard(
     """
     artifact, _ = manifest.arrays[array]
     if array == DENSE:
-        return decode(artifact.recipe, lambda part: _stored(store, manifest, part, shard))
-    return _stored(store, manifest, array, shard)
+        return decode(artifact.recipe, lambda part: read_shard(store, manifest, part, shard))
+    return read_shard(store, manifest, array, shard)
 
 
 def check_finite(
@@ -72,14 +73,6 @@ def check_finite(
             + ("float16 ends at 65504. " if values.dtype == np.float16 else "")
             + "Look at these images and at the teacher's weights"
         )
-
-
-def _stored(store: StorePath, manifest: Manifest, array: str, shard: int) -> np.ndarray[Any, Any]:
-    artifact, spec = manifest.arrays[array]
-    shard = shard if artifact.per_row else 0
-    values = open_array(store, manifest, array)
-    where = str(store / shard_file(spec, artifact, shard))
-    return read_rows(values, shard_rows(manifest, artifact, shard), where=where)
 
 
 def _check(

@@ -23,8 +23,9 @@ from zsseg.stages.cache.evidence import (
     why_not_plain,
 )
 from zsseg.stages.cache.format import ledger
-from zsseg.stages.cache.format.arrays import array_json, open_array, read_rows, shard_rows
+from zsseg.stages.cache.format.arrays import array_json
 from zsseg.stages.cache.format.manifest import GROUP, HISTORY, INDEX, SEAL, Manifest, shard_file
+from zsseg.stages.cache.format.stored_rows import read_shard
 from zsseg.stages.errors import CacheError
 
 
@@ -233,7 +234,7 @@ def _undecodable(
     *,
     read_data: bool,
 ) -> Iterator[tuple[str, str | None]]:
-    """What is wrong with the files of a shard whose receipt is damaged, by zarr's own checksums.
+    """What is wrong with the files of a shard whose receipt is damaged, by its own checksums.
 
     Nothing is said of the data of an array whose zarr.json is damaged too.
     """
@@ -244,10 +245,7 @@ def _undecodable(
             yield file, wrong
         elif read_data and f"{spec.name}/zarr.json" not in damaged:
             try:
-                array = open_array(path, manifest, spec.name)
-                read_rows(
-                    array, shard_rows(manifest, artifact, shard.number), where=str(path / file)
-                )
+                read_shard(path, manifest, spec.name, shard.number)
             except CacheError as error:
                 yield file, str(error)
 

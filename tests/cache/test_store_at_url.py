@@ -187,7 +187,8 @@ def test_opening_a_store_of_many_receipts_takes_few_round_trips(
         )
         made = counted(monkeypatch)
         writer.seal()
-        assert len(made) < 20
+        # The card reads the 60 shards of `status`, many at a time.
+        assert len(made) < 60 + 20
         made.clear()
         writer.missing()
         assert made == ["find", "cat_ranges"]

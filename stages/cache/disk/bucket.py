@@ -40,8 +40,8 @@ class BucketStorage:
     """Objects stay where they are: no folder can be moved aside, or shown when it is whole."""
     locks_outlive_processes: ClassVar[bool] = True
     """The object that is a lock stays when its writer is killed."""
-    remembers_files: ClassVar[bool] = True
-    """A reader asks once whether a file is there: each time would double the round trips."""
+    seconds_between_looks: ClassVar[float] = 1.0
+    """A reader looks this seldom whether a file is still the same: each look is a round trip."""
 
     # One file
 
@@ -76,6 +76,21 @@ class BucketStorage:
         """A file to read from, and its bytes."""
         content = self.read()
         yield io.BytesIO(content), len(content)
+
+    @contextmanager
+    def parts(self) -> Iterator[Callable[[int, int], bytes]]:
+        """Reads parts of a file: the first byte, counted from the end where negative, and how many.
+
+        There are fewer where the file ends.
+        """
+
+        def part(start: int, length: int) -> bytes:
+            with requests_to(self.path) as files:
+                end = None if start < 0 else start + length
+                read: bytes = files.cat_file(self.path.path, start=start, end=end)
+            return read
+
+        yield part
 
     def write(self, content: bytes | memoryview) -> None:
         """Write a whole file: readers see the old or the new one."""
@@ -134,6 +149,11 @@ class BucketStorage:
         with requests_to(self.path) as files:
             when: datetime = files.modified(self.path.path)
         return when
+
+    def state(self) -> object:
+        """What is another value once a file was written again; FileNotFoundError without one."""
+        with requests_to(self.path) as files:
+            return files.ukey(self.path.path)
 
     def is_link(self) -> bool:
         """Objects are no links."""

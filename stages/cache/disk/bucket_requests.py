@@ -45,24 +45,12 @@ def _shown(error: OSError) -> str:
 
 def file_system(path: "UPath") -> Any:
     """The file system of a URL, for calls that wait for their answer."""
-    return _file_system(path.protocol, tuple(path.storage_options.items()), os.getpid(), False)
-
-
-def asynchronous_file_system(path: "UPath") -> Any:
-    """The file system of a URL whose calls are coroutines, as zarr needs it."""
-    return _file_system(path.protocol, tuple(path.storage_options.items()), os.getpid(), True)
+    return _file_system(path.protocol, tuple(path.storage_options.items()), os.getpid())
 
 
 @cache
-def _file_system(
-    protocol: str, options: tuple[tuple[str, Any], ...], process: int, asynchronous: bool
-) -> Any:
+def _file_system(protocol: str, options: tuple[tuple[str, Any], ...], process: int) -> Any:
     """One per process, for all its threads: fsspec itself would make one for each thread."""
     import fsspec
-    from fsspec.implementations.asyn_wrapper import AsyncFileSystemWrapper
 
-    if not asynchronous:
-        return fsspec.filesystem(protocol, **dict(options))
-    if fsspec.get_filesystem_class(protocol).async_impl:
-        return fsspec.filesystem(protocol, asynchronous=True, **dict(options))
-    return AsyncFileSystemWrapper(fsspec.filesystem(protocol, **dict(options)), asynchronous=True)
+    return fsspec.filesystem(protocol, **dict(options))

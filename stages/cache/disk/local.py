@@ -44,8 +44,8 @@ class LocalStorage:
     """A folder can be moved aside, or be shown when it is whole, in one step."""
     locks_outlive_processes: ClassVar[bool] = False
     """The operating system takes back the lock of a process that ends."""
-    remembers_files: ClassVar[bool] = False
-    """A reader asks each time whether a file is there, so that it notices one that is lost."""
+    seconds_between_looks: ClassVar[float] = 0.0
+    """A reader looks each time whether a file is still the same."""
 
     # One file
 
@@ -64,6 +64,24 @@ class LocalStorage:
         """A file to read from, and its bytes."""
         with self.path.open("rb") as file:
             yield file, os.fstat(file.fileno()).st_size
+
+    @contextmanager
+    def parts(self) -> Iterator[Callable[[int, int], bytearray]]:
+        """Reads parts of a file: the first byte, counted from the end where negative, and how many.
+
+        There are fewer where the file ends.
+        """
+        with self.path.open("rb", buffering=0) as file:
+            size = file.seek(0, os.SEEK_END)
+
+            def part(start: int, length: int) -> bytearray:
+                begin = start if start >= 0 else max(0, size + start)
+                read = bytearray(max(0, min(length, size - begin)))
+                file.seek(begin)
+                count = file.readinto(read)
+                return read if count == len(read) else read[:count]
+
+            yield part
 
     def write(self, content: bytes | memoryview) -> None:
         """Write a whole file, and its folder if there is none."""
@@ -93,6 +111,11 @@ class LocalStorage:
     def modified(self) -> datetime:
         """When a file was last written; FileNotFoundError when there is none."""
         return datetime.fromtimestamp(self.path.stat().st_mtime, UTC)
+
+    def state(self) -> object:
+        """What is another value once a file was written again; FileNotFoundError without one."""
+        found = self.path.stat()
+        return (found.st_size, found.st_mtime_ns, found.st_ino)
 
     def is_link(self) -> bool:
         """Is this a symbolic link?"""

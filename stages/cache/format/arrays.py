@@ -1,28 +1,22 @@
-"""Reads and writes the arrays of a store with zarr: metadata, shards, rows.
+"""Makes the files of arrays with zarr: their metadata and their shards.
 
 This is the only module that imports zarr. An array's folder is flat: zarr.json and one file per
 shard (`c.3.0.0.0` is shard 3).
 """
 
 from collections.abc import Mapping
-from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
 import zarr
 from zarr.codecs import Crc32cCodec, ZstdCodec
 from zarr.core.buffer import Buffer, default_buffer_prototype
-from zarr.storage import FsspecStore, LocalStore, MemoryStore
+from zarr.storage import MemoryStore
 
-from zsseg.stages.cache.disk.bucket_requests import asynchronous_file_system
 from zsseg.stages.cache.disk.hashing import hash_bytes
 from zsseg.stages.cache.disk.storage import storage
 from zsseg.stages.cache.disk.store_path import StorePath
-from zsseg.stages.cache.format.fast_rows import damaged_shard
 from zsseg.stages.cache.format.manifest import ArraySpec, Artifact, Manifest, group_json, shard_file
-from zsseg.stages.errors import CacheError
-
-ZarrArray: TypeAlias = zarr.Array[Any]
 
 _SMALL_SHARD = 1 << 16  # bytes; up to here reading the whole shard costs no more than one row
 
@@ -67,33 +61,6 @@ def group_forms(manifest: Manifest) -> tuple[bytes, bytes]:
     return group_json(manifest, arrays=array_jsons(manifest)), group_json(manifest)
 
 
-def open_array(store: StorePath, manifest: Manifest, name: str) -> ZarrArray:
-    """Open one array to read; CacheError when its zarr.json is not what the manifest says."""
-    artifact, spec = manifest.arrays[name]
-    folder = store / name
-    advice = f"`zsseg cache verify {store} --repair` puts it back"
-    try:
-        array = zarr.open_array(_zarr_store(folder), mode="r", zarr_format=3)
-    except (ValueError, TypeError, KeyError, OSError) as error:
-        raise CacheError(
-            f"{folder / 'zarr.json'}: missing or damaged ({error}); {advice}"
-        ) from error
-    shape = manifest.shape(artifact, spec)
-    if array.shape != shape or array.dtype != np.dtype(spec.dtype):
-        raise CacheError(
-            f"{folder / 'zarr.json'}: {array.dtype} {array.shape}, but the store's manifest says "
-            f"{spec.dtype} {shape}; {advice}"
-        )
-    return array
-
-
-def _zarr_store(folder: StorePath) -> LocalStore | FsspecStore:
-    # zarr has a class of its own for each.
-    if isinstance(folder, Path):
-        return LocalStore(folder, read_only=True)
-    return FsspecStore(asynchronous_file_system(folder), path=folder.path, read_only=True)
-
-
 def write_shard(
     store: StorePath,
     manifest: Manifest,
@@ -129,20 +96,12 @@ def _encoded(
     array = zarr.open_array(MemoryStore(store_dict=files), mode="r+", zarr_format=3)
     # zarr leaves out chunks of zeros by default; a shard of failed images is a file too.
     array = array.with_config({"write_empty_chunks": True})
-    array[shard_rows(manifest, artifact, shard)] = values
+    array[_shard_rows(manifest, artifact, shard)] = values
     name = shard_file(spec, artifact, shard).split("/")[1]
     return memoryview(np.ascontiguousarray(files[name].as_numpy_array()).data).cast("B")
 
 
-def shard_rows(manifest: Manifest, artifact: Artifact, shard: int) -> slice:
+def _shard_rows(manifest: Manifest, artifact: Artifact, shard: int) -> slice:
     """The rows of an array that lie in a shard; all of an array that is not per row."""
     rows = manifest.rows_of(shard)
     return slice(rows.start, rows.stop) if artifact.per_row else slice(None)
-
-
-def read_rows(array: ZarrArray, rows: slice | int, *, where: str) -> np.ndarray[Any, Any]:
-    """Decode a row, or a range of rows; CacheError names `where` when the data is damaged."""
-    try:
-        return np.asarray(array[rows])
-    except (ValueError, TypeError, KeyError, IndexError, RuntimeError, OSError) as error:
-        raise CacheError(damaged_shard(where, error)) from error

@@ -56,6 +56,7 @@ _BY_ZARR = re.compile(r"[a-z][a-z0-9_]*/(zarr|c(\.\d+)*)\.[0-9a-f]{32}", re.ASCI
 """How zarr names a file while it writes it, less `.partial`: it replaces the last suffix."""
 _LARGEST_ROW = 1 << 32  # bytes of one row of an array, or of an array without rows
 _MOST_ROWS = 50_000_000
+_MOST_SHARD_ROWS = 1_000_000  # `shard_images` is far below
 _SHORTEST_LINE = 16  # bytes of an entry of the index, at least
 _FEW_ROWS = 100_000
 
@@ -236,6 +237,10 @@ def read_manifest(store: StorePath) -> Manifest:
         raise CacheError(f"{path}: damaged, {reason}; {_ADVICE}") from error
     if manifest.rows < 1 or manifest.shard_rows < 1:
         raise CacheError(f"{path}: damaged, fewer than one row; {_ADVICE}")
+    if manifest.shard_rows > _MOST_SHARD_ROWS:
+        raise CacheError(
+            f"{path}: damaged, it claims {manifest.shard_rows:,} rows in a shard; {_ADVICE}"
+        )
     if _too_many(store, manifest.rows):
         raise CacheError(
             f"{path}: damaged, it claims {manifest.rows:,} rows, more than {INDEX} has; {_ADVICE}"

@@ -20,7 +20,6 @@ from zsseg.stages.cache.disk.local import LocalStorage
 from zsseg.stages.cache.disk.lock import HOLDER, LOCK, acquire, locked
 from zsseg.stages.cache.disk.storage import storage
 from zsseg.stages.cache.disk.store_path import StorePath
-from zsseg.stages.cache.format.fast_rows import direct_rows
 from zsseg.stages.cache.format.ledger import read_seal
 from zsseg.stages.cache.format.manifest import (
     GROUP,
@@ -31,6 +30,7 @@ from zsseg.stages.cache.format.manifest import (
     read_manifest,
     shard_file,
 )
+from zsseg.stages.cache.format.stored_rows import stored_rows
 from zsseg.stages.cache.tools.contents import file_count
 from zsseg.stages.cache.tools.export_archive import BESIDES, expected_files
 from zsseg.stages.cache.tools.removal import remove_leftover
@@ -246,14 +246,12 @@ def _check_index(staging: Path, manifest: Manifest, archive: Path) -> None:
 def _check_unpacked(staging: Path, manifest: Manifest, archive: Path) -> None:
     """CacheError for a chunk that would unpack to more than a row: a few KiB may hold many GiB."""
     for name, (artifact, spec) in manifest.arrays.items():
-        rows = direct_rows(staging, name) if spec.compressed and artifact.per_row else None
-        if rows is None:
-            continue
-        for shard in manifest.shards(artifact):
-            try:
-                rows.check_sizes(shard_file(spec, artifact, shard), len(manifest.rows_of(shard)))
-            except CacheError as error:
-                raise _refused(archive, str(error)) from error
+        try:
+            rows = stored_rows(staging, manifest, name)
+            for shard in manifest.shards(artifact):
+                rows.check_sizes(shard_file(spec, artifact, shard))
+        except CacheError as error:
+            raise _refused(archive, str(error)) from error
 
 
 def _stays_below(path: str) -> bool:

@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from zsseg.stages.cache.format.arrays import open_array, read_rows
 from zsseg.stages.cache.format.ledger import file_damage
 from zsseg.stages.cache.format.manifest import shard_file
+from zsseg.stages.cache.format.stored_rows import stored_rows
 from zsseg.stages.cache.shards import Files, save_shard
 from zsseg.stages.data.spec import VOID
 from zsseg.stages.errors import CacheError
@@ -206,11 +206,13 @@ def _old_values(job: Job, array: str, row: int) -> NDArray[Any]:
     assert job.old is not None
     manifest = job.old.manifest
     artifact, spec = manifest.arrays[array]
-    file = job.old.path / shard_file(spec, artifact, row // manifest.shard_rows)
-    if not file.is_file():  # zarr would read zeros
+    shard, within = divmod(row, manifest.shard_rows)
+    name = shard_file(spec, artifact, shard)
+    file = job.old.path / name
+    if not file.is_file():
         raise CacheError(f"{file}: missing. Run the same `zsseg precompute` command again")
     try:
-        return read_rows(open_array(job.old.path, manifest, array), row, where=str(file))
+        return stored_rows(job.old.path, manifest, array).read(name, within)
     except CacheError as error:
         raise CacheError(
             f"{file}: damaged ({error.__cause__ or error}), and rows that have not changed are "
