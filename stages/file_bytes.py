@@ -4,9 +4,13 @@ import errno
 import os
 import stat
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
 from zsseg.stages.errors import UserError
+
+Result = TypeVar("Result")
 
 IMAGE_BYTES = 1 << 30
 """Bytes of an image file at most; the largest image that is decoded needs less uncompressed."""
@@ -33,14 +37,28 @@ def read_file(path: Path, *, at_most: int) -> bytes:
     `at_most` bytes, and when it cannot be read; a passing error of the file system is tried again
     for about a second first.
     """
-    for pause in (*_PAUSES, None):
+    return again(lambda: _read_once(path, at_most))
+
+
+def again(attempt: Callable[[], Result]) -> Result:
+    """The result of `attempt`, which is made up to three times more after a passing error.
+
+    A passing error is one that a network file system answers for a moment. What stays, for about a
+    second, and any other error is raised.
+    """
+    for pause in _PAUSES:
         try:
-            return _read_once(path, at_most)
+            return attempt()
         except OSError as error:
-            if error.errno not in PASSING or pause is None:
+            if error.errno not in PASSING:
                 raise
         time.sleep(pause)
-    raise AssertionError  # the last attempt has returned or raised
+    return attempt()
+
+
+def may_have_passed(reason: str) -> bool:
+    """Is it an error that passes which the text of an error is about?"""
+    return any(f"[Errno {number}]" in reason for number in PASSING)
 
 
 def _read_once(path: Path, at_most: int) -> bytes:

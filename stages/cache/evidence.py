@@ -5,7 +5,6 @@ damaged, the seal says which receipts there should be; without a seal, the recei
 are taken.
 """
 
-import errno
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -26,6 +25,7 @@ from zsseg.stages.cache.format.manifest import (
 )
 from zsseg.stages.cache.format.recipe import fingerprint
 from zsseg.stages.errors import CacheError
+from zsseg.stages.file_bytes import PASSING
 
 MISSING = "missing"
 
@@ -143,7 +143,7 @@ def or_unreadable(check: Callable[[], str | None]) -> str | None:
     try:
         return check()
     except OSError as error:
-        if error.errno != errno.EIO:
+        if error.errno not in PASSING:
             raise
         return f"the disk cannot read it ({error.strerror})"
 

@@ -20,7 +20,8 @@ from zsseg.stages.cache.disk.storage import storage
 from zsseg.stages.cache.disk.store_path import StorePath
 from zsseg.stages.cache.format.ledger import make_seal, read_receipt, write_receipt
 from zsseg.stages.cache.format.manifest import SEAL, fingerprints, read_manifest
-from zsseg.stages.cache.format.stored_rows import RowLayout, StoredRows
+from zsseg.stages.cache.format.row_layout import RowLayout
+from zsseg.stages.cache.format.stored_rows import StoredRows
 from zsseg.stages.cache.reader import Store
 from zsseg.stages.cache.shards import load_shard
 from zsseg.stages.cache.tools.export_archive import export_store

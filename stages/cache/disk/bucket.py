@@ -7,12 +7,12 @@ import io
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
-from contextvars import ContextVar
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, ClassVar, TypeVar
 
+from zsseg.stages.cache.disk.bucket_ahead import AHEAD, Ahead, ahead_of
 from zsseg.stages.cache.disk.bucket_requests import requests_to
 from zsseg.stages.cache.disk.store_path import BUCKETS, CREDENTIALS_ADVICE
 from zsseg.stages.errors import ResourceError
@@ -47,7 +47,7 @@ class BucketStorage:
 
     def read(self) -> bytes:
         """A whole file; FileNotFoundError when there is none."""
-        if ahead := _ahead(self.path):
+        if ahead := ahead_of(self.path):
             if self.path.path not in ahead.sizes:
                 raise FileNotFoundError(str(self.path))
             if self.path.path in ahead.content:
@@ -97,7 +97,7 @@ class BucketStorage:
         content = bytes(content)
         with requests_to(self.path) as files:
             files.pipe_file(self.path.path, content)
-        if ahead := _ahead(self.path):
+        if ahead := ahead_of(self.path):
             ahead.sizes[self.path.path] = len(content)
             ahead.content[self.path.path] = content
 
@@ -125,7 +125,7 @@ class BucketStorage:
         """Delete a file, if it is there."""
         with suppress(FileNotFoundError), requests_to(self.path) as files:
             files.rm_file(self.path.path)
-        if ahead := _ahead(self.path):
+        if ahead := ahead_of(self.path):
             ahead.sizes.pop(self.path.path, None)
             ahead.content.pop(self.path.path, None)
 
@@ -135,7 +135,7 @@ class BucketStorage:
 
     def size(self) -> int | None:
         """Bytes of a file; None when there is none."""
-        if ahead := _ahead(self.path):
+        if ahead := ahead_of(self.path):
             return ahead.sizes.get(self.path.path)
         try:
             with requests_to(self.path) as files:
@@ -182,7 +182,7 @@ class BucketStorage:
             paths = [(self.path / name).path for name in names]
             with requests_to(self.path) as files:
                 files.rm(paths)
-            if ahead := _ahead(self.path):
+            if ahead := ahead_of(self.path):
                 for path in paths:
                     ahead.sizes.pop(path, None)
                     ahead.content.pop(path, None)
@@ -226,7 +226,7 @@ class BucketStorage:
     def sizes(self) -> dict[str, int]:
         """Bytes of every file below a folder, by its path relative to it, sorted; one listing."""
         root = self.path.path.rstrip("/")
-        ahead = _ahead(self.path)
+        ahead = ahead_of(self.path)
         found = ahead.sizes if ahead else self._listed()
         return {
             name.removeprefix(f"{root}/"): length
@@ -285,11 +285,11 @@ class BucketStorage:
         content = {
             name: one for name, one in zip(names, read, strict=True) if isinstance(one, bytes)
         }
-        token = _AHEAD.set(_Ahead(f"{self.path.path.rstrip('/')}/", found, content))
+        token = AHEAD.set(Ahead(f"{self.path.path.rstrip('/')}/", found, content))
         try:
             yield
         finally:
-            _AHEAD.reset(token)
+            AHEAD.reset(token)
 
     def map(self, function: Callable[[Item], Result], items: Iterable[Item]) -> list[Result]:
         """The function of every item, in order; many requests wait at the same time."""
@@ -321,21 +321,3 @@ class BucketStorage:
                 return bool(files.exists(bucket))
         except PermissionError:
             return True
-
-
-@dataclass(frozen=True)
-class _Ahead:
-    """What is below a folder, as `read_ahead` found it: sizes of all files, content of some."""
-
-    root: str
-    sizes: dict[str, int]
-    content: dict[str, bytes]
-
-
-_AHEAD: ContextVar[_Ahead | None] = ContextVar("_AHEAD", default=None)
-
-
-def _ahead(path: "UPath") -> _Ahead | None:
-    """What was read ahead of the folder that a path lies in."""
-    ahead = _AHEAD.get()
-    return ahead if ahead and f"{path.path.rstrip('/')}/".startswith(ahead.root) else None

@@ -20,6 +20,7 @@ from zsseg.stages.cache.disk.durable import (
     sync,
     write_durably,
 )
+from zsseg.stages.file_bytes import again
 
 _BLOCK = 1 << 20
 
@@ -33,7 +34,8 @@ _log = logging.getLogger(__name__)
 class LocalStorage:
     """A file or folder on a disk of this machine. `BucketStorage` has the same methods for a URL.
 
-    Files are written whole or not at all, and what is written or removed survives a power cut.
+    Files are written whole or not at all, and what is written or removed survives a power cut. A
+    passing error of the file system (EIO, ESTALE) is tried again for about a second.
     """
 
     path: Path
@@ -51,7 +53,7 @@ class LocalStorage:
 
     def read(self) -> bytes:
         """A whole file; FileNotFoundError when there is none."""
-        return self.path.read_bytes()
+        return again(self.path.read_bytes)
 
     def blocks(self) -> Iterator[bytes]:
         """A file piece by piece; FileNotFoundError when there is none."""
@@ -85,7 +87,7 @@ class LocalStorage:
 
     def write(self, content: bytes | memoryview) -> None:
         """Write a whole file, and its folder if there is none."""
-        write_durably(self.path, content)
+        again(lambda: write_durably(self.path, content))
 
     def append(self, content: bytes) -> None:
         """Append to a file; a crash may leave a part of `content` at its end."""

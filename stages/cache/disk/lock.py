@@ -28,6 +28,7 @@ from zsseg.stages.cache.disk.json_files import canonical_json
 from zsseg.stages.cache.disk.storage import storage
 from zsseg.stages.cache.disk.store_path import StorePath
 from zsseg.stages.errors import CacheError, CacheLocked
+from zsseg.stages.file_bytes import again
 
 if TYPE_CHECKING:
     from zsseg.stages.cache.disk.store_path import UPath
@@ -57,11 +58,7 @@ class LocalLock:
         inner = _system_lock(folder / LOCK, folder)
         lock = cls(inner, held_by(folder) if (folder / HOLDER).exists() else None)
         try:
-            (folder / HOLDER).unlink(
-                missing_ok=True
-            )  # it may be a link that somebody has put there
-            with open_no_link(folder / HOLDER, os.O_WRONLY | os.O_CREAT | os.O_EXCL) as file:
-                file.write(canonical_json(_this_process()).encode())
+            again(lambda: _write_holder(folder))
         except BaseException:
             lock.release(folder)
             raise
@@ -164,13 +161,19 @@ def unlock(path: StorePath) -> None:
 def _system_lock(file: Path, folder: StorePath) -> FileLock:
     lock = FileLock(file, timeout=0, thread_local=False)
     try:
-        lock.acquire()
+        again(lock.acquire)
     except Timeout as error:
         raise CacheLocked(
             f"{folder}: {held_by(folder)} writes this store. Wait until it ends; the lock ends "
             "with it"
         ) from error
     return lock
+
+
+def _write_holder(folder: Path) -> None:
+    (folder / HOLDER).unlink(missing_ok=True)  # it may be a link that somebody has put there
+    with open_no_link(folder / HOLDER, os.O_WRONLY | os.O_CREAT | os.O_EXCL) as file:
+        file.write(canonical_json(_this_process()).encode())
 
 
 def _this_process() -> dict[str, object]:

@@ -12,65 +12,32 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from math import prod
 from typing import Any
 
-import google_crc32c
 import numpy as np
-from numcodecs.zstd import Zstd
 from numpy.typing import NDArray
 
 from zsseg.stages.cache.disk.storage import storage
 from zsseg.stages.cache.disk.store_path import StorePath
 from zsseg.stages.cache.format.manifest import GROUP, Manifest, shard_file
+from zsseg.stages.cache.format.row_layout import (
+    CHECKSUM,
+    ENTRY,
+    RowLayout,
+    covered,
+    layout_of,
+    unpacked,
+    unpacked_size,
+)
 from zsseg.stages.errors import CacheError
+from zsseg.stages.file_bytes import again
 
 Part = Callable[[int, int], bytes | bytearray | memoryview]
 """Reads a part of a file: its first byte, counted from the end where negative, and its length."""
 
-_CHECKSUM = 4  # bytes of CRC32C after what it covers
-_ENTRY = np.dtype("<u8")  # a shard's index: offset and length of each inner chunk
 _NOT_WRITTEN = 2**64 - 1  # offset of an inner chunk that holds the fill value only
-_ZSTD = Zstd()
-_ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
 _NOT_RIGHT = (ValueError, RuntimeError, OSError)
 """What reading a damaged file raises; a store holds nothing that is to blame for anything else."""
-
-
-@dataclass(frozen=True)
-class RowLayout:
-    """How the rows of an array lie in its shards."""
-
-    dtype: np.dtype[Any]
-    shape: tuple[int, ...]
-    """Of one row."""
-    shard_rows: int
-    sharded: bool
-    """Is each row an inner chunk? Else the shard is one chunk, of a few KiB."""
-    compressed: bool
-
-    @property
-    def chunk_bytes(self) -> int:
-        """Bytes of a chunk's values: those of a row, or of all rows where it is not sharded."""
-        return (1 if self.sharded else self.shard_rows) * prod(self.shape) * self.dtype.itemsize
-
-    @property
-    def index_bytes(self) -> int:
-        """Bytes of the index at the end of a shard; 0 where it has none."""
-        return 2 * _ENTRY.itemsize * self.shard_rows + _CHECKSUM if self.sharded else 0
-
-    @property
-    def most_stored(self) -> int:
-        """Bytes that a chunk may take in a file, with its checksum."""
-        size = self.chunk_bytes
-        # What zstd writes for bytes that cannot be packed (ZSTD_COMPRESSBOUND in zstd.h).
-        bound = size + (size >> 8) + max(0, (128 << 10) - size >> 11) if self.compressed else size
-        return bound + _CHECKSUM
-
-    @property
-    def most_bytes(self) -> int:
-        """Bytes that a shard may take."""
-        return (self.shard_rows if self.sharded else 1) * self.most_stored + self.index_bytes
 
 
 @dataclass(frozen=True)
@@ -119,11 +86,11 @@ class StoredRows:
         def check(part: Part) -> NDArray[Any]:
             layout = self.layout
             if not layout.sharded:
-                _unpacked_size(_small_content(part, layout), layout)
+                unpacked_size(_small_content(part, layout), layout)
                 return np.empty(0)
             for start, length in _index(part, layout):
                 if start != _NOT_WRITTEN:
-                    _unpacked_size(_checked(part, layout, int(start), int(length)), layout)
+                    unpacked_size(_checked(part, layout, int(start), int(length)), layout)
             return np.empty(0)
 
         if self.layout.compressed:
@@ -132,9 +99,13 @@ class StoredRows:
     def _told(self, shard: str, read: Callable[[Part], NDArray[Any]]) -> NDArray[Any]:
         """What `read` makes of a shard's file; CacheError, which names it, when it cannot."""
         file = self.store / shard
-        try:
+
+        def attempt() -> NDArray[Any]:
             with storage(file).parts() as part:
                 return read(part)
+
+        try:
+            return again(attempt)
         except FileNotFoundError as error:
             if not self.store.exists():
                 raise CacheError(
@@ -170,7 +141,7 @@ def stored_rows(store: StorePath, manifest: Manifest, array: str) -> StoredRows:
                 f"{file}: {dtype} {shape}, but the store's manifest says {spec.dtype} {wanted}; "
                 f"{advice}"
             )
-        layout = _layout(described)
+        layout = layout_of(described)
         rows = (manifest.shard_rows, *spec.shape) if artifact.per_row else spec.shape
         if (layout.shard_rows, *layout.shape) != (rows or (1,)):
             raise ValueError(f"shards of {(layout.shard_rows, *layout.shape)}, not of {rows}")
@@ -208,39 +179,6 @@ def read_array(store: StorePath, manifest: Manifest, array: str) -> NDArray[Any]
     return values
 
 
-def _layout(described: dict[str, Any]) -> RowLayout:
-    """The layout that an array's zarr.json describes; ValueError for one that zsseg never writes.
-
-    It writes little-endian numbers, zstd or nothing, CRC32C, and shards of one row per inner chunk
-    with their index at the end.
-    """
-    shard_rows, *shape = described["chunk_grid"]["configuration"]["chunk_shape"] or [1]
-    codecs = described["codecs"]
-    sharded = codecs[0]["name"] == "sharding_indexed"
-    if sharded:
-        inner = codecs[0]["configuration"]
-        whole = inner["chunk_shape"] == [1, *shape] and inner["index_location"] == "end"
-        if not whole or _names(inner["index_codecs"]) != ["bytes", "crc32c"] or len(codecs) > 1:
-            raise ValueError("shards that zsseg does not write")
-        codecs = inner["codecs"]
-    names = _names(codecs)
-    little = codecs[0].get("configuration", {}).get("endian", "little") == "little"
-    known = names in (["bytes", "crc32c"], ["bytes", "zstd", "crc32c"])
-    if described["fill_value"] or not known or not little:
-        raise ValueError(f"an encoding that zsseg does not write: {', '.join(names)}")
-    return RowLayout(
-        dtype=np.dtype(described["data_type"]).newbyteorder("<"),
-        shape=tuple(shape),
-        shard_rows=shard_rows,
-        sharded=sharded,
-        compressed=len(codecs) == 3,
-    )
-
-
-def _names(codecs: list[dict[str, Any]]) -> list[str]:
-    return [codec["name"] for codec in codecs]
-
-
 def _part_of(content: memoryview, start: int, length: int) -> memoryview:
     """A part of what has been read already."""
     begin = start if start >= 0 else max(0, len(content) + start)
@@ -257,7 +195,7 @@ def _small_content(part: Part, layout: RowLayout) -> NDArray[np.uint8]:
 
 def _small_shard(part: Part, layout: RowLayout) -> NDArray[Any]:
     """(shard_rows, ...) all rows of a shard that is one chunk."""
-    return _values(_small_content(part, layout), layout).reshape(layout.shard_rows, *layout.shape)
+    return unpacked(_small_content(part, layout), layout).reshape(layout.shard_rows, *layout.shape)
 
 
 def _index(part: Part, layout: RowLayout) -> NDArray[np.uint64]:
@@ -267,14 +205,14 @@ def _index(part: Part, layout: RowLayout) -> NDArray[np.uint64]:
         raise FileNotFoundError  # nothing of the shard was written
     if len(content) < layout.index_bytes:
         raise ValueError(f"{len(content)} bytes, shorter than its index")
-    return _covered(content).view(_ENTRY).reshape(layout.shard_rows, 2)
+    return covered(content).view(ENTRY).reshape(layout.shard_rows, 2)
 
 
 def _inner_chunk(part: Part, layout: RowLayout, start: int, length: int) -> NDArray[Any]:
     """One row, which can be written to."""
     if start == _NOT_WRITTEN:
         return np.zeros(layout.shape, layout.dtype)
-    values = _values(_checked(part, layout, start, length), layout).reshape(layout.shape)
+    values = unpacked(_checked(part, layout, start, length), layout).reshape(layout.shape)
     return _writable(values)
 
 
@@ -292,45 +230,8 @@ def _checked(part: Part, layout: RowLayout, start: int, length: int) -> NDArray[
 def _without_checksum(
     content: bytes | bytearray | memoryview, layout: RowLayout, length: int
 ) -> NDArray[np.uint8]:
-    if len(content) != length or length < _CHECKSUM:
+    if len(content) != length or length < CHECKSUM:
         raise ValueError(f"ends after {len(content)} bytes of a chunk of {length}")
     if length > layout.most_stored or (not layout.compressed and length != layout.most_stored):
         raise ValueError(f"a chunk of {length} bytes, not {layout.most_stored}")
-    return _covered(content)
-
-
-def _covered(content: bytes | bytearray | memoryview) -> NDArray[np.uint8]:
-    """The bytes before a checksum that is right; ValueError else."""
-    read = np.frombuffer(content, np.uint8)
-    covered, checksum = read[:-_CHECKSUM], read[-_CHECKSUM:]
-    if google_crc32c.value(covered) != int(checksum.view("<u4")[0]):
-        raise ValueError("a checksum does not match")
-    return covered
-
-
-def _values(content: NDArray[np.uint8], layout: RowLayout) -> NDArray[Any]:
-    """The numbers of a chunk, in one axis."""
-    if not layout.compressed:
-        return content.view(layout.dtype)
-    _unpacked_size(content, layout)
-    return np.frombuffer(_ZSTD.decode(content), layout.dtype)
-
-
-def _unpacked_size(content: NDArray[np.uint8], layout: RowLayout) -> int:
-    """Bytes that a zstd frame unpacks to; ValueError unless they are those of a row or shard.
-
-    The frame says it first, and is decoded into that much memory (RFC 8878, section 3.1.1.1).
-    """
-    described = content[4:18].tobytes()
-    if content[:4].tobytes() != _ZSTD_MAGIC or len(described) < 2:
-        raise ValueError("no zstd frame")
-    flags = described[0]
-    alone = bool(flags & 0x20)  # one segment: no window is described
-    begin = 1 + (0 if alone else 1) + (0, 1, 2, 4)[flags & 3]
-    length = {0: 1 if alone else 0, 1: 2, 2: 4, 3: 8}[flags >> 6]
-    if not length:
-        raise ValueError("a zstd frame that does not say its size")
-    size = int.from_bytes(described[begin : begin + length], "little") + (256 if length == 2 else 0)
-    if size != layout.chunk_bytes:
-        raise ValueError(f"unpacks to {size} bytes, not to {layout.chunk_bytes}")
-    return size
+    return covered(content)

@@ -12,6 +12,7 @@ from zsseg.stages.cache.disk.store_path import StorePath
 from zsseg.stages.data.samples import Sample
 from zsseg.stages.data.spec import DatasetSpec
 from zsseg.stages.errors import CacheError, DatasetError
+from zsseg.stages.file_bytes import may_have_passed
 from zsseg.stages.precompute.engine.jobs import KILLED
 from zsseg.stages.precompute.make.pictures import (
     Hashes,
@@ -45,12 +46,14 @@ def row_states(
     """Returns the rows of a store that have changed, and those found unchanged by their hash.
 
     Rows that the stat cache knows to be unchanged are in neither, unless they had failed and
-    `retry_failed` is given. Failed images whose file has changed are read again.
+    `retry_failed` is given. Failed images whose file has changed are read again, and so are those
+    that failed by what a file system answers for a moment.
     """
     doubtful = [
         row
         for row, known in old.items()
-        if not cache.knows(samples[row]) or (retry_failed and known.failure is not None)
+        if not cache.knows(samples[row])
+        or (known.failure is not None and (retry_failed or may_have_passed(known.failure)))
     ]
     if not doubtful:
         return {}, []
