@@ -10,11 +10,13 @@ from helpers.tiny_training import World, config_of, make_world, run, train_tiny_
 
 from zsseg.stages.cache.format.manifest import SOURCES
 from zsseg.stages.cache.format.recipe import fingerprint
+from zsseg.stages.cache.reader import Store
 from zsseg.stages.data.images import image_content
 from zsseg.stages.data.samples import Sample
+from zsseg.stages.data.spec import DatasetSpec
 from zsseg.stages.errors import CacheError
 from zsseg.stages.train.batches import changed_images
-from zsseg.stages.train.batches.changed_images import check_unchanged
+from zsseg.stages.train.batches.changed_images import _is_same, check_unchanged
 from zsseg.stages.train.batches.store_check import stored_samples
 
 
@@ -110,7 +112,7 @@ def test_a_copied_data_set_is_taken_by_size_and_time(
 
 
 def test_of_very_many_doubtful_files_some_are_read(
-    world: World, monkeypatch: pytest.MonkeyPatch
+    world: World, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     read: list[str] = []
     monkeypatch.setattr(changed_images, "MOST_HASHED", 3)
@@ -121,8 +123,38 @@ def test_of_very_many_doubtful_files_some_are_read(
 
     monkeypatch.setattr(changed_images, "_is_same", is_same)
     samples = by_row(world)
-    check_unchanged(world.store, world.spec, samples)
+    left = check_unchanged(world.store, world.spec, samples)
     assert set(read) == {samples[0].id, samples[2].id, samples[5].id}
+    assert left == {1, 3, 4}
+    assert "6 of 6 images or their labels have other times" in caplog.text
+    assert "3 of them is compared now" in caplog.text
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_of_very_many_doubtful_files_the_others_are_compared_when_first_read(
+    world: World, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, workers: int
+) -> None:
+    monkeypatch.setattr(changed_images, "MOST_HASHED", 2)
+    first, *_, last = samples_of(world)
+    checked: list[int] = []
+
+    def is_same(store: Store, spec: DatasetSpec, sample: Sample, row: int) -> bool:
+        checked.append(row)
+        return _is_same(store, spec, sample, row)
+
+    monkeypatch.setattr(changed_images, "_is_same", is_same)
+    config = config_of(train={"steps": 12, "workers": workers})
+    run(world, tmp_path / "right", config)
+    if not workers:
+        assert sorted(checked) == [*range(6)], "each once"
+    # Rows 0 and 5 are compared at the start.
+    swap(samples_of(world)[2].image, samples_of(world)[3].image)
+    with pytest.raises(CacheError, match=r"1 images or their labels have changed.*scene_00[23]"):
+        run(world, tmp_path / "wrong", config)
+    swap(first.image, last.image)
+    with pytest.raises(CacheError, match=f"2 images or their labels.*{first.id}, {last.id}"):
+        run(world, tmp_path / "refused", config)
+    assert not (tmp_path / "refused" / "run.json").exists()
 
 
 def test_a_store_replaced_under_a_run_ends_it(world: World, tmp_path: Path) -> None:

@@ -1,13 +1,14 @@
 """Refuses to train on images or labels that are not those the store was made from.
 
 What stage one knows of each file is in the store: size and times (sources.jsonl), and the hashes of
-content (the receipts of `index`). A file is hashed only where size or times differ.
+content (the receipts of `index`). A file is hashed only where size or times differ: some at the
+start, and where these are very many, each other one when it is first read.
 """
 
 import json
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -24,19 +25,63 @@ from zsseg.stages.data.visible import read_visible_label
 from zsseg.stages.errors import CacheError, DatasetError
 
 MOST_HASHED = 2000
-"""Files hashed at most, spread over the rows: where all have other times, the data set was copied,
-and reading all of it would take longer than it is worth."""
+"""Images hashed at most before the first step, spread over the rows: where all have other times,
+the data set was copied, and reading all of it first would take long. The others are compared when
+training first reads them."""
 
 _SHOWN = 5
 
 logger = logging.getLogger(__name__)
 
 
-def check_unchanged(store: Store, spec: DatasetSpec, samples: Mapping[int, Sample]) -> None:
+def check_unchanged(
+    store: Store, spec: DatasetSpec, samples: Mapping[int, Sample]
+) -> frozenset[int]:
     """Raise CacheError, naming images, when their content is not what the store was made from.
 
-    `samples`: by row of the store. What cannot be read now is left to the training.
+    `samples`: by row of the store. What cannot be read now is left to the training. Returns the
+    rows that `check_row` has to look at when they are first read: beyond MOST_HASHED images whose
+    size or times differ.
     """
+    doubtful = doubtful_rows(store, samples)
+    hashed = doubtful
+    if len(doubtful) > MOST_HASHED:
+        logger.warning(
+            "%s: %d of %d images or their labels have other times than when the store was made, as "
+            "a copy of the data set has; the content of %d of them is compared now, and that of "
+            "each other one when it is first read",
+            store.path,
+            len(doubtful),
+            len(samples),
+            MOST_HASHED,
+        )
+        places = np.linspace(0, len(doubtful) - 1, MOST_HASHED).astype(int)
+        hashed = [doubtful[place] for place in places]
+    with ThreadPoolExecutor() as threads:
+        same = threads.map(lambda row: _is_same(store, spec, samples[row], row), hashed)
+    if changed := [samples[row].id for row, one in zip(hashed, same, strict=True) if not one]:
+        raise _changed(store, changed)
+    return frozenset(doubtful) - frozenset(hashed)
+
+
+def check_row(store: Store, spec: DatasetSpec, sample: Sample, row: int) -> None:
+    """Raise CacheError when an image or its label is not what this row was made from."""
+    if not _is_same(store, spec, sample, row):
+        raise _changed(store, [sample.id])
+
+
+def _changed(store: Store, ids: Sequence[str]) -> CacheError:
+    named = ", ".join(ids[:_SHOWN]) + ", ..." * (len(ids) > _SHOWN)
+    return CacheError(
+        f"{store.path}: {len(ids)} images or their labels have changed since the store was "
+        f"made from them: {named}. Put the files back, or bring the store up to date with "
+        "--update added to its `zsseg precompute` command (its README.md has it) and train "
+        "into another --out"
+    )
+
+
+def doubtful_rows(store: Store, samples: Mapping[int, Sample]) -> list[int]:
+    """The rows whose files are not surely those that the store was made from."""
     known = _entries(store)
     now = {
         row: (_stat(sample.image_file), _stat(sample.label_file)) for row, sample in samples.items()
@@ -48,30 +93,11 @@ def check_unchanged(store: Store, spec: DatasetSpec, samples: Mapping[int, Sampl
         for row, (image, _) in now.items()
     )
     fields = 4 if kept else 2
-    doubtful = [
+    return [
         row
         for row, files in now.items()
         if not _is_known(known.get(samples[row].id), files, fields)
     ]
-    if len(doubtful) > MOST_HASHED:
-        logger.info(
-            "%d files have other sizes or times than when the store was made; comparing the "
-            "content of %d of them",
-            len(doubtful),
-            MOST_HASHED,
-        )
-        places = np.linspace(0, len(doubtful) - 1, MOST_HASHED).astype(int)
-        doubtful = [doubtful[place] for place in places]
-    with ThreadPoolExecutor() as threads:
-        same = threads.map(lambda row: _is_same(store, spec, samples[row], row), doubtful)
-    if changed := [samples[row].id for row, one in zip(doubtful, same, strict=True) if not one]:
-        named = ", ".join(changed[:_SHOWN]) + ", ..." * (len(changed) > _SHOWN)
-        raise CacheError(
-            f"{store.path}: {len(changed)} images or their labels have changed since the store was "
-            f"made from them: {named}. Put the files back, or bring the store up to date with "
-            "--update added to its `zsseg precompute` command (its README.md has it) and train "
-            "into another --out"
-        )
 
 
 def _entries(store: Store) -> dict[str, dict[str, Any]]:

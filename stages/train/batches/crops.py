@@ -33,6 +33,7 @@ from zsseg.stages.data.spec import VOID
 from zsseg.stages.data.visible import read_visible_label
 from zsseg.stages.errors import DatasetError
 from zsseg.stages.train.batches.batch import Batch
+from zsseg.stages.train.batches.changed_images import check_row
 from zsseg.stages.train.batches.imagenet import normalise
 from zsseg.stages.train.batches.photometric import Jitter
 from zsseg.stages.train.batches.sampling import (
@@ -68,6 +69,8 @@ class CropDataset(Dataset[Batch]):
                 f"{store.path}: no image of it could be read by precompute. Mend the images "
                 "(`zsseg dataset verify` names them), and run its `zsseg precompute` command again"
             )
+        self.unchecked: set[int] = set()
+        """Rows whose files have to be compared with the store's when they are first read."""
         self._epoch, self._order_N = -1, np.empty(0, dtype=np.intp)
         self._slots_N = _used_slots(store.read_all("local_ids")) if config.uses_local else None
         self._map = name_map(store, config)
@@ -101,6 +104,9 @@ class CropDataset(Dataset[Batch]):
         config, seed = self._config.augmentation, self._config.train.seed
         row = self._row(position)
         sample = self._samples[row]
+        if row in self.unchecked:
+            check_row(self._store, self._spec, sample, row)
+            self.unchecked.discard(row)
         image_HW3 = read_image(sample.image)
         visible_HW = read_visible_label(self._spec, sample)
         if visible_HW.shape != image_HW3.shape[:2]:

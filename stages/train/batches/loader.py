@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from zsseg.stages.errors import UserError
 from zsseg.stages.train.batches.batch import Batch
-from zsseg.stages.train.batches.changed_images import check_unchanged
+from zsseg.stages.train.batches.changed_images import check_unchanged, doubtful_rows
 from zsseg.stages.train.batches.crops import CropDataset
 from zsseg.stages.train.batches.packing import Packed, packed, unpacked
 from zsseg.stages.train.batches.photometric import one_opencv_thread
@@ -78,8 +78,12 @@ def make_loader(
     """
     number, count = processes()
     crops = CropDataset(data, config)
-    if number == 0:
-        check_unchanged(data.store, data.spec, crops.used_samples())
+    samples = crops.used_samples()
+    crops.unchecked |= (
+        check_unchanged(data.store, data.spec, samples)
+        if number == 0
+        else set(doubtful_rows(data.store, samples))  # one hashes, for all
+    )
     return _batches(
         Steps(crops, config.train.batch, number=number, count=count), config, start_step
     )
