@@ -133,15 +133,19 @@ def score_lines(results: Sequence[EvaluationResult]) -> list[str]:
 
 
 def _labels(results: Sequence[EvaluationResult]) -> list[str]:
-    """What tells several results apart; empty texts where there is one."""
-    if len(results) == 1:
-        return [""]
+    """What tells several results apart; an empty text where there is one.
+
+    What of the teacher was scored is said wherever its store has a map of names.
+    """
     by_subject = len({result.subject for result in results}) > 1
     by_gamma = len({result.settings["calibration"] for result in results}) > 1
-    return [
-        ", ".join([result.subject] * by_subject + [gamma_text(result)] * by_gamma)
-        for result in results
-    ]
+
+    def words(result: EvaluationResult) -> list[str]:
+        source = result.settings.get("from")
+        named = [str(source)] if source else []
+        return [result.subject] * by_subject + named + [gamma_text(result)] * by_gamma
+
+    return [", ".join(words(result)) for result in results]
 
 
 def trained_on_text(result: EvaluationResult) -> str | None:
@@ -166,12 +170,8 @@ def memory_text(result: EvaluationResult) -> str | None:
 
 
 def gamma_text(result: EvaluationResult) -> str:
-    """`gamma 0.02`: what was subtracted from the cosines of the seen classes.
-
-    Behind what of the teacher was scored, where its store has several things.
-    """
-    source = result.settings.get("from")
-    return f"{f'{source}, ' if source else ''}gamma {result.settings['calibration']:g}"
+    """`gamma 0.02`: what was subtracted from the cosines of the seen classes."""
+    return f"gamma {result.settings['calibration']:g}"
 
 
 def _score_line(result: EvaluationResult) -> str:

@@ -110,7 +110,7 @@ def _sources(store: Store, text_CD: Tensor, calibration: float) -> list[_Source]
         found.append(
             _Source(
                 read=lambda row: store.read(PIXEL_NAMES, row),
-                score=lambda map_4yx: _named_scores(map_4yx, len(text_CD)).to(text_CD.device),
+                score=lambda map_4yx: named_scores(map_4yx, len(text_CD)).to(text_CD.device),
                 gammas=(0.0,),
                 settings={"from": MAP},
             )
@@ -175,7 +175,7 @@ def _teacher_scores(dense_Dhw: NDArray[np.floating], text_CD: Tensor) -> Tensor:
     return class_logits(token_1Dhw, text_CD, 1.0)[0]
 
 
-def _named_scores(map_4yx: NDArray[np.uint8], classes: int) -> Tensor:
+def named_scores(map_4yx: NDArray[np.uint8], classes: int) -> Tensor:
     """(C, y, x) the scores of the best two classes of each cell, 0 for the others."""
     score_Cyx = torch.zeros(classes, *map_4yx.shape[1:])
     score_2yx = torch.from_numpy(SCORE_OF_CODE[map_4yx[2:]])

@@ -10,6 +10,8 @@ import pytest
 import torch
 from helpers.drawn_world import draw_world
 from helpers.random_store import MAP_GRID, write_store
+from helpers.tiny_training import config_of as tiny_config
+from helpers.tiny_training import metrics_of, run, train_tiny_students, what_was_learnt
 from numpy.typing import NDArray
 from PIL import Image
 from test_batch_losses import GRID, UNSEEN, inputs, slow_pseudo_labels
@@ -149,3 +151,24 @@ def test_dense_tokens_are_read_only_for_what_distils_them(
         assert cache_bytes(data.store, config) == sum(bytes_of[name] for name in expected)
     with pytest.raises(CacheError, match="holds no dense"):
         check_store(without_dense.store, without_dense.spec, distils)
+
+
+def test_a_run_learns_from_the_map_and_nothing_from_hidden_labels(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train_tiny_students(monkeypatch)
+    world = make_world(tmp_path, names=True, dense=False)
+    config = tiny_config(objectives={"sdd": 0.0}, self_training=TEACHER)
+    run(world, tmp_path / "run", config)
+    shares = [line["pseudo_label_share"] for line in metrics_of(tmp_path / "run")]
+    assert max(shares) > 0.5  # a crop may show no unlabelled pixel
+    rng, changed = np.random.default_rng(0), 0
+    for entry in world.store.index:
+        label_HW = np.array(Image.open(world.root / entry["label"]))
+        hidden_HW = (label_HW == 3) | (label_HW == VOID)
+        label_HW[hidden_HW] = rng.choice([3, VOID], hidden_HW.sum())
+        changed += int(hidden_HW.sum())
+        Image.fromarray(label_HW).save(world.root / entry["label"])
+    assert changed
+    run(world, tmp_path / "noise", config)
+    assert what_was_learnt(tmp_path / "noise") == what_was_learnt(tmp_path / "run")
