@@ -32,7 +32,8 @@ def label_warning(
 def visible_warning(spec: DatasetSpec, split: str, visible: Mapping[str, int] | None) -> str | None:
     """The same of visible labels, which show seen classes only; None where nothing is known.
 
-    `visible`: label value, as text -> pixels, as the history of a store keeps it.
+    `visible`: label value, as text -> pixels, as the history of a store keeps it: of all labels, or
+    of as many as show every seen class.
     """
     if visible is None:
         return None

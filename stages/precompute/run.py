@@ -16,6 +16,7 @@ from zsseg.stages.cache.format.manifest import VISIBLE_PIXELS
 from zsseg.stages.cache.writer import Writer
 from zsseg.stages.data.label_warning import visible_warning
 from zsseg.stages.data.samples import Sample
+from zsseg.stages.data.visible import count_visible
 from zsseg.stages.errors import DatasetError, ResourceError
 from zsseg.stages.precompute.engine.dask_engine import open_engine
 from zsseg.stages.precompute.engine.thread_engine import Engine
@@ -86,13 +87,15 @@ def precompute(
 
                 planner.remember(plan)
                 _check_space(wanted, plan)
+                if "index" in plan.todo:  # what was counted is of other labels, also if this ends
+                    _remember(writer, {VISIBLE_PIXELS: None})
                 forwards, kept = compute(
                     writer, planner, plan, engine, meter, max_failures=max_failures
                 )
             planner.remember(None)
             failed = _failures(writer, wanted.samples)
             _refuse_failures(request, failed, wanted.manifest.rows, at_most=max_failures)
-            _warn_of_labels(writer, wanted)
+            _warn_of_labels(writer, wanted, failed)
             loss = _finish(writer, wanted, engine, meter)
     return PrecomputeResult(
         path=wanted.path,
@@ -184,12 +187,17 @@ def _refuse_failures(
     refuse_failures(request.root, failed.values(), at_most=at_most)
 
 
-def _warn_of_labels(writer: Writer, wanted: WantedStore) -> None:
-    """Say which seen classes no label shows, where the last run has read all labels."""
-    if any(sample.label_file for sample in wanted.samples):
-        visible = writer.last(VISIBLE_PIXELS)
-        if told := visible_warning(wanted.spec, wanted.split, visible):
-            _log.warning("%s", told)
+def _warn_of_labels(writer: Writer, wanted: WantedStore, failed: Mapping[str, str]) -> None:
+    """Say which seen classes no label shows; a run that read a part of them looks at others."""
+    labelled = [each for each in wanted.samples if each.label_file and each.id not in failed]
+    if not labelled:
+        return
+    visible = writer.last(VISIBLE_PIXELS)
+    if visible is None:
+        visible = count_visible(wanted.spec, labelled)
+        writer.log({VISIBLE_PIXELS: visible})
+    if told := visible_warning(wanted.spec, wanted.split, visible):
+        _log.warning("%s", told)
 
 
 def _finish(writer: Writer, wanted: WantedStore, engine: Engine, meter: Meter) -> DenseLoss | None:

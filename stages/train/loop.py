@@ -115,7 +115,7 @@ def train(
     record = _record(config, data, experiment=experiment)
     writes = processes()[0] == 0
     if writes:
-        warn_of_labels(data.store, data.spec)
+        warn_of_labels(*data)
         for line in idle:
             logger.warning("%s", line)
     with only_writer(out) if writes else nullcontext():

@@ -3,6 +3,8 @@
 import logging
 from pathlib import Path
 
+import numpy as np
+
 from zsseg.stages.cache.format.codec import DENSE, NOT_KEPT, stored_format
 from zsseg.stages.cache.format.manifest import VISIBLE_PIXELS
 from zsseg.stages.cache.format.recipe import differing_fields
@@ -11,6 +13,7 @@ from zsseg.stages.data.label_warning import visible_warning
 from zsseg.stages.data.samples import Sample
 from zsseg.stages.data.spec import VOID, DatasetSpec
 from zsseg.stages.data.splits import training_samples
+from zsseg.stages.data.visible import count_visible
 from zsseg.stages.errors import CacheError, DatasetError, UserError
 from zsseg.stages.train.run_config import RunConfig
 
@@ -84,12 +87,20 @@ def reads_dense(store: Store, config: RunConfig) -> bool:
     return config.objectives.need("dense") or names
 
 
-def warn_of_labels(store: Store, spec: DatasetSpec) -> None:
-    """Say which seen classes no label of the store's images shows, where the store knows it."""
-    if any(entry["label"] is not None for entry in store.index):
-        visible = store.last(VISIBLE_PIXELS)
-        if told := visible_warning(spec, str(store.identity["split"]), visible):
-            _log.warning("%s", told)
+def warn_of_labels(store: Store, spec: DatasetSpec, root: Path) -> None:
+    """Say which seen classes no label of the store's images shows.
+
+    A store of an earlier version may not know: then labels are looked at.
+    """
+    if all(entry["label"] is None for entry in store.index):
+        return
+    visible = store.last(VISIBLE_PIXELS)
+    if visible is None:
+        samples = stored_samples(store, spec, root)
+        usable = np.flatnonzero(store.read_all("status") == 0)
+        visible = count_visible(spec, [samples[row] for row in usable])
+    if told := visible_warning(spec, str(store.identity["split"]), visible):
+        _log.warning("%s", told)
 
 
 def recorded_views(store: Store) -> int:
