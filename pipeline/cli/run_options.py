@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, cast
 
 from zsseg.pipeline.settings import apply_settings, build
 from zsseg.stages.errors import UserError
+from zsseg.stages.file_bytes import read_text_file
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -60,12 +61,9 @@ def read_names(text: str | None, option: str) -> list[str]:
 
 def _names_of_file(path: Path, option: str) -> list[str]:
     try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        reason = "not UTF-8" if isinstance(error, ValueError) else error.strerror
-        raise UserError(
-            f"{option} @{path}: cannot be read ({reason}). Give a text file with one name in a line"
-        ) from error
+        lines = read_text_file(path).split("\n")
+    except UserError as error:
+        raise UserError(f"{option} @{error}") from error
     names = [line.strip() for line in lines if line.strip()]
     if not names:
         raise UserError(f"{option} @{path}: holds no name. Write one in a line")

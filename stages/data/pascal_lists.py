@@ -8,7 +8,9 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from unicodedata import normalize
 
+from zsseg.stages.data.folders import label_names
 from zsseg.stages.data.pascal_context import read_masks
 from zsseg.stages.data.samples import LabelForm, Sample
 from zsseg.stages.data.spec import Layout
@@ -172,7 +174,7 @@ def _devkit(root: Path, year: str) -> Path:
 
 
 def _any_labelled(lists: Iterable[Path], labels: Mapping[str, Path]) -> bool:
-    return any(name in labels for path in lists for name in _names(path))
+    return any(label_names(_names(path), labels) for path in lists)
 
 
 def _names(path: Path) -> list[str]:
@@ -199,8 +201,18 @@ def _names(path: Path) -> list[str]:
 
 
 def _listed(folder: Path, names: Iterable[str], labels: dict[str, Path]) -> list[Sample]:
-    images = folder / "JPEGImages"
-    return [Sample(name, images / f"{name}.jpg", labels.get(name)) for name in set(names)]
+    """A sample of each name, once; files may have their names in the other Unicode form."""
+    images, wanted = folder / "JPEGImages", set(names)
+    if not all(map(str.isascii, wanted)):
+        there = {path.stem for path in images.glob("*.jpg")}
+        composed = {normalize("NFC", name): name for name in there}
+        others = {name: composed.get(normalize("NFC", name), name) for name in wanted - there}
+        wanted = (wanted & there) | set(others.values())
+    label_of = label_names(wanted, labels)
+    return [
+        Sample(name, images / f"{name}.jpg", labels.get(label_of.get(name, name)))
+        for name in wanted
+    ]
 
 
 LIST_LAYOUTS: Mapping[Layout, ListLayout] = {

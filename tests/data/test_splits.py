@@ -4,6 +4,7 @@ import json
 import unicodedata
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -464,6 +465,37 @@ def test_a_list_that_cannot_be_read_is_named(tmp_path: Path, content: bytes, rea
     (tmp_path / "ImageSets/Segmentation/trainaug.txt").write_bytes(content)
     with pytest.raises(DatasetError, match=rf"trainaug\.txt.*{reason}"):
         list_samples(load_spec("pascal-voc"), tmp_path, "train")
+
+
+@pytest.mark.parametrize("listed", ["NFC", "NFD"])
+@pytest.mark.parametrize(("images", "labels"), [("NFC", "NFD"), ("NFD", "NFC"), ("NFD", "NFD")])
+@pytest.mark.parametrize(
+    ("name", "lists", "folder"),
+    [
+        ("pascal-voc", "ImageSets/Segmentation", "SegmentationClass"),
+        ("pascal-context", "ImageSets/SegmentationContext", "SegmentationClassContext"),
+    ],
+)
+def test_lists_name_files_in_any_unicode_form(
+    tmp_path: Path, name: str, lists: str, folder: str, listed: str, images: str, labels: str
+) -> None:
+    """A list copied from one system, files unpacked on another."""
+
+    def stem(form: Any) -> str:
+        return unicodedata.normalize(form, "straße_é_道路_ガ")
+
+    spec = load_spec(name)
+    image = f"JPEGImages/{stem(images)}.jpg"
+    label = f"{folder}/{stem(labels)}.png"
+    _touch(tmp_path, [image, label, "JPEGImages/a.jpg", f"{folder}/a.png"])
+    # Both forms in one list are one image.
+    text = f"{stem(listed)}\na\n{stem('NFC')}\n"
+    _write(tmp_path / lists / "val.txt", text)
+    assert splits(spec, tmp_path) == ["val"]
+    found = [s for s in list_samples(spec, tmp_path, "val") if s.id != "a"]
+    assert [(s.image, s.label) for s in found] == [(tmp_path / image, tmp_path / label)]
+    _write(tmp_path / lists / "train.txt", f"{stem(listed)}\n")
+    assert splits(spec, tmp_path) == ["train", "val"]
 
 
 def test_names_pair_in_any_unicode_form(tmp_path: Path) -> None:

@@ -34,9 +34,11 @@ def test_a_file_of_names(tmp_path: Path) -> None:
     path = tmp_path / "names.txt"
     path.write_bytes("\ufeffbed, double\r\n\r\n  caf\u00e9 \r\n".encode())
     assert read_names(f"@{path}", "--classes") == ["bed, double", "caf\u00e9"]
-    for content, reason in ((b"\xff\xfea", "not UTF-8"), (b"\n\n", "no name")):
+    for content, reason in ((b"\xff\xfea", "not UTF-8 text .UTF-16"), (b"\n\n", "no name")):
         path.write_bytes(content)
         with pytest.raises(UserError, match=reason):
             read_names(f"@{path}", "--classes")
-    with pytest.raises(UserError, match=r"@.*nowhere"):
+    with pytest.raises(UserError, match=r"--classes @.*nowhere: there is no"):
         read_names(f"@{tmp_path / 'nowhere'}", "--classes")
+    with pytest.raises(UserError, match="it is a folder, not a file"):
+        read_names(f"@{tmp_path}", "--classes")
