@@ -8,7 +8,7 @@ from helpers.messages import Message, Product
 MESSAGES = Product().messages()
 
 _VERBS = """add ask bring build change check choose close compare copy correct create delete
-download evaluate export fetch finish fix free give import install leave list look make
+download evaluate export fetch finish fix free give import install leave let list look make
 mend move name predict put remove rename repair replace resume run save say scale score
 separate set start take train try unset use wait write"""
 ADVICE = re.compile(
@@ -23,6 +23,7 @@ ADVICE = re.compile(
 NAMED = re.compile(r"\{|'[^']+'|--[a-z]|\b[a-z_]+[.=][a-z_]+\b|\b[A-Z]+_[A-Z]+\b")
 
 PARTS = {
+    ("pipeline/cli/run_options.py", "{option} @{error}"): "a whole message about a text file",
     ("stages/cache/disk/json_files.py", "{path}"): "who reads a store's file adds the advice",
     ("stages/cache/evidence.py", ""): "a line of `cache verify`, whose last line has the advice",
     (

@@ -102,8 +102,10 @@ class Product:
                 return [text for value in values for text in self._texts(value, place, depth)]
             case ast.Name(id=name):
                 return self._named(name, place, depth) or unknown
-            case ast.Call() if len(found := self._functions.get(_called(node), [])) == 1:
-                return self._returned(*found[0], depth) or unknown
+            case ast.Call():
+                found = self._functions.get(_called(node), [])
+                found = [each for each in found if each[0] == place.file] or found
+                return (self._returned(*found[0], depth) if len(found) == 1 else []) or unknown
         return unknown
 
     def _named(self, name: str, place: _Place, depth: int) -> list[str]:

@@ -22,7 +22,7 @@ from zsseg.stages.cache.disk.store_path import StorePath
 from zsseg.stages.errors import ResourceError, UserError
 from zsseg.stages.precompute.engine import dask_worker
 from zsseg.stages.precompute.engine.dask_client import connect
-from zsseg.stages.precompute.engine.isolation import LOSSES, isolate
+from zsseg.stages.precompute.engine.isolation import WORKERS_LOST, isolate
 from zsseg.stages.precompute.engine.jobs import Job, RunContext, ShardResult
 from zsseg.stages.precompute.engine.shard_worker import ShardWorker, Tick
 from zsseg.stages.precompute.engine.thread_engine import Engine, ShardResults, ThreadEngine
@@ -125,7 +125,7 @@ class DaskEngine:
         running: "dict[Future[Any], Job]",
         suspects: list[Job],
     ) -> ShardResults:
-        """The results of jobs; `suspects` gets those that lost their worker LOSSES times."""
+        """The results of jobs; `suspects` gets those that lost their worker WORKERS_LOST times."""
         from distributed import as_completed
         from distributed.scheduler import KilledWorker
 
@@ -143,7 +143,7 @@ class DaskEngine:
             except KilledWorker:
                 result = None
                 lost[job.shard] += 1
-            again = result is None and lost[job.shard] < LOSSES
+            again = result is None and lost[job.shard] < WORKERS_LOST
             if result is None:
                 text = "; it is done again elsewhere" if again else ""
                 _log.warning("the worker of shard %d was lost%s", job.shard, text)

@@ -7,7 +7,7 @@ from pathlib import Path
 from zsseg.stages.errors import ResourceError
 from zsseg.stages.precompute.engine.jobs import KILLED, Job, ShardResult
 
-LOSSES = 2
+WORKERS_LOST = 2
 """How often a shard may lose its worker without an image being found as the cause."""
 
 _log = logging.getLogger(__name__)
@@ -24,7 +24,7 @@ def isolate(
 
     `attempt` computes a job while nothing else is computed, and returns None when its worker dies;
     `dies_reading` says whether a worker dies that only reads the images at these places. Raises
-    ResourceError when the worker dies LOSSES times though no single image kills it.
+    ResourceError when the worker dies WORKERS_LOST times though no single image kills it.
     """
     losses = 0
     while (result := attempt(job)) is None:
@@ -32,7 +32,7 @@ def isolate(
         place = _deadly_image(job, attempt, dies_reading)
         if place is None:
             losses += 1
-            if losses < LOSSES:  # a worker may also be lost for nothing that the shard did
+            if losses < WORKERS_LOST:  # a worker may also be lost for nothing that the shard did
                 continue
             raise ResourceError(
                 f"shard {job.shard} lost its worker again and again, though no single image of "

@@ -25,7 +25,7 @@ from zsseg.stages.precompute.plan.stat_cache import StatCache
 from zsseg.stages.precompute.progress import Meter
 from zsseg.stages.precompute.threads import in_threads
 
-State = Literal["relabelled", "changed", "usable", "useless"]
+RowState = Literal["relabelled", "changed", "usable", "useless"]
 """How a row has changed: `relabelled`, only its visible label has; `changed`, its image has, or it
 cannot be read any more; `usable`, it had failed and can be read now, or is to be tried again;
 `useless`, it had failed and fails for another reason now."""
@@ -42,7 +42,7 @@ def row_states(
     *,
     retry_failed: bool,
     meter: Meter,
-) -> tuple[dict[int, State], list[int]]:
+) -> tuple[dict[int, RowState], list[int]]:
     """Returns the rows of a store that have changed, and those found unchanged by their hash.
 
     Rows that the stat cache knows to be unchanged are in neither, unless they had failed and
@@ -73,7 +73,7 @@ def _state(
     old: Mapping[int, OldRow],
     retry_failed: bool,
     row: int,
-) -> State | None:
+) -> RowState | None:
     known = old[row]
     if known.failure is not None:
         if known.failure.startswith(KILLED):  # reading it would kill this process too
@@ -92,7 +92,7 @@ def _state(
 
 
 def refuse_changed(
-    store: StorePath, samples: Sequence[Sample], states: Mapping[int, State]
+    store: StorePath, samples: Sequence[Sample], states: Mapping[int, RowState]
 ) -> None:
     """Raise CacheError, naming images, when files have changed."""
     changed = [

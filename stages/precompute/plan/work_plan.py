@@ -23,7 +23,7 @@ from zsseg.stages.errors import CacheError
 from zsseg.stages.precompute.engine.jobs import KILLED, Job, OldValues
 from zsseg.stages.precompute.make.artifacts import KINDS, PER_ROW, dependents_of
 from zsseg.stages.precompute.make.pictures import OldRow
-from zsseg.stages.precompute.plan.changed_files import State, old_rows, row_states
+from zsseg.stages.precompute.plan.changed_files import RowState, old_rows, row_states
 from zsseg.stages.precompute.plan.earlier_stores import (
     EarlierStore,
     earlier_stores,
@@ -33,7 +33,7 @@ from zsseg.stages.precompute.plan.stat_cache import StatCache
 from zsseg.stages.precompute.plan.wanted_store import WantedStore
 from zsseg.stages.precompute.progress import Meter
 
-_REASONS: dict[State, str] = {
+_REASONS: dict[RowState, str] = {
     "changed": "their image file is another one",
     "relabelled": "their visible label is another one",
     "usable": "they can be read now, or are to be tried again",
@@ -54,7 +54,7 @@ class Plan:
     copied: Counter[str] = field(default_factory=Counter)
     why: dict[str, Counter[str]] = field(default_factory=dict)
     """Reason -> rows, by artifact."""
-    states: dict[int, State] = field(default_factory=dict)
+    states: dict[int, RowState] = field(default_factory=dict)
     """Rows whose files have changed."""
 
     @property
@@ -213,7 +213,7 @@ class Planner:
                 if set_aside or why:
                     plan.need_rows(name, shard, why, len(rows))
 
-    def _states(self, store: StorePath, known: Mapping[int, OldRow]) -> dict[int, State]:
+    def _states(self, store: StorePath, known: Mapping[int, OldRow]) -> dict[int, RowState]:
         cache = self._cache(store)
         states, sound = row_states(
             self.wanted.spec,
