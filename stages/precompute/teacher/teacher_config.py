@@ -274,7 +274,9 @@ def _json(file: Path, spec: str) -> Any:
             )
         return json.loads(file.read_text(encoding="utf-8"))
     except OSError as error:
-        raise ResourceError(f"{spec}: cannot read {file}: {error.strerror or error}") from error
+        raise ResourceError(
+            f"{spec}: cannot read {file}: {error.strerror or error}. Check the file and its disk"
+        ) from error
     except (ValueError, RecursionError) as error:
         raise UserError(f"{spec}: {file} is not valid JSON: {error}. {_PUBLISHED}") from error
 
