@@ -16,7 +16,7 @@ from zsseg.stages.data.samples import Sample
 from zsseg.stages.data.spec import DatasetSpec
 from zsseg.stages.errors import CacheError
 from zsseg.stages.train.batches import changed_images
-from zsseg.stages.train.batches.changed_images import _is_same, check_unchanged
+from zsseg.stages.train.batches.changed_images import _is_same, check_unchanged, doubtful_rows
 from zsseg.stages.train.batches.store_check import stored_samples
 
 
@@ -100,15 +100,25 @@ def test_what_is_known_is_not_read_and_a_touched_file_is(
     assert read == [samples[3].image]
 
 
-def test_a_copied_data_set_is_taken_by_size_and_time(
-    world: World, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+@pytest.mark.parametrize("changed", [False, True])
+def test_a_copied_data_set_is_compared_by_content(
+    world: World, tmp_path: Path, changed: bool
 ) -> None:
+    """All its files have other change times, as those have of which each was written again."""
     write_sources(world)
     copy = tmp_path / "copy"
     shutil.copytree(world.root, copy)
     moved = World(world.store, world.spec, copy)
-    monkeypatch.setattr(changed_images, "image_content", lambda path: pytest.fail(str(path)))
-    check_unchanged(world.store, world.spec, by_row(moved))
+    assert len(doubtful_rows(moved.store, by_row(moved))) == len(by_row(moved))
+    if changed:
+        file = by_row(moved)[2].image
+        before = file.stat()
+        shutil.copyfile(by_row(moved)[3].image, file)
+        os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
+        with pytest.raises(CacheError, match="1 images or their labels have changed"):
+            check_unchanged(world.store, world.spec, by_row(moved))
+    else:
+        assert not check_unchanged(world.store, world.spec, by_row(moved))
 
 
 def test_of_very_many_doubtful_files_some_are_read(

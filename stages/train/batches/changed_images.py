@@ -81,23 +81,16 @@ def _changed(store: Store, ids: Sequence[str]) -> CacheError:
 
 
 def doubtful_rows(store: Store, samples: Mapping[int, Sample]) -> list[int]:
-    """The rows whose files are not surely those that the store was made from."""
+    """The rows whose files are not surely those that the store was made from.
+
+    All, where the data set was copied to another disk: its files have other change times and
+    inodes, and so has one whose images were all written again.
+    """
     known = _entries(store)
     now = {
         row: (_stat(sample.image_file), _stat(sample.label_file)) for row, sample in samples.items()
     }
-    # Copied to another disk or machine, all have other change times and inodes, and these say
-    # nothing; where only some have, those files were written again.
-    kept = any(
-        image is not None and known.get(samples[row].id, {}).get("image") == list(image)
-        for row, (image, _) in now.items()
-    )
-    fields = 4 if kept else 2
-    return [
-        row
-        for row, files in now.items()
-        if not _is_known(known.get(samples[row].id), files, fields)
-    ]
+    return [row for row, files in now.items() if not _is_known(known.get(samples[row].id), files)]
 
 
 def _entries(store: Store) -> dict[str, dict[str, Any]]:
@@ -119,17 +112,12 @@ def _stat(path: str | None) -> tuple[int, ...] | None:
     return (found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino) if found else None
 
 
-def _is_known(
-    entry: Mapping[str, Any] | None, files: tuple[tuple[int, ...] | None, ...], fields: int
-) -> bool:
-    """Are both files those of the entry, by the first `fields` of what is known of them?"""
+def _is_known(entry: Mapping[str, Any] | None, files: tuple[tuple[int, ...] | None, ...]) -> bool:
+    """Are both files those of the entry, by their size, times and inode?"""
     if entry is None:
         return False
     then = (entry.get("image"), entry.get("label"))
-    return all(
-        list(now or ())[:fields] == list(old or ())[:fields]
-        for now, old in zip(files, then, strict=True)
-    )
+    return all(list(now or ()) == list(old or ()) for now, old in zip(files, then, strict=True))
 
 
 def _is_same(store: Store, spec: DatasetSpec, sample: Sample, row: int) -> bool:
