@@ -153,8 +153,9 @@ def _repair(
         end = f"fingerprint {done.after}; the earlier one is unknown, as the seal was damaged"
     else:
         end = (
-            "but the recomputed values differ from the earlier ones in some digits, as on another "
-            f"machine or GPU: the fingerprint is {done.after} and was {done.before}. Runs trained "
+            "but the recomputed values are not the earlier ones: in some digits, as on another "
+            "machine or GPU, or because their images have changed since and the receipt that knew "
+            f"it was lost. The fingerprint is {done.after} and was {done.before}. Runs trained "
             "from the store stay usable, but cannot be resumed"
         )
     console.out.print(f"{store}: repaired, {end}", soft_wrap=True)
