@@ -340,3 +340,14 @@ def test_a_store_at_a_url_is_restored(tiny_clip: str, tmp_path: Path) -> None:
         assert {name: now[name] for name in whole if name not in NOT_CONTENT} == {
             name: whole[name] for name in whole if name not in NOT_CONTENT
         }
+
+
+def test_a_store_that_is_half_set_aside_is_continued_not_repaired(path: Path) -> None:
+    """Its zarr.json is not lost; no other data set or teacher would put it back."""
+    (path / ".previous").mkdir()
+    (path / "seal.json").unlink()
+    (path / "zarr.json").rename(path / ".previous" / "zarr.json")
+    before = content(path)
+    with pytest.raises(CacheError, match=r"nothing to repair yet: an --update .* interrupted"):
+        repair(path)
+    assert content(path) == before

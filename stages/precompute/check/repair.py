@@ -29,6 +29,7 @@ from zsseg.stages.cache.format.manifest import (
     fingerprints,
 )
 from zsseg.stages.cache.format.recipe import differing_fields
+from zsseg.stages.cache.set_aside import previous_store
 from zsseg.stages.cache.verify import DamagedFile, Inspection, Share, inspect_store
 from zsseg.stages.data.samples import Sample
 from zsseg.stages.data.splits import training_samples
@@ -101,6 +102,12 @@ def repair_store(
         found = inspect_store(path, share=share, progress=look)
         if not found.problems:
             return None
+        if found.manifest is None and previous_store(path) is not None:
+            raise CacheError(
+                f"{path}: nothing to repair yet: an --update of its images was interrupted while "
+                "it set the store aside. Run the same `zsseg precompute` command again, which goes "
+                "on with that"
+            )
         plan = _plan(path, found.manifest, root=root, teacher=teacher)
         _put_back(path, found, plan)
         _check_place(path, plan)
