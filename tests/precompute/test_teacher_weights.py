@@ -2,10 +2,12 @@
 
 import argparse
 import shutil
+from collections import deque
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -36,6 +38,7 @@ def clip(tiny_clip: str, tmp_path: Path) -> Path:
             "optimizer": {"state": {0: {"exp_avg": torch.zeros(2)}}},
         },
         lambda tensors: {"ema": {"module": tensors}},
+        lambda tensors: {"state_dict": tensors, "config": Settings(), "best": np.float64(0.5)},
     ],
 )
 @pytest.mark.parametrize("name", ["epoch_5.pt", "mine.pth"])
@@ -67,7 +70,8 @@ def test_prefixes_of_a_compiled_model_are_left_out(clip: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "named"),
     [
-        ({"state_dict": {"a": torch.zeros(1)}, "config": Settings()}, "Settings"),
+        (Settings(), "no weights"),
+        ({"state_dict": {"a": torch.zeros(1)}, "log": deque([1])}, "deque"),
         ({"epoch": 5, "optimizer": {"lr": 1.0}}, "epoch, optimizer"),
         ([1, 2], "no weights"),
     ],

@@ -4,19 +4,15 @@ A trainer saves more than the weights: the optimiser, its options, an averaged c
 gives every table of tensors in a file, wherever it lies, and leaves the choice to the caller.
 """
 
-import argparse
 from collections.abc import Iterator
 from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path, PurePosixPath
-from pickle import UnpicklingError
 
-import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor
 
 from zsseg.stages.errors import ResourceError, UserError
+from zsseg.stages.tensor_files import read_tensor_file
 
 _FILES = (".pth", ".pt", ".bin", ".safetensors")
 _FIRST = ("state_dict", "model_state_dict", "model", "module", "encoder")
@@ -43,9 +39,9 @@ def weight_tables(path: Path) -> list[tuple[str, dict[str, Tensor]]]:
     """Every table of tensors in a file, the likeliest first, with its place such as `model.ema`.
 
     Each is by name in file order, without the counters of batch norms. Raises UserError for a file
-    without one, for a damaged one, and for one that holds more than tensors and plain values.
+    without one, and for a damaged one.
     """
-    tables = list(_tables(_read(path), ""))
+    tables = list(_tables(read_tensor_file(path), ""))
     if not tables:
         raise UserError(
             f"{path}: holds no table of tensors. Give a file of weights: a .safetensors file, or a "
@@ -97,43 +93,9 @@ def _beside(module: str, file: str) -> Path:
     )
 
 
-def _read(path: Path) -> object:
-    try:
-        if path.suffix == ".safetensors":
-            return load_file(path)
-        # What trainers save most often beside the weights; it holds plain values and no code.
-        with torch.serialization.safe_globals([argparse.Namespace]):
-            return torch.load(path, map_location="cpu", weights_only=True)
-    except UnpicklingError as error:
-        if classes := _classes(path):
-            raise UserError(
-                f"{path}: holds objects of {', '.join(classes[:4])}{', ...' * (len(classes) > 4)} "
-                "beside the tensors, which could run code, so it is not loaded. Save the weights "
-                "alone, as a state_dict or as .safetensors, where the file comes from"
-            ) from error
-        raise UserError(
-            f"{path}: cannot be read as a weight file: not one, or an old one that holds more "
-            "than tensors. Give another, or save the weights alone as .safetensors"
-        ) from error
-    except (SafetensorError, RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise UserError(
-            f"{path}: cannot be read as a weight file: {reason}. Fetch it again, or give another"
-        ) from error
-
-
-def _classes(path: Path) -> list[str]:
-    """The Python classes that a file asks for, which torch does not load; [] if unknown."""
-    try:
-        named = torch.serialization.get_unsafe_globals_in_checkpoint(path)
-    except Exception:  # not a zip archive, or so damaged that torch's parser fails somewhere
-        return []
-    return sorted(set(named) - {"argparse.Namespace"})
-
-
 def _tables(values: object, place: str, depth: int = 0) -> Iterator[tuple[str, dict[str, Tensor]]]:
     """A table, then those within it; those that trainers keep the weights in come first."""
-    if isinstance(values, argparse.Namespace) or not isinstance(values, dict) or depth > _DEEPEST:
+    if not isinstance(values, dict) or depth > _DEEPEST:
         return
     named = {str(name): value for name, value in values.items()}
     tensors = {
