@@ -12,8 +12,9 @@ import pytest
 import torch
 from helpers.clip_store import CONFIG as FOUR
 from helpers.drawn_world import draw_world
+from PIL import Image
 
-from benchmarks import online, run, scale, stage_one, step
+from benchmarks import dense_settings, online, run, scale, stage_one, step
 from benchmarks.ratio import Ratio, timed_in_turn
 from zsseg.stages.data.spec import VOID, load_spec
 from zsseg.stages.precompute.teacher.clip_teacher import load_teacher
@@ -153,3 +154,34 @@ def test_clip_in_the_loop_sees_the_pixels_that_the_student_sees(
     assert seen.region_BHW.shape == label_BHW.shape
     assert not seen.region_BHW[:, :, :256].any()
     assert seen.region_BHW[:, :, 256:].any()
+
+
+def test_dense_settings_are_told_apart_by_seen_classes_alone(
+    tiny_clip: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """What the labels say of the unseen class changes nothing; what they say of others does."""
+    world = draw_world(tmp_path / "world", split="val", images=2)
+    tried = ('{"size": [32, 64]}', '{"size": [32, 64], "flip": true, "scales": [1.0, 2.0]}')
+    options = ["--dataset", str(world), "--root", str(world.parent), "--split", "val"]
+    words = ["bench", tiny_clip, *options, "--templates", "single", "--try", *tried]
+    monkeypatch.setattr(sys, "argv", words)
+
+    def told() -> str:
+        dense_settings.main()
+        return capsys.readouterr().out
+
+    before = told()
+    assert [line.split(", ")[-2:] for line in before.splitlines()] == [
+        ["1 passes", "2 images"],
+        ["4 passes", "2 images"],
+    ]
+    for unseen, others, same in ((255, 2, True), (3, 1, False)):
+        for file in (world.parent / "labels" / "val").iterdir():
+            label_HW = np.array(Image.open(file))
+            label_HW[label_HW == 3] = unseen
+            label_HW[label_HW == 2] = others
+            Image.fromarray(label_HW).save(file)
+        assert (told() == before) == same
