@@ -60,6 +60,10 @@ _TEACHER = {
 }
 
 
+DIFFERENT = 64
+"""Pictures that differ; the others repeat them."""
+
+
 @dataclass(frozen=True)
 class Peaks:
     """Bytes of resident memory that a run took at most."""
@@ -79,12 +83,14 @@ def write_world(folder: Path, images: int) -> None:
     label = (folder / "label.png").read_bytes()
     # Images repeat, their files do not: what is kept per file is what is measured.
     pictures = []
-    for _ in range(64):
+    for _ in range(DIFFERENT):
         write_png(folder / "image.png", rng.integers(0, 256, (16, 16, 3), dtype=np.uint8))
         pictures.append((folder / "image.png").read_bytes())
     for number in range(images):
         (folder / "labels" / "train" / f"{number:06d}.png").write_bytes(label)
-        (folder / "images" / "train" / f"{number:06d}.png").write_bytes(pictures[number % 64])
+        (folder / "images" / "train" / f"{number:06d}.png").write_bytes(
+            pictures[number % DIFFERENT]
+        )
     (folder / "world.yaml").write_text(
         "name: many\nlayout: folder\nclasses: [left, right]\nunseen: [right]\nignore: [255]\n"
         'patterns: {images: "images/{split}", labels: "labels/{split}"}\n'
