@@ -290,8 +290,8 @@ def test_a_missing_bucket_is_named(s3_server: str) -> None:
 @pytest.mark.parametrize(
     ("raised", "message"),
     [
-        (PermissionError("Access Denied"), "no permission: s3://b/x: Access Denied. Credentials"),
-        (TimeoutError("timed out"), "cannot be reached: s3://b/x: timed out. Credentials"),
+        (PermissionError("Access Denied"), "no permission: s3://b/x: Access Denied. Set"),
+        (TimeoutError("timed out"), "cannot be reached: s3://b/x: timed out. Set credentials"),
         (RuntimeError("no credentials"), "cannot be reached: s3://b/x: RuntimeError: no cred"),
     ],
 )
