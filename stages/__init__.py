@@ -8,5 +8,6 @@ small world to try everything on.
 Single files: `errors` (what a user can mend, with exit codes), `printable` (names as text),
 `file_bytes` (files that a user names), `yaml_files` and `validation_errors` (settings read and
 checked), `tensor_files` (weights, without what else is in their files), `setting_marks` (what
-depends on a setting), `device` (CPU or GPU).
+depends on a setting), `device` (CPU or GPU), `machine_memory` (how much there is), `allocations`
+(how much tensors take).
 """

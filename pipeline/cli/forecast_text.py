@@ -1,5 +1,7 @@
 """Forecasts as text, for `zsseg precompute --dry-run` and `zsseg cache why`."""
 
+from collections.abc import Mapping
+
 from zsseg.pipeline import console
 from zsseg.stages.precompute.forecast import ArtifactForecast, DenseForecast, Forecast
 from zsseg.stages.precompute.teacher.dense_passes import DensePass
@@ -29,8 +31,12 @@ def forecast_lines(found: Forecast) -> list[str]:
     lines.append(f"writes {console.size_text(found.bytes)}{free}")
     if found.free is not None and found.bytes > found.free:
         lines.append("too little disk: this would be refused")
+    if found.memory:
+        lines.append(_memory_line(found.memory))
     if found.seconds is not None:
-        lines.append(f"takes about {_duration(found.seconds)} in one process (measured on a few)")
+        lines.append(
+            f"takes about {duration_text(found.seconds)} in one process (measured on a few)"
+        )
     if found.update:
         lines += _NEEDS_UPDATE
     return lines
@@ -40,6 +46,12 @@ def _artifact_line(forecast: ArtifactForecast) -> str:
     what = "classes" if forecast.artifact == "text" else "images"
     copied = f", {forecast.copied} copied" if forecast.copied else ""
     return f"{forecast.artifact}: {forecast.rows} {what}{copied}"
+
+
+def _memory_line(memory: Mapping[str, int]) -> str:
+    parts = ", ".join(f"{console.size_text(size)} {what}" for what, size in memory.items() if size)
+    total = console.size_text(sum(memory.values()))
+    return f"memory: at most {total} in each process ({parts})"
 
 
 def _dense_line(dense: DenseForecast) -> str:
@@ -69,7 +81,8 @@ def _reasons(forecast: ArtifactForecast) -> list[str]:
     return [f"{rows}: {reason}" for reason, rows in reasons]
 
 
-def _duration(seconds: float) -> str:
+def duration_text(seconds: float) -> str:
+    """Seconds as text, such as 12 min."""
     if seconds < 90:
         return f"{seconds:.0f} s"
     if seconds < 90 * 60:

@@ -77,6 +77,8 @@ class Forecast:
     """Free bytes on the disk; None for a store at a URL."""
     seconds: float | None
     """Estimated; None where nothing is computed."""
+    memory: Mapping[str, int]
+    """Bytes that a process has at most, by what they are for; {} where nothing is computed."""
     dense: DenseForecast | None
     """None where no dense tokens are computed."""
 
@@ -99,6 +101,7 @@ def forecast_plan(planner: Planner, plan: Plan, engine: Engine) -> Forecast:
         bytes=planned_bytes(plan, wanted.manifest),
         free=storage(wanted.path).free_bytes(),
         seconds=_seconds(wanted, plan, per_image) if plan.todo else None,
+        memory=_memory(wanted, engine) if plan.todo else {},
         dense=_dense(wanted, per_image["dense"]) if _dense_rows(wanted, plan) else None,
     )
 
@@ -128,6 +131,12 @@ def _dense_rows(wanted: WantedStore, plan: Plan) -> int:
     if wanted.config.dense.format != "none":
         return plan.rows["dense"]
     return max(plan.rows[name] for name in ("dense", *FROM_TOKENS))
+
+
+def _memory(wanted: WantedStore, engine: Engine) -> dict[str, int]:
+    from zsseg.stages.precompute.memory_forecast import process_memory
+
+    return engine.ask(partial(process_memory, wanted=wanted))
 
 
 def _timed(wanted: WantedStore, plan: Plan, engine: Engine) -> dict[str, float]:
