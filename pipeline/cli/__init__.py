@@ -1,8 +1,8 @@
 """The commands: each parses its options, calls a function and prints the result.
 
 `main` is the `zsseg` command. `options` has the options and exit codes of several commands,
-`run_options` what commands on a trained run share, `forecast_text` prints a dry run, `signals`
-turns SIGTERM into an orderly end. Every other file is named after its command:
+`run_options` what commands on a trained run share, `forecast_text` and `train_forecast_text` print
+dry runs, `signals` turns SIGTERM into an orderly end. Every other file is named after its command:
 
 - `demo`, `precompute`, `train`, `evaluate`, `predict`, `compare`, `ablate`
 - `dataset`, `config`, `student`: their subcommands are in the file

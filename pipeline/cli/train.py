@@ -21,6 +21,16 @@ if TYPE_CHECKING:
 DEFAULT_EXPERIMENT = "sdd_rst"
 DEFAULT_CACHE = Path("data_cache")
 
+DryRun = Annotated[
+    bool, typer.Option("--dry-run", help="Say what memory and time it would take; train nothing.")
+]
+ReplayFile = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE", help="Do a step again whose loss was not finite, as a run kept it."
+    ),
+]
+
 
 def train(
     cache: Annotated[
@@ -51,12 +61,8 @@ def train(
             "--resume", help="Go on from the last checkpoint of the run in --out; needs no more."
         ),
     ] = False,
-    replay: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FILE", help="Do a step again whose loss was not finite, as a run kept it."
-        ),
-    ] = None,
+    replay: ReplayFile = None,
+    dry_run: DryRun = False,
     quiet: Quiet = False,
 ) -> None:
     """Stage two: train a student against a store. CLIP is not loaded.
@@ -74,6 +80,9 @@ def train(
     console.configure_logging(quiet=quiet, first=first)
     if replay is not None:
         _replay(replay, settings or [])
+        return
+    if dry_run:
+        _forecast(options)
         return
     with joined_processes():
         _train(options, quiet=quiet)
@@ -131,6 +140,24 @@ def _train(options: _Options, *, quiet: bool) -> None:
         "IMAGES --out predictions",
         soft_wrap=True,
     )
+
+
+def _forecast(options: _Options) -> None:
+    """Print what memory and time the training would take."""
+    from zsseg.pipeline.cli.train_forecast_text import train_forecast_lines
+    from zsseg.pipeline.named_stores import stored_spec
+    from zsseg.stages.train.batches.training_data import TrainingData
+    from zsseg.stages.train.foretell.dry_run import forecast_training
+    from zsseg.stages.train.run.run_folder import is_run, read_record
+
+    started = read_record(options.folder) if options.resume and is_run(options.folder) else None
+    name, config = _experiment(options, started)
+    store = _store(options, started)
+    data = TrainingData(store, stored_spec(store), _root(options, started, store))
+    found, fitting = forecast_training(config, data)
+    console.out.print(f"{name} from {store.path}", soft_wrap=True)
+    for line in train_forecast_lines(found, fitting, config):
+        console.out.print(line, soft_wrap=True)
 
 
 def _experiment(options: _Options, started: "RunRecord | None") -> "tuple[str, RunConfig]":

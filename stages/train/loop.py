@@ -19,6 +19,7 @@ from zsseg.stages.train.batches.store_check import check_store, warn_of_labels
 from zsseg.stages.train.batches.supervision import check_supervision
 from zsseg.stages.train.batches.training_data import TrainingData
 from zsseg.stages.train.capture import capture, finite
+from zsseg.stages.train.foretell.memory_check import check_memory
 from zsseg.stages.train.interrupt import held_signals
 from zsseg.stages.train.processes import (
     Status,
@@ -81,6 +82,8 @@ class _Run:
     """The checkpoint that it goes on from; None: it starts."""
     state: State
     classes: KnownClasses
+    foretold: int | None
+    """Bytes of memory, as foretold; None: it was not reckoned."""
 
 
 @joined_processes()
@@ -132,12 +135,14 @@ def train(
         with explained(config):
             state = _prepare(config, saved, width=text_CD.shape[1])
         batches = make_loader(data, config, start_step=start)
+        classes = make_classes(data.spec, text_CD, state.device, protocol=config.protocol)
+        with explained(config):
+            foretold = check_memory(state, data, classes, config)
         if writes and resumes:
             note_resumption(out, start, record)
         elif writes:
             write_record(out, record, text_CD)
-        classes = make_classes(data.spec, text_CD, state.device, protocol=config.protocol)
-        run = _Run(config, data, out, saved, state, classes)
+        run = _Run(config, data, out, saved, state, classes, foretold.peak if foretold else None)
         with explained(config):
             return _steps(run, batches, progress)
 
@@ -153,7 +158,8 @@ def _steps(
     with ExitStack() as held:
         writes = processes()[0] == 0
         log = held.enter_context(MetricsLog(run.out, start_step=start)) if writes else None
-        note = held.enter_context(noted_attempt(run.out, start_step=start)) if writes else None
+        attempt = noted_attempt(run.out, start_step=start, foretold=run.foretold)
+        note = held.enter_context(attempt) if writes else None
         interrupt = held.enter_context(held_signals())
         held.enter_context(closing(batches))
         throughput = Throughput(cache_bytes(run.data.store, config))

@@ -41,8 +41,24 @@ class NoMemoryElsewhere(Exception):
     """Another process had too little memory for this step."""
 
 
+_alone = False
+
+
+@contextmanager
+def alone() -> Iterator[None]:
+    """Within, this process computes as if there were no others: nothing is exchanged."""
+    global _alone
+    before, _alone = _alone, True
+    try:
+        yield
+    finally:
+        _alone = before
+
+
 def processes() -> tuple[int, int]:
     """This process's number and how many there are; (0, 1) outside torch.distributed."""
+    if _alone:
+        return 0, 1
     if dist.is_available() and dist.is_initialized():
         return dist.get_rank(), dist.get_world_size()
     return 0, 1

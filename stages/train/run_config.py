@@ -142,6 +142,11 @@ class TrainConfig(BaseModel):
     so."""
     workers: Annotated[int, Mark(result=False, replay="nothing")] = Field(default=2, ge=0)
     """Loader processes; 0 loads in the training process. Results do not depend on it."""
+    memory_forecast: Annotated[
+        Literal["refuse", "warn", "off"], Mark(result=False, replay="nothing")
+    ] = "refuse"
+    """Foretell the memory from a few crops before the first step: refuse what cannot fit, warn and
+    go on, or do neither."""
     seed: int = Field(default=0, ge=0)
     """Seed of initial weights, sample order, crops and photometric jitter."""
     log_every: Annotated[int, Mark(result=False, replay="nothing")] = Field(default=10, ge=1)

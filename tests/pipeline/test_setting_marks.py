@@ -32,6 +32,7 @@ NO_RESULT = {
     RunConfig: {
         *("student.checkpointing", "train.accumulate", "train.channels_last", "train.compile"),
         *("train.device", "train.workers", "train.log_every", "train.checkpoint_every"),
+        "train.memory_forecast",
         *(f"evaluate.{name}" for name in type(CONFIG.evaluate).model_fields),
     },
     PrecomputeConfig: {"batch", "device", "megapixels", "shards_at_once"},
@@ -47,7 +48,7 @@ NOTHING = {
     *("objectives.token", "objectives.dense_stride", "self_training.ema_decay"),
     *("train.batch", "train.sync_batch_norm", "train.learning_rate", "train.head_multiplier"),
     *("train.weight_decay", "train.power", "train.warmup_steps", "train.clip_norm"),
-    *("train.workers", "train.log_every", "train.checkpoint_every"),
+    *("train.workers", "train.log_every", "train.checkpoint_every", "train.memory_forecast"),
     *(f"augmentation.{name}" for name in type(CONFIG.augmentation).model_fields),
     *(f"evaluate.{name}" for name in type(CONFIG.evaluate).model_fields),
 }

@@ -6,9 +6,10 @@ Legend: N images, H W pixels of the crop, h w token grid of the image, y x token
 r grid of its named cells, K masks that the store keeps per image, D CLIP width.
 """
 
+import copy
 import math
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -75,6 +76,18 @@ class CropDataset(Dataset[Batch]):
         self._slots_N = _used_slots(store.read_all("local_ids")) if config.uses_local else None
         self._map = name_map(store, config)
         self._jitter = Jitter() if config.augmentation.photometric else None
+
+    @property
+    def images(self) -> int:
+        """How many images crops are made of: the positions of an epoch."""
+        return int(self._row_N.size)
+
+    def with_size(self, crop: tuple[int, int]) -> Self:
+        """The same with crops of another size; nothing is listed or read again."""
+        other = copy.copy(self)
+        augmentation = self._config.augmentation.model_copy(update={"crop": crop})
+        other._config = self._config.model_copy(update={"augmentation": augmentation})
+        return other
 
     def used_samples(self) -> dict[int, Sample]:
         """The images that crops are made of, by their row of the store."""

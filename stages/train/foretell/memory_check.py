@@ -1,0 +1,208 @@
+"""Compares what a training will take with what the machine can give, before its first step.
+
+Where it does not fit, settings that would are looked for, each by the same forecast.
+"""
+
+import logging
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from zsseg.stages.errors import ResourceError, UserError
+from zsseg.stages.machine_memory import (
+    Room,
+    gigabytes,
+    gpu_room,
+    memory_room,
+    resident_bytes,
+    return_freed_memory,
+)
+from zsseg.stages.train.batches.known_classes import KnownClasses
+from zsseg.stages.train.batches.training_data import TrainingData
+from zsseg.stages.train.foretell.estimate import Measured, Wanted, memory_parts
+from zsseg.stages.train.foretell.measure import PATIENCE_S, measure
+from zsseg.stages.train.foretell.offers import offers
+from zsseg.stages.train.processes import processes
+from zsseg.stages.train.run_config import RunConfig
+from zsseg.stages.train.state import State, new_state
+
+_WORKER_BYTES = 150_000_000
+"""That a loader process has for itself: pages of the training process that it has changed."""
+_DECODED_BYTES = 20
+"""Per pixel of an image that it decodes."""
+_CERTAIN = 50_000
+"""Bytes per pixel of a batch's crops that no student here needs: SegFormer-B4 takes 9,000."""
+_LOADERS = "loader processes"
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class TrainForecast:
+    """Memory and time of a training, as foretold."""
+
+    now: int
+    """Bytes that this process has before the first step, measured."""
+    parts: dict[str, int]
+    """Bytes that come on top, by what they are for."""
+    on_gpu: bool
+    """Are all parts but those of the loader processes in a GPU's memory?"""
+    rooms: tuple[Room | None, Room | None]
+    """What is free for this process: memory of the machine and of its GPU; None: not known."""
+    seconds: float
+    """Of a step, of gradients alone."""
+
+    @property
+    def needed(self) -> tuple[int, int]:
+        """Bytes on top of `now`: in the machine's memory, and in the GPU's."""
+        loaders = self.parts[_LOADERS]
+        own = sum(self.parts.values()) - loaders
+        return (loaders, own) if self.on_gpu else (loaders + own, 0)
+
+    @property
+    def peak(self) -> int:
+        """The machine's memory, of this process and its loader processes, at most."""
+        return self.now + self.needed[0]
+
+    @property
+    def fits(self) -> bool:
+        """Is there room for it, as far as that is known?"""
+        return all(
+            room is None or needed <= room.free
+            for needed, room in zip(self.needed, self.rooms, strict=True)
+        )
+
+
+def check_memory(
+    state: State, data: TrainingData, classes: KnownClasses, config: RunConfig
+) -> TrainForecast | None:
+    """Foretell the memory of a training; refuse one that cannot fit.
+
+    None, where `train.memory_forecast` is off, so little is trained that it surely fits, or batch
+    normalisation exchanges numbers with other processes. Raises ResourceError, with settings that
+    would fit.
+    """
+    if config.train.sync_batch_norm and processes()[1] > 1:
+        return None
+    if config.train.memory_forecast == "off" or _surely_fits(state, config):
+        return None
+    found, fitting = foretell(state, data, classes, config)
+    if found.fits:
+        return found
+    text = refusal(found, config)
+    if config.train.memory_forecast == "warn":
+        logger.warning("%s. It is tried, as train.memory_forecast=warn asks", text)
+        return found
+    raise ResourceError(
+        f"{text}. {advice(fitting)}. To try it all the same: --set train.memory_forecast=warn"
+    )
+
+
+def advice(fitting: Sequence[str]) -> str:
+    """What to do, from the settings that would fit."""
+    if fitting:
+        return f"Use {'; or '.join(fitting)}"
+    return "Nothing smaller of this student fits: use another, or a machine with more memory"
+
+
+def foretell(
+    state: State,
+    data: TrainingData,
+    classes: KnownClasses,
+    config: RunConfig,
+    *,
+    patience: float = PATIENCE_S,
+) -> tuple[TrainForecast, list[str]]:
+    """The forecast of a training, and settings that would fit where it does not.
+
+    `patience`: see `measure`.
+    """
+    free = [room.free for room in _rooms(state) if room is not None]
+    least = min(free, default=None)
+    measured = measure(state, data, classes, config, free=least, patience=patience)
+    return_freed_memory()
+    wanted, now, rooms = _wanted(data, config), resident_bytes(), _rooms(state)
+
+    def forecast(measured: Measured, wanted: Wanted) -> TrainForecast:
+        parts = memory_parts(measured, wanted)
+        seconds = measured.step_seconds(wanted)
+        return TrainForecast(now, parts, state.device.type == "cuda", rooms, seconds)
+
+    def with_encoder(encoder: str) -> Measured | None:
+        return _measured_with(encoder, state, data, classes, config)
+
+    found = forecast(measured, wanted)
+    if found.fits:
+        return found, []
+    fitting = offers(
+        measured,
+        wanted,
+        config,
+        fits=lambda measured, wanted: forecast(measured, wanted).fits,
+        with_encoder=with_encoder,
+    )
+    return found, list(fitting)
+
+
+def _measured_with(
+    encoder: str, state: State, data: TrainingData, classes: KnownClasses, config: RunConfig
+) -> Measured | None:
+    """What the run would cost with another encoder; None where there is none of this name."""
+    student = config.student.model_copy(update={"encoder": encoder, "weights": "none"})
+    other = config.model_copy(update={"student": student})
+    width, device = classes.text_CD.shape[1], state.device
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        try:
+            built = new_state(
+                other, width=width, device=device, precision=state.precision, weights=False
+            )
+        except UserError:
+            return None
+        free = [room.free for room in _rooms(state) if room is not None]
+        return measure(built, data, classes, other, free=min(free, default=None), patience=0.5)
+
+
+def _surely_fits(state: State, config: RunConfig) -> bool:
+    """Is so little trained that there is room for many times as much?"""
+    height, width = config.augmentation.crop
+    weights = sum(each.nbytes for each in state.parameters())
+    most = 8 * weights + config.train.batch * height * width * _CERTAIN
+    most += config.train.workers * 2 * _WORKER_BYTES
+    return all(room is None or most < room.free for room in _rooms(state))
+
+
+def _rooms(state: State) -> tuple[Room | None, Room | None]:
+    """The room of each of this machine's processes, and that of its GPU."""
+    machine, here = memory_room(), int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    if machine is not None and here > 1:
+        bound = f"{machine.bound}, shared by {here} processes"
+        machine = Room(machine.free // here, bound)
+    return machine, gpu_room(state.device) if state.device.type == "cuda" else None
+
+
+def _wanted(data: TrainingData, config: RunConfig) -> Wanted:
+    height, width = config.augmentation.crop
+    sides_N2 = data.store.read_all("size").astype(np.int64)
+    return Wanted(
+        crops=config.train.batch // processes()[1],
+        parts=config.train.accumulate,
+        pixels=height * width,
+        workers=config.train.workers,
+        worker_bytes=_WORKER_BYTES + _DECODED_BYTES * int(sides_N2.prod(1).max()),
+    )
+
+
+def refusal(found: TrainForecast, config: RunConfig) -> str:
+    """What does not fit."""
+    gpu = found.rooms[0] is None or found.needed[0] <= found.rooms[0].free
+    needed, room = found.needed[gpu], found.rooms[gpu]
+    assert room is not None
+    (height, width), crops = config.augmentation.crop, config.train.batch
+    return (
+        f"out of memory, as foretold before the first step: {gigabytes(needed)} more are needed "
+        f"({gigabytes(found.parts['crops'])} of it for a step of {crops} crops of {height} x "
+        f"{width}), and {gigabytes(room.free)} are free ({room.bound})"
+    )
