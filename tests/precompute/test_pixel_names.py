@@ -17,6 +17,7 @@ from helpers.clip_store import (
     load_once,
     make,
     pixels,
+    request,
     run,
 )
 from helpers.drawn_world import draw_world
@@ -26,12 +27,15 @@ from test_pixel_refinement import pamr_slowly
 
 from zsseg.stages.cache.format.manifest import read_manifest
 from zsseg.stages.cache.reader import Store
+from zsseg.stages.cache.verify import EVERYTHING
 from zsseg.stages.data.images import resize_image
 from zsseg.stages.data.spec import VOID, load_spec
 from zsseg.stages.errors import CacheError
 from zsseg.stages.precompute.check.against_teacher import ArtifactCheck, compare_with_teacher
+from zsseg.stages.precompute.check.repair import repair_store
 from zsseg.stages.precompute.make.names_artifact import Naming, map_grid, name_arrays
 from zsseg.stages.precompute.precompute_config import PixelNamesConfig, PrecomputeConfig
+from zsseg.stages.precompute.run import forecast
 from zsseg.stages.precompute.teacher.clip_teacher import Teacher
 
 CPU = torch.device("cpu")
@@ -261,3 +265,33 @@ def test_the_map_is_compared_with_the_teacher_s(
     monkeypatch.setattr(Store, "read", other)
     checks = compare()
     assert [name for name, check in checks.items() if not check.passed] == ["pixel_names"]
+
+
+@pytest.mark.parametrize("lost", ["unseen_names/c.0.0.0.0", "ledger/text/000000.json"])
+def test_a_damaged_map_is_made_again_from_stored_tokens(
+    lost: str, made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where the text that it is made of has to be made again."""
+    store = Path(shutil.copytree(made, tmp_path / made.name))
+    (store / lost).write_bytes(b"damaged")
+    seen = passes(monkeypatch)
+    repaired = repair_store(
+        store,
+        share=EVERYTHING,
+        root=None,
+        teacher=None,
+        device=None,
+        look=lambda done, total: None,
+        progress=lambda _: None,
+    )
+    assert repaired is not None
+    assert seen == []
+    assert content(store) == content(made)
+
+
+def test_a_forecast_knows_its_time(world: Path, tiny_clip: str, tmp_path: Path) -> None:
+    asked = request(world, tiny_clip, tmp_path, config=config_of("none"))
+    found = forecast(asked, retry_failed=False, progress=lambda _: None)
+    assert {each.artifact: each.rows for each in found.artifacts}["pixel_names"] == 5
+    assert found.seconds is not None
+    assert found.seconds > 0
