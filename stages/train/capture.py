@@ -223,7 +223,7 @@ def _lacking(written: Capture, batch: Batch, config: RunConfig) -> list[str]:
         "dense tokens": (config.objectives.need("dense"), dense),
         "the teacher's names of pixels": (
             config.asks_teacher,
-            dense or batch.names_B4qr is not None,
+            dense or batch.names_B3qr is not None,
         ),
         "an averaged student": (config.uses_average, written.config.uses_average),
     }

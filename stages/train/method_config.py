@@ -139,7 +139,8 @@ class SelfTrainingConfig(BaseModel):
     region (paper 1, Algorithm 1)."""
     source: Source = "student"
     """Whose scores name the pixels: the student's own (paper 1), those of an exponential moving
-    average of it, or those of the cached dense tokens (as MaskCLIP+). [ours: ema, teacher]"""
+    average of it, or the teacher's: of the store's map of names where it has one, else of its dense
+    tokens (as MaskCLIP+). [ours: ema, teacher]"""
     confidence: Confidence = "score"
     """What makes a pixel confident: the largest score of an unseen class (paper 1), or its margin
     over the second largest. [ours: margin]"""

@@ -52,7 +52,7 @@ def test_the_map_is_cut_as_the_image_is(world: TrainingData) -> None:
     crops, flips, padded = CropDataset(world, config), set(), 0
     for position in range(12):
         item = crops[position]
-        assert item.names_B4qr is not None
+        assert item.names_B3qr is not None
         row = int(item.row_B)
         label_HW = np.array(Image.open(root / store.index[row]["label"]))
         label_HW[label_HW == 3] = VOID
@@ -65,18 +65,18 @@ def test_the_map_is_cut_as_the_image_is(world: TrainingData) -> None:
             y, x = math.floor(y_q[q] * MAP_GRID[0]), math.floor(x_r[r] * MAP_GRID[1])
             if not (0 <= y_q[q] < 1 and 0 <= x_r[r] < 1):
                 padded += 1
-                assert not item.names_B4qr[0, :, q, r].any()
+                assert not item.names_B3qr[0, :, q, r].any()
                 continue
-            assert item.names_B4qr[0, :, q, r].tolist() == map_4yx[:, y, x].tolist()
+            assert item.names_B3qr[0, :, q, r].tolist() == map_4yx[[0, 2, 3], y, x].tolist()
         flips.add(view.flip)
     assert flips == {True, False}
     assert padded
 
 
 def with_map(batch: Batch, best: NDArray[Any], codes: NDArray[Any]) -> Batch:
-    """A batch with a map of names; the second best class is not looked at."""
-    planes = np.concatenate([best[:, None], np.zeros_like(best[:, None]), codes], axis=1)
-    return replace(batch, names_B4qr=torch.from_numpy(planes.astype(np.uint8)))
+    """A batch with what is cut of a map of names."""
+    planes = np.concatenate([best[:, None], codes], axis=1)
+    return replace(batch, names_B3qr=torch.from_numpy(planes.astype(np.uint8)))
 
 
 @pytest.mark.parametrize("confidence", ["score", "margin"])
@@ -145,7 +145,7 @@ def test_dense_tokens_are_read_only_for_what_distils_them(
         read.clear()
         batch = next(make_loader(data, config))
         assert set(read) == expected
-        assert (batch.names_B4qr is not None) == ("unseen_names" in expected)
+        assert (batch.names_B3qr is not None) == ("unseen_names" in expected)
         assert (batch.image_dense_BDhw is not None) == ("dense" in expected)
         bytes_of = {"dense": 2 * 22 * 6 * 8} | {"unseen_names": 4 * 11 * 17}
         assert cache_bytes(data.store, config) == sum(bytes_of[name] for name in expected)

@@ -36,9 +36,9 @@ class Batch:
     """int64: the masks: class id, FIRST_REGION + r of latent region r, -1: none."""
     dense_BDyx: Tensor | None = None
     """float32: unit dense tokens, one per `dense_stride` pixels each way, 0 outside the image."""
-    names_B4qr: Tensor | None = None
-    """uint8: best and second best unseen class of every 4 pixels each way by the store's map of
-    names, and the codes of their scores; all 0 outside the image."""
+    names_B3qr: Tensor | None = None
+    """uint8: the best unseen class of every 4 pixels each way by the store's map of names, and the
+    codes of its score and of the second best one's; all 0 outside the image."""
 
     # As the store gives them, of the whole image, until `cut_to_crops`.
     image_region_Bhw: Tensor | None = None

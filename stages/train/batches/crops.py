@@ -147,7 +147,7 @@ class CropDataset(Dataset[Batch]):
             token_BD=_tensor(token_D),
             local_BKD=_tensor(local_KD),
             local_id_BK=_tensor(id_K),
-            names_B4qr=_tensor(self._names(row, view)),
+            names_B3qr=_tensor(self._names(row, view)),
             image_region_Bhw=_tensor(region_hw),
             row_BH=_tensor(row_H),
             column_BW=_tensor(column_W),
@@ -194,7 +194,8 @@ class CropDataset(Dataset[Batch]):
         if self._map is None:
             return None
         rows, columns = (math.ceil(side / _NAMED_CELL) for side in self._config.augmentation.crop)
-        return crop_map(self._store.read(self._map, row), view, (rows, columns), 0)
+        class_yx, _, best_yx, second_yx = self._store.read(self._map, row)
+        return crop_map(np.stack([class_yx, best_yx, second_yx]), view, (rows, columns), 0)
 
     def _dense(self, row: int, view: View) -> tuple[NDArray[Any] | None, ...]:
         if not reads_dense(self._store, self._config):

@@ -165,7 +165,7 @@ def _with_pseudo_labels(
     features = {"student": feature_BDhw, "ema": average_BDhw, "teacher": batch.dense_BDyx}
     assert step.source is not None
     logits_BChw = _logits(feature_BDhw, step.classes.text_CD, step.config)
-    if step.source == "teacher" and batch.names_B4qr is not None:
+    if step.source == "teacher" and batch.names_B3qr is not None:
         grid = (feature_BDhw.shape[2], feature_BDhw.shape[3])
         return ClassScores(logits_BChw, labels_of_map(batch, step.config, grid))
     named_by_BDhw = features[step.source]
@@ -205,8 +205,8 @@ def labels_of_map(batch: Batch, config: RunConfig, grid: tuple[int, int]) -> Ten
     """`filled_labels` where the store's map of names names the pixels; confidence is its score."""
     method = config.self_training.method
     assert method != "none"
-    assert batch.names_B4qr is not None
-    class_Bqr, _, best_Bqr, second_Bqr = batch.names_B4qr.unbind(1)
+    assert batch.names_B3qr is not None
+    class_Bqr, best_Bqr, second_Bqr = batch.names_B3qr.unbind(1)
     sure_Bqr = score_of_codes(best_Bqr)
     if config.self_training.confidence == "margin":
         sure_Bqr = sure_Bqr - score_of_codes(second_Bqr)
