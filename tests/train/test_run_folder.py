@@ -318,7 +318,7 @@ def test_a_resumed_log_drops_what_is_done_again(
         for step in (10, 20, 30):
             log.write(step, {"loss": float(step)})
     path = tmp_path / "metrics.jsonl"
-    path.write_text(path.read_text() + '{"step": 40, "lo')
+    path.write_bytes(path.read_bytes() + b'\xff\xfe\n{"step": 40, "lo')
     with caplog.at_level(logging.WARNING), MetricsLog(tmp_path, start_step=20) as log:
         log.write(30, {"loss": 3.0})
     lines = [json.loads(line) for line in path.read_text().splitlines()]

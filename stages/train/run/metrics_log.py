@@ -91,10 +91,10 @@ class Throughput:
 def _lines_until(path: Path, step: int) -> list[str]:
     """The complete lines of the first `step` steps."""
     kept = []
-    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
+    for line in path.read_bytes().splitlines() if path.exists() else []:
         try:
             if json.loads(line)["step"] <= step:
-                kept.append(line)
+                kept.append(line.decode())
         except (ValueError, KeyError, TypeError):
-            logger.warning("%s: dropping a line that was cut short", path)
+            logger.warning("%s: dropping a line that is damaged or was cut short", path)
     return kept
