@@ -8,7 +8,7 @@ fingerprint of what was measured, so that it is not shown for other content.
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from zsseg.stages.cache.disk.json_files import newest, read_json_lines
+from zsseg.stages.cache.disk.json_files import newest, sound_json_lines
 from zsseg.stages.cache.disk.store_path import StorePath
 from zsseg.stages.cache.format import ledger
 from zsseg.stages.cache.format.codec import BASIS, DENSE
@@ -39,7 +39,7 @@ class DenseLoss:
 def recorded_loss(store: StorePath, manifest: Manifest) -> DenseLoss | None:
     """The measurement of what the store holds now; None without one, or when it is not sealed."""
     try:
-        entry = newest(read_json_lines(store / HISTORY), _KEY)
+        entry = newest(sound_json_lines(store / HISTORY), _KEY)
         if entry is None or entry.pop("made_of") != _made_of(store, manifest):
             return None
         return DenseLoss(**entry)

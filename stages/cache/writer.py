@@ -16,7 +16,13 @@ import numpy as np
 from zsseg.stages.cache import shards
 from zsseg.stages.cache.card import make_card
 from zsseg.stages.cache.disk.disk_errors import disk_errors
-from zsseg.stages.cache.disk.json_files import json_lines, newest, plain, read_json_lines
+from zsseg.stages.cache.disk.json_files import (
+    json_lines,
+    newest,
+    plain,
+    read_json_lines,
+    sound_json_lines,
+)
 from zsseg.stages.cache.disk.lock import LOCK, Lock, acquire
 from zsseg.stages.cache.disk.storage import storage
 from zsseg.stages.cache.disk.store_path import StorePath
@@ -252,11 +258,12 @@ class Writer:
         path = self.path / HISTORY
         with disk_errors(self.path, HISTORY):
             before = storage(path).read() if storage(path).exists() else b""
-            storage(path).write(before + json_lines([entry]))
+            cut_short = bool(before) and not before.endswith(b"\n")
+            storage(path).write(before + b"\n" * cut_short + json_lines([entry]))
 
     def last(self, key: str) -> Any:
         """The newest value of a key in the history; None without one."""
-        return newest(read_json_lines(self.path / HISTORY), key)
+        return newest(sound_json_lines(self.path / HISTORY), key)
 
     def _why(self, artifact: Artifact, shard: int) -> str | None:
         fingerprint = self._fingerprints[artifact.name]

@@ -472,3 +472,12 @@ def test_the_history_is_appended_to(tmp_path: Path) -> None:
         assert writer.last("seconds") == 2.5
         assert writer.last("minutes") is None
     assert Store.open(path).history == [{"seconds": 1.5}, {"seconds": 2.5}]
+
+
+def test_a_damaged_line_of_the_history_stops_no_writer(tmp_path: Path) -> None:
+    path = make_store(tmp_path / "store")
+    (path / "history.jsonl").write_bytes(b'{"seconds": 1.5}\n\xff\n{"seconds"')
+    with open_writer(path) as writer:
+        assert writer.last("seconds") == 1.5
+        writer.log({"seconds": 2.5})
+        assert writer.last("seconds") == 2.5
