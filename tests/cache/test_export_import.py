@@ -90,7 +90,13 @@ def test_only_finished_sound_stores_are_exported(made: Path, tmp_path: Path) -> 
     shutil.copytree(made, store)
     with pytest.raises(UserError, match="lies in the store"):
         export_store(store, store / "a.tar")
-    (store / "dense" / "c.1.0.0.0").write_bytes(b"")
+    data = store / "dense" / "c.1.0.0.0"
+    sound = data.read_bytes()
+    data.write_bytes(bytes(sound[:-1]) + bytes([sound[-1] ^ 1]))
+    with pytest.raises(CacheError, match=r"dense/c\.1\.0\.0\.0: content changed since"):
+        export_store(store, file)
+    assert not file.exists()
+    data.write_bytes(b"")
     with pytest.raises(CacheError, match=r"damaged, the first: dense/c\.1\.0\.0\.0"):
         export_store(store, file)
     (store / "seal.json").unlink()

@@ -1,14 +1,18 @@
 """Writes a finished store as one plain tar file, so that equal stores give equal bytes."""
 
 import tarfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import BinaryIO
+
+import xxhash
 
 from zsseg.stages.cache.catalogue import store_name
 from zsseg.stages.cache.disk.durable import durable_file
 from zsseg.stages.cache.disk.local import LocalStorage
 from zsseg.stages.cache.disk.storage import storage
 from zsseg.stages.cache.disk.store_path import StorePath
+from zsseg.stages.cache.evidence import list_shards
 from zsseg.stages.cache.format.ledger import read_seal, sealed_files
 from zsseg.stages.cache.format.manifest import CARD, HISTORY, SEAL, Manifest, read_manifest
 from zsseg.stages.cache.tools.contents import data_files
@@ -45,7 +49,7 @@ def export_store(path: StorePath, file: Path) -> int:
     try:
         _check_space(sizes, file)
         with durable_file(file) as out:
-            _write(path, names, out, _folder(manifest))
+            _write(path, names, out, _folder(manifest), _hashes(path, manifest))
             if read_seal(path)["root"] != root:  # a writer takes the seal away before it begins
                 raise CacheError(f"{path}: changed while it was exported; export it again")
     except OSError as error:
@@ -82,11 +86,40 @@ def _check_space(sizes: list[int], file: Path) -> None:
         )
 
 
-def _write(path: StorePath, names: list[str], out: BinaryIO, folder: str) -> None:
+def _hashes(path: StorePath, manifest: Manifest) -> dict[str, str]:
+    """The hash that each file of content was written with."""
+    sealed: dict[str, str] = read_seal(path)["files"]
+    receipts = [shard.receipt for shard in list_shards(path, manifest, sealed)]
+    listed = [each["files"] for each in receipts if isinstance(each, dict)]
+    return sealed | {file: one["xxh3_128"] for files in listed for file, one in files.items()}
+
+
+class _Hashed:
+    """A file whose hash is made as it is read."""
+
+    def __init__(self, data: BinaryIO) -> None:
+        self._data, self.hash = data, xxhash.xxh3_128()
+
+    def read(self, size: int = -1) -> bytes:
+        content = self._data.read(size)
+        self.hash.update(content)
+        return content
+
+
+def _write(
+    path: StorePath, names: list[str], out: BinaryIO, folder: str, hashes: Mapping[str, str]
+) -> None:
     with tarfile.open(fileobj=out, mode="w", format=tarfile.PAX_FORMAT) as tar:
         for name in names:
             with storage(path / name).open() as (data, size):
-                tar.addfile(_member(f"{folder}/{name}", size), data)
+                hashed = _Hashed(data)
+                tar.addfile(_member(f"{folder}/{name}", size), hashed)
+            if hashes.get(name) not in (None, hashed.hash.hexdigest()):
+                raise CacheError(
+                    f"{path / name}: content changed since it was written (hash differs), so the "
+                    f"store is not exported. `zsseg cache verify {path} --repair` computes what is "
+                    "damaged once more"
+                )
 
 
 def _member(name: str, size: int) -> tarfile.TarInfo:
