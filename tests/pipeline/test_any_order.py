@@ -162,6 +162,7 @@ class AnyOrder(EditedProject):
         said = self.do("cache", "export", str(self.project.store), self._archive)
         assert said.code == 0 or not sound or self.store_harmed, said.text
         if said.code == 0:
+            assert sound
             self.archive_of = self.store_of
 
     # The run
