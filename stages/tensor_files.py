@@ -35,7 +35,9 @@ def read_tensor_file(path: Path) -> object:
         with torch.serialization.safe_globals(stand_ins):
             return torch.load(path, map_location="cpu", weights_only=True)
     except OSError as error:
-        raise ResourceError(f"{path}: cannot be read: {error.strerror or error}") from error
+        raise ResourceError(
+            f"{path}: cannot be read: {error.strerror or error}. Check the file and its disk"
+        ) from error
     except MemoryError:
         raise
     except Exception as error:  # whatever the parsers of damaged bytes meet

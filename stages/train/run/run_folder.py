@@ -188,10 +188,16 @@ def write_record(out: Path, record: RunRecord, text_CD: "Tensor") -> None:
     """Make the folder a run: its text embeddings, then its record.
 
     What a run without a checkpoint left there is deleted first, and its log is set aside; other
-    files stay.
+    files stay. Raises UserError for paths that are no text: the record is JSON,
+    and TensorBoard's log takes no other.
     """
     from safetensors.torch import save
 
+    for path in (str(out), record.store, str(record.root), record.teacher):
+        if any("\udc80" <= each <= "\udcff" for each in path):
+            raise UserError(
+                f"{path}: this name is not UTF-8, as the files of a run are. Rename the folder"
+            )
     (out / _RESUMED).unlink(missing_ok=True)
     if (log := out / "metrics.jsonl").exists():
         kept = out / _OLD_LOG
