@@ -115,7 +115,7 @@ def _start(held: ExitStack, *, workers: int, threads: int) -> "Client":
         )
         held.enter_context(cluster)
         client = Client(cluster, set_as_default=False)
-    _log.info("%d workers", workers)
+    _log.info("%d worker%s", workers, "" if workers == 1 else "s")
     return client
 
 
