@@ -55,7 +55,7 @@ def _without_seen(spec: DatasetSpec, config: RunConfig) -> list[str]:
         f"learn from{until}"
     )
     advice = (
-        "Let the teacher name the pixels from the first step on with --set self_training.method=st "
+        "Take the teacher's names of pixels from the first step on: --set self_training.method=st "
         "--set self_training.source=teacher --set self_training.start=0"
     )
     if len(of_labels) == len(weights):
