@@ -21,9 +21,9 @@ def training_store(cache: StorePath) -> StorePath:
 
 
 def teacher_store(training: str, split: str) -> Store | None:
-    """The store of a split beside that of a training, alike but for the split, with dense tokens.
+    """The store of a split beside that of a training, alike but for the split.
 
-    None where there is none, or it is not finished.
+    None where there is none, it is not finished, or it has nothing of the teacher to score.
     """
     try:
         path = store_path(training)
@@ -38,7 +38,7 @@ def teacher_store(training: str, split: str) -> Store | None:
         store = Store.open(beside)
     except (CacheError, ResourceError, KeyError):
         return None
-    return store if store.has(DENSE) else None
+    return store if store.has(DENSE) or store.has("pixel_names") else None
 
 
 def stored_spec(store: Store) -> DatasetSpec:

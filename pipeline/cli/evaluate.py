@@ -203,8 +203,8 @@ def _teacher_beside(
     if processes()[0] == 0:
         console.err.print(
             f"the teacher's own scores are not shown: beside {training} there is no finished store "
-            f"of split '{split}' with dense tokens. Make one with the `zsseg precompute` command "
-            f"of this store (its README.md has it) and --split {split}",
+            f"of split '{split}' with dense tokens or a map of names. Make one with the `zsseg "
+            f"precompute` command of this store (its README.md has it) and --split {split}",
             soft_wrap=True,
         )
     return ()

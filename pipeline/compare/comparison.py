@@ -57,7 +57,8 @@ class Comparison:
     rows: tuple[ResultRow, ...]
     means: tuple[MeanRow, ...]
     teachers: tuple[EvaluationResult, ...]
-    """Scores of the teacher alone that `zsseg evaluate` wrote into the runs, one per store."""
+    """Scores of the teacher alone that `zsseg evaluate` wrote into the runs, without gamma: one of
+    a store's dense tokens, one of its map of names."""
     published: Mapping[Protocol, tuple[PublishedFigure, ...]]
     """For each protocol among the runs; () where nothing is published."""
 
@@ -124,17 +125,17 @@ def shown_scores(result: EvaluationResult) -> dict[str, float]:
 
 def _teachers(runs: Sequence[Path], first: ResultRow) -> tuple[EvaluationResult, ...]:
     """The teacher's scores in the runs, on the task of the first row, without gamma."""
+
+    def task(result: EvaluationResult) -> tuple[object, ...]:
+        return result.dataset, result.split, result.classes, result.unseen
+
     found = {}
-    split = first.result.split
     for run in runs:
-        path = run / f"{file_stem('teacher', split)}.json"
-        if path.is_file():
+        for path in sorted(run.glob(f"{file_stem('teacher', first.result.split)}*.json")):
             result = read_result(path)
-            found[result.source] = result
-    task = (first.result.dataset, first.result.classes, first.result.unseen)
-    return tuple(
-        each for each in found.values() if (each.dataset, each.classes, each.unseen) == task
-    )
+            if task(result) == task(first.result) and not result.settings["calibration"]:
+                found[result.source, result.settings.get("from")] = result
+    return tuple(found.values())
 
 
 def _check_same_task(one: ResultRow, other: ResultRow) -> None:

@@ -48,8 +48,14 @@ def run_table(comparison: Comparison) -> Table:
     for teacher in comparison.teachers:
         cells = dict.fromkeys(_FACTS[:-1], "-") | {"images": str(teacher.images)}
         scores = [percent(value) for value in shown_scores(teacher).values()]
-        table.add_row(f"teacher alone, {teacher.source}", *cells.values(), *scores)
+        name = ", ".join(["teacher alone", *_of_what(teacher), teacher.source])
+        table.add_row(name, *cells.values(), *scores)
     return table
+
+
+def _of_what(teacher: EvaluationResult) -> list[str]:
+    """What of the teacher was scored, where its store has more than dense tokens."""
+    return [str(teacher.settings["from"])] if "from" in teacher.settings else []
 
 
 def _spread(mean: float, deviation: float) -> str:
@@ -92,7 +98,12 @@ def comparison_json(comparison: Comparison) -> dict[str, Any]:
             for mean in comparison.means
         ],
         "teachers": [
-            {"store": each.source, "images": each.images, "scores": _defined(shown_scores(each))}
+            {
+                "store": each.source,
+                "from": each.settings.get("from"),
+                "images": each.images,
+                "scores": _defined(shown_scores(each)),
+            }
             for each in comparison.teachers
         ],
         "published": {
@@ -155,7 +166,8 @@ def comparison_csv(comparison: Comparison) -> str:
 
 def _teacher_cells(teacher: EvaluationResult) -> dict[str, Any]:
     scores = _cells(shown_scores(teacher))
-    return {"kind": "teacher", "name": teacher.source, "images": teacher.images, **scores}
+    name = " ".join([teacher.source, *_of_what(teacher)])
+    return {"kind": "teacher", "name": name, "images": teacher.images, **scores}
 
 
 def _facts(row: ResultRow) -> dict[str, Any]:

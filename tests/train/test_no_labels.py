@@ -5,11 +5,11 @@ import shutil
 from collections.abc import Iterator
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, cast
 
 import numpy as np
 import pytest
-from helpers.clip_store import content
+from helpers.clip_store import CONFIG, content
 from helpers.clip_store import run as precompute_tiny
 from helpers.drawn_world import draw_world
 from helpers.random_store import write_store
@@ -28,6 +28,8 @@ from zsseg.pipeline.settings import build, read_experiment
 from zsseg.stages.cache.reader import Store
 from zsseg.stages.data.spec import FIRST_REGION, load_spec
 from zsseg.stages.errors import UserError
+from zsseg.stages.precompute.precompute_config import PixelNamesConfig
+from zsseg.stages.train.batches.store_check import name_map
 from zsseg.stages.train.batches.supervision import check_supervision
 from zsseg.stages.train.batches.training_data import TrainingData
 from zsseg.stages.train.run_config import RunConfig
@@ -90,15 +92,21 @@ def as_noise(labels: Path) -> None:
 
 
 @pytest.mark.usefixtures("one_teacher", "tiny_students")
-@pytest.mark.parametrize("method", [LATENT_FIRST, FREE], ids=["latent", "free"])
-def test_labels_change_no_byte(tmp_path: Path, tiny_clip: str, method: Sections) -> None:
+@pytest.mark.parametrize(
+    ("method", "names"), [(LATENT_FIRST, False), (FREE, True)], ids=["latent", "free"]
+)
+def test_labels_change_no_byte(
+    tmp_path: Path, tiny_clip: str, method: Sections, names: bool
+) -> None:
     """With labels, noise in their place, and without their folder: one store, one run."""
     stores, runs = [], []
     for kind in (as_they_are, as_noise, absent):
         folder = tmp_path / kind.__name__
         world = unseen(draw_world(folder / "world"), "all")
         kind(world.parent / "labels" / "train")
-        store = Store.open(precompute_tiny(world, tiny_clip, folder / "cache").path)
+        config = CONFIG.model_copy(update={"pixel_names": PixelNamesConfig(enabled=names)})
+        result = precompute_tiny(world, tiny_clip, folder / "cache", config=config)
+        store = Store.open(result.path)
         data = TrainingData(store, load_spec(str(world)), world.parent)
         train_tiny(data, folder / "run", config_of(method))
         stores.append((store.fingerprint, content(store.path)))
@@ -218,6 +226,19 @@ def test_an_image_without_a_label_is_one_whose_label_is_void(
     assert arrays[0] == arrays[1]
     assert runs[0] == runs[1]
     assert runs[0][0][0]["cross_entropy"] > 0
+
+
+@pytest.mark.parametrize(("unseen_classes", "expected"), [([], None), (["ball"], "pixel_names")])
+def test_a_map_of_all_classes_names_no_seen_ones(
+    unseen_classes: list[str], expected: str | None
+) -> None:
+    class OneMap:
+        identity: ClassVar = {"unseen": unseen_classes}
+
+        def has(self, name: str) -> bool:
+            return name == "pixel_names"
+
+    assert name_map(cast(Store, OneMap()), config_of(FREE)) == expected
 
 
 def test_both_stages_list_images_through_one_door() -> None:

@@ -73,9 +73,10 @@ def check_store(store: Store, spec: DatasetSpec, config: RunConfig) -> None:
 def name_map(store: Store, config: RunConfig) -> str | None:
     """The array that is the store's map of names of unseen classes, if the run asks for names.
 
-    None where it does not, or where the store has none: then dense tokens name pixels.
+    None where it does not, or where the store has none: then dense tokens name pixels. Nor where no
+    class is unseen: the map of all classes would name seen ones.
     """
-    if not config.asks_teacher:
+    if not config.asks_teacher or not store.identity["unseen"]:
         return None
     # Where all classes are unseen, their map is that of all classes.
     return next((name for name in ("unseen_names", "pixel_names") if store.has(name)), None)
