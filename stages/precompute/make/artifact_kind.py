@@ -94,11 +94,6 @@ class ShardInputs:
         return self.manifest.rows_of(self.shard).start
 
     @property
-    def fresh_ids(self) -> list[str]:
-        """(N,) the ids of the images to make."""
-        return [self.ids[place] for place in self.fresh]
-
-    @property
     def pictures(self) -> list[Picture | PictureOnDisk]:
         """(N,) the images to make, where those that could not be read are none of them."""
         return [picture for place in self.fresh if (picture := self.rows[place].picture)]
