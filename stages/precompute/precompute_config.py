@@ -96,8 +96,8 @@ class DenseConfig(BaseModel):
     path: Literal["raw", "value", "clearclip", "nacl"] = "clearclip"
     """How the last block of a ViT tower mixes patches. raw: unchanged; value: the value path
     (MaskCLIP); clearclip: q-q attention without residual and FFN (ClearCLIP); nacl: k-k attention
-    with a Gaussian of the distance (NACLIP). Towers of timm give their projected last feature map
-    with each of them. [ours]"""
+    with a Gaussian of the distance (NACLIP). Towers that are no ViT of these kinds say so and give
+    their projected last feature map (ResNets of CLIP: the value path). [ours]"""
     nacl_sigma: float = Field(default=5.0, gt=0)
     """Standard deviation of NACLIP's Gaussian, in patches; used by path `nacl` only."""
     format: str = Field(default="fp16", pattern=r"^(fp16|int8|none|pca:[1-9][0-9]{0,4})$")

@@ -269,7 +269,7 @@ def test_timm_vit_projects_each_token(pool: str) -> None:
     visual = timm_tower("vit_tiny_patch16_224", 32, **settings)
     image = random_image((32, 32)).float()
     feature_BLE = visual.trunk.fc_norm(visual.trunk.forward_features(image)[:, 3:])
-    token_BDhw = dense_tokens(visual, image, DenseConfig(size=(32, 32)))
+    token_BDhw = dense_tokens(visual, image, DenseConfig(path="raw", size=(32, 32)))
     torch.testing.assert_close(token_BDhw, project(visual, feature_BLE, (4, 4)))
 
 
@@ -283,7 +283,9 @@ def test_siglip_pools_each_location_by_its_value_path() -> None:
     pooled_BLE = value_BLE @ pool.proj.weight.T + pool.proj.bias
     pooled_BLE = pooled_BLE + pool.mlp(pool.norm(pooled_BLE))
     expected = project(visual, pooled_BLE, (4, 4))
-    torch.testing.assert_close(dense_tokens(visual, image, DenseConfig(size=(32, 32))), expected)
+    torch.testing.assert_close(
+        dense_tokens(visual, image, DenseConfig(path="raw", size=(32, 32))), expected
+    )
 
 
 def test_timm_vit_of_one_size_takes_another_without_changing() -> None:
@@ -294,7 +296,7 @@ def test_timm_vit_of_one_size_takes_another_without_changing() -> None:
     image, native = random_image((48, 64)).float(), random_image((32, 32)).float()
     before = visual.trunk(native)
     with torch.inference_mode():
-        token_BDhw = dense_tokens(visual, image, DenseConfig(size=(48, 64)))
+        token_BDhw = dense_tokens(visual, image, DenseConfig(path="raw", size=(48, 64)))
     feature_BLE = flexible.trunk.forward_features(image)[:, 1:]
     torch.testing.assert_close(token_BDhw, project(visual, feature_BLE, (6, 8)))
     torch.testing.assert_close(visual.trunk(native), before)

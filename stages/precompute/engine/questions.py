@@ -1,5 +1,6 @@
 """Work besides shards that needs the teacher: functions that an engine sends to a worker."""
 
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -16,15 +17,22 @@ from zsseg.stages.precompute.precompute_config import PrecomputeConfig
 from zsseg.stages.precompute.teacher.dense_passes import auto_size
 from zsseg.stages.precompute.teacher.teacher_files import Traits
 
+logger = logging.getLogger(__name__)
+
 
 def teacher_traits(worker: ShardWorker, *, config: PrecomputeConfig) -> Traits:
     """The traits of the loaded teacher."""
     teacher = worker.teacher(config)
+    taken = teacher.dense_path(config.dense)
+    if taken != config.dense.path:
+        logger.info(
+            "dense.path=%s: this teacher's image tower has %s instead", config.dense.path, taken
+        )
     return Traits(
         width=teacher.width,
         native_size=list(teacher.native_size),
         grid=list(teacher.grid(config.dense)),
-        dense_path=teacher.dense_path(config.dense),
+        dense_path=taken,
     )
 
 

@@ -4,6 +4,6 @@ and tags, and which to offer),
 `clip_teacher` (loaded) with `teacher_weights` (a checkpoint's tensors) and `open_clip_parts`,
 `private_copy` (of a folder, for transformers to read),
 `passes` (a batch through it), `dense_passes` (sizes and windows that an image is seen at),
-`dense_tokens` (of one pass), `averaged_tokens` (of several), `text_embeddings`,
+`dense_tokens` (of one pass) with `timm_towers`, `averaged_tokens` (of several), `text_embeddings`,
 `teacher_precision`.
 """

@@ -15,9 +15,7 @@ E the tower's inner width, D CLIP width, A heads, d width of a head.
 """
 
 from collections.abc import Callable
-from copy import deepcopy
 from typing import Any, Literal
-from weakref import WeakKeyDictionary
 
 import torch
 from open_clip.modified_resnet import ModifiedResNet
@@ -27,14 +25,15 @@ from torch.nn import functional as F
 
 from zsseg.stages.errors import UserError
 from zsseg.stages.precompute.precompute_config import DenseConfig
+from zsseg.stages.precompute.teacher.timm_towers import timm_path, timm_tokens
 
 
 def dense_path(visual: Any, config: DenseConfig) -> str:
     """The path that an image tower takes.
 
-    A ViT of open_clip takes the one that is asked for; CLIP's ResNets take their value path; towers
-    of timm give their last feature map. Raises UserError for towers that cannot pool a single
-    location.
+    A ViT of open_clip or timm takes the one that is asked for; CLIP's ResNets take their value
+    path; other towers of timm give their last feature map. Raises UserError for towers that cannot
+    pool a single location.
     """
     if isinstance(visual, ModifiedResNet):
         return "value"
@@ -44,7 +43,7 @@ def dense_path(visual: Any, config: DenseConfig) -> str:
                 f"dense.path={config.path}: this teacher pools over a fixed grid, so it has no "
                 "dense tokens. Choose another teacher"
             )
-        return "feature_map"
+        return timm_path(visual.trunk, config.path)
     if visual.attn_pool is not None:
         raise UserError(
             f"dense.path={config.path}: this teacher (CoCa) pools by learned queries, so it has no "
@@ -95,7 +94,10 @@ def dense_tokens(visual: Any, image_B3HW: Tensor, config: DenseConfig) -> Tensor
     elif isinstance(visual, VisionTransformer):
         token_BLD = _vit_tokens(visual, image_B3HW, grid, path, config)
     else:
-        token_BLD = _timm_tokens(visual, image_B3HW)
+        locations_hwhw = None
+        if path == "nacl":
+            locations_hwhw = _gaussian(grid, config.nacl_sigma, device=image_B3HW.device)
+        token_BLD = timm_tokens(visual, image_B3HW, path, locations_hwhw)
     return token_BLD.transpose(1, 2).reshape(len(image_B3HW), -1, *grid)
 
 
@@ -104,14 +106,17 @@ def gaussian_bias(grid: tuple[int, int], sigma: float, *, device: torch.device) 
 
     exp(-distance^2 / (2 sigma^2)) between two locations, `sigma` in patches.
     """
+    return F.pad(_gaussian(grid, sigma, device=device), (1, 0, 1, 0))
+
+
+def _gaussian(grid: tuple[int, int], sigma: float, *, device: torch.device) -> Tensor:
+    """(h w, h w) `gaussian_bias` of the locations alone."""
     row_h, column_w = (torch.arange(side, device=device) for side in grid)
     vertical_hh = (row_h[:, None] - row_h[None, :]) ** 2
     horizontal_ww = (column_w[:, None] - column_w[None, :]) ** 2
     squared_hwhw = vertical_hh[:, None, :, None] + horizontal_ww[None, :, None, :]
     locations = grid[0] * grid[1]
-    bias_LL = torch.zeros(locations + 1, locations + 1, device=device)
-    bias_LL[1:, 1:] = torch.exp(-squared_hwhw.view(locations, locations) / (2 * sigma**2))
-    return bias_LL
+    return torch.exp(-squared_hwhw.view(locations, locations) / (2 * sigma**2))
 
 
 def resize_positions(position_LE: Tensor, old: tuple[int, int], new: tuple[int, int]) -> Tensor:
@@ -203,40 +208,3 @@ def _resnet_tokens(visual: Any, image_B3HW: Tensor) -> Tensor:
     pool = visual.attnpool
     token_BLD: Tensor = pool.c_proj(pool.v_proj(x_BEhw.flatten(2).transpose(1, 2)))
     return token_BLD
-
-
-def _timm_tokens(visual: Any, image_B3HW: Tensor) -> Tensor:
-    """(B, h w, D) tokens of a timm tower: each location of its feature map pooled by itself."""
-    trunk = _trunk_for(visual, (image_B3HW.shape[2], image_B3HW.shape[3]))
-    feature = trunk.forward_features(image_B3HW)
-    if feature.ndim == 3:
-        # A sequence: each token is repeated in all places. Any pooling (first token, mean with or
-        # without prefix, attention) of equal tokens gives what it makes of that token.
-        prefix = getattr(trunk, "num_prefix_tokens", 0)
-        alone = feature[:, prefix:].flatten(0, 1)[:, None].expand(-1, prefix + 1, -1)
-    elif getattr(trunk, "output_fmt", "NCHW") == "NHWC":
-        alone = feature.flatten(0, 2)[:, None, None]
-    else:
-        alone = feature.permute(0, 2, 3, 1).flatten(0, 2)[:, :, None, None]
-    token: Tensor = visual.head(trunk.forward_head(alone))
-    return token.reshape(len(image_B3HW), -1, token.shape[-1])
-
-
-def _trunk_for(visual: Any, size: tuple[int, int]) -> Any:
-    """The trunk; where it is built for another image size, a copy for this one, sharing weights.
-
-    timm resamples what depends on the size (position embeddings: bicubic, antialias).
-    """
-    trunk = visual.trunk
-    if size == tuple(visual.image_size) or not hasattr(trunk, "set_input_size"):
-        return trunk
-    copies = _TRUNKS.setdefault(trunk, {})
-    if size not in copies:
-        copy = deepcopy(trunk, memo={id(weight): weight for weight in trunk.parameters()})
-        copy.set_input_size(size)
-        copies[size] = copy
-    return copies[size]
-
-
-_TRUNKS: WeakKeyDictionary[nn.Module, dict[tuple[int, int], Any]] = WeakKeyDictionary()
-"""The copies of a trunk by image size, made once: a copy takes as long as a small batch."""
