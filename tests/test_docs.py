@@ -109,3 +109,21 @@ def test_commands_and_their_options_exist(page: Path) -> None:
             }
             used = {word.partition("=")[0] for word in words if re.match(r"--?[a-z]", word)}
             assert used <= options | {"--help", "--debug"}, f"{page.name}: {line}"
+
+
+FAULTS = (ROOT / "docs" / "faults.md").read_text(encoding="utf-8")
+
+
+def test_every_row_of_the_faults_names_tests_or_says_that_it_was_not_tried() -> None:
+    rows = [line for line in FAULTS.splitlines() if re.match(r"\| \d+ \|", line)]
+    assert [int(row.split("|")[1]) for row in rows] == list(range(1, 56))
+    for row in rows:
+        assert "::test_" in row or "**Not tried**" in row, row
+
+
+def test_the_tests_named_for_faults_are_there() -> None:
+    named = re.findall(r"`(tests/[\w/.]+)::(test_\w+)`", FAULTS)
+    assert len(named) == FAULTS.count("::")
+    for file, name in named:
+        there = re.search(rf"^def {name}\(", (ROOT / file).read_text("utf-8"), re.MULTILINE)
+        assert there, f"{file}::{name}"
