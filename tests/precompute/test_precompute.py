@@ -415,7 +415,7 @@ def test_the_teacher_gets_images_of_its_size(
         return cls(self, images)
 
     def seen_dense(self: Teacher, images: Any, config: DenseConfig) -> NDArray[np.float32]:
-        shapes["dense"] |= {image.shape for image in images}
+        shapes["dense"] |= {fitted.shape for sizes in images for fitted in sizes.values()}
         return dense(self, images, config)
 
     monkeypatch.setattr(Teacher, "cls", seen_cls)
