@@ -201,7 +201,10 @@ def _index_difference(path: StorePath, wanted: bytes) -> tuple[list[str], list[s
     """
     if storage(path).exists() and storage(path).read() == wanted:
         return [], []
-    old = {str(entry.get("id")): entry for entry in read_json_lines(path)}
+    try:
+        old = {str(entry.get("id")): entry for entry in read_json_lines(path)}
+    except CacheError as error:  # of an unfinished store: a seal would have proved what it was
+        return [f"index: {error}"], []
     new = {str(entry["id"]): entry for entry in map(json.loads, wanted.splitlines())}
     images = _counted(
         {
@@ -210,7 +213,7 @@ def _index_difference(path: StorePath, wanted: bytes) -> tuple[list[str], list[s
             "at another path": [
                 image
                 for image in new
-                if image in old and old[image]["image"] != new[image]["image"]
+                if image in old and old[image].get("image") != new[image]["image"]
             ],
         }
     )

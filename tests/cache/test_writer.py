@@ -437,6 +437,22 @@ def test_a_damaged_description_of_an_array_is_not_sealed(tmp_path: Path, damaged
     assert content(store) == content(wanted)
 
 
+@pytest.mark.parametrize("damaged", [b"{", b'{"id": "scene 0\xff"}', b'{"row": 0, "id": "x"}\n'])
+def test_a_damaged_index_of_an_unfinished_store_is_an_update(
+    tmp_path: Path, damaged: bytes
+) -> None:
+    wanted = make_store(tmp_path / "wanted")
+    store = tmp_path / "store"
+    open_writer(store).close()
+    (store / "index.jsonl").write_bytes(damaged)
+    with pytest.raises(CacheError, match=r"(?s)index: .*Add --update"):
+        open_writer(store)
+    with open_writer(store, update=True) as writer:
+        fill(writer)
+        writer.seal()
+    assert content(store) == content(wanted)
+
+
 def test_orphans_of_a_killed_run_are_swept(tmp_path: Path) -> None:
     path = make_store(tmp_path / "store")
     orphan = path / "dense" / "c.0.0.0.0.1234.partial"
