@@ -13,6 +13,7 @@ import sys
 import threading
 from collections import Counter
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing.context import ForkContext, ForkServerContext
 from multiprocessing.process import BaseProcess
@@ -133,10 +134,14 @@ def _watch(death: Death | None) -> Counter[str]:
         here("renamed")
         return renamed
 
+    def tear(descriptor: int, size: int) -> None:
+        with suppress(OSError):  # a folder, or a file that is open to read
+            os.ftruncate(descriptor, size)
+
     def syncing(descriptor: int) -> None:
         if Path(f"/proc/self/fd/{descriptor}").readlink().suffix in (".partial", ".jsonl"):
             half = os.fstat(descriptor).st_size * 2 // 3
-            here("torn", lambda: os.ftruncate(descriptor, half))
+            here("torn", lambda: tear(descriptor, half))
         fsync(descriptor)
 
     def sealing(file: LocalStorage, content: bytes) -> None:
