@@ -19,8 +19,8 @@ def predict(
         str | None,
         typer.Option(
             metavar="NAMES|@FILE",
-            help="Any class names: 'car, tree, \"bed, double\"', or @names.txt with one in a line. "
-            "\\[default: the run's]",
+            help="Any class names: 'car|van, tree, \"bed, double\"' (a bar between several names "
+            "of a class), or @names.txt with one class in a line. \\[default: the run's]",
         ),
     ] = None,
     background: Annotated[

@@ -4,10 +4,11 @@ A description is a YAML file: the built-in ones lie in `configs/datasets/`, a us
 """
 
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Field,
     SerializerFunctionWrapHandler,
@@ -16,7 +17,7 @@ from pydantic import (
     model_validator,
 )
 
-from zsseg.stages.data.class_names import naming_faults
+from zsseg.stages.data.class_names import names_of, naming_faults, text_of
 from zsseg.stages.errors import DatasetError
 from zsseg.stages.file_bytes import read_text_file
 from zsseg.stages.validation_errors import error_lines
@@ -59,6 +60,15 @@ class FolderPatterns(BaseModel):
     label_suffix: str = ""
 
 
+def _one_text(value: Any) -> Any:
+    """The names of a class, a list or a text with bars, as one text (`class_names.text_of`)."""
+    if isinstance(value, str) and len(names := names_of(value)) > 1:
+        return text_of(names)
+    if isinstance(value, list | tuple) and all(isinstance(name, str) for name in value):
+        return text_of(value)
+    return value
+
+
 class DatasetSpec(BaseModel):
     """A data set's classes and how its labels are stored. Class ids are positions in `classes`."""
 
@@ -72,8 +82,9 @@ class DatasetSpec(BaseModel):
     """In a description also `all`: then labels are for scoring only, and need not be there."""
     labelled: Literal["all", "some"] = "all"
     """Has every image a label? `some`: those without one are counted, and are no mistake."""
-    names: dict[str, str] = Field(default_factory=dict)
-    """Class name -> cleaner name for the prompt ('sign symbol' -> 'traffic sign')."""
+    names: dict[str, Annotated[str, BeforeValidator(_one_text)]] = Field(default_factory=dict)
+    """Class name -> cleaner name for the prompt ('sign symbol' -> 'traffic sign'), or several: a
+    list, kept as one text with bars ('car|van|lorry')."""
     encoding: dict[int, int] | None = None
     """Raw pixel value -> class id; None: raw value = class id."""
     ignore: tuple[int, ...] = (VOID,)
@@ -124,7 +135,8 @@ class DatasetSpec(BaseModel):
 
     @property
     def prompt_names(self) -> tuple[str, ...]:
-        """The name of each class as it is put into a prompt, in class order."""
+        """The name of each class as it is put into a prompt, in class order; bars between several
+        (`class_names.names_of`)."""
         return tuple(self.names.get(name, name) for name in self.classes)
 
 

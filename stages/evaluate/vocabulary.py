@@ -18,7 +18,13 @@ from torch import Tensor
 
 from zsseg.stages.cache.disk.durable import write_durably
 from zsseg.stages.cache.format.recipe import fingerprint
-from zsseg.stages.data.class_names import equal_names, normal_form, unusable_names
+from zsseg.stages.data.class_names import (
+    equal_names,
+    every_name,
+    names_of,
+    normal_form,
+    unusable_names,
+)
 from zsseg.stages.data.spec import VOID, DatasetSpec
 from zsseg.stages.errors import DatasetError, UserError
 from zsseg.stages.evaluate.trained_run import TrainedRun
@@ -35,7 +41,8 @@ logger = logging.getLogger(__name__)
 
 
 def checked_names(names: Sequence[str]) -> tuple[str, ...]:
-    """Class names without surrounding blanks, in the order given.
+    """Class names without surrounding blanks, in the order given; a class may have several
+    ('car|van').
 
     Raises UserError for one string in place of a list, and for empty or too many names, and for two
     that are equal but for case and blanks.
@@ -45,9 +52,9 @@ def checked_names(names: Sequence[str]) -> tuple[str, ...]:
     checked = tuple(name.strip() for name in names)
     if not checked or not all(checked):
         raise UserError(f"class names must not be empty, got {list(names)}. Give at least one")
-    if faults := unusable_names(checked):
+    if faults := unusable_names(every_name(checked)):
         raise UserError(f"class names: {'; '.join(faults)}. Give others")
-    if pairs := equal_names(checked):
+    if pairs := equal_names(every_name(checked)):
         named = "; ".join(f"'{one}' and '{two}'" for one, two in pairs)
         raise UserError(
             f"class names given twice, but for case and blanks: {named}. Give each once"
@@ -180,4 +187,6 @@ def _keep(run: TrainedRun, name: str, row_D: Tensor) -> None:
 
 def _path(run: TrainedRun, name: str) -> Path:
     recipe = {"teacher": run.record.teacher, "templates": run.record.templates, "name": name}
+    if len(names_of(name)) > 1:
+        recipe["synonyms"] = "mean"
     return run.path / "text_cache" / f"{fingerprint(recipe)}.safetensors"

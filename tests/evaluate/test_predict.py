@@ -203,6 +203,8 @@ def test_missing_and_empty_inputs(run: TrainedRun, tmp_path: Path) -> None:
         (["car", "tree", "car "], "given twice.*'car' and 'car'"),
         (["Bus", "tree", "bus"], "given twice.*'Bus' and 'bus'"),
         (["car", "a\x00b"], "no text"),
+        (["car|van", "tree", "Van"], "given twice.*'van' and 'Van'"),
+        (["car||van", "tree"], "'' is empty"),
         ([f"class {i}" for i in range(256)], "at most 255"),
     ],
 )

@@ -194,3 +194,13 @@ def test_what_is_left_of_a_history_is_read(tmp_path: Path) -> None:
     (tmp_path / HISTORY).write_bytes(b'{"a":1}\n\xff\xfe\n[1]\n{"b":2}\n{"c":')
     assert sound_history(tmp_path) == [{"a": 1}, {"b": 2}]
     assert sound_history(tmp_path / "nowhere") == []
+
+
+def test_only_several_names_enter_the_recipe_of_text(tmp_path: Path, spec: DatasetSpec) -> None:
+    first = spec.classes[0]
+    one = manifest(tmp_path, spec, PrecomputeConfig(), traits(PrecomputeConfig()), None)
+    several = spec.model_copy(update={"names": {first: f"{first}|thing"}})
+    two = manifest(tmp_path, several, PrecomputeConfig(), traits(PrecomputeConfig()), None)
+    recipes = [{each.name: each.recipe for each in made.artifacts}["text"] for made in (one, two)]
+    assert set(recipes[0]) == {"teacher", "names", "templates", "prompts"}
+    assert set(recipes[1]) - set(recipes[0]) == {"synonyms"}

@@ -53,6 +53,21 @@ def test_embedding_is_the_normalised_mean_of_normalised_prompts(
     assert np.abs(text_CD[0] - text_CD[1]).max() > 1e-3
 
 
+def test_several_names_are_averaged_as_templates_are(teacher: Teacher, tiny_clip: str) -> None:
+    model = open_clip.create_model(tiny_clip).eval()
+    tokenize = open_clip.get_tokenizer(tiny_clip)
+    units = []
+    for name in ("car", "delivery van", "lorry"):
+        with torch.no_grad():
+            rows = model.encode_text(tokenize([f"a photo of a {name}."])).double().numpy()
+        units.append(rows[0] / np.sqrt((rows[0] ** 2).sum()))
+    mean = (units[0] + units[1] + units[2]) / 3
+    text_CD = embed_classes(teacher, ["sky", "car| delivery van |lorry"], "single")
+    np.testing.assert_allclose(text_CD[1], mean / np.sqrt((mean**2).sum()), atol=1e-5)
+    with pytest.raises(UserError, match=r"'Van' and 'van'.*equal prompts"):
+        embed_classes(teacher, ["car|Van", "lorry|van"], "single")
+
+
 def test_class_does_not_depend_on_its_neighbours(teacher: Teacher) -> None:
     alone = embed_classes(teacher, ["ball"], "single")
     among = embed_classes(teacher, ["sky", "ball", "box"], "single")

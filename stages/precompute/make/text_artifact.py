@@ -6,6 +6,7 @@ Legend: C classes, D CLIP width.
 from typing import TYPE_CHECKING, Any
 
 from zsseg.stages.cache.format.manifest import ArraySpec, Manifest
+from zsseg.stages.data.class_names import every_name
 from zsseg.stages.precompute.make.artifact_kind import (
     Arrays,
     ArtifactKind,
@@ -20,12 +21,15 @@ if TYPE_CHECKING:
 
 
 def _recipe(inputs: RecipeInputs) -> dict[str, Any]:
-    templates = inputs.config.text.templates
+    templates, names = inputs.config.text.templates, inputs.spec.prompt_names
+    # Of classes of one name each it says nothing: their stores keep the recipe of before.
+    several = {"synonyms": "mean"} if len(every_name(names)) > len(names) else {}
     return {
         "teacher": inputs.files.text_recipe(),
-        "names": list(inputs.spec.prompt_names),
+        "names": list(names),
         "templates": templates,
         "prompts": list(load_templates(templates)),
+        **several,
     }
 
 

@@ -1,6 +1,6 @@
-"""Text embeddings of classes: prompt templates, averaged.
+"""Text embeddings of classes: prompt templates, averaged, and so are several names of a class.
 
-Legend: C classes, T templates, D CLIP width.
+Legend: C classes, S names of a class, T templates, D CLIP width.
 """
 
 import logging
@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from zsseg.stages.data.class_names import every_name, names_of
 from zsseg.stages.errors import UserError
 from zsseg.stages.precompute.teacher.teacher_files import resolve_teacher
 from zsseg.stages.yaml_files import packaged_values
@@ -30,21 +31,31 @@ def load_templates(name: Templates) -> tuple[str, ...]:
 def embed_classes(
     teacher: "Teacher", names: Sequence[str], templates: Templates
 ) -> NDArray[np.float32]:
-    """(C, D) unit vectors: per class the mean of its normalised prompts, normalised again.
+    """(C, D) unit vectors: per name the mean of its normalised prompts, normalised again.
 
     `names` are the names for prompts, in class order (CLIP, Radford et al. 2021, section 3.1.4).
-    Warns of names that the tokenizer cuts off, and raises UserError for two names that are the same
-    to it.
+    Of a class of several names ('car|van') it is the mean of theirs, normalised again. Warns of
+    names that the tokenizer cuts off, and raises UserError for two names that are the same to it.
     """
     patterns = load_templates(templates)
-    _check_tokens(teacher, names, patterns)
+    _check_tokens(teacher, every_name(names), patterns)
     text_CD = np.empty((len(names), teacher.width), dtype=np.float32)
-    for index, name in enumerate(names):
-        prompt_TD = teacher.text([pattern.replace("{}", name) for pattern in patterns])
-        prompt_TD /= np.linalg.norm(prompt_TD, axis=1, keepdims=True)
-        mean_D = prompt_TD.mean(0)
-        text_CD[index] = mean_D / np.linalg.norm(mean_D)
+    for index, text in enumerate(names):
+        name_SD = np.stack([_embed(teacher, name, patterns) for name in names_of(text)])
+        text_CD[index] = name_SD[0] if len(name_SD) == 1 else _unit_mean(name_SD)
     return text_CD
+
+
+def _embed(teacher: "Teacher", name: str, patterns: Sequence[str]) -> NDArray[np.float32]:
+    """(D,) of one name"""
+    prompt_TD = teacher.text([pattern.replace("{}", name) for pattern in patterns])
+    return _unit_mean(prompt_TD / np.linalg.norm(prompt_TD, axis=1, keepdims=True))
+
+
+def _unit_mean(rows_ND: NDArray[np.float32]) -> NDArray[np.float32]:
+    mean_D = rows_ND.mean(0)
+    unit_D: NDArray[np.float32] = mean_D / np.linalg.norm(mean_D)
+    return unit_D
 
 
 def _check_tokens(teacher: "Teacher", names: Sequence[str], patterns: Sequence[str]) -> None:
