@@ -24,7 +24,6 @@ from zsseg.stages.train.students.student import (
 
 DOCUMENT = Path(__file__).resolve().parents[2] / "docs" / "students.md"
 ARCHITECTURES = (*smp.MODEL_ARCHITECTURES_MAPPING, "setr_naive", "setr_pup", "setr_mla")
-_OF_VITS = ("dpt", "setr_naive", "setr_pup", "setr_mla")
 _LIST = re.compile(r"(?<=<!-- list -->\n)(.*?)(?=<!-- end of the list -->)", re.DOTALL)
 _ROW = re.compile(r"^\| (?P<refused>[^|]*) \| (?P<why>[^|]*) \| (?P<encoders>[^|]*) \|$", re.M)
 _HEAD = "| refused by | why | encoders |\n|---|---|---|\n"
@@ -90,9 +89,7 @@ def write(refusals: dict[str, dict[str, str]]) -> None:
     rows: dict[tuple[str, str], list[str]] = defaultdict(list)
     for encoder, reasons in refusals.items():
         names = ", ".join(f"`{name}`" for name in ARCHITECTURES if name in reasons) or "none"
-        kinds = {_kind(why) for name, why in reasons.items() if name not in _OF_VITS}
-        if set(_OF_VITS) & set(reasons):
-            kinds.add("no plain ViT")
+        kinds = {_kind(why) for why in reasons.values()}
         rows[names, "; ".join(sorted(kinds))].append(encoder)
     lines = [
         f"| {names} | {why} | {', '.join(f'`{each}`' for each in sorted(encoders))} |"
@@ -109,6 +106,10 @@ def _kind(reason: str) -> str:
         return "cannot be dilated"
     if "do not halve" in reason:
         return "maps do not halve"
+    if "plain ViT" in reason or "there is no" in reason:
+        return "no plain ViT"
+    if "patches of" in reason:
+        return "patches do not suit the head"
     return "does not fit the decoder"
 
 

@@ -204,6 +204,27 @@ def test_what_cannot_be_built_is_reported(head: str, encoder: str, message: str)
         build_student(StudentConfig(architecture=head, encoder=encoder, weights="none"), 8)
 
 
+@pytest.mark.parametrize("head", HEADS)
+def test_a_vit_with_rotary_positions_is_an_encoder(tmp_path: Path, head: Head) -> None:
+    """DINOv3, as timm has it (`eva.py`): any size, gradients, and its published weights."""
+    name = "vit_tiny_patch16_dinov3_qkvb"
+    state = timm.create_model(name, num_classes=0).state_dict()
+    torch.save(state, tmp_path / "dinov3.pth")
+    config = StudentConfig(
+        architecture=head, encoder=name, weights=str(tmp_path / "dinov3.pth"), checkpointing=True
+    )
+    student = build_student(config, 8)
+    encoder = student.network.get_submodule("encoder")
+    loaded = encoder.state_dict()
+    assert all(torch.equal(each, state[name]) for name, each in loaded.items())
+    student.train()(torch.rand(2, 3, 40, 72)).square().sum().backward()
+    assert encoder.get_submodule("blocks.0.attn.qkv").weight.grad is not None
+    with torch.no_grad():
+        student.eval()
+        one, other = (student(torch.rand(1, 3, *size)) for size in ((32, 48), (50, 34)))
+    assert one.shape[1] == other.shape[1] == 8
+
+
 # --- heads ---
 
 

@@ -12,6 +12,7 @@ from typing import Any, Literal
 import timm
 import torch
 import torch.nn.functional as F
+from timm.models.eva import Eva
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
@@ -111,7 +112,7 @@ def build_vit(name: str, head: Head, *, pretrained: bool) -> tuple[Any, int]:
         )
     except TypeError as error:
         raise UserError(_not_a_vit(name)) from error
-    if not isinstance(encoder, VisionTransformer):
+    if not isinstance(encoder, VisionTransformer | Eva):  # Eva: with rotary positions
         raise UserError(_not_a_vit(name))
     patch: int = encoder.feature_info[-1]["reduction"]
     stride, rest = divmod(patch, _UPSAMPLING[head])
