@@ -156,6 +156,8 @@ class ArtifactKind:
     """Does a store of these settings have it?"""
     from_labels: bool = False
     """Do visible labels change it?"""
+    from_unseen: bool = False
+    """Does it change with the list of unseen classes, though labels do not change it?"""
     empty: Mapping[str, int] = field(default_factory=dict)
     """By array: the value that fills the rows of failed images, where it is not 0."""
     make: Callable[[ShardInputs], Made] | None = None

@@ -209,5 +209,6 @@ PIXEL_NAMES = ArtifactKind(
     settings=_settings,
     settings_without={NAME: {"enabled": False}},
     in_store=_in_store,
+    from_unseen=True,
     make=_make,
 )

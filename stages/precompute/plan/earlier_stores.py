@@ -1,6 +1,8 @@
-"""Stores whose rows can be used again: the one that is continued, and the one set aside.
+"""Stores whose rows can be used again: the one that is continued, and one to copy from.
 
-A store is set aside (`.previous`) while images that were added or removed move its rows.
+That is the store set aside (`.previous`), while images that were added or removed move the rows of
+the one that is continued; else the store that the request names, whose unseen classes may be
+others.
 """
 
 import logging
@@ -17,12 +19,15 @@ from zsseg.stages.cache.format.manifest import (
     INDEX,
     SEAL,
     Manifest,
+    description,
+    fingerprints,
     index_lines,
     read_manifest,
 )
 from zsseg.stages.cache.reconcile import Mismatch, find_mismatch
 from zsseg.stages.cache.set_aside import previous_store
 from zsseg.stages.errors import CacheError
+from zsseg.stages.precompute.make.artifacts import KINDS
 from zsseg.stages.precompute.plan.wanted_store import WantedStore
 
 _log = logging.getLogger(__name__)
@@ -38,6 +43,10 @@ class EarlierStore:
     """Artifacts of other settings, with what differs."""
     row_of: Mapping[str, int] | None
     """Row by image id, where rows have moved; None where they have not."""
+    prints: Mapping[str, str]
+    """By artifact: the fingerprint that the receipts of usable values have."""
+    borrowed: bool = False
+    """Is it another store, with other visible labels, that is only read?"""
 
 
 def earlier_stores(
@@ -45,23 +54,48 @@ def earlier_stores(
 ) -> tuple[EarlierStore | None, EarlierStore | None, Mismatch | None]:
     """The store to continue, the one to copy rows from, and how the existing one differs."""
     path = wanted.path
+    prints = fingerprints(wanted.manifest.artifacts)
+    aside = _set_aside(path, prints)
+    other = aside or _borrowed(wanted)
     if not storage(path / GROUP).exists():
-        return None, _set_aside(path), None
+        return None, other, None
     found = find_mismatch(path, wanted.manifest, index_lines(wanted.index()))
     stored = read_manifest(path)
     if found.fixed or found.images:
-        if (aside := _set_aside(path)) is not None and not storage(path / SEAL).exists():
+        if aside is not None and not storage(path / SEAL).exists():
             return None, aside, found  # the new one is unfinished, and is dropped
-        return None, EarlierStore(path, stored, found.artifacts, _rows_by_id(path)), found
-    front = EarlierStore(path, stored, found.artifacts, None)
-    return front, _set_aside(path), found
+        return None, EarlierStore(path, stored, found.artifacts, _rows_by_id(path), prints), found
+    return EarlierStore(path, stored, found.artifacts, None, prints), other, found
 
 
-def _set_aside(path: StorePath) -> EarlierStore | None:
+def _set_aside(path: StorePath, prints: Mapping[str, str]) -> EarlierStore | None:
     if (aside := previous_store(path)) is None:
         return None
     folder, manifest = aside
-    return EarlierStore(folder, manifest, {}, _rows_by_id(folder))
+    return EarlierStore(folder, manifest, {}, _rows_by_id(folder), prints)
+
+
+def _borrowed(wanted: WantedStore) -> EarlierStore | None:
+    """The store that the request names, less what labels or the list of unseen classes change.
+
+    `index` has recorded that list, so the fingerprints of all that is made from images differ; what
+    is copied has the same recipe, and is made from artifacts that are copied too.
+    """
+    path = wanted.copy_from
+    if path is None or path == wanted.path:
+        return None
+    manifest = read_manifest(path)
+    there = {artifact.name: artifact for artifact in manifest.artifacts}
+    changed: dict[str, Sequence[str]] = {}
+    for artifact in wanted.manifest.artifacts:  # in the order of making
+        kind, old = KINDS[artifact.name], there.get(artifact.name)
+        made_from = changed.keys() & set(artifact.depends) - {"index"}
+        if kind.from_labels or kind.from_unseen:
+            changed[artifact.name] = ("other classes are unseen",)
+        elif old is None or description(old) != description(artifact) or made_from:
+            changed[artifact.name] = (f"{path} has it not, or of other settings",)
+    prints = fingerprints(manifest.artifacts)
+    return EarlierStore(path, manifest, changed, _rows_by_id(path), prints, borrowed=True)
 
 
 def _rows_by_id(store: StorePath) -> dict[str, int]:

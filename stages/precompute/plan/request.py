@@ -26,3 +26,6 @@ class PrecomputeRequest:
     store: StorePath | None = None
     """A store in `cache` that is asked about: it is taken if it is of these settings, also where
     another one of them lies beside it."""
+    copy_from: StorePath | None = None
+    """A finished store of these images, whatever classes are unseen there: what does not depend on
+    these is copied. It is only read."""

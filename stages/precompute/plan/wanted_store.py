@@ -49,6 +49,8 @@ class WantedStore:
     """Resolved: no `auto` in what changes a byte."""
     traits: Traits
     manifest: Manifest
+    copy_from: StorePath | None
+    """See `PrecomputeRequest`."""
 
     def index(self) -> Iterator[dict[str, Any]]:
         """The entries of the store's index."""
@@ -120,4 +122,16 @@ def resolve_request(
         rows=len(samples),
         shard_rows=config.shard_images,
     )
-    return WantedStore(path, spec, root, split, samples, limit, files, config, traits, manifest)
+    return WantedStore(
+        path,
+        spec,
+        root,
+        split,
+        samples,
+        limit,
+        files,
+        config,
+        traits,
+        manifest,
+        request.copy_from,
+    )

@@ -17,7 +17,7 @@ import numpy as np
 
 from zsseg.stages.cache.disk.store_path import StorePath
 from zsseg.stages.cache.format import ledger
-from zsseg.stages.cache.format.manifest import Artifact, Manifest, fingerprints
+from zsseg.stages.cache.format.manifest import Artifact, Manifest
 from zsseg.stages.cache.shards import Files
 from zsseg.stages.errors import CacheError
 from zsseg.stages.precompute.engine.jobs import KILLED, Job, OldValues
@@ -90,7 +90,6 @@ class Planner:
         self._caches: dict[StorePath, StatCache] = {}
         self._seen: dict[str, int] = {}
         self.artifacts = {each.name: each for each in wanted.manifest.artifacts}
-        self._prints = fingerprints(wanted.manifest.artifacts)
         self._per_row = [name for name in PER_ROW if name in self.artifacts]
         self._front, self._aside, self.mismatch = earlier_stores(wanted)
 
@@ -214,7 +213,8 @@ class Planner:
                     plan.need_rows(name, shard, why, len(rows))
 
     def _states(self, store: StorePath, known: Mapping[int, OldRow]) -> dict[int, RowState]:
-        cache = self._cache(store)
+        borrowed = self._aside is not None and self._aside.borrowed and store == self._aside.path
+        cache = self._cache(self.wanted.path if borrowed else store)
         states, sound = row_states(
             self.wanted.spec,
             self.wanted.root,
@@ -224,6 +224,11 @@ class Planner:
             retry_failed=self._retry,
             meter=self._meter,
         )
+        if borrowed:  # that labels look the same there proves nothing: other classes are unseen
+            for row, old in known.items():
+                if old.failure is None:
+                    states.setdefault(row, "relabelled")
+            return states
         if sound and self._keeps:
             cache.add(self.wanted.samples[row] for row in sound)
         return states
@@ -241,7 +246,7 @@ class Planner:
             return ledger.ABSENT
         if lines := known.changed.get(artifact.name):
             return "; ".join(lines)
-        fingerprint = self._prints[artifact.name]
+        fingerprint = known.prints[artifact.name]
         return ledger.why_recompute(known.path, artifact, shard, artifact_fingerprint=fingerprint)
 
     def _old(self, shard: int) -> OldValues | None:
