@@ -11,9 +11,10 @@ from importlib.metadata import PackageNotFoundError, version
 import numpy as np
 
 from zsseg.stages.cache.format.codec import DENSE
-from zsseg.stages.cache.format.manifest import VISIBLE_PIXELS, read_manifest
+from zsseg.stages.cache.format.manifest import VISIBLE_PIXELS, read_manifest, shard_file
 from zsseg.stages.cache.shards import load_shard
 from zsseg.stages.cache.writer import Writer
+from zsseg.stages.errors import CacheError
 from zsseg.stages.precompute.engine.jobs import Job, RunContext
 from zsseg.stages.precompute.engine.questions import device_and_library, made_once
 from zsseg.stages.precompute.engine.thread_engine import Engine
@@ -124,11 +125,18 @@ def _compute_shards(
 def _copy_set_aside(writer: Writer, planner: Planner) -> None:
     """Copy the artifacts without rows that only the store that was set aside still has."""
     for name, source in planner.units_set_aside.items():
-        stored = read_manifest(source)
-        specs = planner.artifacts[name].arrays
-        writer.write(
-            name, 0, {spec.name: load_shard(source, stored, spec.name, 0) for spec in specs}
-        )
+        stored, artifact = read_manifest(source), planner.artifacts[name]
+        specs = artifact.arrays
+        try:
+            arrays = {spec.name: load_shard(source, stored, spec.name, 0) for spec in specs}
+        except CacheError as error:
+            files = " and ".join(str(source / shard_file(spec, artifact, 0)) for spec in specs)
+            raise CacheError(
+                f"{files}: damaged ({error.__cause__ or error}), and {name} is copied from there. "
+                "Delete the file and run the same `zsseg precompute` command again: it computes "
+                "what the file held"
+            ) from error
+        writer.write(name, 0, arrays)
 
 
 def _known_failures(writer: Writer, plan: Plan) -> dict[int, str]:

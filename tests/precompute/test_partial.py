@@ -452,15 +452,16 @@ def test_a_list_that_changes_again_before_the_run_is_finished(
     equal_to_anew(path, world, tiny_clip)
 
 
+@pytest.mark.parametrize("name", ["cls/c.0.0.0", "text/c.0.0"])
 def test_damage_in_what_was_set_aside_is_named_and_its_file_may_be_deleted(
-    fresh: tuple[Path, Path], tiny_clip: str
+    fresh: tuple[Path, Path], tiny_clip: str, name: str
 ) -> None:
     world, path = fresh
-    file = path / "cls" / "c.0.0.0"
+    file = path / name
     data = file.read_bytes()
     file.write_bytes(data[:40] + bytes([data[40] ^ 1]) + data[41:])
     add(world, 0, "a")
-    damaged = path / ".previous" / "cls" / "c.0.0.0"
+    damaged = path / ".previous" / name
     for _ in range(2):
         with pytest.raises(CacheError, match=f"{damaged}: damaged .*Delete the file"):
             run(world, tiny_clip, path.parent, update=True)
