@@ -5,22 +5,25 @@ damaged, the seal says which receipts there should be; without a seal, the recei
 are taken.
 """
 
+import json
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from zsseg.stages.cache.disk.hashing import hash_file
+from zsseg.stages.cache.disk.hashing import hash_bytes, hash_file
 from zsseg.stages.cache.disk.json_files import canonical_json, read_json
 from zsseg.stages.cache.disk.storage import storage
 from zsseg.stages.cache.disk.store_path import StorePath
 from zsseg.stages.cache.format import ledger
+from zsseg.stages.cache.format.arrays import array_jsons
 from zsseg.stages.cache.format.manifest import (
     GROUP,
     LEDGER,
     SEAL,
     Artifact,
     Manifest,
+    group_json,
     read_manifest,
 )
 from zsseg.stages.cache.format.recipe import fingerprint
@@ -28,6 +31,7 @@ from zsseg.stages.errors import CacheError
 from zsseg.stages.file_bytes import PASSING
 
 MISSING = "missing"
+_CHANGED = "changed since the store was sealed"
 
 Receipt = dict[str, Any] | CacheError | None
 """The content of a receipt, or what is wrong with it, or None where it is missing."""
@@ -63,16 +67,38 @@ def read_intact_seal(path: StorePath) -> dict[str, Any]:
 def read_group(
     path: StorePath, sealed: Mapping[str, str] | None
 ) -> tuple[Manifest | None, str | None]:
-    """The manifest, or what is wrong with it; one whose hash is not the sealed one is damaged."""
+    """The manifest, or what is wrong with it; one that is not the sealed one is damaged."""
     if wrong := why_not_plain(path / GROUP):
         return None, wrong
     try:
         manifest = read_manifest(path)
     except CacheError as error:
         return None, str(error)
-    if sealed is not None and (wrong := why_changed(path / GROUP, sealed.get(GROUP))):
-        return None, wrong
+    if sealed is not None:
+        try:
+            forms = group_forms(path, manifest, sealed)
+        except (CacheError, ValueError, RecursionError):  # what zsseg would not have written
+            return None, _CHANGED
+        if sealed.get(GROUP) != hash_bytes(forms[1]) or storage(path / GROUP).read() not in forms:
+            return None, _CHANGED
     return manifest, None
+
+
+def group_forms(
+    path: StorePath, manifest: Manifest, sealed: Mapping[str, str]
+) -> tuple[bytes, bytes]:
+    """Content of the group's zarr.json: with its list of arrays; without, as zsseg 0.1 wrote it.
+
+    The seal's hash is of the second one. `sealed`: the hashes in the seal, none without one.
+    """
+    arrays: dict[str, Any] = {}
+    for name, content in array_jsons(manifest).items():
+        file = f"{name}/{GROUP}"
+        # Another version of zarr may have written an array's file otherwise.
+        other = sealed.get(file) not in (None, hash_bytes(content))
+        own = other and why_changed(path / file, sealed[file]) is None
+        arrays[name] = read_json(path / file) if own else json.loads(content)
+    return group_json(manifest, arrays=arrays), group_json(manifest)
 
 
 def list_shards(
@@ -133,9 +159,7 @@ def why_changed(file: StorePath, sealed: str | None) -> str | None:
     """What is wrong with a file whose hash the seal holds; None when nothing is."""
     if wrong := why_not_plain(file):
         return wrong
-    return or_unreadable(
-        lambda: None if hash_file(file) == sealed else "changed since the store was sealed"
-    )
+    return or_unreadable(lambda: None if hash_file(file) == sealed else _CHANGED)
 
 
 def or_unreadable(check: Callable[[], str | None]) -> str | None:

@@ -6,15 +6,14 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import xxhash
-
-from zsseg.stages.cache.disk.hashing import hash_file
+from zsseg.stages.cache.disk.hashing import hash_bytes, hash_file
 from zsseg.stages.cache.disk.json_files import read_json, read_json_lines
 from zsseg.stages.cache.disk.lock import HOLDER, LOCK
 from zsseg.stages.cache.disk.storage import storage
 from zsseg.stages.cache.disk.store_path import StorePath
+from zsseg.stages.cache.evidence import group_forms
 from zsseg.stages.cache.format import ledger
-from zsseg.stages.cache.format.arrays import array_jsons, group_forms
+from zsseg.stages.cache.format.arrays import array_jsons
 from zsseg.stages.cache.format.manifest import (
     AUTO_SIZE,
     GROUP,
@@ -27,6 +26,7 @@ from zsseg.stages.cache.format.manifest import (
     Manifest,
     description,
     fingerprints,
+    group_json,
     read_manifest,
 )
 from zsseg.stages.cache.format.recipe import differing_fields
@@ -46,8 +46,8 @@ def prepare_store(path: StorePath, wanted: Manifest, index: bytes, *, update: bo
     """
     arrays = {f"{name}/{GROUP}": content for name, content in array_jsons(wanted).items()}
     finish_setting_aside(path)
-    groups = [(GROUP, content) for content in group_forms(wanted)]
-    _restore(path, [*groups, (INDEX, index), *arrays.items()])
+    sealed = _sealed(path)
+    _restore(path, wanted, {INDEX: index, **arrays}, sealed)
     if storage(path / GROUP).exists():
         _reconcile(path, wanted, index, update=update)
     else:
@@ -58,31 +58,35 @@ def prepare_store(path: StorePath, wanted: Manifest, index: bytes, *, update: bo
             if there:
                 _log.warning("%s was damaged; restored", path / file)
             storage(path / file).write(content)
+    forms = group_forms(path, read_manifest(path), sealed)
+    if storage(path / GROUP).read() not in forms:  # an array's file was written otherwise before
+        storage(path / GROUP).write(forms[0])
 
 
-def _restore(path: StorePath, wanted: Sequence[tuple[str, bytes]]) -> None:
-    """Restore lost or damaged metadata where the seal's hash proves that it was what is wanted.
-
-    `wanted`: files with each content that they may have had.
-    """
-    try:
-        sealed = ledger.read_seal(path)["files"]
-    except CacheError:
-        return
-    for file, content in wanted:
-        if sealed.get(file) == xxhash.xxh3_128_hexdigest(content) and (
-            not storage(path / file).exists() or storage(path / file).read() != content
-        ):
+def _restore(
+    path: StorePath, wanted: Manifest, files: Mapping[str, bytes], sealed: Mapping[str, str]
+) -> None:
+    """Restore lost or damaged metadata where the seal's hash proves that it was what is wanted."""
+    for file, content in {**files, GROUP: group_json(wanted)}.items():
+        if sealed.get(file) != hash_bytes(content):
+            continue
+        forms = group_forms(path, wanted, sealed) if file == GROUP else (content,)
+        if not storage(path / file).exists() or storage(path / file).read() not in forms:
             _log.warning("%s was lost or damaged; restored", path / file)
-            storage(path / file).write(content)
+            storage(path / file).write(forms[0])
+
+
+def _sealed(path: StorePath) -> Mapping[str, str]:
+    """The hashes in the seal; none without a sound one."""
+    try:
+        return dict(ledger.read_seal(path)["files"])
+    except CacheError:
+        return {}
 
 
 def _is_sealed(path: StorePath, file: str) -> bool:
     """Is a file as a finished store has it? Another version may have written it otherwise."""
-    try:
-        return bool(ledger.read_seal(path)["files"].get(file) == hash_file(path / file))
-    except CacheError:
-        return False
+    return _sealed(path).get(file) == hash_file(path / file)
 
 
 def _says_the_same(file: StorePath, content: bytes) -> bool:
@@ -102,7 +106,7 @@ def _create(path: StorePath, wanted: Manifest, index: bytes) -> None:
             f"{', '.join(sorted(strangers)[:3])}); delete the folder or give another --cache"
         )
     storage(path / INDEX).write(index)
-    storage(path / GROUP).write(group_forms(wanted)[0])
+    storage(path / GROUP).write(group_forms(path, wanted, {})[0])
 
 
 @dataclass(frozen=True)
@@ -170,7 +174,7 @@ def _reconcile(path: StorePath, wanted: Manifest, index: bytes, *, update: bool)
     stored = read_manifest(path)
     _drop(path, stored, wanted, found.artifacts)
     storage(path / INDEX).write(index)
-    storage(path / GROUP).write(group_forms(wanted)[0])
+    storage(path / GROUP).write(group_forms(path, wanted, {})[0])
 
 
 def _described(manifest: Manifest) -> dict[str, Any]:

@@ -27,8 +27,7 @@ from helpers.seven_row_store import (
     values,
 )
 
-from zsseg.stages.cache.format.ledger import make_seal
-from zsseg.stages.cache.format.manifest import fingerprints, group_json, read_manifest
+from zsseg.stages.cache.format.manifest import fingerprints
 from zsseg.stages.cache.format.recipe import fingerprint
 from zsseg.stages.cache.reader import Store
 from zsseg.stages.cache.tools.uses import last_used, note_use
@@ -46,53 +45,6 @@ def test_what_is_written_is_read_by_plain_zarr(tmp_path: Path) -> None:
             assert array.dtype == wanted.dtype
             np.testing.assert_array_equal(array[...], wanted)
     assert group.attrs["identity"] == IDENTITY
-
-
-def test_zarr_lists_the_arrays_without_a_word_about_other_files(tmp_path: Path) -> None:
-    """pytest makes every warning an error."""
-    path = make_store(tmp_path / "store")
-    note_use(path)
-    group = zarr.open_group(path, mode="r")
-    arrays = ["dense", "norm", "regions", "status", "text"]
-    assert sorted(name for name, _ in group.members(max_depth=None)) == arrays
-    assert sorted(group.keys()) == sorted(name for name, _ in group.arrays()) == arrays
-    described = json.loads((path / "zarr.json").read_bytes())["consolidated_metadata"]["metadata"]
-    for name in arrays:
-        assert described[name] == json.loads((path / name / "zarr.json").read_bytes())
-
-
-def as_released(path: Path) -> Path:
-    """The store as zsseg 0.1 would have sealed it: its group does not list the arrays."""
-    (path / "zarr.json").write_bytes(group_json(read_manifest(path)))
-    (path / "seal.json").write_bytes(make_seal(path, read_manifest(path)))
-    return path
-
-
-def test_a_store_of_zsseg_0_1_stays_as_it_is(tmp_path: Path) -> None:
-    path = as_released(make_store(tmp_path / "store"))
-    before = content(path)
-    with open_writer(path) as writer:
-        assert fill(writer) == {}
-        writer.seal()
-    assert content(path) == before
-    for harmed in (b"{", before["zarr.json"].replace(b"toy", b"boy")):
-        (path / "zarr.json").write_bytes(harmed)
-        with open_writer(path) as writer:
-            writer.seal()
-        assert content(path) == before
-    with open_writer(path, artifacts=artifacts(threshold=0.5), update=True) as writer:
-        assert fill(writer) == {"regions": [0, 1, 2]}
-        writer.seal()
-    assert content(path) == content(
-        make_with(tmp_path / "anew", artifacts=artifacts(threshold=0.5))
-    )
-
-
-def make_with(path: Path, **changes: Any) -> Path:
-    with open_writer(path, **changes) as writer:
-        fill(writer)
-        writer.seal()
-    return path
 
 
 def test_a_shard_holds_one_raw_chunk_per_image(tmp_path: Path) -> None:

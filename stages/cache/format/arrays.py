@@ -16,7 +16,7 @@ from zarr.storage import MemoryStore
 from zsseg.stages.cache.disk.hashing import hash_bytes
 from zsseg.stages.cache.disk.storage import storage
 from zsseg.stages.cache.disk.store_path import StorePath
-from zsseg.stages.cache.format.manifest import ArraySpec, Artifact, Manifest, group_json, shard_file
+from zsseg.stages.cache.format.manifest import ArraySpec, Artifact, Manifest, shard_file
 
 _SMALL_SHARD = 1 << 16  # bytes; up to here reading the whole shard costs no more than one row
 
@@ -54,11 +54,6 @@ def array_jsons(manifest: Manifest) -> dict[str, bytes]:
         name: array_json(manifest, artifact, spec)
         for name, (artifact, spec) in manifest.arrays.items()
     }
-
-
-def group_forms(manifest: Manifest) -> tuple[bytes, bytes]:
-    """Content of the group's zarr.json: as it is written now, and as zsseg 0.1 wrote it."""
-    return group_json(manifest, arrays=array_jsons(manifest)), group_json(manifest)
 
 
 def write_shard(

@@ -7,7 +7,7 @@ receipt is written after the data has reached the disk; the seal after the last 
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from zsseg.stages.cache.disk.hashing import hash_file
+from zsseg.stages.cache.disk.hashing import hash_bytes, hash_file
 from zsseg.stages.cache.disk.json_files import canonical_json, read_json
 from zsseg.stages.cache.disk.storage import storage
 from zsseg.stages.cache.disk.store_path import StorePath
@@ -18,6 +18,8 @@ from zsseg.stages.cache.format.manifest import (
     SEAL,
     Artifact,
     Manifest,
+    group_json,
+    read_manifest,
     receipt_file,
     shard_file,
 )
@@ -148,8 +150,13 @@ def sealed_files(manifest: Manifest) -> Iterator[str]:
 
 
 def make_seal(store: StorePath, manifest: Manifest) -> bytes:
-    """Content of seal.json for the files that the store has now."""
-    files = {file: hash_file(store / file) for file in sealed_files(manifest)}
+    """Content of seal.json for the files that the store has now.
+
+    The group's zarr.json counts without its list of arrays, which says again what their own
+    zarr.json say: it changes no fingerprint.
+    """
+    files = {file: hash_file(store / file) for file in sealed_files(manifest) if file != GROUP}
+    files[GROUP] = hash_bytes(group_json(read_manifest(store)))
     seal = {"root": fingerprint(files), "files": files}
     return (canonical_json(seal) + "\n").encode("ascii")
 

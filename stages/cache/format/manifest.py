@@ -1,7 +1,8 @@
 """The manifest of a store (its zarr.json): what it holds, and in which files. Needs no zarr.
 
 zarr.json     group; attributes: format, identity, info, artifacts, rows, shard_rows;
-              consolidated metadata: the zarr.json of every array (not in stores of zsseg 0.1)
+              consolidated metadata: the zarr.json of every array (not in stores of zsseg 0.1,
+              and not in what the seal's hash is of: it says nothing that the arrays do not say)
 index.jsonl   one line per row: row, id, image, label (paths relative to the data set's root)
 <array>/      one zarr array each; zarr.json and one file per shard
 ledger/<artifact>/<shard>.json   receipt: rows, bytes and hash of the files of one shard
@@ -165,10 +166,10 @@ def receipt_file(artifact: Artifact, shard: int) -> str:
     return f"{LEDGER}/{artifact.name}/{shard:06d}.json"
 
 
-def group_json(manifest: Manifest, *, arrays: Mapping[str, bytes] | None = None) -> bytes:
+def group_json(manifest: Manifest, *, arrays: Mapping[str, object] | None = None) -> bytes:
     """Content of the group's zarr.json: zarr reads it, and equal manifests give equal bytes.
 
-    `arrays`: content of each array's zarr.json. With them zarr knows the arrays without looking at
+    `arrays`: what each array's zarr.json says. With them zarr knows the arrays without looking at
     the folder, where it warns of every file that is none of its own. None: as zsseg 0.1 wrote it.
     """
     prints = fingerprints(manifest.artifacts)
@@ -188,7 +189,7 @@ def group_json(manifest: Manifest, *, arrays: Mapping[str, bytes] | None = None)
         group["consolidated_metadata"] = {
             "kind": "inline",
             "must_understand": False,
-            "metadata": {name: json.loads(content) for name, content in arrays.items()},
+            "metadata": dict(arrays),
         }
     return (json.dumps(group, indent=1, sort_keys=True, allow_nan=False) + "\n").encode("ascii")
 

@@ -9,12 +9,13 @@ import xxhash
 
 from zsseg.stages.cache.catalogue import store_name
 from zsseg.stages.cache.disk.durable import durable_file
+from zsseg.stages.cache.disk.hashing import hash_file
 from zsseg.stages.cache.disk.local import LocalStorage
 from zsseg.stages.cache.disk.storage import storage
 from zsseg.stages.cache.disk.store_path import StorePath
 from zsseg.stages.cache.evidence import list_shards
 from zsseg.stages.cache.format.ledger import read_seal, sealed_files
-from zsseg.stages.cache.format.manifest import CARD, HISTORY, SEAL, Manifest, read_manifest
+from zsseg.stages.cache.format.manifest import CARD, GROUP, HISTORY, SEAL, Manifest, read_manifest
 from zsseg.stages.cache.tools.contents import data_files
 from zsseg.stages.cache.verify import verify_store
 from zsseg.stages.errors import CacheError, ResourceError, UserError
@@ -91,7 +92,8 @@ def _hashes(path: StorePath, manifest: Manifest) -> dict[str, str]:
     sealed: dict[str, str] = read_seal(path)["files"]
     receipts = [shard.receipt for shard in list_shards(path, manifest, sealed)]
     listed = [each["files"] for each in receipts if isinstance(each, dict)]
-    return sealed | {file: one["xxh3_128"] for files in listed for file, one in files.items()}
+    data = {file: one["xxh3_128"] for files in listed for file, one in files.items()}
+    return sealed | data | {GROUP: hash_file(path / GROUP)}  # which has two forms
 
 
 class _Hashed:

@@ -11,15 +11,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-import xxhash
-
 from zsseg.stages.cache.catalogue import locate_store
+from zsseg.stages.cache.disk.hashing import hash_bytes
 from zsseg.stages.cache.disk.json_files import json_lines, plain
 from zsseg.stages.cache.disk.lock import locked
 from zsseg.stages.cache.disk.storage import storage
 from zsseg.stages.cache.disk.store_path import StorePath
-from zsseg.stages.cache.evidence import list_shards, read_intact_seal
-from zsseg.stages.cache.format.arrays import group_forms
+from zsseg.stages.cache.evidence import group_forms, list_shards, read_intact_seal
 from zsseg.stages.cache.format.manifest import (
     GROUP,
     HISTORY,
@@ -27,6 +25,7 @@ from zsseg.stages.cache.format.manifest import (
     Manifest,
     description,
     fingerprints,
+    group_json,
 )
 from zsseg.stages.cache.format.recipe import differing_fields
 from zsseg.stages.cache.set_aside import previous_store
@@ -167,11 +166,7 @@ def _put_back(path: StorePath, found: Inspection, plan: _Plan) -> None:
     Raises CacheError where a rebuilt file is not proved to be the lost one.
     """
     damaged = {problem.file for problem in found.problems}
-    sealed = None if found.root is None else read_intact_seal(path)["files"].get(GROUP)
-    group, released = group_forms(plan.manifest)
-    if sealed == xxhash.xxh3_128_hexdigest(released):
-        group = released
-    made = {GROUP: group, INDEX: plan.index}
+    made = {GROUP: group_json(plan.manifest), INDEX: plan.index}
     wanted = {file: content for file, content in made.items() if file in damaged}
     if not wanted:
         return
@@ -181,6 +176,9 @@ def _put_back(path: StorePath, found: Inspection, plan: _Plan) -> None:
             "settings or teacher are not those that the store was made with; nothing was changed. "
             "Give them with --root and --teacher"
         )
+    if GROUP in wanted:
+        sealed = {} if found.root is None else read_intact_seal(path)["files"]
+        wanted[GROUP] = group_forms(path, plan.manifest, sealed)[0]
     for file, content in wanted.items():
         storage(path).remove_whatever_is_at(file)
         storage(path / file).write(content)
@@ -196,7 +194,7 @@ def _unproved(
         return [
             f"{file} would not be the sealed one"
             for file, content in wanted.items()
-            if sealed.get(file) != xxhash.xxh3_128_hexdigest(content)
+            if sealed.get(file) != hash_bytes(content)
         ]
     current = fingerprints(manifest.artifacts)
     expected = {shard.file: shard.rows for shard in list_shards(path, manifest, None)}
