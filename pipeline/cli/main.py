@@ -106,7 +106,7 @@ def _usage_error(error: ClickException) -> list[str]:
     context = getattr(error, "ctx", None)
     command = context.command_path if context else "zsseg"
     text = f"{error.format_message().rstrip('.')}{given}"
-    return [f"{text}. `{command} --help` lists what it takes"]
+    return [f"{text}{'' if text.endswith('?') else '.'} `{command} --help` lists what it takes"]
 
 
 def _to_go_on() -> str:
