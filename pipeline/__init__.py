@@ -1,6 +1,7 @@
 """What a person drives: the commands, and what they print.
 
 `cli/` has one file per command. `ablate/`, `compare/` and `demo/` do the work of the three commands
-that combine others. Shared by them: `settings` (YAML files and `--set` to checked settings),
-`named_stores` (from the folder given to the store meant), `tables` and `console` (output).
+that combine others, `preview/` writes the page of `zsseg preview`. Shared by them: `settings` (YAML
+files and `--set` to checked settings), `named_stores` (from the folder given to the store meant),
+`tables`, `html_page` and `console` (output).
 """

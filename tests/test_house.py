@@ -69,7 +69,7 @@ def test_cache_and_data_load_no_torch() -> None:
     [
         ("PIL", {"stages/data/images.py", "stages/demo/canvas.py"}),  # files, and drawing
         ("fsspec", {"stages/cache/disk/store_path.py", "stages/cache/disk/bucket_requests.py"}),
-        ("jinja2", {"pipeline/demo/demo_report.py"}),
+        ("jinja2", {"pipeline/html_page.py"}),
         ("albumentations", {"stages/train/batches/photometric.py"}),
         ("cuml", {"stages/precompute/make/kmeans.py"}),
         ("dask", {"stages/precompute/engine/dask_client.py"}),

@@ -20,6 +20,7 @@ from zsseg.pipeline.cli.evaluate import evaluate
 from zsseg.pipeline.cli.options import Exit
 from zsseg.pipeline.cli.precompute import precompute
 from zsseg.pipeline.cli.predict import predict
+from zsseg.pipeline.cli.preview import preview
 from zsseg.pipeline.cli.train import train
 from zsseg.stages.errors import UserError
 
@@ -30,7 +31,7 @@ app = typer.Typer(
     help="Zero-shot semantic segmentation: run CLIP once into a cache (precompute), then train "
     "any student against it (train). CLIP is not needed afterwards.",
 )
-for command in (demo, precompute, train, evaluate, predict, compare, ablate):
+for command in (demo, preview, precompute, train, evaluate, predict, compare, ablate):
     app.command()(command)
 app.add_typer(dataset.app, name="dataset")
 app.add_typer(cache.app, name="cache")

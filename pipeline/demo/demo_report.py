@@ -3,14 +3,13 @@
 import base64
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from importlib.resources import files
 from pathlib import Path
 
 import numpy as np
-from jinja2 import Environment, StrictUndefined
 from numpy.typing import NDArray
 
 from zsseg.pipeline.demo.curves import Points, curves
+from zsseg.pipeline.html_page import render_page
 from zsseg.pipeline.tables import percent
 from zsseg.stages.cache.disk.durable import write_durably
 from zsseg.stages.data.images import png_bytes
@@ -45,30 +44,28 @@ def write_report(path: Path, shown: ReportContent) -> None:
     """Write the report; the file appears whole or not at all."""
     first = next(iter(shown.results.values()))
     unseen_ids = [first.classes.index(name) for name in first.unseen]
-    page = (files("zsseg.pipeline.demo") / "report.html").read_text(encoding="utf-8")
-    template = Environment(
-        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    ).from_string(page)
-    text = template.render(
-        title=shown.title,
-        about=shown.about,
-        unseen=first.unseen,
-        methods=[_method(name, result, shown.ours) for name, result in shown.results.items()],
-        note=shown.note,
-        scored=f"{first.images} images of {first.dataset} {first.split}; all {len(first.classes)} "
-        "classes in one argmax, IoU accumulated over the split.",
-        keys=[
+    values = {
+        "title": shown.title,
+        "about": shown.about,
+        "unseen": first.unseen,
+        "methods": [_method(name, result, shown.ours) for name, result in shown.results.items()],
+        "note": shown.note,
+        "scored": f"{first.images} images of {first.dataset} {first.split}; all "
+        f"{len(first.classes)} classes in one argmax, IoU accumulated over the split.",
+        "keys": [
             {"name": first.classes[i], "colour": "#{:02x}{:02x}{:02x}".format(*shown.colours[i])}
             for i in unseen_ids
         ],
-        columns=["image", *(shown.pictures[0][1] if shown.pictures else ())],
-        grid=[_cells(image, labels, unseen_ids, shown.colours) for image, labels in shown.pictures],
-        charts=[curves(title, series) for title, series in shown.charts.items()],
-        classes=_classes(shown.results),
-        commands=shown.commands,
-        made=shown.made,
-    )
-    write_durably(path, text.encode())
+        "columns": ["image", *(shown.pictures[0][1] if shown.pictures else ())],
+        "grid": [
+            _cells(image, labels, unseen_ids, shown.colours) for image, labels in shown.pictures
+        ],
+        "charts": [curves(title, series) for title, series in shown.charts.items()],
+        "classes": _classes(shown.results),
+        "commands": shown.commands,
+        "made": shown.made,
+    }
+    write_durably(path, render_page("zsseg.pipeline.demo", "report.html", values))
 
 
 def _method(name: str, result: EvaluationResult, ours: str) -> dict[str, object]:

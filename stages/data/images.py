@@ -239,6 +239,13 @@ def png_bytes(array: NDArray[np.uint8]) -> bytes:
     return stream.getvalue()
 
 
+def jpeg_bytes(image_HW3: NDArray[np.uint8], *, quality: int = 88) -> bytes:
+    """RGB (H, W, 3) as the content of a JPEG file."""
+    stream = io.BytesIO()
+    Image.fromarray(image_HW3).save(stream, format="JPEG", quality=quality)
+    return stream.getvalue()
+
+
 def _png(array: NDArray[np.uint8], palette: NDArray[np.uint8] | None) -> Image.Image:
     image = Image.fromarray(array)
     if palette is not None:

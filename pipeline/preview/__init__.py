@@ -1,0 +1,1 @@
+"""`zsseg preview`: `preview_page` writes the pictures and the HTML page."""

@@ -1,0 +1,130 @@
+"""What `zsseg preview` leaves: a page, and for each image a picture and an overlay with legend.
+
+Legend: H W pixels of a picture, y x grid of the map of names.
+"""
+
+import base64
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from zsseg.pipeline.html_page import render_page
+from zsseg.pipeline.tables import percent
+from zsseg.stages.cache.disk.durable import write_durably
+from zsseg.stages.data.class_names import names_of
+from zsseg.stages.data.images import jpeg_bytes, write_png
+from zsseg.stages.evaluate.labelling import upsampled_argmax
+from zsseg.stages.evaluate.overlay import overlay, palette, with_legend
+from zsseg.stages.evaluate.teacher_evaluation import named_scores
+from zsseg.stages.precompute.preview import NamedImage, NameFigures, TeacherPreview, name_figures
+
+PAGE = "index.html"
+
+
+@dataclass(frozen=True)
+class PageText:
+    """What the page says besides names and pictures."""
+
+    title: str
+    about: str
+    settings: str
+    """What the map was made with."""
+    command: str
+    """The next command."""
+
+
+def write_preview(out: Path, seen: TeacherPreview, text: PageText) -> Path:
+    """Write the page, and `image_1.png` and `image_1_overlay.png` of each image; returns the page.
+
+    Colours are those of `zsseg predict` for the same names.
+    """
+    colours = palette(len(seen.classes))
+    figures = name_figures([each.map_4yx for each in seen.images], seen.classes)
+    cards = []
+    for number, image in enumerate(seen.images, start=1):
+        label_HW = pixel_labels(image, len(seen.classes))
+        tinted_HW3 = overlay(image.picture_HW3, label_HW, colours)
+        stem = out / f"image_{number}"
+        write_png(stem.with_name(f"{stem.name}.png"), image.picture_HW3)
+        legend_HW3 = with_legend(tinted_HW3, label_HW, colours, seen.classes)
+        write_png(stem.with_name(f"{stem.name}_overlay.png"), legend_HW3)
+        own = name_figures([image.map_4yx], seen.classes)
+        cards.append(
+            {
+                "id": image.id,
+                "picture": _data(image.picture_HW3),
+                "overlay": _data(tinted_HW3),
+                "names": _chips(own, colours),
+            }
+        )
+    values = {
+        "text": text,
+        "rows": _rows(figures, colours, images=len(seen.images)),
+        "missing": [_missing(each) for each in figures if each.confidence is None],
+        "cards": cards,
+        "failures": seen.failures,
+    }
+    write_durably(out / PAGE, render_page("zsseg.pipeline.preview", "preview.html", values))
+    return out / PAGE
+
+
+def pixel_labels(image: NamedImage, classes: int) -> NDArray[np.uint8]:
+    """(H, W) the class of each pixel of the picture, from the map of names as it is scored."""
+    return upsampled_argmax(named_scores(image.map_4yx, classes), image.picture_HW3.shape[:2])
+
+
+def _data(image_HW3: NDArray[np.uint8]) -> str:
+    return f"data:image/jpeg;base64,{base64.b64encode(jpeg_bytes(image_HW3)).decode()}"
+
+
+def _hex(colours: NDArray[np.uint8], index: int) -> str:
+    return "#{:02x}{:02x}{:02x}".format(*colours[index])
+
+
+def _rows(
+    figures: Sequence[NameFigures], colours: NDArray[np.uint8], *, images: int
+) -> list[dict[str, object]]:
+    largest = max(each.share for each in figures)
+    return [
+        {
+            "colour": _hex(colours, index),
+            "name": shown_name(each.name),
+            "share": percent(each.share),
+            "bar": f"{100 * each.share / largest:.1f}",
+            "images": f"{each.images} of {images}",
+            "confidence": "-" if each.confidence is None else percent(each.confidence),
+            "missing": each.confidence is None,
+        }
+        for index, each in enumerate(figures)
+    ]
+
+
+def _chips(figures: Sequence[NameFigures], colours: NDArray[np.uint8]) -> list[dict[str, str]]:
+    """The names of one image, the largest first."""
+    order = sorted(range(len(figures)), key=lambda index: -figures[index].share)
+    return [
+        {
+            "colour": _hex(colours, index),
+            "name": shown_name(figures[index].name),
+            "share": percent(figures[index].share),
+        }
+        for index in order
+        if figures[index].share > 0
+    ]
+
+
+def _missing(found: NameFigures) -> dict[str, str]:
+    """A name that is nowhere the best one, and where it comes second."""
+    near = "nor second best"
+    if found.behind is not None:
+        near = f"second best at {percent(found.second)} % of the pixels, mostly behind "
+        near += f"'{shown_name(found.behind)}'"
+    return {"name": shown_name(found.name), "near": near}
+
+
+def shown_name(text: str) -> str:
+    """A class's names as a person reads them."""
+    return " / ".join(names_of(text))
