@@ -99,7 +99,7 @@ class Store:
         Paths are relative to the data set's root; `label` is None for an image without one.
         """
         if self._index is None:
-            self._index = read_json_lines(self.path / INDEX)
+            self._index = read_json_lines(self.path / INDEX, at_most=self.manifest.index_bytes)
         return self._index
 
     @property

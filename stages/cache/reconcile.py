@@ -59,7 +59,7 @@ def prepare_store(path: StorePath, wanted: Manifest, index: bytes, *, update: bo
                 _log.warning("%s was damaged; restored", path / file)
             storage(path / file).write(content)
     forms = group_forms(path, read_manifest(path), sealed)
-    if storage(path / GROUP).read() not in forms:  # an array's file was written otherwise before
+    if not _is_one_of(path / GROUP, forms):  # an array's file was written otherwise before
         storage(path / GROUP).write(forms[0])
 
 
@@ -71,9 +71,15 @@ def _restore(
         if sealed.get(file) != hash_bytes(content):
             continue
         forms = group_forms(path, wanted, sealed) if file == GROUP else (content,)
-        if not storage(path / file).exists() or storage(path / file).read() not in forms:
+        if not _is_one_of(path / file, forms):
             _log.warning("%s was lost or damaged; restored", path / file)
             storage(path / file).write(forms[0])
+
+
+def _is_one_of(file: StorePath, contents: Sequence[bytes]) -> bool:
+    """Has a file one of these contents? One of another size is not read."""
+    fits = storage(file).size() in [len(content) for content in contents]
+    return fits and storage(file).read() in contents
 
 
 def _sealed(path: StorePath) -> Mapping[str, str]:
@@ -203,7 +209,7 @@ def _index_difference(path: StorePath, wanted: bytes) -> tuple[list[str], list[s
     Another label file leaves the rows where they are: the index is written again, and the hashes of
     visible labels in the receipts say what has to be computed again.
     """
-    if storage(path).exists() and storage(path).read() == wanted:
+    if _is_one_of(path, [wanted]):
         return [], []
     try:
         old = {str(entry.get("id")): entry for entry in read_json_lines(path)}

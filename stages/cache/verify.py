@@ -10,7 +10,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from zsseg.stages.cache.disk.json_files import read_json, read_json_lines
+from zsseg.stages.cache.disk.json_files import LARGEST_LINES, read_json, read_json_lines
 from zsseg.stages.cache.disk.store_path import StorePath
 from zsseg.stages.cache.evidence import (
     MISSING,
@@ -117,7 +117,7 @@ def inspect_store(
             damaged.setdefault(shard.file, str(shard.receipt))
     if share and (wrong := _damaged_history(path / HISTORY)):
         damaged[HISTORY] = wrong
-    ids = [] if INDEX in damaged else _ids(path)
+    ids = [] if INDEX in damaged else _ids(path, manifest)
     problems += [_problem(file, reason, shards, ids) for file, reason in damaged.items()]
     count = shards_read = bytes_read = 0
     for done, shard in enumerate(shards, start=1):
@@ -192,7 +192,7 @@ def _damaged_metadata(
 
 def _wrong_index(file: StorePath, manifest: Manifest | None) -> str | None:
     try:
-        entries = read_json_lines(file)
+        entries = read_json_lines(file, at_most=_index_bytes(manifest))
     except CacheError as error:
         return str(error)
     rows = manifest.rows if manifest else len(entries)
@@ -250,9 +250,14 @@ def _undecodable(
                 yield file, str(error)
 
 
-def _ids(path: StorePath) -> list[str]:
+def _index_bytes(manifest: Manifest | None) -> int:
+    return manifest.index_bytes if manifest else LARGEST_LINES
+
+
+def _ids(path: StorePath, manifest: Manifest | None) -> list[str]:
     """Image ids by row, from an intact index."""
-    return [str(entry["id"]) for entry in read_json_lines(path / INDEX)]
+    entries = read_json_lines(path / INDEX, at_most=_index_bytes(manifest))
+    return [str(entry["id"]) for entry in entries]
 
 
 def _images(ids: Sequence[str], shard: Shard) -> tuple[str, ...]:

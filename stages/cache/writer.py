@@ -20,6 +20,7 @@ from zsseg.stages.cache.disk.json_files import (
     json_lines,
     newest,
     plain,
+    read_bounded,
     read_json_lines,
     sound_json_lines,
 )
@@ -181,7 +182,8 @@ class Writer:
         what = self._artifacts[artifact]
         ids: list[str] = []
         if what.per_row:
-            rows, index = self.rows_of(shard), read_json_lines(self.path / INDEX)
+            rows = self.rows_of(shard)
+            index = read_json_lines(self.path / INDEX, at_most=self.manifest.index_bytes)
             ids = [str(entry["id"]) for entry in index[rows.start : rows.stop]]
         self.withdraw(artifact, shard)
         files = shards.save_shard(self.path, self.manifest, what, shard, arrays, ids=ids)
@@ -257,7 +259,7 @@ class Writer:
         """Append an entry about a run (time, seconds, versions) to history.jsonl."""
         path = self.path / HISTORY
         with disk_errors(self.path, HISTORY):
-            before = storage(path).read() if storage(path).exists() else b""
+            before = read_bounded(path) if storage(path).exists() else b""
             cut_short = bool(before) and not before.endswith(b"\n")
             storage(path).write(before + b"\n" * cut_short + json_lines([entry]))
 

@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime
+from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, ClassVar, TypeVar
 
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 _BLOCK = 1 << 23  # bytes of one request of a file that is read in pieces
 _THREADS = 32  # requests at a time; the time goes into waiting
 _AHEAD_SUFFIX = ".json"  # manifest, seal, receipts, metadata of arrays
+_MOST_AHEAD = 1 << 30  # bytes that are read ahead; what is beyond is read when it is needed
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -276,7 +278,9 @@ class BucketStorage:
         thread writes and deletes within is seen.
         """
         found = self._listed()
-        names = [name for name in found if name.endswith(_AHEAD_SUFFIX)]
+        described = sorted((n for n in found if n.endswith(_AHEAD_SUFFIX)), key=found.__getitem__)
+        sums = accumulate(found[name] for name in described)
+        names = [name for name, total in zip(described, sums, strict=True) if total <= _MOST_AHEAD]
         with requests_to(self.path) as files:
             read: list[bytes | Exception] = files.cat_ranges(
                 names, [None] * len(names), [None] * len(names)

@@ -9,6 +9,9 @@ from zsseg.stages.cache.disk.storage import storage
 from zsseg.stages.cache.disk.store_path import StorePath
 from zsseg.stages.errors import CacheError
 
+_LARGEST = 1 << 28  # bytes of one object: a seal names four million receipts in them
+LARGEST_LINES = 1 << 32  # bytes of a file of lines of which nobody knows how many there should be
+
 _NO_JSON = (ValueError, RecursionError)
 """What json.loads raises: for bytes that are no JSON or no text, and for a nesting of thousands."""
 
@@ -32,10 +35,25 @@ def json_lines(entries: Iterable[Mapping[str, Any]]) -> bytes:
     return "".join(f"{canonical_json(entry)}\n" for entry in entries).encode("ascii")
 
 
+def read_bounded(path: StorePath, *, at_most: int = LARGEST_LINES) -> bytes:
+    """A whole file that describes something; CacheError when it is larger than `at_most` bytes.
+
+    Whatever OSError says that it is not there stays.
+    """
+    size = storage(path).size()
+    if size is not None and size > at_most:
+        raise CacheError(
+            f"{path}: damaged, or not written by zsseg: it has {size:,} bytes, and at most "
+            f"{at_most:,} of such a file are read. Put it back from a copy, or delete it and make "
+            "it again"
+        )
+    return storage(path).read()
+
+
 def read_json(path: StorePath) -> dict[str, Any]:
     """Read a JSON object; CacheError names the file when it is missing, cut short or no object."""
     try:
-        value = json.loads(storage(path).read())
+        value = json.loads(read_bounded(path, at_most=_LARGEST))
     except FileNotFoundError as error:
         raise CacheError(f"{path}: the file is missing") from error
     except _NO_JSON as error:
@@ -45,10 +63,13 @@ def read_json(path: StorePath) -> dict[str, Any]:
     return value
 
 
-def read_json_lines(path: StorePath) -> list[dict[str, Any]]:
-    """Read one JSON object per line; a missing file has none. CacheError names file and line."""
+def read_json_lines(path: StorePath, *, at_most: int = LARGEST_LINES) -> list[dict[str, Any]]:
+    """Read one JSON object per line; a missing file has none.
+
+    CacheError names file and line, or the file when it has more than `at_most` bytes.
+    """
     try:
-        lines = storage(path).read().splitlines()
+        lines = read_bounded(path, at_most=at_most).splitlines()
     except (FileNotFoundError, NotADirectoryError):
         lines = []
     values = []
@@ -66,7 +87,7 @@ def read_json_lines(path: StorePath) -> list[dict[str, Any]]:
 def sound_json_lines(path: StorePath) -> list[dict[str, Any]]:
     """The readable objects of a file that is no content; a killed command may leave half a line."""
     try:
-        lines = storage(path).read().splitlines()
+        lines = read_bounded(path).splitlines()
     except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
         return []
     values = []

@@ -59,6 +59,7 @@ _LARGEST_ROW = 1 << 32  # bytes of one row of an array, or of an array without r
 _MOST_ROWS = 50_000_000
 _MOST_SHARD_ROWS = 1_000_000  # `shard_images` is far below
 _SHORTEST_LINE = 16  # bytes of an entry of the index, at least
+_LONGEST_LINE = 1 << 14  # bytes of an entry of the index, on the average: three long paths
 _FEW_ROWS = 100_000
 
 
@@ -140,6 +141,11 @@ class Manifest:
         return {
             spec.name: (artifact, spec) for artifact in self.artifacts for spec in artifact.arrays
         }
+
+    @property
+    def index_bytes(self) -> int:
+        """Bytes that index.jsonl has at most."""
+        return self.rows * _LONGEST_LINE
 
     def shards(self, artifact: Artifact) -> range:
         """Numbers of the artifact's shards."""

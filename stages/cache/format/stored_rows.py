@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from zsseg.stages.cache.disk.json_files import read_bounded
 from zsseg.stages.cache.disk.storage import storage
 from zsseg.stages.cache.disk.store_path import StorePath
 from zsseg.stages.cache.format.manifest import GROUP, Manifest, shard_file
@@ -133,7 +134,7 @@ def stored_rows(store: StorePath, manifest: Manifest, array: str) -> StoredRows:
     file = store / array / GROUP
     advice = f"`zsseg cache verify {store} --repair` puts it back"
     try:
-        described = json.loads(storage(file).read())
+        described = json.loads(read_bounded(file))
         shape, dtype = tuple(described["shape"]), str(described["data_type"])
         wanted = manifest.shape(artifact, spec)
         if (shape, dtype) != (wanted, spec.dtype):

@@ -15,7 +15,7 @@ from typing import Any
 import xxhash
 
 from zsseg.stages.cache.disk.disk_errors import disk_errors
-from zsseg.stages.cache.disk.json_files import json_lines
+from zsseg.stages.cache.disk.json_files import json_lines, read_bounded
 from zsseg.stages.cache.disk.storage import storage
 from zsseg.stages.cache.disk.store_path import StorePath
 from zsseg.stages.cache.format.manifest import SOURCES
@@ -50,7 +50,7 @@ class StatCache:
         self._as_loaded = False
         """Has the file one line for each mark, and no other?"""
         try:
-            content = storage(self._path).read()
+            content = read_bounded(self._path)
             head, *lines = content.splitlines(keepends=True)
             if head == self._head:  # the last entry of an id is the one that counts
                 self._marks = {str(json.loads(line)["id"]): _hash(line) for line in lines}
