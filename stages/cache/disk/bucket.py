@@ -1,6 +1,7 @@
 """Objects at a URL (S3 and whatever else fsspec reads): the methods of `LocalStorage` by requests.
 
-An object is put whole or not at all, and stays: no partial files, no fsync, no folders.
+An object is put whole or not at all, and stays: no partial files, no fsync, no folders. Reading and
+writing one is tried again after a passing error, beside what fsspec's libraries try again.
 """
 
 import io
@@ -17,6 +18,7 @@ from zsseg.stages.cache.disk.bucket_ahead import AHEAD, Ahead, ahead_of
 from zsseg.stages.cache.disk.bucket_requests import requests_to
 from zsseg.stages.cache.disk.store_path import BUCKETS, CREDENTIALS_ADVICE
 from zsseg.stages.errors import ResourceError
+from zsseg.stages.file_bytes import again
 
 if TYPE_CHECKING:
     from zsseg.stages.cache.disk.store_path import UPath
@@ -54,9 +56,7 @@ class BucketStorage:
                 raise FileNotFoundError(str(self.path))
             if self.path.path in ahead.content:
                 return ahead.content[self.path.path]
-        with requests_to(self.path) as files:
-            content: bytes = files.cat_file(self.path.path)
-        return content
+        return again(self._fetched)
 
     def blocks(self) -> Iterator[bytes]:
         """A file piece by piece; FileNotFoundError when there is none."""
@@ -67,11 +67,7 @@ class BucketStorage:
             yield self.read()
             return
         for start in range(0, length, _BLOCK):
-            with requests_to(self.path) as files:
-                block: bytes = files.cat_file(
-                    self.path.path, start=start, end=min(start + _BLOCK, length)
-                )
-            yield block
+            yield self._fetched(start, min(start + _BLOCK, length))
 
     @contextmanager
     def open(self) -> Iterator[tuple[BinaryIO, int]]:
@@ -87,18 +83,20 @@ class BucketStorage:
         """
 
         def part(start: int, length: int) -> bytes:
-            with requests_to(self.path) as files:
-                end = None if start < 0 else start + length
-                read: bytes = files.cat_file(self.path.path, start=start, end=end)
-            return read
+            end = None if start < 0 else start + length
+            return again(lambda: self._fetched(start, end))
 
         yield part
 
     def write(self, content: bytes | memoryview) -> None:
         """Write a whole file: readers see the old or the new one."""
         content = bytes(content)
-        with requests_to(self.path) as files:
-            files.pipe_file(self.path.path, content)
+
+        def put() -> None:
+            with requests_to(self.path) as files:
+                files.pipe_file(self.path.path, content)
+
+        again(put)
         if ahead := ahead_of(self.path):
             ahead.sizes[self.path.path] = len(content)
             ahead.content[self.path.path] = content
@@ -281,10 +279,9 @@ class BucketStorage:
         described = sorted((n for n in found if n.endswith(_AHEAD_SUFFIX)), key=found.__getitem__)
         sums = accumulate(found[name] for name in described)
         names = [name for name, total in zip(described, sums, strict=True) if total <= _MOST_AHEAD]
+        ends = [None] * len(names)
         with requests_to(self.path) as files:
-            read: list[bytes | Exception] = files.cat_ranges(
-                names, [None] * len(names), [None] * len(names)
-            )
+            read: list[bytes | Exception] = files.cat_ranges(names, ends, ends)
         # What could not be read is asked for again by whoever needs it, and fails there.
         content = {
             name: one for name, one in zip(names, read, strict=True) if isinstance(one, bytes)
@@ -302,6 +299,12 @@ class BucketStorage:
             return []
         with ThreadPoolExecutor(min(_THREADS, len(every))) as pool:
             return list(pool.map(function, every))
+
+    def _fetched(self, start: int | None = None, end: int | None = None) -> bytes:
+        """A file, or a part of it, by one request."""
+        with requests_to(self.path) as files:
+            content: bytes = files.cat_file(self.path.path, start=start, end=end)
+        return content
 
     def _listed(self) -> dict[str, int]:
         """Bytes of every file below the folder, by its whole path."""
