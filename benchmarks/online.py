@@ -24,7 +24,7 @@ from benchmarks.step import SIZE, STEPS, WHAT, Step, batch_of, peak_of, step_of,
 from zsseg.stages.precompute.make.pictures import Picture
 from zsseg.stages.precompute.make.regions_artifact import region_arrays
 from zsseg.stages.precompute.precompute_config import DenseConfig, RegionConfig
-from zsseg.stages.precompute.teacher.clip_teacher import Teacher, load_teacher
+from zsseg.stages.precompute.teacher.clip_teacher import ClipTeacher, load_teacher
 from zsseg.stages.precompute.teacher.teacher_files import resolve_teacher
 from zsseg.stages.train.batches.batch import Batch
 from zsseg.stages.train.batches.imagenet import MEAN, STD
@@ -40,7 +40,7 @@ def online_step(folder: Path) -> Step:
     return lambda batch: step(seen(teacher, batch))
 
 
-def seen(teacher: Teacher, batch: Batch) -> Batch:
+def seen(teacher: ClipTeacher, batch: Batch) -> Batch:
     """The batch with the CLS token and the regions of its crops."""
     pictures = [
         Picture(_pixels(image_3HW), label_HW)

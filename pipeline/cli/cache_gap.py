@@ -7,7 +7,7 @@ from rich.table import Table
 
 from zsseg.pipeline import console
 from zsseg.pipeline.cli.options import MovedRoot, MovedTeacher, Quiet, StoreArgument
-from zsseg.stages.errors import CacheError
+from zsseg.stages.errors import CacheError, UserError
 
 if TYPE_CHECKING:
     from zsseg.stages.precompute.check.consistency_gap import Gap, Likeness
@@ -37,7 +37,13 @@ def gap(
     store = Store.open(choose_store(path))
     spec, folder = stored_spec(store), dataset_root(root, store)
     samples = stored_samples(store, spec, folder)
-    files = resolve_teacher(teacher or str(store.last("teacher") or store.info["teacher"]))
+    noted = str(store.last("teacher") or store.info["teacher"])
+    files = resolve_teacher(teacher or noted, typed=teacher is not None)
+    if files.kind == "tokens":
+        raise UserError(
+            f"{files.spec}: has maps of whole images alone, and no tokens of crops to compare "
+            "with. Give a store of another teacher"
+        )
     if changed := differing_fields(
         store.identity["teacher"], files.recipe(), sides=("stored", "given")
     ):
@@ -48,7 +54,7 @@ def gap(
         )
     from zsseg.stages.precompute.check.consistency_gap import measure_gap
     from zsseg.stages.precompute.make.artifact_kind import recipe_precision
-    from zsseg.stages.precompute.teacher.clip_teacher import load_teacher
+    from zsseg.stages.precompute.teacher.open_teacher import open_teacher
 
     precision = recipe_precision(store.recipes["cls"])
     with console.progress("gap", quiet=quiet) as advance:
@@ -57,7 +63,7 @@ def gap(
             spec=spec,
             root=folder,
             samples=samples,
-            teacher=load_teacher(files, device="auto", precision=precision),
+            teacher=open_teacher(files, device="auto", precision=precision),
             images=images,
             progress=lambda done, total: advance(done, total, "images"),
         )

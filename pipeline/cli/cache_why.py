@@ -33,7 +33,9 @@ def why(
     made = recall_settings(path, manifest)
     folder, files = find_origin(path, made, manifest, root=root, teacher=teacher)
     values = apply_settings(made.config.model_dump(mode="json"), settings or [])
-    request = made.request(root=folder, teacher=files.spec, cache=path.parent)
+    request = made.request(
+        root=folder, teacher=files.spec, typed=teacher is not None, cache=path.parent
+    )
     with console.progress("why", quiet=quiet) as advance:
         found = forecast(
             replace(request, store=path, config=build(PrecomputeConfig, values, where=str(path))),

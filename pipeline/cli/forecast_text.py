@@ -56,14 +56,20 @@ def _memory_line(memory: Mapping[str, int]) -> str:
 
 def _dense_line(dense: DenseForecast) -> str:
     """Passes per image, with their sizes and windows, and what they cost."""
+    rows, columns = dense.grid
+    return (
+        f"dense tokens of an image: {_passes_text(dense)}, "
+        f"{dense.seconds:.2f} s, stored on {rows} x {columns} in {console.size_text(dense.bytes)}"
+    )
+
+
+def _passes_text(dense: DenseForecast) -> str:
+    if not dense.passes:
+        return "read from its file"
     passes = "pass" if dense.forwards == 1 else "passes"
     seen = ", ".join(_pass_text(each) for each in dense.passes)
     mirrored = ", each also mirrored" if dense.flip else ""
-    rows, columns = dense.grid
-    return (
-        f"dense tokens of an image: {dense.forwards} {passes} ({seen}{mirrored}), "
-        f"{dense.seconds:.2f} s, stored on {rows} x {columns} in {console.size_text(dense.bytes)}"
-    )
+    return f"{dense.forwards} {passes} ({seen}{mirrored})"
 
 
 def _pass_text(seen: DensePass) -> str:

@@ -21,7 +21,9 @@ DEFAULT_TEACHER = "ViT-B-16-quickgelu/openai"
 Teacher = Annotated[
     str,
     typer.Option(
-        help="CLIP: NAME/PRETRAINED of open_clip, hf-hub:ORG/REPO, local-dir:DIR, NAME@FILE."
+        help="CLIP: NAME/PRETRAINED of open_clip, hf-hub:ORG/REPO, local-dir:DIR, NAME@FILE. "
+        "Others: tokens:FOLDER, maps that another system wrote; python:FILE.py:NAME, your own "
+        "object, whose code runs (docs/teachers.md)."
     ),
 ]
 Views = Annotated[
@@ -84,6 +86,7 @@ def precompute(
         root=root,
         split=split,
         teacher=teacher,
+        typed=True,
         cache=cache,
         config=_config(config, settings or [], views),
         limit=limit,

@@ -79,6 +79,7 @@ def text_encoder(
         from zsseg.stages.precompute.teacher.text_embeddings import Templates, encode_names
 
         templates = cast(Templates, run.record.templates)
-        return encode_names(teacher or run.record.teacher, names, templates)
+        spec = teacher or run.record.teacher
+        return encode_names(spec, names, templates, typed=teacher is not None)
 
     return encode

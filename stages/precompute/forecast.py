@@ -45,6 +45,7 @@ class DenseForecast:
     """What the dense tokens of an image cost."""
 
     passes: tuple[DensePass, ...]
+    """None where the maps are there already (`tokens:`)."""
     flip: bool
     """Is each pass made again with the mirrored image?"""
     grid: tuple[int, int]
@@ -118,7 +119,7 @@ def _dense(wanted: WantedStore, seconds: float) -> DenseForecast:
     config, (height, width) = wanted.config.dense, wanted.traits.grid
     specs = (spec for artifact, spec in wanted.manifest.arrays.values() if artifact.name == DENSE)
     return DenseForecast(
-        passes=passes_on_grid(config, (height, width)),
+        passes=() if wanted.files.kind == "tokens" else passes_on_grid(config, (height, width)),
         flip=config.flip,
         grid=(height, width),
         bytes=sum(prod(spec.shape) * np.dtype(spec.dtype).itemsize for spec in specs),

@@ -34,11 +34,11 @@ def process_memory(worker: ShardWorker, *, wanted: WantedStore) -> dict[str, int
 
 
 def _pass_bytes(worker: ShardWorker, wanted: WantedStore) -> int:
-    """Of a pass of one image for its dense tokens; 0 on a GPU."""
+    """Of a pass of one image for its dense tokens; 0 on a GPU, and where none passes."""
     from zsseg.stages.allocations import Allocations
 
     teacher = worker.teacher(wanted.config)
-    if teacher.device.type != "cpu":
+    if teacher.device.type != "cpu" or teacher.by_id:
         return 0
     grey_HW3 = np.full((*wanted.config.dense.pixels, 3), 127, np.uint8)
     with Allocations() as seen:

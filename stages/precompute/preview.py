@@ -27,12 +27,13 @@ from zsseg.stages.precompute.make.token_loss import spread
 from zsseg.stages.precompute.plan.auto_size import sampled_shapes
 from zsseg.stages.precompute.precompute_config import PrecomputeConfig
 from zsseg.stages.precompute.teacher.dense_passes import auto_size
+from zsseg.stages.precompute.teacher.open_teacher import open_teacher
 from zsseg.stages.precompute.teacher.teacher_files import resolve_teacher
 from zsseg.stages.precompute.teacher.teacher_precision import choose_precision
 from zsseg.stages.precompute.teacher.text_embeddings import embed_classes
 
 if TYPE_CHECKING:
-    from zsseg.stages.precompute.teacher.clip_teacher import Teacher
+    from zsseg.stages.precompute.teacher.teacher_protocol import Teacher
 
 LONGEST = 1280
 """Pixels of the longer side of a picture shown; the teacher sees the image itself. [ours]"""
@@ -47,7 +48,7 @@ class PreviewRequest:
     """Folder of the data set; never written to."""
     split: str
     teacher: str
-    """Named in one of the forms that `teacher_files.py` lists."""
+    """Named in one of the forms that `teacher_files.py` lists, by a person: its code may run."""
     config: PrecomputeConfig
     images: int
     """At most so many, evenly spread over the split."""
@@ -171,12 +172,10 @@ def _teacher(
     request: PreviewRequest, samples: Sequence[Sample]
 ) -> tuple["Teacher", PrecomputeConfig]:
     """The teacher, loaded as a new store would load it, and the settings without `auto`."""
-    from zsseg.stages.precompute.teacher.clip_teacher import load_teacher
-
     config = request.config
     precision = choose_precision(config.precision, choose_device(config.device))
-    files = resolve_teacher(request.teacher)
-    teacher = load_teacher(files, device=config.device, precision=precision)
+    files = resolve_teacher(request.teacher, typed=True)
+    teacher = open_teacher(files, device=config.device, precision=precision)
     dense = config.dense
     if dense.size == "auto":
         size = auto_size(sampled_shapes(samples), teacher.strides)
@@ -191,7 +190,7 @@ def _named(
 ) -> NamedImage:
     image_HW3 = read_image(sample.image)
     nothing_HW = np.full(image_HW3.shape[:2], VOID, np.uint8)
-    picture = Picture(image_HW3, nothing_HW)
+    picture = Picture(image_HW3, nothing_HW, sample.id)
     (dense_Dhw,) = unkept_tokens(teacher, [picture], config.dense, batch=1)
     map_4yx = name_arrays(dense_Dhw, image_HW3, naming, teacher.device)[NAME]
     height, width = image_HW3.shape[:2]

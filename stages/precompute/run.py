@@ -31,6 +31,7 @@ from zsseg.stages.precompute.plan.work_plan import Plan, Planner, planned_bytes
 from zsseg.stages.precompute.precompute_config import PrecomputeConfig
 from zsseg.stages.precompute.progress import Meter, Phase, Progress
 from zsseg.stages.precompute.teacher.teacher_files import TeacherFiles, Traits, resolve_teacher
+from zsseg.stages.precompute.teacher.token_files import open_tokens
 
 _log = logging.getLogger(__name__)
 
@@ -85,6 +86,7 @@ def precompute(
             if plan.todo:
                 from zsseg.stages.precompute.shard_loop import compute
 
+                _require_maps(wanted, plan)
                 planner.remember(plan)
                 _check_space(wanted, plan)
                 if "index" in plan.todo:  # what was counted is of other labels, also if this ends
@@ -120,14 +122,23 @@ def forecast(
     with open_engine(files, request.config, workers=None, scheduler=None) as engine:
         wanted = _wanted_store(engine, request, files)
         planner = Planner(wanted, retry_failed=retry_failed, keeps=False, meter=meter)
-        return forecast_plan(planner, planner.plan(), engine)
+        plan = planner.plan()
+        _require_maps(wanted, plan)
+        return forecast_plan(planner, plan, engine)
+
+
+def _require_maps(wanted: WantedStore, plan: Plan) -> None:
+    """Raise ResourceError where a teacher of stored maps has none of an image."""
+    if wanted.files.kind == "tokens" and {"cls", "dense", "local"} & set(plan.todo):
+        maps = open_tokens(wanted.files.spec, wanted.files.tokenizer_hash)
+        maps.require(sample.id for sample in wanted.samples)
 
 
 def _teacher_files(request: PrecomputeRequest, scheduler: str | None) -> TeacherFiles:
     """The teacher's files. A GPU that is asked for and not there is an error before any work."""
     if request.config.device == "cuda" and scheduler is None:
         require_gpu()
-    return resolve_teacher(request.teacher)
+    return resolve_teacher(request.teacher, typed=request.typed)
 
 
 def _wanted_store(engine: Engine, request: PrecomputeRequest, files: TeacherFiles) -> WantedStore:

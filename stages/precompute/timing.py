@@ -48,8 +48,9 @@ def timed(worker: ShardWorker, *, wanted: WantedStore, needed: Sequence[str]) ->
             write_durably(here / name / "zarr.json", array_json(manifest, artifact, spec))
         _fill_text(here, manifest)
         context = RunContext(here, manifest, wanted.spec, wanted.root, config)
-        grey_HW3 = np.full((*teacher.native_size, 3), 127, np.uint8)
-        teacher.cls([grey_HW3])  # the first pass is slower than the others
+        if not teacher.by_id:
+            grey_HW3 = np.full((*teacher.native_size, 3), 127, np.uint8)
+            teacher.cls([grey_HW3])  # the first pass is slower than the others
         start = perf_counter()
         embed_classes(teacher, wanted.spec.prompt_names[:1], config.text.templates)
         seconds["text"] = perf_counter() - start

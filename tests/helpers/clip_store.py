@@ -20,7 +20,7 @@ from zsseg.stages.precompute.precompute_config import (
 )
 from zsseg.stages.precompute.progress import Progress
 from zsseg.stages.precompute.run import PrecomputeResult, precompute
-from zsseg.stages.precompute.teacher.clip_teacher import Teacher, load_teacher
+from zsseg.stages.precompute.teacher.clip_teacher import ClipTeacher, load_teacher
 from zsseg.stages.precompute.teacher.teacher_files import TeacherFiles
 
 CONFIG = PrecomputeConfig(
@@ -113,6 +113,6 @@ def pixels(path: Path) -> NDArray[np.uint8]:
 
 
 @functools.cache
-def load_once(files: TeacherFiles, **settings: Any) -> Teacher:
+def load_once(files: TeacherFiles, **settings: Any) -> ClipTeacher:
     """`load_teacher`, which costs more than most tests; equal files are the same teacher."""
     return load_teacher(files, **settings)

@@ -10,14 +10,14 @@ from numpy.typing import NDArray
 from zsseg.stages.cache.writer import Writer
 from zsseg.stages.data.images import read_image
 from zsseg.stages.precompute.precompute_config import DenseConfig
-from zsseg.stages.precompute.teacher.clip_teacher import Teacher
+from zsseg.stages.precompute.teacher.clip_teacher import ClipTeacher
 
 
 def spoil_tokens(patch: pytest.MonkeyPatch, image: Path, value: float) -> None:
     """Let the teacher say `value` somewhere in the dense tokens of one image, whenever asked."""
-    dense, image_HW3 = Teacher.dense, read_image(image)
+    dense, image_HW3 = ClipTeacher.dense, read_image(image)
 
-    def spoiled(self: Teacher, images: Any, config: DenseConfig) -> NDArray[np.float32]:
+    def spoiled(self: ClipTeacher, images: Any, config: DenseConfig) -> NDArray[np.float32]:
         tokens = dense(self, images, config)
         fitted_HW3 = self.fitted(image_HW3, config.pixels)
         for i, each in enumerate(images):
@@ -26,7 +26,7 @@ def spoil_tokens(patch: pytest.MonkeyPatch, image: Path, value: float) -> None:
                 tokens[i, 3, 4, 5] = value
         return tokens
 
-    patch.setattr(Teacher, "dense", spoiled)
+    patch.setattr(ClipTeacher, "dense", spoiled)
 
 
 def kill_commit(patch: pytest.MonkeyPatch, number: int) -> None:

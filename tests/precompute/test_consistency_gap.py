@@ -36,7 +36,7 @@ from zsseg.stages.precompute.precompute_config import (
     TextConfig,
     ViewConfig,
 )
-from zsseg.stages.precompute.teacher.clip_teacher import Teacher, load_teacher
+from zsseg.stages.precompute.teacher.clip_teacher import ClipTeacher, load_teacher
 from zsseg.stages.precompute.teacher.dense_passes import DensePass, dense_passes
 from zsseg.stages.precompute.teacher.teacher_files import resolve_teacher
 
@@ -84,7 +84,7 @@ def gap_of(
     )
     view_V6 = view.as_row()[None]
     (found,) = compare_crops(
-        cast(Teacher, teacher), image_HW3, view_V6, stored, TEXT_CD, config=SIZE
+        cast(ClipTeacher, teacher), image_HW3, view_V6, stored, TEXT_CD, config=SIZE
     )
     return found
 

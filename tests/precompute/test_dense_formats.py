@@ -34,7 +34,7 @@ from zsseg.stages.precompute.plan.request import PrecomputeRequest
 from zsseg.stages.precompute.precompute_config import DenseConfig, PrecomputeConfig, TextConfig
 from zsseg.stages.precompute.progress import Progress
 from zsseg.stages.precompute.run import precompute
-from zsseg.stages.precompute.teacher.clip_teacher import Teacher
+from zsseg.stages.precompute.teacher.clip_teacher import ClipTeacher
 from zsseg.stages.precompute.teacher.teacher_files import TeacherFiles, Traits, resolve_teacher
 from zsseg.stages.train.batches.store_check import check_store
 from zsseg.stages.train.run_config import RunConfig
@@ -382,13 +382,13 @@ def test_regions_are_mined_again_where_no_dense_tokens_are_kept(
 ) -> None:
     shutil.copytree(stores["none"], tmp_path / stores["none"].name)
     (tmp_path / stores["none"].name / "regions" / "c.1.0.0").unlink()
-    made, dense = [0], Teacher.dense
+    made, dense = [0], ClipTeacher.dense
 
-    def counted(self: Teacher, images: Any, config: DenseConfig) -> NDArray[np.float32]:
+    def counted(self: ClipTeacher, images: Any, config: DenseConfig) -> NDArray[np.float32]:
         made[0] += len(images)
         return dense(self, images, config)
 
-    monkeypatch.setattr(Teacher, "dense", counted)
+    monkeypatch.setattr(ClipTeacher, "dense", counted)
     with caplog.at_level("INFO", logger="zsseg"):
         result = run(world, tiny_clip, tmp_path, config=config_of("none"))
     assert made == [2]  # the images of the shard concerned

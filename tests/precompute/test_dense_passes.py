@@ -17,7 +17,7 @@ from zsseg.stages.errors import CacheError, UserError
 from zsseg.stages.precompute.check.consistency_gap import dense_config
 from zsseg.stages.precompute.precompute_config import DenseConfig, LocalConfig, WindowConfig
 from zsseg.stages.precompute.teacher.averaged_tokens import pass_tokens, to_grid
-from zsseg.stages.precompute.teacher.clip_teacher import Teacher
+from zsseg.stages.precompute.teacher.clip_teacher import ClipTeacher
 from zsseg.stages.precompute.teacher.dense_passes import (
     DensePass,
     auto_size,
@@ -189,11 +189,11 @@ IN_WINDOWS = SEVERAL.model_copy(update={"windows": WindowConfig(size=32, overlap
 
 
 @pytest.fixture(params=["tiny_clip", "tiny_cnn_clip"])
-def teacher(request: pytest.FixtureRequest) -> Teacher:
+def teacher(request: pytest.FixtureRequest) -> ClipTeacher:
     return load_once(resolve_teacher(request.getfixturevalue(request.param)), device="cpu")
 
 
-def test_the_mean_of_passes_is_that_of_each_alone(teacher: Teacher) -> None:
+def test_the_mean_of_passes_is_that_of_each_alone(teacher: ClipTeacher) -> None:
     (image_HW3,) = images((50, 80))
     (found,) = teacher.dense([image_HW3], SEVERAL)
     grid, total = teacher.grid(SEVERAL), np.zeros(1)
@@ -210,7 +210,7 @@ def test_the_mean_of_passes_is_that_of_each_alone(teacher: Teacher) -> None:
 
 
 @pytest.mark.parametrize("config", [SEVERAL, IN_WINDOWS])
-def test_an_image_does_not_depend_on_its_batch(teacher: Teacher, config: DenseConfig) -> None:
+def test_an_image_does_not_depend_on_its_batch(teacher: ClipTeacher, config: DenseConfig) -> None:
     several = images((50, 80), (31, 200), (90, 20))
     together = teacher.dense(several, config)
     for image_HW3, token_Dhw in zip(several, together, strict=True):
@@ -220,7 +220,7 @@ def test_an_image_does_not_depend_on_its_batch(teacher: Teacher, config: DenseCo
 @pytest.mark.parametrize("config", [SEVERAL, IN_WINDOWS])
 @pytest.mark.parametrize("size", [(64, 96), (50, 81)])
 def test_the_map_of_the_mirrored_image_is_the_mirrored_map(
-    teacher: Teacher, config: DenseConfig, size: tuple[int, int]
+    teacher: ClipTeacher, config: DenseConfig, size: tuple[int, int]
 ) -> None:
     (image_HW3,) = images(size)
     mirror_HW3 = np.ascontiguousarray(image_HW3[:, ::-1])
@@ -228,7 +228,7 @@ def test_the_map_of_the_mirrored_image_is_the_mirrored_map(
     np.testing.assert_allclose(mirrored_Dhw, token_Dhw[:, :, ::-1], atol=2e-6)
 
 
-def test_without_the_mirrored_pass_it_is_not(teacher: Teacher) -> None:
+def test_without_the_mirrored_pass_it_is_not(teacher: ClipTeacher) -> None:
     """The control of the test above."""
     (image_HW3,) = images((64, 96))
     mirror_HW3 = np.ascontiguousarray(image_HW3[:, ::-1])
@@ -237,7 +237,7 @@ def test_without_the_mirrored_pass_it_is_not(teacher: Teacher) -> None:
         assert np.abs(mirrored_Dhw - token_Dhw[:, :, ::-1]).max() > 1e-3
 
 
-def test_every_pass_of_an_image_counts(teacher: Teacher) -> None:
+def test_every_pass_of_an_image_counts(teacher: ClipTeacher) -> None:
     counted: list[int] = []
 
     class Around:

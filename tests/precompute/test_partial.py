@@ -39,7 +39,7 @@ from zsseg.stages.precompute.plan import changed_files
 from zsseg.stages.precompute.plan.work_plan import Planner
 from zsseg.stages.precompute.precompute_config import DenseConfig, PrecomputeConfig
 from zsseg.stages.precompute.run import PrecomputeResult
-from zsseg.stages.precompute.teacher.clip_teacher import Teacher
+from zsseg.stages.precompute.teacher.clip_teacher import ClipTeacher
 from zsseg.stages.precompute.teacher.teacher_files import resolve_teacher
 
 PER_ROW = ("index", "cls", "dense", "regions", "local")
@@ -63,18 +63,18 @@ pytestmark = pytest.mark.usefixtures("one_teacher")
 def passed(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
     """Images and crops that the teacher has encoded since."""
     count: Counter[str] = Counter()
-    cls, dense = Teacher.cls, Teacher.dense
+    cls, dense = ClipTeacher.cls, ClipTeacher.dense
 
-    def counted_cls(self: Teacher, images: Any) -> NDArray[np.float32]:
+    def counted_cls(self: ClipTeacher, images: Any) -> NDArray[np.float32]:
         count["cls"] += len(images)
         return cls(self, images)
 
-    def counted_dense(self: Teacher, images: Any, config: Any) -> NDArray[np.float32]:
+    def counted_dense(self: ClipTeacher, images: Any, config: Any) -> NDArray[np.float32]:
         count["dense"] += len(images)
         return dense(self, images, config)
 
-    monkeypatch.setattr(Teacher, "cls", counted_cls)
-    monkeypatch.setattr(Teacher, "dense", counted_dense)
+    monkeypatch.setattr(ClipTeacher, "cls", counted_cls)
+    monkeypatch.setattr(ClipTeacher, "dense", counted_dense)
     return count
 
 

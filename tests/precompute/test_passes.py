@@ -14,7 +14,7 @@ from torch import Tensor
 
 from zsseg.stages.errors import ResourceError
 from zsseg.stages.precompute.precompute_config import DenseConfig, Precision
-from zsseg.stages.precompute.teacher.clip_teacher import Teacher, load_teacher
+from zsseg.stages.precompute.teacher.clip_teacher import ClipTeacher, load_teacher
 from zsseg.stages.precompute.teacher.passes import Passes
 from zsseg.stages.precompute.teacher.teacher_files import resolve_teacher
 from zsseg.stages.precompute.teacher.teacher_precision import choose_precision
@@ -266,7 +266,7 @@ def test_mean_and_deviation_are_copied_to_the_device_once(
     ]
 
 
-def convolutions(teacher: Teacher) -> list[Tensor]:
+def convolutions(teacher: ClipTeacher) -> list[Tensor]:
     """Weights whose order in memory can be recognised."""
     weights = [w for w in teacher.model.visual.parameters() if w.ndim == 4]
     return [weight for weight in weights if weight.shape[1] > 1 and weight.shape[2] > 1]

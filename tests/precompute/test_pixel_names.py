@@ -36,7 +36,7 @@ from zsseg.stages.precompute.check.repair import repair_store
 from zsseg.stages.precompute.make.names_artifact import Naming, map_grid, name_arrays
 from zsseg.stages.precompute.precompute_config import PixelNamesConfig, PrecomputeConfig
 from zsseg.stages.precompute.run import forecast
-from zsseg.stages.precompute.teacher.clip_teacher import Teacher
+from zsseg.stages.precompute.teacher.clip_teacher import ClipTeacher
 
 CPU = torch.device("cpu")
 NAMES = PixelNamesConfig(enabled=True, stride=8, iterations=2, dilations=(1, 2))
@@ -147,13 +147,13 @@ def made(world: Path, tiny_clip: str) -> Path:
 def passes(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """How many images each dense pass from here on sees."""
     seen: list[int] = []
-    dense = Teacher.dense
+    dense = ClipTeacher.dense
 
-    def counted(self: Teacher, images: Any, config: Any) -> Any:
+    def counted(self: ClipTeacher, images: Any, config: Any) -> Any:
         seen.append(len(images))
         return dense(self, images, config)
 
-    monkeypatch.setattr(Teacher, "dense", counted)
+    monkeypatch.setattr(ClipTeacher, "dense", counted)
     return seen
 
 

@@ -41,7 +41,7 @@ from zsseg.stages.precompute.precompute_config import (
     TextConfig,
 )
 from zsseg.stages.precompute.progress import Progress
-from zsseg.stages.precompute.teacher.clip_teacher import Teacher, load_teacher
+from zsseg.stages.precompute.teacher.clip_teacher import ClipTeacher, load_teacher
 from zsseg.stages.precompute.teacher.teacher_files import resolve_teacher
 from zsseg.stages.precompute.teacher.text_embeddings import encode_names
 from zsseg.stages.train.run_config import StudentConfig
@@ -408,17 +408,17 @@ def test_the_teacher_gets_images_of_its_size(
 ) -> None:
     """Resizing is done in the threads, and full crops of a batch are never held together."""
     shapes: dict[str, set[tuple[int, ...]]] = {"cls": set(), "dense": set()}
-    cls, dense = Teacher.cls, Teacher.dense
+    cls, dense = ClipTeacher.cls, ClipTeacher.dense
 
-    def seen_cls(self: Teacher, images: Any) -> NDArray[np.float32]:
+    def seen_cls(self: ClipTeacher, images: Any) -> NDArray[np.float32]:
         shapes["cls"] |= {image.shape for image in images}
         return cls(self, images)
 
-    def seen_dense(self: Teacher, images: Any, config: DenseConfig) -> NDArray[np.float32]:
+    def seen_dense(self: ClipTeacher, images: Any, config: DenseConfig) -> NDArray[np.float32]:
         shapes["dense"] |= {fitted.shape for sizes in images for fitted in sizes.values()}
         return dense(self, images, config)
 
-    monkeypatch.setattr(Teacher, "cls", seen_cls)
-    monkeypatch.setattr(Teacher, "dense", seen_dense)
+    monkeypatch.setattr(ClipTeacher, "cls", seen_cls)
+    monkeypatch.setattr(ClipTeacher, "dense", seen_dense)
     run(tiny_world, tiny_clip, tmp_path / "cache", limit=2)
     assert shapes == {"cls": {(32, 32, 3)}, "dense": {(64, 96, 3)}}

@@ -21,12 +21,12 @@ pytestmark = pytest.mark.skipif(os.name == "nt", reason="signals of POSIX")
 # The command with forward passes that take as long as those of a large teacher.
 _SLOW = """
 import signal, time
-from zsseg.stages.precompute.teacher.clip_teacher import Teacher
-dense = Teacher.dense
+from zsseg.stages.precompute.teacher.clip_teacher import ClipTeacher
+dense = ClipTeacher.dense
 def slow(*given):
     time.sleep(0.4)
     return dense(*given)
-Teacher.dense = slow
+ClipTeacher.dense = slow
 from zsseg.pipeline.cli.main import main
 if __name__ == "__main__":
     # As at a terminal: a job in the background of a script ignores Ctrl-C, and so do its children.

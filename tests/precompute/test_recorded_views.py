@@ -27,7 +27,7 @@ from zsseg.stages.precompute.precompute_config import (
     TextConfig,
     ViewConfig,
 )
-from zsseg.stages.precompute.teacher.clip_teacher import Teacher, load_teacher
+from zsseg.stages.precompute.teacher.clip_teacher import ClipTeacher, load_teacher
 from zsseg.stages.precompute.teacher.teacher_files import TeacherFiles, Traits, resolve_teacher
 
 SIZES = ((48, 64), (97, 61), (33, 33), (20, 90))
@@ -41,6 +41,7 @@ class Witness:
     mean_colour: tuple[int, int, int] = (122, 117, 104)
     interpolation: Literal["bilinear", "bicubic"] = "bicubic"
     width: int = 12
+    by_id: bool = False
     seen: list[NDArray[np.uint8]] = field(default_factory=list)
 
     def cls(self, images: Sequence[NDArray[np.uint8]]) -> NDArray[np.float32]:
@@ -65,7 +66,9 @@ def seen(
     witness: Witness, pictures: Sequence[Picture], config: ViewConfig, *, batch: int = 3
 ) -> Mapping[str, NDArray[Any]]:
     done: list[int] = []
-    made = cls_arrays(cast(Teacher, witness), pictures, config, batch=batch, advance=done.append)
+    made = cls_arrays(
+        cast(ClipTeacher, witness), pictures, config, batch=batch, advance=done.append
+    )
     assert sum(done) == len(pictures)
     return made
 

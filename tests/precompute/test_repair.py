@@ -22,7 +22,7 @@ from zsseg.stages.cache.verify import EVERYTHING, verify_store
 from zsseg.stages.errors import CacheError, CacheLocked
 from zsseg.stages.precompute.check.repair import Repair, repair_store
 from zsseg.stages.precompute.precompute_config import DenseConfig, LocalConfig
-from zsseg.stages.precompute.teacher.clip_teacher import Teacher
+from zsseg.stages.precompute.teacher.clip_teacher import ClipTeacher
 
 
 def repair(path: StorePath, **changes: Any) -> Repair | None:
@@ -67,16 +67,16 @@ def passes(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
     counted: Counter[str] = Counter()
 
     def counting(name: str) -> Callable[..., Any]:
-        method = getattr(Teacher, name)
+        method = getattr(ClipTeacher, name)
 
-        def call(self: Teacher, items: Any, *rest: Any, **more: Any) -> Any:
+        def call(self: ClipTeacher, items: Any, *rest: Any, **more: Any) -> Any:
             counted[name] += len(items)
             return method(self, items, *rest, **more)
 
         return call
 
     for name in ("cls", "dense", "text"):
-        monkeypatch.setattr(Teacher, name, counting(name))
+        monkeypatch.setattr(ClipTeacher, name, counting(name))
     return counted
 
 
@@ -297,16 +297,16 @@ def test_an_interrupted_repair_goes_on(
     for shard in range(3):
         delete(path / f"cls/c.{shard}.0.0", path, Random(0))
     calls = Counter[str]()
-    cls = Teacher.cls
+    cls = ClipTeacher.cls
 
-    def stopped(self: Teacher, images: Any) -> Any:
+    def stopped(self: ClipTeacher, images: Any) -> Any:
         calls["cls"] += 1
         if calls["cls"] == 3:
             raise KeyboardInterrupt
         return cls(self, images)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Teacher, "cls", stopped)
+        patch.setattr(ClipTeacher, "cls", stopped)
         with pytest.raises(KeyboardInterrupt):
             repair(path)
     repaired = repair(path)

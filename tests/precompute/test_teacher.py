@@ -19,13 +19,13 @@ from PIL import Image
 from zsseg.stages.data.images import read_image
 from zsseg.stages.errors import ResourceError, UserError
 from zsseg.stages.precompute.precompute_config import DenseConfig
-from zsseg.stages.precompute.teacher.clip_teacher import Teacher, load_teacher
+from zsseg.stages.precompute.teacher.clip_teacher import ClipTeacher, load_teacher
 from zsseg.stages.precompute.teacher.teacher_files import resolve_teacher
 from zsseg.stages.precompute.teacher.text_embeddings import embed_classes
 
 
 @pytest.fixture(scope="module")
-def teacher(tiny_clip: str) -> Teacher:
+def teacher(tiny_clip: str) -> ClipTeacher:
     return load_teacher(resolve_teacher(tiny_clip), device="cpu")
 
 
@@ -299,7 +299,9 @@ def test_the_tokenizer_of_a_hub_is_taken_from_the_cache_without_asking_the_netwo
 # --- running ---
 
 
-def test_image_token_is_that_of_the_whole_squeezed_image(teacher: Teacher, tiny_clip: str) -> None:
+def test_image_token_is_that_of_the_whole_squeezed_image(
+    teacher: ClipTeacher, tiny_clip: str
+) -> None:
     images = random_images((40, 90), (64, 20), (32, 32))
     model = open_clip.create_model(tiny_clip).eval()
     settings = PreprocessCfg(**model.visual.preprocess_cfg)
@@ -313,7 +315,7 @@ def test_image_token_is_that_of_the_whole_squeezed_image(teacher: Teacher, tiny_
     np.testing.assert_allclose(token_nD, expected, atol=1e-5)
 
 
-def test_dense_tokens_of_images_of_any_size(teacher: Teacher) -> None:
+def test_dense_tokens_of_images_of_any_size(teacher: ClipTeacher) -> None:
     images, config = random_images((40, 90), (64, 20)), DenseConfig(size=(48, 64))
     token_nDhw = teacher.dense(images, config)
     assert token_nDhw.dtype == np.float32
@@ -338,7 +340,7 @@ def test_teacher_with_a_tower_of_timm(tiny_cnn_clip: str) -> None:
         teacher.grid(DenseConfig(size=(56, 40)))
 
 
-def test_text_tokens_are_not_normalised(teacher: Teacher, tiny_clip: str) -> None:
+def test_text_tokens_are_not_normalised(teacher: ClipTeacher, tiny_clip: str) -> None:
     model = open_clip.create_model(tiny_clip).eval()
     prompts = ["a photo of a ball.", "sky"]
     with torch.no_grad():
@@ -346,7 +348,7 @@ def test_text_tokens_are_not_normalised(teacher: Teacher, tiny_clip: str) -> Non
     np.testing.assert_allclose(teacher.text(prompts), expected, atol=1e-6)
 
 
-def test_teacher_is_frozen_and_knows_its_grey(teacher: Teacher) -> None:
+def test_teacher_is_frozen_and_knows_its_grey(teacher: ClipTeacher) -> None:
     assert not teacher.model.training
     assert not any(weight.requires_grad for weight in teacher.model.parameters())
     assert all(weight.dtype == torch.float32 for weight in teacher.model.parameters())

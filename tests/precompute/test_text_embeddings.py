@@ -7,7 +7,7 @@ import torch
 from open_clip.zero_shot_metadata import OPENAI_IMAGENET_TEMPLATES
 
 from zsseg.stages.errors import UserError
-from zsseg.stages.precompute.teacher.clip_teacher import Teacher, load_teacher
+from zsseg.stages.precompute.teacher.clip_teacher import ClipTeacher, load_teacher
 from zsseg.stages.precompute.teacher.teacher_files import resolve_teacher
 from zsseg.stages.precompute.teacher.text_embeddings import (
     Templates,
@@ -18,7 +18,7 @@ from zsseg.stages.precompute.teacher.text_embeddings import (
 
 
 @pytest.fixture(scope="module")
-def teacher(tiny_clip: str) -> Teacher:
+def teacher(tiny_clip: str) -> ClipTeacher:
     return load_teacher(resolve_teacher(tiny_clip), device="cpu")
 
 
@@ -35,7 +35,7 @@ def test_templates_are_distinct_and_name_the_class_once(name: Templates, count: 
 
 
 def test_embedding_is_the_normalised_mean_of_normalised_prompts(
-    teacher: Teacher, tiny_clip: str
+    teacher: ClipTeacher, tiny_clip: str
 ) -> None:
     names = ["sky", "cardboard box"]
     model = open_clip.create_model(tiny_clip).eval()
@@ -53,7 +53,7 @@ def test_embedding_is_the_normalised_mean_of_normalised_prompts(
     assert np.abs(text_CD[0] - text_CD[1]).max() > 1e-3
 
 
-def test_several_names_are_averaged_as_templates_are(teacher: Teacher, tiny_clip: str) -> None:
+def test_several_names_are_averaged_as_templates_are(teacher: ClipTeacher, tiny_clip: str) -> None:
     model = open_clip.create_model(tiny_clip).eval()
     tokenize = open_clip.get_tokenizer(tiny_clip)
     units = []
@@ -68,24 +68,24 @@ def test_several_names_are_averaged_as_templates_are(teacher: Teacher, tiny_clip
         embed_classes(teacher, ["car|Van", "lorry|van"], "single")
 
 
-def test_class_does_not_depend_on_its_neighbours(teacher: Teacher) -> None:
+def test_class_does_not_depend_on_its_neighbours(teacher: ClipTeacher) -> None:
     alone = embed_classes(teacher, ["ball"], "single")
     among = embed_classes(teacher, ["sky", "ball", "box"], "single")
     np.testing.assert_array_equal(alone[0], among[1])
 
 
-def test_braces_in_a_name_are_only_a_name(teacher: Teacher) -> None:
+def test_braces_in_a_name_are_only_a_name(teacher: ClipTeacher) -> None:
     assert np.isfinite(embed_classes(teacher, ["odd {0} name"], "single")).all()
 
 
-def test_names_encoded_by_teacher_spec(teacher: Teacher, tiny_clip: str) -> None:
+def test_names_encoded_by_teacher_spec(teacher: ClipTeacher, tiny_clip: str) -> None:
     encoded = encode_names(tiny_clip, ["sky", "ball"], "single")
     expected = embed_classes(teacher, ["sky", "ball"], "single")
     np.testing.assert_allclose(encoded, expected, atol=1e-6)
 
 
 def test_two_names_that_are_one_to_the_tokenizer(
-    teacher: Teacher, caplog: pytest.LogCaptureFixture
+    teacher: ClipTeacher, caplog: pytest.LogCaptureFixture
 ) -> None:
     long = " ".join(["a small red house beside a river"] * 12)
     with pytest.raises(UserError, match=r"(?s)tall'.* and .*low'.*cut off where"):

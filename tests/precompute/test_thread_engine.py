@@ -246,6 +246,9 @@ class LoadedTeacher:
 
     around_pass: Any = None
 
+    def within(self, around_pass: Any) -> "LoadedTeacher":
+        return LoadedTeacher(around_pass)
+
 
 def test_a_worker_loads_one_teacher_and_computes_so_many_shards_at_once(
     monkeypatch: pytest.MonkeyPatch,

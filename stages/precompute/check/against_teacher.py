@@ -34,7 +34,7 @@ from zsseg.stages.precompute.precompute_config import Precision, PrecomputeConfi
 from zsseg.stages.precompute.teacher.text_embeddings import embed_classes
 
 if TYPE_CHECKING:
-    from zsseg.stages.precompute.teacher.clip_teacher import Teacher
+    from zsseg.stages.precompute.teacher.teacher_protocol import Teacher
 
 LEAST_COSINE: dict[Precision, float] = {"fp32": 0.9999, "fp16": 0.995, "bf16": 0.9}
 """Least cosine of a stored token and a fresh one, by the precision that the store was made in.
@@ -117,10 +117,10 @@ def compare_with_teacher(
     samples = {each.id: each for each in training_samples(settings.spec, folder, settings.split)}
     config = settings.config
 
-    from zsseg.stages.precompute.teacher.clip_teacher import load_teacher
+    from zsseg.stages.precompute.teacher.open_teacher import open_teacher
 
     assert config.precision != "auto", "stored settings are resolved"
-    live = load_teacher(files, device=device or config.device, precision=config.precision)
+    live = open_teacher(files, device=device or config.device, precision=config.precision)
     rows = spread(np.flatnonzero(store.read_all("status") == 0), number)
     found: dict[str, dict[str, Score]] = {"text": _text(store, live, config)}
     left_out: dict[str, str] = {}

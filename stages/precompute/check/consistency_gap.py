@@ -27,7 +27,7 @@ from zsseg.stages.precompute.make.pictures import read_image_row
 from zsseg.stages.precompute.make.recorded_views import image_views, seen_by_teacher
 from zsseg.stages.precompute.make.token_loss import compare, spread
 from zsseg.stages.precompute.precompute_config import DenseConfig, ViewConfig
-from zsseg.stages.precompute.teacher.clip_teacher import Teacher
+from zsseg.stages.precompute.teacher.teacher_protocol import Teacher
 
 CROPS = 4
 """Crops per image that are compared: the first recorded ones, or those that would be recorded."""

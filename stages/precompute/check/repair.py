@@ -114,7 +114,12 @@ def repair_store(
             if problem.file not in (GROUP, INDEX, HISTORY):
                 storage(path).remove_whatever_is_at(problem.file)
         storage(path / HISTORY).write(json_lines(sound_history(path)))
-    request = plan.settings.request(root=plan.root, teacher=plan.files.spec, cache=path.parent)
+    request = plan.settings.request(
+        root=plan.root,
+        teacher=plan.files.spec,
+        typed=teacher is not None,
+        cache=path.parent,
+    )
     if device is not None:
         config = request.config.model_copy(update={"device": device})
         request = replace(request, config=config)

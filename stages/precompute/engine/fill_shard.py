@@ -31,7 +31,7 @@ from zsseg.stages.precompute.make.pictures import (
 )
 from zsseg.stages.precompute.make.pixel_gate import AT_WORK, MEGAPIXEL, PixelStock
 from zsseg.stages.precompute.progress import Clock
-from zsseg.stages.precompute.teacher.clip_teacher import Teacher
+from zsseg.stages.precompute.teacher.teacher_protocol import Teacher
 from zsseg.stages.precompute.threads import in_threads
 
 

@@ -25,9 +25,7 @@ def teacher_traits(worker: ShardWorker, *, config: PrecomputeConfig) -> Traits:
     teacher = worker.teacher(config)
     taken = teacher.dense_path(config.dense)
     if taken != config.dense.path:
-        logger.info(
-            "dense.path=%s: this teacher's image tower has %s instead", config.dense.path, taken
-        )
+        logger.info("dense.path=%s: this teacher has %s instead", config.dense.path, taken)
     return Traits(
         width=teacher.width,
         native_size=list(teacher.native_size),

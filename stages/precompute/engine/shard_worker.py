@@ -3,7 +3,6 @@
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from functools import partial
 from heapq import heappop, heappush
 from typing import TYPE_CHECKING
@@ -14,7 +13,7 @@ from zsseg.stages.precompute.progress import Clock
 from zsseg.stages.precompute.teacher.teacher_files import TeacherFiles
 
 if TYPE_CHECKING:
-    from zsseg.stages.precompute.teacher.clip_teacher import Teacher
+    from zsseg.stages.precompute.teacher.teacher_protocol import Teacher
 
 Tick = Callable[[int], None]
 """Called with the number of steps just done; may raise Stopped."""
@@ -69,14 +68,14 @@ class ShardWorker:
 
         It takes no device lock: who uses it must not do so while shards are computed.
         """
-        from zsseg.stages.precompute.teacher.clip_teacher import load_teacher
+        from zsseg.stages.precompute.teacher.open_teacher import open_teacher
 
         assert config.precision != "auto", "settings are resolved first"
         kind = (config.device, config.precision)
         with self._loading:
             if kind not in self._teachers:
                 device, precision = config.device, config.precision
-                self._teachers[kind] = load_teacher(self._files, device=device, precision=precision)
+                self._teachers[kind] = open_teacher(self._files, device=device, precision=precision)
             return self._teachers[kind]
 
     def work(self, job: Job, context: RunContext, tick: Tick) -> ShardResult:
@@ -88,5 +87,5 @@ class ShardWorker:
             asked = context.config.regions.backend
             backend = choose_backend(asked) if "regions" in job.todo else "sklearn"
             clock = Clock(tick, partial(self._device_lock.held, job.shard))
-            teacher = replace(self.teacher(context.config), around_pass=clock.forward)
+            teacher = self.teacher(context.config).within(clock.forward)
             return fill_shard(job, context, teacher=teacher, backend=backend, clock=clock)

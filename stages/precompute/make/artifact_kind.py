@@ -22,7 +22,7 @@ from zsseg.stages.precompute.teacher.teacher_files import TeacherFiles, Traits
 
 if TYPE_CHECKING:
     from zsseg.stages.precompute.make.kmeans import Backend
-    from zsseg.stages.precompute.teacher.clip_teacher import Teacher
+    from zsseg.stages.precompute.teacher.teacher_protocol import Teacher
 
 Arrays = Mapping[str, NDArray[Any]]
 Recipe = Mapping[str, Any]

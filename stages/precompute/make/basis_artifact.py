@@ -20,7 +20,7 @@ from zsseg.stages.precompute.make.pca_basis import fit_basis, sampled_tokens
 from zsseg.stages.precompute.precompute_config import BASIS_IMAGES, PrecomputeConfig
 
 if TYPE_CHECKING:
-    from zsseg.stages.precompute.teacher.clip_teacher import Teacher
+    from zsseg.stages.precompute.teacher.teacher_protocol import Teacher
 
 
 def _number(config: PrecomputeConfig) -> int:

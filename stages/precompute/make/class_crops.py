@@ -42,6 +42,32 @@ class Crop:
         return seen.hexdigest()
 
 
+@dataclass(frozen=True)
+class Measures:
+    """Areas in pixels and bounding boxes (the ends are exclusive) of all masks."""
+
+    area_M: NDArray[np.int64]
+    top_M: NDArray[np.int64]
+    bottom_M: NDArray[np.int64]
+    left_M: NDArray[np.int64]
+    right_M: NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Masks:
+    """The masks of an image that are kept."""
+
+    code_HW: NDArray[np.int16]
+    """By pixel its mask: a class its id, VOID in none, region r VOID + r."""
+    measures: Measures
+    codes: list[int]
+    """Of the kept masks, ascending."""
+    ids: list[int]
+    """Their mask ids."""
+    left_out: int
+    """How many masks had no room."""
+
+
 def class_crops(
     image_HW3: NDArray[np.uint8],
     visible_HW: NDArray[np.uint8],
@@ -59,19 +85,27 @@ def class_crops(
     the image's memory.
     """
     assert image_HW3.shape[:2] == visible_HW.shape
+    masks = class_masks(visible_HW, region_hw, max_masks=max_masks)
+    crops = (_cut(image_HW3, masks, code, margin) for code in masks.codes)
+    return crops, masks.ids, masks.left_out
+
+
+def class_masks(
+    visible_HW: NDArray[np.uint8], region_hw: NDArray[np.uint8], *, max_masks: int
+) -> Masks:
+    """The masks of an image that are kept, as `class_crops` describes them."""
     pixel_region_HW = crop_map(region_hw, WHOLE, visible_HW.shape, fill=0)
     # Codes: a class its id, VOID in no mask, region r VOID + r.
     unlabelled_HW = visible_HW == VOID
     code_HW = visible_HW.astype(np.int16)
     code_HW[unlabelled_HW] += pixel_region_HW[unlabelled_HW]
-    masks = _measure(code_HW)
-    found = np.flatnonzero(masks.area_M)
+    measures = _measure(code_HW)
+    found = np.flatnonzero(measures.area_M)
     found = found[found != VOID]
-    largest_first = np.lexsort((found, -masks.area_M[found]))
+    largest_first = np.lexsort((found, -measures.area_M[found]))
     kept = sorted(int(code) for code in found[largest_first[:max_masks]])
-    crops = (_cut(image_HW3, code_HW, masks, code, margin) for code in kept)
     ids = [code if code < VOID else FIRST_REGION + code - VOID for code in kept]
-    return crops, ids, len(found) - len(kept)
+    return Masks(code_HW, measures, kept, ids, len(found) - len(kept))
 
 
 def crop_salt(recipe: Mapping[str, Any]) -> str:
@@ -79,18 +113,7 @@ def crop_salt(recipe: Mapping[str, Any]) -> str:
     return fingerprint({key: recipe.get(key) for key in ("teacher", "size", "precision")})
 
 
-@dataclass(frozen=True)
-class _Measures:
-    """Areas in pixels and bounding boxes (the ends are exclusive) of all masks."""
-
-    area_M: NDArray[np.int64]
-    top_M: NDArray[np.int64]
-    bottom_M: NDArray[np.int64]
-    left_M: NDArray[np.int64]
-    right_M: NDArray[np.int64]
-
-
-def _measure(code_HW: NDArray[np.int16]) -> _Measures:
+def _measure(code_HW: NDArray[np.int16]) -> Measures:
     """Measures all masks together, from the runs of equal codes along the rows, which are few."""
     height, width = code_HW.shape
     starts_HW = np.ones((height, width), dtype=np.bool_)
@@ -108,19 +131,14 @@ def _measure(code_HW: NDArray[np.int16]) -> _Measures:
     np.maximum.at(bottom_M, code_R, row_R + 1)
     np.minimum.at(left_M, code_R, column_R)
     np.maximum.at(right_M, code_R, column_R + length_R)
-    return _Measures(area_M, top_M, bottom_M, left_M, right_M)
+    return Measures(area_M, top_M, bottom_M, left_M, right_M)
 
 
-def _cut(
-    image_HW3: NDArray[np.uint8],
-    code_HW: NDArray[np.int16],
-    masks: _Measures,
-    code: int,
-    margin: float,
-) -> Crop:
-    rows = _widened(masks.top_M[code], masks.bottom_M[code], margin)
-    columns = _widened(masks.left_M[code], masks.right_M[code], margin)
-    return Crop(image_HW3[rows, columns], code_HW[rows, columns] != code)
+def _cut(image_HW3: NDArray[np.uint8], masks: Masks, code: int, margin: float) -> Crop:
+    found = masks.measures
+    rows = _widened(found.top_M[code], found.bottom_M[code], margin)
+    columns = _widened(found.left_M[code], found.right_M[code], margin)
+    return Crop(image_HW3[rows, columns], masks.code_HW[rows, columns] != code)
 
 
 def _widened(first: np.int64, end: np.int64, margin: float) -> slice:

@@ -9,10 +9,10 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from zsseg.stages.cache.format.codec import half
 from zsseg.stages.cache.format.manifest import ArraySpec
+from zsseg.stages.data.geometry import WHOLE
 from zsseg.stages.precompute.make.artifact_kind import (
     Advance,
     Arrays,
@@ -28,7 +28,7 @@ from zsseg.stages.precompute.precompute_config import ViewConfig
 from zsseg.stages.precompute.threads import in_threads, slices
 
 if TYPE_CHECKING:
-    from zsseg.stages.precompute.teacher.clip_teacher import Teacher
+    from zsseg.stages.precompute.teacher.teacher_protocol import Seen, Teacher
 
 
 def cls_arrays(
@@ -44,8 +44,11 @@ def cls_arrays(
     view_NV6 = np.empty((len(pictures), views, 6), np.float32)
     cls_NVD = np.empty((len(pictures), views, teacher.width), np.float16)
 
-    def look(i: int) -> list[NDArray[np.uint8]]:
+    def look(i: int) -> "list[Seen]":
         size = teacher.native_size
+        if teacher.by_id:
+            view_NV6[i] = WHOLE.as_row()
+            return [pictures[i].id]
         with pictures[i].opened() as picture:
             view_NV6[i] = image_views(picture.image_HW3, config)
             return [

@@ -24,12 +24,13 @@ from zsseg.stages.precompute.make.artifact_kind import (
     ShardInputs,
 )
 from zsseg.stages.precompute.make.pictures import Picture, PictureOnDisk
+from zsseg.stages.precompute.make.recorded_views import seen_whole
 from zsseg.stages.precompute.precompute_config import PASS_SETTINGS, PATH_SETTINGS, DenseConfig
 from zsseg.stages.precompute.teacher.dense_passes import passes_on_grid
 from zsseg.stages.precompute.threads import in_threads, slices
 
 if TYPE_CHECKING:
-    from zsseg.stages.precompute.teacher.clip_teacher import Teacher
+    from zsseg.stages.precompute.teacher.teacher_protocol import Seen, Teacher
 
 
 def dense_arrays(
@@ -47,15 +48,12 @@ def dense_arrays(
     """
     specs = dense_specs(config.format, width=teacher.width, grid=teacher.grid(config))
     arrays = {each.name: np.empty((len(pictures), *each.shape), each.dtype) for each in specs}
-    sizes = {seen.size for seen in teacher.dense_passes(config)}
 
-    def fitted(each: Picture | PictureOnDisk) -> dict[tuple[int, int], NDArray[np.uint8]]:
-        # By its sizes, since the picture itself may not stay.
-        with each.opened() as picture:
-            return {size: teacher.fitted(picture.image_HW3, size) for size in sizes}
+    def seen(each: Picture | PictureOnDisk) -> "Seen":
+        return seen_whole(teacher, each, config)
 
     for part in slices(len(pictures), batch):
-        images = in_threads(fitted, pictures[part])
+        images = in_threads(seen, pictures[part])
         for name, values in encode(config.format, teacher.dense(images, config), basis).items():
             arrays[name][part] = values
         advance(part.stop - part.start)

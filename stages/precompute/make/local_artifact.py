@@ -24,11 +24,12 @@ from zsseg.stages.precompute.make.artifact_kind import (
 )
 from zsseg.stages.precompute.make.class_crops import class_crops, crop_salt
 from zsseg.stages.precompute.make.pictures import Picture, PictureOnDisk
+from zsseg.stages.precompute.make.pooled_tokens import POOLED, pooled_arrays
 from zsseg.stages.precompute.precompute_config import LocalConfig, PrecomputeConfig
 from zsseg.stages.precompute.threads import in_threads, slices
 
 if TYPE_CHECKING:
-    from zsseg.stages.precompute.teacher.clip_teacher import Teacher
+    from zsseg.stages.precompute.teacher.teacher_protocol import Teacher
 
 
 @dataclass(frozen=True)
@@ -61,8 +62,15 @@ def local_arrays(
 ) -> tuple[Arrays, list[CropNotes]]:
     """One CLS token per mask of each picture, mask ids (-1: none), and notes on the crops (N,).
 
-    A crop whose pixels, as the teacher would see them, are `known` is not encoded again.
+    A crop whose pixels, as the teacher would see them, are `known` is not encoded again. A teacher
+    that knows images by id has no crops: its tokens are `pooled_arrays`.
     """
+    if teacher.by_id:
+        pooled, left_out = pooled_arrays(
+            teacher, pictures, region_Nhw, max_masks=config.max_masks, batch=batch
+        )
+        advance(len(pictures))
+        return pooled, [CropNotes((), number) for number in left_out]
     local_NKD = np.zeros((len(pictures), config.max_masks, teacher.width), np.float16)
     id_NK = np.full((len(pictures), config.max_masks), -1, np.int16)
     done: list[CropNotes] = []
@@ -105,9 +113,10 @@ def _in_store(config: PrecomputeConfig) -> bool:
 
 
 def _recipe(inputs: RecipeInputs) -> dict[str, Any]:
+    pooled = inputs.files.kind == "tokens"
     return {
         "teacher": inputs.files.recipe(),
-        "size": inputs.traits.native_size,
+        **({"of": POOLED} if pooled else {"size": inputs.traits.native_size}),
         **inputs.config.local.model_dump(exclude={"enabled"}),
         **inputs.precision,
     }

@@ -15,10 +15,11 @@ from zsseg.stages.data.samples import Sample
 from zsseg.stages.data.spec import DatasetSpec
 from zsseg.stages.errors import DatasetError, NonFiniteError
 from zsseg.stages.precompute.make.pictures import read_image_row
+from zsseg.stages.precompute.make.recorded_views import seen_whole
 from zsseg.stages.precompute.precompute_config import DenseConfig
 
 if TYPE_CHECKING:
-    from zsseg.stages.precompute.teacher.clip_teacher import Teacher
+    from zsseg.stages.precompute.teacher.teacher_protocol import Teacher
 
 
 def fit_basis(
@@ -61,7 +62,7 @@ def sampled_tokens(
     for sample in samples:
         picture = read_image_row(spec, root, sample).picture
         if picture is not None:
-            (dense_Dhw,) = teacher.dense([picture.image_HW3], config)
+            (dense_Dhw,) = teacher.dense([seen_whole(teacher, picture, config)], config)
             if not np.isfinite(dense_Dhw).all():
                 raise NonFiniteError(
                     f"{sample.image}: NaN or infinity in its dense tokens "

@@ -45,6 +45,8 @@ class Picture:
 
     image_HW3: NDArray[np.uint8]
     visible_HW: NDArray[np.uint8]
+    id: str = ""
+    """Of the image, in its data set."""
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -83,6 +85,11 @@ class PictureOnDisk:
     class_pixels: NDArray[np.int64]
     """(256,) pixels of each value of the visible label."""
 
+    @property
+    def id(self) -> str:
+        """Of the image, in its data set."""
+        return self.sample.id
+
     @contextmanager
     def opened(self) -> Iterator[Picture]:
         """The picture, decoded. Raises CacheError when its files are no longer what they were."""
@@ -90,7 +97,7 @@ class PictureOnDisk:
             content = self._read(lambda: image_content(self.sample.image))
             self._check(_content_hash(content) == self.hashes.image)
             image_HW3 = self._read(lambda: read_image(self.sample.image, content))
-            yield Picture(image_HW3, self._visible())
+            yield Picture(image_HW3, self._visible(), self.id)
 
     @contextmanager
     def opened_label(self) -> Iterator[NDArray[np.uint8]]:
@@ -196,7 +203,7 @@ def _read_row(spec: DatasetSpec, root: Path, sample: Sample) -> Iterator[ImageRo
             image_HW3 = read_image(sample.image, content)
             if visible_HW is not None:
                 failure = _unequal_sizes(sample, image_HW3.shape, visible_HW.shape)
-                picture = None if failure else Picture(image_HW3, visible_HW)
+                picture = None if failure else Picture(image_HW3, visible_HW, sample.id)
         except DatasetError as error:
             failure = str(error)
         yield ImageRow(hashes, picture, _relative(failure, sample, root) if failure else None)

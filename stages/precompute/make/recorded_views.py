@@ -13,10 +13,11 @@ import xxhash
 from numpy.typing import NDArray
 
 from zsseg.stages.data.geometry import WHOLE, View, crop_image
-from zsseg.stages.precompute.precompute_config import ViewConfig
+from zsseg.stages.precompute.make.pictures import Picture, PictureOnDisk
+from zsseg.stages.precompute.precompute_config import DenseConfig, ViewConfig
 
 if TYPE_CHECKING:
-    from zsseg.stages.precompute.teacher.clip_teacher import Teacher
+    from zsseg.stages.precompute.teacher.teacher_protocol import Seen, Teacher
 
 
 def image_views(image_HW3: NDArray[np.uint8], config: ViewConfig) -> NDArray[np.float32]:
@@ -52,6 +53,15 @@ def seen_by_teacher(
         teacher.mean_colour,
         interpolation=teacher.interpolation,
     )
+
+
+def seen_whole(teacher: "Teacher", picture: Picture | PictureOnDisk, config: DenseConfig) -> "Seen":
+    """A whole image as `Teacher.dense` takes it: in the sizes of its passes, or by its id."""
+    if teacher.by_id:
+        return picture.id
+    sizes = {seen.size for seen in teacher.dense_passes(config)}
+    with picture.opened() as here:  # in its sizes, since the picture itself may not stay
+        return {size: teacher.fitted(here.image_HW3, size) for size in sizes}
 
 
 def _random_crop(rng: np.random.Generator, image_size: tuple[int, int], config: ViewConfig) -> View:

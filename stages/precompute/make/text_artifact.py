@@ -17,18 +17,19 @@ from zsseg.stages.precompute.make.artifact_kind import (
 from zsseg.stages.precompute.teacher.text_embeddings import embed_classes, load_templates
 
 if TYPE_CHECKING:
-    from zsseg.stages.precompute.teacher.clip_teacher import Teacher
+    from zsseg.stages.precompute.teacher.teacher_protocol import Teacher
 
 
 def _recipe(inputs: RecipeInputs) -> dict[str, Any]:
     templates, names = inputs.config.text.templates, inputs.spec.prompt_names
     # Of classes of one name each it says nothing: their stores keep the recipe of before.
     several = {"synonyms": "mean"} if len(every_name(names)) > len(names) else {}
+    prompts = ("{}",) if inputs.files.kind == "tokens" else load_templates(templates)
     return {
         "teacher": inputs.files.text_recipe(),
         "names": list(names),
         "templates": templates,
-        "prompts": list(load_templates(templates)),
+        "prompts": list(prompts),
         **several,
     }
 

@@ -19,10 +19,11 @@ from zsseg.stages.cache.reader import Store
 from zsseg.stages.data.samples import Sample
 from zsseg.stages.data.spec import DatasetSpec
 from zsseg.stages.precompute.make.pictures import read_image_row
+from zsseg.stages.precompute.make.recorded_views import seen_whole
 from zsseg.stages.precompute.precompute_config import DenseConfig
 
 if TYPE_CHECKING:
-    from zsseg.stages.precompute.teacher.clip_teacher import Teacher
+    from zsseg.stages.precompute.teacher.teacher_protocol import Teacher
 
 MEASURED_IMAGES = 32
 """Images at most that are measured, evenly spread over the data set."""
@@ -49,7 +50,7 @@ def measure_dense(
         picture = read_image_row(spec, root, samples[row]).picture
         if picture is None:
             continue
-        (original_Dhw,) = teacher.dense([picture.image_HW3], config)
+        (original_Dhw,) = teacher.dense([seen_whole(teacher, picture, config)], config)
         cosine_T, agreed = compare(store.read(DENSE, row), original_Dhw, text_CD)
         cosines.append(cosine_T)
         same += agreed

@@ -14,7 +14,7 @@ from zsseg.stages.cache.format.manifest import Artifact, read_manifest
 from zsseg.stages.data.folders import names_below
 from zsseg.stages.data.samples import Sample
 from zsseg.stages.data.spec import DatasetSpec
-from zsseg.stages.errors import CacheError
+from zsseg.stages.errors import CacheError, UserError
 from zsseg.stages.precompute.make.artifact_kind import RecipeInputs
 from zsseg.stages.precompute.make.artifacts import ARTIFACTS
 from zsseg.stages.precompute.precompute_config import PrecomputeConfig
@@ -42,7 +42,12 @@ def with_known_tokenizer(files: TeacherFiles, path: StorePath) -> TeacherFiles:
     except CacheError:
         return files
     text = recipes.get("text")
-    if files.tokenizer_hash is None or text is None or "tokenizer" in text["teacher"]:
+    if (
+        files.kind != "clip"
+        or files.tokenizer_hash is None
+        or text is None
+        or "tokenizer" in text["teacher"]
+    ):
         return files
     _log.warning(
         "%s: made before stores recorded the teacher's tokenizer: whether its text embeddings are "
@@ -85,6 +90,17 @@ def store_index(samples: Sequence[Sample], root: Path) -> Iterator[dict[str, Any
         yield {"id": sample.id, "image": name_of(sample.image_file), "label": label}
 
 
+def _refuse_for_maps(files: TeacherFiles, config: PrecomputeConfig) -> None:
+    """Raise UserError for settings that say how a model sees images: maps are there already."""
+    asked = [] if config.dense.plain else ["dense.scales, dense.flip or dense.windows"]
+    asked += ["views.number"] if config.views.number else []
+    if asked:
+        raise UserError(
+            f"{files.spec}: {' and '.join(asked)} are set, but its maps are of whole images and "
+            "were made by another system, which alone can make others. Leave them at their defaults"
+        )
+
+
 def store_artifacts(
     spec: DatasetSpec, files: TeacherFiles, config: PrecomputeConfig, traits: Traits
 ) -> tuple[Artifact, ...]:
@@ -93,6 +109,8 @@ def store_artifacts(
     `config` is resolved (see `resolve_auto`). Raises UserError for settings that do not fit the
     teacher.
     """
+    if files.kind == "tokens":
+        _refuse_for_maps(files, config)
     inputs = RecipeInputs(spec, files, config, traits)
     kinds = [kind for kind in ARTIFACTS if kind.in_store(config)]
     names = {kind.name for kind in kinds}

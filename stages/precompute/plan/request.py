@@ -18,6 +18,8 @@ class PrecomputeRequest:
     split: str
     teacher: str
     """Named in one of the forms that `teacher_files.py` lists."""
+    typed: bool = False
+    """Did a person type this teacher? Only then the code of `python:FILE.py:NAME` runs."""
     cache: StorePath
     """Folder of the stores; the store's own name follows from the rest."""
     config: PrecomputeConfig

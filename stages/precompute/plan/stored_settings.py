@@ -39,13 +39,19 @@ class StoredSettings:
     config: PrecomputeConfig
     traits: Traits
 
-    def request(self, *, root: Path, teacher: str, cache: StorePath) -> PrecomputeRequest:
-        """What asks for the store again: with data set and teacher where they are now."""
+    def request(
+        self, *, root: Path, teacher: str, typed: bool, cache: StorePath
+    ) -> PrecomputeRequest:
+        """What asks for the store again: with data set and teacher where they are now.
+
+        `typed`: see `PrecomputeRequest`.
+        """
         return PrecomputeRequest(
             spec=self.spec,
             root=root,
             split=self.split,
             teacher=teacher,
+            typed=typed,
             cache=cache,
             config=self.config,
             limit=self.limit,
@@ -162,7 +168,8 @@ def find_origin(
 ) -> tuple[Path, TeacherFiles]:
     """The data set's folder and the teacher that a store was made from: given, or as last noted.
 
-    Raises CacheError when neither is known, they do not exist, or the teacher is another one.
+    Raises CacheError when neither is known, they do not exist, or the teacher is another one;
+    UserError for one noted as `python:`, whose code runs only where `teacher` gives it.
     """
     history = sound_history(path)
     options = {
@@ -177,7 +184,7 @@ def find_origin(
     folder = Path(options["--root"])
     if not folder.is_dir():
         raise CacheError(f"{path}: {folder} is no longer there; give the data set's folder: --root")
-    files = resolve_teacher(str(options["--teacher"]))
+    files = resolve_teacher(str(options["--teacher"]), typed=teacher is not None)
     if manifest is not None:
         wanted = store_identity(
             settings.spec, settings.split, settings.limit, files, settings.config

@@ -6,9 +6,9 @@ Legend: n images or prompts, H W pixels, D CLIP width, h w token grid.
 """
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Literal
 
@@ -38,6 +38,7 @@ from zsseg.stages.precompute.teacher.open_clip_parts import (
 from zsseg.stages.precompute.teacher.passes import Passes
 from zsseg.stages.precompute.teacher.private_copy import private_copy
 from zsseg.stages.precompute.teacher.teacher_files import TeacherFiles
+from zsseg.stages.precompute.teacher.teacher_protocol import AroundPass, Seen, pixels_at
 from zsseg.stages.precompute.teacher.teacher_weights import read_weights
 from zsseg.stages.precompute.threads import in_threads, slices
 
@@ -45,15 +46,12 @@ logger = logging.getLogger(__name__)
 
 Colour = tuple[float, float, float]
 
-Sized = Mapping[tuple[int, int], NDArray[np.uint8]]
-"""An image by the heights and widths that it has been resized to."""
-
 
 @dataclass(frozen=True)
-class Teacher:
+class ClipTeacher:
     """A loaded CLIP in evaluation mode, its weights in fp32. Make one with `load_teacher`.
 
-    Images pass in the precision of `passes`, prompts in fp32.
+    It is a `Teacher`. Images pass in the precision of `passes`, prompts in fp32.
     """
 
     model: Any
@@ -66,10 +64,10 @@ class Teacher:
     mean: Colour
     std: Colour
     interpolation: Literal["bilinear", "bicubic"]
-    around_pass: Callable[[int], AbstractContextManager[object]] = nullcontext
-    """Called with the number of images (each as often as it passes the tower) and entered around
-    every forward pass of them. Threads that share the model wait for each other in it, and measure
-    its time."""
+    around_pass: AroundPass = nullcontext
+    """Entered around every forward pass of the image tower."""
+    by_id: bool = False
+    prompts: bool = True
 
     @property
     def device(self) -> torch.device:
@@ -87,7 +85,7 @@ class Teacher:
         red, green, blue = (round(255 * value) for value in self.mean)
         return red, green, blue
 
-    def cls(self, images: Sequence[NDArray[np.uint8]]) -> NDArray[np.float32]:
+    def cls(self, images: Sequence[Seen]) -> NDArray[np.float32]:
         """(n, D) global tokens of whole images (H, W, 3), not normalised.
 
         Each image is squeezed to the native size rather than cropped, so that its token describes
@@ -95,9 +93,7 @@ class Teacher:
         """
         return self._pass(images, self.native_size, self.model.encode_image)
 
-    def dense(
-        self, images: Sequence[NDArray[np.uint8] | Sized], config: DenseConfig
-    ) -> NDArray[np.float32]:
+    def dense(self, images: Sequence[Seen], config: DenseConfig) -> NDArray[np.float32]:
         """(n, D, h, w) tokens of whole images (H, W, 3) in the text space.
 
         An image may also be given in the sizes of `dense_passes`.
@@ -163,9 +159,13 @@ class Teacher:
             return image
         return resize_image(image, size, interpolation=self.interpolation)
 
+    def within(self, around_pass: AroundPass) -> "ClipTeacher":
+        """Itself, with `around_pass` around its passes."""
+        return replace(self, around_pass=around_pass)
+
     def _pass(
         self,
-        given: Sequence[NDArray[np.uint8] | Sized],
+        given: Sequence[Seen],
         size: tuple[int, int],
         forward: Callable[[Tensor], Tensor],
         *,
@@ -175,7 +175,7 @@ class Teacher:
 
         `times`: how often each image passes the tower in it.
         """
-        images = [each[size] if isinstance(each, Mapping) else each for each in given]
+        images = [pixels_at(each, size) for each in given]
         if any(image.shape[:2] != size for image in images):
             images = in_threads(lambda image: self.fitted(image, size), images)
         image_nHW3 = self.passes.ready(np.stack(images))
@@ -202,7 +202,7 @@ def load_teacher(
     *,
     device: Literal["auto", "cpu", "cuda"],
     precision: Precision = "fp32",
-) -> Teacher:
+) -> ClipTeacher:
     """Load a teacher onto a device (auto: the GPU where torch can use one).
 
     Raises UserError for weights that do not fit the model, ResourceError when the GPU or the
@@ -220,7 +220,7 @@ def load_teacher(
     height, width = _pair(settings["size"])
     if target.type == "cuda":  # on a CPU it would change the last digits of what stores hold
         model.visual.to(memory_format=torch.channels_last)
-    return Teacher(
+    return ClipTeacher(
         model=model.eval().requires_grad_(False),
         tokenizer=tokenizer,
         passes=Passes(target, precision),

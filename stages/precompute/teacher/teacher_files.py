@@ -1,11 +1,13 @@
 """The files of a teacher, found and hashed without loading it: no torch, no open_clip.
 
-A teacher is named in one of four forms:
+A teacher is named in one of six forms:
 
 - `NAME/PRETRAINED`: a model of open_clip with published weights ("ViT-B-16-quickgelu/openai")
 - `NAME@FILE`: the same model with a weights file (.safetensors, .bin, .pt, .pth)
 - `hf-hub:ORGANISATION/REPOSITORY`: a model of the Hugging Face hub in open_clip's form
 - `local-dir:FOLDER`: a folder with open_clip_config.json and a weights file
+- `python:FILE.py:NAME`: an object of the user's own (`own_code.py`), whose code runs
+- `tokens:FOLDER`: maps that another system wrote (`token_files.py`)
 
 Only the first and third import open_clip, which keeps or downloads their files.
 """
@@ -15,12 +17,13 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import xxhash
 
 from zsseg.stages.cache.format.recipe import fingerprint
 from zsseg.stages.errors import ResourceError, UserError
+from zsseg.stages.precompute.teacher import own_code, token_files
 from zsseg.stages.precompute.teacher.teacher_config import (
     CONFIG_FILE,
     read_config,
@@ -32,6 +35,7 @@ from zsseg.stages.precompute.teacher.teacher_names import (
     published_weights,
     quickgelu_advice,
 )
+from zsseg.stages.precompute.teacher.teacher_parts import FoundParts
 from zsseg.stages.precompute.teacher.teacher_size import refuse_too_large
 
 # The order in which open_clip picks the weights of a folder; other names only when there is one.
@@ -46,6 +50,15 @@ _WEIGHT_FILES = (
     "model.pth",
 )
 _WEIGHT_ENDINGS = (".safetensors", ".bin", ".pth", ".pt")
+
+Kind = Literal["clip", "python", "tokens"]
+
+_PARTS: dict[Kind, tuple[str, str, str]] = {
+    "clip": ("config", "weights", "tokenizer"),
+    "python": ("code", "weights", "text"),
+    "tokens": ("description", "maps", "text"),
+}
+"""What recipes call the three hashes of a teacher."""
 
 
 @dataclass(frozen=True)
@@ -68,24 +81,33 @@ class TeacherFiles:
     weights_hash: str
     """xxh3_128 of the weight file's bytes."""
     tokenizer_hash: str | None = None
-    """xxh3_128 of the tokenizer's files; None for the tokenizer of open_clip's own package."""
+    """xxh3_128 of the tokenizer's files, or of stored text embeddings; None for the tokenizer of
+    open_clip's own package, and for an object of the user's own."""
+    kind: Kind = "clip"
+    """`python`: `model` is the name in the file `weights`; `tokens`: `weights` is the folder."""
 
     @property
     def located(self) -> str:
         """The spec with an absolute path, so that it also finds the files from another folder."""
         if self.spec.startswith("local-dir:"):
             return f"local-dir:{self.weights.parent.resolve()}"
+        if self.kind == "python":
+            return f"{own_code.PREFIX}{self.weights.resolve()}:{self.model}"
+        if self.kind == "tokens":
+            return f"{token_files.PREFIX}{self.weights.resolve()}"
         if "@" in self.spec:
             return f"{self.spec.partition('@')[0]}@{self.weights.resolve()}"
         return self.spec
 
     def recipe(self) -> dict[str, str]:
         """All that the teacher's tokens of images follow from; without paths and names."""
-        return {"config": self.config_hash, "weights": self.weights_hash}
+        config, weights, _ = _PARTS[self.kind]
+        return {config: self.config_hash, weights: self.weights_hash}
 
     def text_recipe(self) -> dict[str, str]:
         """All that its text embeddings follow from: the tokenizer too, where it has its own."""
-        tokenizer = {} if self.tokenizer_hash is None else {"tokenizer": self.tokenizer_hash}
+        name = _PARTS[self.kind][2]
+        tokenizer = {} if self.tokenizer_hash is None else {name: self.tokenizer_hash}
         return self.recipe() | tokenizer
 
 
@@ -103,12 +125,24 @@ class Traits:
     """The path really taken; towers of timm have one only."""
 
 
-def resolve_teacher(spec: str) -> TeacherFiles:
+def resolve_teacher(spec: str, *, typed: bool = False) -> TeacherFiles:
     """Find and hash the files of a teacher; the forms of `spec` stand at the top of this file.
 
-    Raises UserError for a name that means nothing or a wrong activation function, ResourceError
-    when a file is neither here nor can be downloaded.
+    `typed`: did a person give it on the command line? Only then the code of `python:` runs: what a
+    store or a run names is data. Raises UserError where it must not run, for a name that means
+    nothing or a wrong activation function, ResourceError when a file is neither here nor can be
+    downloaded.
     """
+    if spec.startswith(own_code.PREFIX):
+        if not typed:
+            raise UserError(
+                f"{spec}: this teacher is Python code, named by a store or a run, and runs only "
+                "where a person asks for it. If you know and trust the file, give it: --teacher "
+                f"{spec} (`zsseg evaluate`: --clip)"
+            )
+        return _from_parts(spec, "python", own_code.find_own(spec))
+    if spec.startswith(token_files.PREFIX):
+        return _from_parts(spec, "tokens", token_files.find_tokens(spec))
     if spec.startswith("local-dir:"):
         return _from_folder(spec)
     if spec.startswith("hf-hub:"):
@@ -116,6 +150,25 @@ def resolve_teacher(spec: str) -> TeacherFiles:
     if "@" in spec:
         return _from_file(spec)
     return _from_tag(spec)
+
+
+def _from_parts(spec: str, kind: Kind, found: FoundParts) -> TeacherFiles:
+    return TeacherFiles(
+        spec=spec,
+        slug=_slug(found.name) or kind,
+        model=spec.rpartition(":")[2] if kind == "python" else "",
+        pretrained=None,
+        width=found.width,
+        weights=found.place,
+        config_hash=found.description_hash,
+        weights_hash=found.weights_hash,
+        tokenizer_hash=found.text_hash,
+        kind=kind,
+    )
+
+
+def _slug(name: str) -> str:
+    return re.sub(r"[^a-z0-9]+", "-", name.lower())[:40].strip("-")
 
 
 def _from_folder(spec: str) -> TeacherFiles:
@@ -229,7 +282,7 @@ def _teacher_files(
     named = config["model_cfg"]["text_cfg"].get("hf_tokenizer_name")
     return TeacherFiles(
         spec=spec,
-        slug=re.sub(r"[^a-z0-9]+", "-", slug.lower())[:40].strip("-"),
+        slug=_slug(slug),
         model=model,
         pretrained=pretrained,
         width=config["model_cfg"]["embed_dim"],

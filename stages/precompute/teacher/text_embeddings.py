@@ -12,15 +12,23 @@ from numpy.typing import NDArray
 
 from zsseg.stages.data.class_names import every_name, names_of
 from zsseg.stages.errors import UserError
+from zsseg.stages.precompute.teacher.open_teacher import open_teacher
 from zsseg.stages.precompute.teacher.teacher_files import resolve_teacher
 from zsseg.stages.yaml_files import packaged_values
 
 if TYPE_CHECKING:
-    from zsseg.stages.precompute.teacher.clip_teacher import Teacher
+    from collections.abc import Callable
+
+    from torch import Tensor
+
+    from zsseg.stages.precompute.teacher.teacher_protocol import Teacher
 
 logger = logging.getLogger(__name__)
 
 Templates = Literal["single", "coco15", "imagenet80"]
+
+_SAME = 1e-6
+"""Two embeddings of length 1 that differ less in every number are one up to rounding."""
 
 
 def load_templates(name: Templates) -> tuple[str, ...]:
@@ -34,15 +42,19 @@ def embed_classes(
     """(C, D) unit vectors: per name the mean of its normalised prompts, normalised again.
 
     `names` are the names for prompts, in class order (CLIP, Radford et al. 2021, section 3.1.4).
-    Of a class of several names ('car|van') it is the mean of theirs, normalised again. Warns of
-    names that the tokenizer cuts off, and raises UserError for two names that are the same to it.
+    Of a class of several names ('car|van') it is the mean of theirs, normalised again. A teacher
+    that takes no prompts gets the names alone. Warns of names that the tokenizer cuts off, and
+    raises UserError for two names that are the same to it, or classes of the same embedding.
     """
-    patterns = load_templates(templates)
-    _check_tokens(teacher, every_name(names), patterns)
+    patterns = load_templates(templates) if teacher.prompts else ("{}",)
+    if teacher.tokenizer is not None:
+        _check_tokens(teacher.tokenizer, every_name(names), patterns)
     text_CD = np.empty((len(names), teacher.width), dtype=np.float32)
     for index, text in enumerate(names):
         name_SD = np.stack([_embed(teacher, name, patterns) for name in names_of(text)])
         text_CD[index] = name_SD[0] if len(name_SD) == 1 else _unit_mean(name_SD)
+    if teacher.tokenizer is None:
+        _check_embeddings(names, text_CD)
     return text_CD
 
 
@@ -58,10 +70,22 @@ def _unit_mean(rows_ND: NDArray[np.float32]) -> NDArray[np.float32]:
     return unit_D
 
 
-def _check_tokens(teacher: "Teacher", names: Sequence[str], patterns: Sequence[str]) -> None:
+def _check_embeddings(names: Sequence[str], text_CD: NDArray[np.float32]) -> None:
+    for place, name in enumerate(names):
+        for other in range(place):
+            if names[other] != name and np.abs(text_CD[other] - text_CD[place]).max() < _SAME:
+                raise UserError(
+                    f"the classes '{names[other]}' and '{name}' have one embedding: they are one "
+                    "to the teacher. Give them names that it tells apart"
+                )
+
+
+def _check_tokens(
+    tokenizer: "Callable[[list[str]], Tensor]", names: Sequence[str], patterns: Sequence[str]
+) -> None:
     def tokens(name: str) -> tuple[bytes, ...]:
         prompts = [pattern.replace("{}", name) for pattern in patterns]
-        return tuple(row_L.numpy().tobytes() for row_L in teacher.tokenizer(prompts))
+        return tuple(row_L.numpy().tobytes() for row_L in tokenizer(prompts))
 
     owner: dict[tuple[bytes, ...], str] = {}
     for name in names:
@@ -84,12 +108,11 @@ def _check_tokens(teacher: "Teacher", names: Sequence[str], patterns: Sequence[s
 
 
 def encode_names(
-    teacher_spec: str, names: Sequence[str], templates: Templates
+    teacher_spec: str, names: Sequence[str], templates: Templates, *, typed: bool = False
 ) -> NDArray[np.float32]:
-    """`embed_classes` for a teacher that is not loaded yet (`predict --classes`)."""
-    # Not at the top: templates are also read by runs that compute nothing, and load no torch.
-    from zsseg.stages.precompute.teacher.clip_teacher import load_teacher
+    """`embed_classes` for a teacher that is not loaded yet (`predict --classes`).
 
-    return embed_classes(
-        load_teacher(resolve_teacher(teacher_spec), device="auto"), names, templates
-    )
+    `typed`: see `resolve_teacher`.
+    """
+    files = resolve_teacher(teacher_spec, typed=typed)
+    return embed_classes(open_teacher(files, device="auto"), names, templates)
