@@ -9,5 +9,5 @@ Single files: `errors` (what a user can mend, with exit codes), `printable` (nam
 `file_bytes` (files that a user names), `yaml_files` and `validation_errors` (settings read and
 checked), `tensor_files` (weights, without what else is in their files), `setting_marks` (what
 depends on a setting), `device` (CPU or GPU), `machine_memory` (how much there is), `allocations`
-(how much tensors take).
+(how much tensors take), `best_names` (scores of classes with several names).
 """

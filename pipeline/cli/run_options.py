@@ -76,10 +76,15 @@ def text_encoder(
     """CLIP's text tower with the run's templates, loaded when it is first called."""
 
     def encode(names: "Sequence[str]") -> "Embeddings":
-        from zsseg.stages.precompute.teacher.text_embeddings import Templates, encode_names
+        from zsseg.stages.precompute.teacher.text_embeddings import (
+            Synonyms,
+            Templates,
+            encode_names,
+        )
 
         templates = cast(Templates, run.record.templates)
+        synonyms = cast(Synonyms, run.record.synonyms)
         spec = teacher or run.record.teacher
-        return encode_names(spec, names, templates, typed=teacher is not None)
+        return encode_names(spec, names, templates, synonyms=synonyms, typed=teacher is not None)
 
     return encode

@@ -1,6 +1,7 @@
 """Text embeddings of any class names for a trained run, each computed once and kept in the run.
 
-Legend: C classes, D CLIP width.
+Where the run keeps every name of a class (text.synonyms=max), embeddings are (C, S, D).
+Legend: C classes, S names of a class, N names of all classes, D CLIP width.
 """
 
 import logging
@@ -16,6 +17,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor
 
+from zsseg.stages.best_names import name_rows
 from zsseg.stages.cache.disk.durable import write_durably
 from zsseg.stages.cache.format.recipe import fingerprint
 from zsseg.stages.data.class_names import (
@@ -73,7 +75,8 @@ def class_text(
     encode: Callable[[Sequence[str]], NDArray[np.float32]],
     teacher: str | None = None,
 ) -> Tensor:
-    """(C, D) normalised embeddings of any names, as the run's teacher and templates give them.
+    """(C, D) or (C, S, D) normalised embeddings of any names, as the run's teacher, templates and
+    `synonyms` give them.
 
     Classes of the run, by name or by prompt name, are taken from the run, and other names from its
     `text_cache/`; `encode` makes the rest, so a second prediction needs no teacher. `encode` also
@@ -85,14 +88,32 @@ def class_text(
     known = {name: row_D for name in names if (row_D := _known(run, name)) is not None}
     if missing := [name for name in names if name not in known]:
         own = run.spec.prompt_names[0]
-        text_CD = F.normalize(torch.from_numpy(encode([own, *missing])), dim=1)
+        text_CD = F.normalize(torch.from_numpy(encode([own, *missing])), dim=-1)
         _check_teacher(run, own, text_CD[0], teacher or run.record.teacher)
-        for name, row_D in zip(missing, text_CD[1:], strict=True):
+        for name, padded_D in zip(missing, text_CD[1:], strict=True):
+            row_D = _own_names(padded_D, name)
             known[name] = row_D.to(run.text_CD.device)
             _keep(run, name, row_D)
-    text_CD = torch.stack([known[name] for name in names])
+    text_CD = _stacked([known[name] for name in names])
     _check_different(run, names, text_CD)
     return text_CD
+
+
+def _own_names(row_D: Tensor, text: str) -> Tensor:
+    """(D,) or (S, D) a class's row of embeddings without a name that is there again."""
+    names = len(names_of(text))
+    if row_D.ndim == 1:
+        return row_D
+    return row_D[0] if names == 1 else row_D[:names]
+
+
+def _stacked(rows: Sequence[Tensor]) -> Tensor:
+    """(C, D) of rows (D,); (C, S, D) where there are rows (S, D), with a first name repeated."""
+    if all(row.ndim == 1 for row in rows):
+        return torch.stack([*rows])
+    names = [row.reshape(-1, row.shape[-1]) for row in rows]
+    most = max(map(len, names))
+    return torch.stack([torch.cat([n, n[:1].expand(most - len(n), -1)]) for n in names])
 
 
 def own_class(spec: DatasetSpec, name: str) -> int | None:
@@ -125,9 +146,12 @@ def renamed(
         )
     if spec.prompt_names == run.names or spec.classes != run.spec.classes:
         return run
-    text_CD = torch.empty_like(run.text_CD)
+    text_CD = run.text_CD
     if processes()[0] == 0:
         text_CD = class_text(run, spec.prompt_names, encode=encode, teacher=teacher)
+    shape = value_from_first(tuple(text_CD.shape))
+    if processes()[0] != 0:
+        text_CD = text_CD.new_empty(shape)
     copy_from_first([text_CD])
     return replace(run, text_CD=text_CD, names=spec.prompt_names)
 
@@ -137,8 +161,11 @@ def _check_different(run: TrainedRun, names: Sequence[str], text_CD: Tensor) -> 
 
     Of the run's own names it is a warning: the student was trained so.
     """
-    equal_CC = torch.triu((text_CD[:, None] - text_CD).abs().amax(2) < _SAME_VALUE, diagonal=1)
-    pairs = [f"'{names[i]}' and '{names[j]}'" for i, j in equal_CC.nonzero().tolist()]
+    rows_ND = name_rows(text_CD)
+    equal_NN = (rows_ND[:, None] - rows_ND).abs().amax(2) < _SAME_VALUE
+    equal_CC = equal_NN.view(len(names), -1, len(names), len(rows_ND) // len(names)).any(3).any(1)
+    both = torch.triu(equal_CC, diagonal=1).nonzero().tolist()
+    pairs = [f"'{names[i]}' and '{names[j]}'" for i, j in both]
     if not pairs:
         return
     text = f"class names that are one to the run's teacher, with one embedding: {'; '.join(pairs)}"
@@ -150,10 +177,12 @@ def _check_different(run: TrainedRun, names: Sequence[str], text_CD: Tensor) -> 
 
 def _check_teacher(run: TrainedRun, own: str, now_D: Tensor, teacher: str) -> None:
     """Raise UserError when a teacher's embedding of the run's first class is not the run's."""
-    then_D = run.text_CD[0].cpu()
-    if now_D.shape != then_D.shape:
-        found = f"has {len(now_D)} values there and {len(then_D)} in the run"
-    elif not (cosine := float(now_D @ then_D)) >= SAME_TEACHER:
+    width = run.text_CD.shape[-1]
+    rows = (_own_names(each, own) for each in (run.text_CD[0].cpu(), now_D))
+    then_SD, now_SD = (each.reshape(-1, each.shape[-1]) for each in rows)
+    if now_SD.shape[1] != width:
+        found = f"has {now_SD.shape[1]} values there and {width} in the run"
+    elif not (cosine := float((now_SD * then_SD).sum(1).min())) >= SAME_TEACHER:
         found = f"has a cosine of {cosine:.2f} to that in the run"
     else:
         return
@@ -166,7 +195,7 @@ def _check_teacher(run: TrainedRun, own: str, now_D: Tensor, teacher: str) -> No
 
 def _known(run: TrainedRun, name: str) -> Tensor | None:
     if (index := own_class(run.spec, name)) is not None:
-        return run.text_CD[index]
+        return _own_names(run.text_CD[index], run.spec.prompt_names[index])
     path = _path(run, name)
     if not path.is_file():
         return None
@@ -188,5 +217,5 @@ def _keep(run: TrainedRun, name: str, row_D: Tensor) -> None:
 def _path(run: TrainedRun, name: str) -> Path:
     recipe = {"teacher": run.record.teacher, "templates": run.record.templates, "name": name}
     if len(names_of(name)) > 1:
-        recipe["synonyms"] = "mean"
+        recipe["synonyms"] = run.record.synonyms
     return run.path / "text_cache" / f"{fingerprint(recipe)}.safetensors"

@@ -25,6 +25,9 @@ class TextConfig(BaseModel):
 
     templates: Literal["single", "coco15", "imagenet80"] = "imagenet80"
     """Prompt templates averaged per class (configs/templates.yaml). [ours]"""
+    synonyms: Literal["mean", "max"] = "mean"
+    """Of a class of several names. mean: their embeddings are averaged, as templates are; max: each
+    is kept, and at each pixel the best of them counts, for as many products more. [ours]"""
 
 
 class ViewConfig(BaseModel):

@@ -114,7 +114,12 @@ def preview_names(
     samples = training_samples(unlabelled, request.root, request.split)
     teacher, config = _teacher(request, samples)
     naming = Naming(
-        text_CD=embed_classes(teacher, request.spec.prompt_names, config.text.templates),
+        text_CD=embed_classes(
+            teacher,
+            request.spec.prompt_names,
+            config.text.templates,
+            synonyms=config.text.synonyms,
+        ),
         unseen_ids=(),
         grid=map_grid(config.dense.pixels, config.pixel_names.stride),
         config=config.pixel_names,

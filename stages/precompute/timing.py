@@ -67,5 +67,5 @@ def timed(worker: ShardWorker, *, wanted: WantedStore, needed: Sequence[str]) ->
 def _fill_text(here: Path, manifest: Manifest) -> None:
     """Write text embeddings of equal numbers: what is made from them takes as long with any."""
     artifact, spec = manifest.arrays["text"]
-    text_CD = np.full(spec.shape, spec.shape[1] ** -0.5, np.float32)
+    text_CD = np.full(spec.shape, spec.shape[-1] ** -0.5, np.float32)
     save_shard(here, manifest, artifact, 0, {"text": text_CD}, ids=())

@@ -186,7 +186,7 @@ def replay(path: Path, config: RunConfig) -> Replay:
     device = choose_device(config.train.device)
     state = new_state(
         config,
-        width=text_CD.shape[1],
+        width=text_CD.shape[-1],
         device=device,
         precision=autocast_type(config.train.precision, device),
         weights=False,

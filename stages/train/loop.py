@@ -133,7 +133,7 @@ def train(
             return TrainResult(out, saved, start, {})
         text_CD = torch.from_numpy(data.store.read_all("text"))
         with explained(config):
-            state = _prepare(config, saved, width=text_CD.shape[1])
+            state = _prepare(config, saved, width=text_CD.shape[-1])
         batches = make_loader(data, config, start_step=start)
         classes = make_classes(data.spec, text_CD, state.device, protocol=config.protocol)
         with explained(config):
@@ -227,6 +227,7 @@ def _record(config: RunConfig, data: TrainingData, *, experiment: str) -> RunRec
         root=root.resolve(),
         teacher=str(store.last("teacher") or store.info["teacher"]),
         templates=str(store.recipes["text"]["templates"]),
+        synonyms=str(store.recipes["text"].get("synonyms", "mean")),
         store=str(store.path.resolve()),
         store_fingerprint=store.fingerprint,
         versions=package_versions(),

@@ -231,7 +231,7 @@ def _counts_before(state: State, batch: Batch, step: StepInputs) -> Scalars:
             with state.autocast():
                 feature_BDhw = state.forward(part.image_B3HW)
         else:
-            shape = (len(part.row_B), step.classes.text_CD.shape[1], rows, columns)
+            shape = (len(part.row_B), step.classes.text_CD.shape[-1], rows, columns)
             feature_BDhw = torch.zeros(shape, device=state.device)
         _add(counts, counts_of(_inputs(feature_BDhw, part, step, state, first=first)))
     return _over_processes(counts)

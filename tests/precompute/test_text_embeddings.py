@@ -64,6 +64,11 @@ def test_several_names_are_averaged_as_templates_are(teacher: ClipTeacher, tiny_
     mean = (units[0] + units[1] + units[2]) / 3
     text_CD = embed_classes(teacher, ["sky", "car| delivery van |lorry"], "single")
     np.testing.assert_allclose(text_CD[1], mean / np.sqrt((mean**2).sum()), atol=1e-5)
+    every_CSD = embed_classes(teacher, ["sky", "car|delivery van|lorry"], "single", synonyms="max")
+    sky = [text_CD[0]] * 3  # its only name, in the place of those that it does not have
+    np.testing.assert_allclose(every_CSD, [sky, units], atol=1e-5)
+    one = embed_classes(teacher, ["sky", "lorry"], "single", synonyms="max")
+    np.testing.assert_allclose(one, [text_CD[0], units[2]], atol=1e-5)
     with pytest.raises(UserError, match=r"'Van' and 'van'.*equal prompts"):
         embed_classes(teacher, ["car|Van", "lorry|van"], "single")
 

@@ -160,9 +160,10 @@ def _picture(
 
 
 def _text(store: Store, teacher: "Teacher", config: PrecomputeConfig) -> dict[str, Score]:
-    fresh_CD = embed_classes(teacher, store.info["names"], config.text.templates)
-    cosine_C = token_cosines(store.read_all("text").T, fresh_CD.T)
-    classes = store.identity["classes"]
+    text, classes = config.text, store.identity["classes"]
+    fresh_CD = embed_classes(teacher, store.info["names"], text.templates, synonyms=text.synonyms)
+    both = [np.moveaxis(each, -1, 0) for each in (store.read_all("text"), fresh_CD)]
+    cosine_C = token_cosines(*both).reshape(len(classes), -1).min(1)  # of several names the worst
     return {name: (float(c), float(c)) for name, c in zip(classes, cosine_C, strict=True)}
 
 

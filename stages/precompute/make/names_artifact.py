@@ -47,7 +47,7 @@ class Naming:
     """What names the pixels of a store's images."""
 
     text_CD: NDArray[np.float32]
-    """L2-normalised embeddings of all classes."""
+    """L2-normalised embeddings of all classes, or (C, S, D) of all their names (`best_names`)."""
     unseen_ids: tuple[int, ...]
     grid: tuple[int, int]
     """(y, x)"""
@@ -106,9 +106,12 @@ def _cosines(dense_Dhw: NDArray[np.floating], naming: Naming, device: "torch.dev
     import torch
     import torch.nn.functional as F
 
+    from zsseg.stages.best_names import best_names, name_rows
+
     token_Dhw = torch.from_numpy(dense_Dhw.astype(np.float32)).to(device)
     text_CD = torch.from_numpy(naming.text_CD).to(device)
-    cosine_Chw = torch.tensordot(text_CD, F.normalize(token_Dhw, dim=0), dims=1)
+    cosine_Nhw = torch.tensordot(name_rows(text_CD), F.normalize(token_Dhw, dim=0), dims=1)
+    cosine_Chw = best_names(cosine_Nhw, text_CD, dim=0)
     return F.interpolate(cosine_Chw[None], size=naming.grid, mode="bilinear", align_corners=False)[
         0
     ]

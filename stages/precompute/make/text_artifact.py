@@ -1,12 +1,12 @@
-"""Artifact `text`: an embedding of each class name, once per store.
+"""Artifact `text`: an embedding of each class, or of each of its names, once per store.
 
-Legend: C classes, D CLIP width.
+Legend: C classes, S names of a class at most, D CLIP width.
 """
 
 from typing import TYPE_CHECKING, Any
 
 from zsseg.stages.cache.format.manifest import ArraySpec, Manifest
-from zsseg.stages.data.class_names import every_name
+from zsseg.stages.data.class_names import every_name, names_of
 from zsseg.stages.precompute.make.artifact_kind import (
     Arrays,
     ArtifactKind,
@@ -23,28 +23,34 @@ if TYPE_CHECKING:
 def _recipe(inputs: RecipeInputs) -> dict[str, Any]:
     templates, names = inputs.config.text.templates, inputs.spec.prompt_names
     # Of classes of one name each it says nothing: their stores keep the recipe of before.
-    several = {"synonyms": "mean"} if len(every_name(names)) > len(names) else {}
+    several = len(every_name(names)) > len(names)
     prompts = ("{}",) if inputs.files.kind == "tokens" else load_templates(templates)
     return {
         "teacher": inputs.files.text_recipe(),
         "names": list(names),
         "templates": templates,
         "prompts": list(prompts),
-        **several,
+        **({"synonyms": inputs.config.text.synonyms} if several else {}),
     }
 
 
 def _arrays(inputs: RecipeInputs) -> tuple[ArraySpec, ...]:
-    return (ArraySpec("text", (len(inputs.spec.classes), inputs.traits.width), "float32"),)
+    names, width = inputs.spec.prompt_names, inputs.traits.width
+    most = max(len(names_of(text)) for text in names)
+    each = (most,) if most > 1 and inputs.config.text.synonyms == "max" else ()
+    return (ArraySpec("text", (len(names), *each, width), "float32"),)
 
 
 def _settings(recipe: Recipe) -> dict[str, dict[str, Any]]:
-    return {"text": {"templates": recipe["templates"]}}
+    fields = ("templates", "synonyms")
+    return {"text": {name: recipe[name] for name in fields if name in recipe}}
 
 
 def _make(teacher: "Teacher", inputs: StoreInputs) -> Arrays:
-    """(C, D)"""
-    return {"text": embed_classes(teacher, inputs.spec.prompt_names, inputs.config.text.templates)}
+    """(C, D), or (C, S, D): see `embed_classes`."""
+    config = inputs.config.text
+    names = inputs.spec.prompt_names
+    return {"text": embed_classes(teacher, names, config.templates, synonyms=config.synonyms)}
 
 
 def _classes(manifest: Manifest) -> int:

@@ -76,8 +76,16 @@ def compare(
 ) -> tuple[NDArray[np.float64], int]:
     """(T,) `token_cosines`, and how many tokens are nearest to the same class as their original."""
     stored_DT, original_DT = (_unit(tokens) for tokens in (stored_Dhw, original_Dhw))
-    same_T = (text_CD @ stored_DT).argmax(0) == (text_CD @ original_DT).argmax(0)
+    same_T = _nearest(text_CD, stored_DT) == _nearest(text_CD, original_DT)
     return token_cosines(stored_Dhw, original_Dhw), int(same_T.sum())
+
+
+def _nearest(text_CD: NDArray[np.float32], token_DT: NDArray[np.float64]) -> NDArray[np.intp]:
+    """(T,) the class nearest to each token; `text_CD` may be (C, S, D), the names of classes."""
+    score = text_CD @ token_DT
+    best_CT: NDArray[np.float64] = score.max(1) if score.ndim == 3 else score
+    nearest_T: NDArray[np.intp] = best_CT.argmax(0)
+    return nearest_T
 
 
 def token_cosines(

@@ -1,4 +1,4 @@
-"""Text embeddings of classes: prompt templates, averaged, and so are several names of a class.
+"""Text embeddings of classes: prompt templates, averaged, and several names of a class.
 
 Legend: C classes, S names of a class, T templates, D CLIP width.
 """
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 Templates = Literal["single", "coco15", "imagenet80"]
+Synonyms = Literal["mean", "max"]
 
 _SAME = 1e-6
 """Two embeddings of length 1 that differ less in every number are one up to rounding."""
@@ -37,25 +38,33 @@ def load_templates(name: Templates) -> tuple[str, ...]:
 
 
 def embed_classes(
-    teacher: "Teacher", names: Sequence[str], templates: Templates
+    teacher: "Teacher",
+    names: Sequence[str],
+    templates: Templates,
+    *,
+    synonyms: Synonyms = "mean",
 ) -> NDArray[np.float32]:
     """(C, D) unit vectors: per name the mean of its normalised prompts, normalised again.
 
     `names` are the names for prompts, in class order (CLIP, Radford et al. 2021, section 3.1.4).
-    Of a class of several names ('car|van') it is the mean of theirs, normalised again. A teacher
-    that takes no prompts gets the names alone. Warns of names that the tokenizer cuts off, and
-    raises UserError for two names that are the same to it, or classes of the same embedding.
+    Of a class of several names ('car|van') it is the mean of theirs, normalised again; with
+    `synonyms` max, where a class has several, the result is (C, S, D): all names, the first one
+    again for classes with fewer than S. A teacher that takes no prompts gets the names alone. Warns
+    of names that the tokenizer cuts off, and raises UserError for two names that are the same to
+    it, or that have the same embedding.
     """
     patterns = load_templates(templates) if teacher.prompts else ("{}",)
     if teacher.tokenizer is not None:
         _check_tokens(teacher.tokenizer, every_name(names), patterns)
-    text_CD = np.empty((len(names), teacher.width), dtype=np.float32)
-    for index, text in enumerate(names):
-        name_SD = np.stack([_embed(teacher, name, patterns) for name in names_of(text)])
-        text_CD[index] = name_SD[0] if len(name_SD) == 1 else _unit_mean(name_SD)
+    rows = [
+        np.stack([_embed(teacher, name, patterns) for name in names_of(text)]) for text in names
+    ]
     if teacher.tokenizer is None:
-        _check_embeddings(names, text_CD)
-    return text_CD
+        _check_embeddings(every_name(names), np.concatenate(rows))
+    most = max(map(len, rows))
+    if synonyms == "max" and most > 1:
+        return np.stack([np.concatenate([row, row[:1].repeat(most - len(row), 0)]) for row in rows])
+    return np.stack([row[0] if len(row) == 1 else _unit_mean(row) for row in rows])
 
 
 def _embed(teacher: "Teacher", name: str, patterns: Sequence[str]) -> NDArray[np.float32]:
@@ -108,11 +117,16 @@ def _check_tokens(
 
 
 def encode_names(
-    teacher_spec: str, names: Sequence[str], templates: Templates, *, typed: bool = False
+    teacher_spec: str,
+    names: Sequence[str],
+    templates: Templates,
+    *,
+    synonyms: Synonyms = "mean",
+    typed: bool = False,
 ) -> NDArray[np.float32]:
     """`embed_classes` for a teacher that is not loaded yet (`predict --classes`).
 
     `typed`: see `resolve_teacher`.
     """
     files = resolve_teacher(teacher_spec, typed=typed)
-    return embed_classes(open_teacher(files, device="auto"), names, templates)
+    return embed_classes(open_teacher(files, device="auto"), names, templates, synonyms=synonyms)

@@ -21,7 +21,8 @@ class KnownClasses:
     """
 
     text_CD: Tensor
-    """float32, L2-normalised embeddings of the known classes."""
+    """float32, L2-normalised embeddings of the known classes, or (C, S, D) of all their names
+    (`best_names`)."""
     seen_S: Tensor
     """int64 indices of the seen classes among the known."""
     unseen_U: Tensor

@@ -29,7 +29,7 @@ def forecast_training(config: RunConfig, data: TrainingData) -> tuple[TrainForec
     with explained(config):
         # Weights are not loaded: they take the memory of random ones.
         state = new_state(
-            config, width=text_CD.shape[1], device=device, precision=precision, weights=False
+            config, width=text_CD.shape[-1], device=device, precision=precision, weights=False
         )
         check_crop(state.student, config.augmentation.crop)
         classes = make_classes(data.spec, text_CD, device, protocol=config.protocol)

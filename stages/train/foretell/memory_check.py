@@ -153,7 +153,7 @@ def _measured_with(
     """What the run would cost with another encoder; None where there is none of this name."""
     student = config.student.model_copy(update={"encoder": encoder, "weights": "none"})
     other = config.model_copy(update={"student": student})
-    width, device = classes.text_CD.shape[1], state.device
+    width, device = classes.text_CD.shape[-1], state.device
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         try:
             built = new_state(

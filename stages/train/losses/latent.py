@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from zsseg.stages.best_names import best_names, name_rows
 from zsseg.stages.data.spec import FIRST_REGION, VOID
 from zsseg.stages.errors import UserError
 from zsseg.stages.train.losses.pseudo_mask import CropMasks
@@ -102,10 +103,13 @@ def text_tie(answer_BKD: Tensor, index_BK: Tensor, text_CD: Tensor, *, scale: fl
 
     Binary cross-entropy over an independent sigmoid of scale * cosine per class, mean over the seen
     masks of the batch and over classes; 0 without one. `index_BK` int64: the class's index in
-    `text_CD` (L2-normalised), VOID for every other slot.
+    `text_CD` (L2-normalised; of (C, S, D) the best of a class's names counts), VOID for every other
+    slot.
     """
     with torch.autocast(answer_BKD.device.type, enabled=False):
-        logits_BKC = scale * F.normalize(answer_BKD.float(), dim=2) @ text_CD.float().T
+        names_DN = name_rows(text_CD).float().T
+        logits_BKN = scale * F.normalize(answer_BKD.float(), dim=2) @ names_DN
+        logits_BKC = best_names(logits_BKN, text_CD, dim=2)
     classes = len(text_CD)
     target_BKC = index_BK[:, :, None] == torch.arange(classes, device=index_BK.device)
     entropy_BKC = F.binary_cross_entropy_with_logits(

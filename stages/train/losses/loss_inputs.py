@@ -25,7 +25,7 @@ from zsseg.stages.train.losses.resample import bilinear, nearest
 from zsseg.stages.train.losses.self_training import confident_labels, pseudo_labels, score_of_codes
 from zsseg.stages.train.method_config import ObjectiveConfig, Source
 from zsseg.stages.train.run_config import RunConfig
-from zsseg.stages.train.students.student import class_logits
+from zsseg.stages.train.students.student import class_logits, image_logits
 
 
 @dataclass(frozen=True)
@@ -150,7 +150,7 @@ def _with_latent(
     answer_BKD = latent_embeddings(
         decoder, masks, batch.token_BD, batch.local_BKD, all_masks=config.latent.tie > 0
     )
-    latent_BKhw = class_logits(feature_BDhw, F.normalize(answer_BKD, dim=2), config.latent.beta)
+    latent_BKhw = image_logits(feature_BDhw, F.normalize(answer_BKD, dim=2), config.latent.beta)
     latent_BKhw = latent_BKhw.masked_fill(~masks.latent_BK[:, :, None, None], LEFT_OUT)
     label_BHW = with_latent_classes(
         scores.label_BHW, batch.region_BHW, masks, first=scores.logits_BChw.shape[1]

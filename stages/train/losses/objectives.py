@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from zsseg.stages.best_names import best_names, name_rows
 from zsseg.stages.data.spec import VOID
 from zsseg.stages.train.students.similarity import attention
 
@@ -104,16 +105,19 @@ def sdd(
     D_c = softmax(cos(C_g, A) / tau_c) of CLIP's token, D_f = softmax(cos(F_g, A) / tau_f) of the
     attention-pooled feature, loss KL(D_f || D_c): the student's distribution stands first, the
     reverse of usual distillation. The paper does not say that the logits are cosines; its
-    temperatures make sense for nothing else. `text_CD` is L2-normalised. `normalise` and
+    temperatures make sense for nothing else. `text_CD` is L2-normalised; of (C, S, D) the best of a
+    class's names counts. `normalise` and
     `inside_Bhw` as in `attention_pool`; an image without a position inside does not count.
     """
     pooled_BD, _ = attention_pool(
         feature_BDhw, token_BD, inside_Bhw=inside_Bhw, normalise=normalise
     )
     with torch.autocast(feature_BDhw.device.type, enabled=False):
-        text_DC = text_CD.float().T
-        student_BC = (F.normalize(pooled_BD, dim=1) @ text_DC / tau_f).log_softmax(1)
-        teacher_BC = (F.normalize(token_BD.float(), dim=1) @ text_DC / tau_c).log_softmax(1)
+        text_DN = name_rows(text_CD).float().T
+        student_BN = F.normalize(pooled_BD, dim=1) @ text_DN / tau_f
+        teacher_BN = F.normalize(token_BD.float(), dim=1) @ text_DN / tau_c
+        student_BC = best_names(student_BN, text_CD, dim=1).log_softmax(1)
+        teacher_BC = best_names(teacher_BN, text_CD, dim=1).log_softmax(1)
     kl_B = (student_BC.exp() * (student_BC - teacher_BC)).sum(1)
     if inside_Bhw is None:
         return kl_B.mean()

@@ -179,7 +179,7 @@ def load_student(run: Path) -> tuple[Student, int]:
             f"--out {run}`"
         )
     record = read_record(run)
-    student = build_student(record.config.student, read_text(run).shape[1], pretrained=False)
+    student = build_student(record.config.student, read_text(run).shape[-1], pretrained=False)
     load_weights(checkpoint, student)
     done, steps = step_of(checkpoint), record.config.train.steps
     if done < steps:

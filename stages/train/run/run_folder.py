@@ -2,7 +2,8 @@
 
 run.json            RunRecord, as the run was started, and a hash of it (`check`; not in runs of
                     zsseg 0.1); never changed afterwards
-text.safetensors    text (C, D): the classes' text embeddings, so that nothing needs the store
+text.safetensors    text (C, D), or (C, S, D) of several names of a class (`best_names.py`): text
+                    embeddings, so that nothing needs the store
 resumed.jsonl       one line per resumption: step, versions, revision, processes, and
                     the settings that were changed
 metrics.jsonl, tensorboard/    see metrics_log
@@ -67,6 +68,8 @@ class RunRecord(BaseModel):
     """CLIP's name or folder, for embedding other class names later."""
     templates: str
     """Name of the prompt templates of the text embeddings."""
+    synonyms: str = "mean"
+    """What is made of several names of a class: the store's text.synonyms."""
     store: str
     """Path or URL."""
     store_fingerprint: str
@@ -268,7 +271,7 @@ def _check_of(content: str | bytes) -> str:
 
 
 def read_text(run: Path) -> "Tensor":
-    """(C, D) float32 text embeddings of a run's classes. Raises UserError."""
+    """(C, D) or (C, S, D) float32 text embeddings of a run's classes. Raises UserError."""
     from safetensors.torch import load_file
 
     path = run / _TEXT

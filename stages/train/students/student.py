@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from zsseg.stages.best_names import best_names, name_rows
 from zsseg.stages.errors import UserError
 from zsseg.stages.train.run_config import StudentConfig, TrainConfig
 from zsseg.stages.train.students.networks import build_network
@@ -108,12 +109,28 @@ def class_logits(
 ) -> Tensor:
     """Scores scale * F.A (B, C, h, w) in float32; the rows of `text_CD` are L2-normalised.
 
-    `text_CD` may be (B, C, D): classes of each image's own. With `cosine` F is divided by its norm:
-    one pass over the feature for the products and one for the norm, and no second D-channel tensor.
+    Of (C, S, D), several names of each class, the best one's at each position. `product` as in
+    `image_logits`.
+    """
+    names_BND = name_rows(text_CD).expand(len(feature_BDhw), -1, -1)
+    logits_BNhw = image_logits(feature_BDhw, names_BND, scale, product)
+    return best_names(logits_BNhw, text_CD, dim=1)
+
+
+def image_logits(
+    feature_BDhw: Tensor,
+    text_BCD: Tensor,
+    scale: float,
+    product: Literal["cosine", "dot"] = "cosine",
+) -> Tensor:
+    """The same for classes of each image's own.
+
+    With `cosine` F is divided by its norm: one pass over the feature for the products and one for
+    the norm, and no second D-channel tensor.
     """
     batch, _, height, width = feature_BDhw.shape
     feature_BDL = feature_BDhw.flatten(2)
-    text_BCD = text_CD.to(feature_BDL.dtype).expand(batch, -1, -1)
+    text_BCD = text_BCD.to(feature_BDL.dtype)
     if product == "cosine":
         logits_BCL = cosines(feature_BDL, text_BCD, scale=scale)
     else:
