@@ -122,7 +122,8 @@ def _text(
         about=f"{len(seen.images)} of the {seen.in_split:,} images of split '{request.split}', "
         f"named by {request.teacher}; nothing is trained, and no label was read.",
         settings=f"dense.size {height} x {width}, path {seen.dense_path}; passes per image: "
-        f"{seen.passes}; refinement: {refined}; templates: {config.text.templates}.",
+        f"{seen.passes}; refinement: {refined}; templates: {config.text.templates}; "
+        f"several names: {config.text.synonyms}.",
         command=shlex.join(command) + names,
     )
 
@@ -149,9 +150,10 @@ def _print(figures: "tuple[NameFigures, ...]", seen: "TeacherPreview", page: Pat
     from zsseg.pipeline.tables import percent
 
     table = Table("name", "pixels %", "images", "confidence %", box=None)
-    for each in figures:
-        confidence = "-" if each.confidence is None else percent(each.confidence)
-        table.add_row(each.name, percent(each.share), str(each.images), confidence)
+    for each in sorted(figures, key=lambda each: -each.share):
+        if each.confidence is not None:
+            confidence = percent(each.confidence)
+            table.add_row(each.name, percent(each.share), str(each.images), confidence)
     console.print_whole(table)
     for reason in seen.failures.values():
         console.err.print(f"left out: {reason}", soft_wrap=True)

@@ -23,6 +23,12 @@ from zsseg.stages.precompute.preview import NamedImage, NameFigures, TeacherPrev
 
 PAGE = "index.html"
 
+_EXPLAINED = 12
+"""Names found nowhere that the page says more about; the others it lists. [ours]"""
+
+_SMALL = 0.0005
+"""Share of an image's pixels below which a name is counted, not listed; it would read 0.0 %."""
+
 
 @dataclass(frozen=True)
 class PageText:
@@ -43,6 +49,7 @@ def write_preview(out: Path, seen: TeacherPreview, text: PageText) -> Path:
     """
     colours = palette(len(seen.classes))
     figures = name_figures([each.map_4yx for each in seen.images], seen.classes)
+    nowhere = sorted((f for f in figures if f.confidence is None), key=lambda f: -f.second)
     cards = []
     for number, image in enumerate(seen.images, start=1):
         label_HW = pixel_labels(image, len(seen.classes))
@@ -51,19 +58,22 @@ def write_preview(out: Path, seen: TeacherPreview, text: PageText) -> Path:
         write_png(stem.with_name(f"{stem.name}.png"), image.picture_HW3)
         legend_HW3 = with_legend(tinted_HW3, label_HW, colours, seen.classes)
         write_png(stem.with_name(f"{stem.name}_overlay.png"), legend_HW3)
-        own = name_figures([image.map_4yx], seen.classes)
+        own = [f for f in name_figures([image.map_4yx], seen.classes) if f.share > 0]
+        small = sum(each.share < _SMALL for each in own)
         cards.append(
             {
                 "id": image.id,
                 "picture": _data(image.picture_HW3),
                 "overlay": _data(tinted_HW3),
-                "names": _chips(own, colours),
+                "names": _chips(own, seen.classes, colours),
+                "small": small,
             }
         )
     values = {
         "text": text,
-        "rows": _rows(figures, colours, images=len(seen.images)),
-        "missing": [_missing(each) for each in figures if each.confidence is None],
+        "rows": _rows(figures, nowhere[_EXPLAINED:], colours, images=len(seen.images)),
+        "missing": [_missing(each) for each in nowhere[:_EXPLAINED]],
+        "others": [shown_name(each.name) for each in nowhere[_EXPLAINED:]],
         "cards": cards,
         "failures": seen.failures,
     }
@@ -85,9 +95,15 @@ def _hex(colours: NDArray[np.uint8], index: int) -> str:
 
 
 def _rows(
-    figures: Sequence[NameFigures], colours: NDArray[np.uint8], *, images: int
+    figures: Sequence[NameFigures],
+    without: Sequence[NameFigures],
+    colours: NDArray[np.uint8],
+    *,
+    images: int,
 ) -> list[dict[str, object]]:
+    """The largest first."""
     largest = max(each.share for each in figures)
+    order = sorted(enumerate(figures), key=lambda pair: -pair[1].share)
     return [
         {
             "colour": _hex(colours, index),
@@ -98,21 +114,23 @@ def _rows(
             "confidence": "-" if each.confidence is None else percent(each.confidence),
             "missing": each.confidence is None,
         }
-        for index, each in enumerate(figures)
+        for index, each in order
+        if each not in without
     ]
 
 
-def _chips(figures: Sequence[NameFigures], colours: NDArray[np.uint8]) -> list[dict[str, str]]:
-    """The names of one image, the largest first."""
-    order = sorted(range(len(figures)), key=lambda index: -figures[index].share)
+def _chips(
+    figures: Sequence[NameFigures], classes: Sequence[str], colours: NDArray[np.uint8]
+) -> list[dict[str, str]]:
+    """The names of one image, the largest first, without the small ones."""
     return [
         {
-            "colour": _hex(colours, index),
-            "name": shown_name(figures[index].name),
-            "share": percent(figures[index].share),
+            "colour": _hex(colours, classes.index(each.name)),
+            "name": shown_name(each.name),
+            "share": percent(each.share),
         }
-        for index in order
-        if figures[index].share > 0
+        for each in sorted(figures, key=lambda each: -each.share)
+        if each.share >= _SMALL
     ]
 
 

@@ -10,13 +10,20 @@ from helpers.clip_store import CONFIG, make
 from helpers.drawn_world import draw_world
 from helpers.zsseg_command import zsseg
 
+from zsseg.pipeline.preview.preview_page import PageText, write_preview
 from zsseg.stages.cache.format.name_scores import SCORE_OF_CODE
 from zsseg.stages.cache.reader import Store
 from zsseg.stages.data.images import read_image
 from zsseg.stages.data.spec import load_spec
 from zsseg.stages.evaluate.overlay import palette
 from zsseg.stages.precompute.precompute_config import PixelNamesConfig
-from zsseg.stages.precompute.preview import PreviewRequest, name_figures, preview_names
+from zsseg.stages.precompute.preview import (
+    NamedImage,
+    PreviewRequest,
+    TeacherPreview,
+    name_figures,
+    preview_names,
+)
 
 pytestmark = pytest.mark.usefixtures("one_teacher")
 SMALL = ("--set", "dense.size=[64,96]", "--set", "text.templates=single", "--set", "device=cpu")
@@ -90,6 +97,23 @@ def test_images_and_names_are_enough(
     assert page.count("data:image/jpeg;base64,") == 4
     assert "://" not in page
     assert "<script" not in page
+
+
+def test_many_names_make_no_endless_page(tmp_path: Path) -> None:
+    """Of names found nowhere the nearest ones are explained, the rest is listed once."""
+    classes = tuple(f"name {number}" for number in range(40))
+    map_4yx = np.zeros((4, 3, 4), np.uint8)
+    map_4yx[1, 0], map_4yx[1, 1:], map_4yx[2:] = 7, 31, 128
+    picture_HW3 = np.full((30, 40, 3), 90, np.uint8)
+    image = NamedImage("<scene>", picture_HW3, map_4yx)
+    seen = TeacherPreview(classes, 9, (64, 64), "value", 1, (image,), {})
+    path = write_preview(tmp_path / "out", seen, PageText("title", "about", "settings", "next"))
+    page = path.read_text(encoding="utf-8")
+    assert page.index("<b>name 31</b>: second best at 66.7 %") < page.index("<b>name 7</b>: second")
+    assert page.count("<tr") == 1 + 1 + 12
+    assert "and 27 more" in page
+    assert "name 39" in page
+    assert "&lt;scene&gt;" in page
 
 
 def test_labels_change_nothing_and_a_damaged_image_is_told(
