@@ -11,14 +11,13 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.drawn import WIDTH, write_data, write_store
+from benchmarks.drawn import write_data, write_store
 from zsseg.stages.machine_memory import peak_bytes
-from zsseg.stages.train.batches.known_classes import make_classes
 from zsseg.stages.train.batches.training_data import TrainingData
+from zsseg.stages.train.foretell.measure import shadow_run
 from zsseg.stages.train.foretell.memory_check import foretell
 from zsseg.stages.train.loop import train
 from zsseg.stages.train.run_config import RunConfig
-from zsseg.stages.train.state import new_state
 
 
 def _config(architecture: str, encoder: str, crop: int, batch: int) -> RunConfig:
@@ -37,10 +36,9 @@ def _config(architecture: str, encoder: str, crop: int, batch: int) -> RunConfig
 
 
 def _foretold(config: RunConfig, data: TrainingData) -> int:
-    cpu, text_CD = torch.device("cpu"), torch.from_numpy(data.store.read_all("text"))
-    state = new_state(config, width=WIDTH, device=cpu, precision=torch.float32, weights=False)
-    classes = make_classes(data.spec, text_CD, cpu, protocol=config.protocol)
-    found, _ = foretell(state, data, classes, config)
+    run = shadow_run(config, data, torch.device("cpu"), torch.float32)
+    assert run is not None
+    found, _ = foretell(run, config, data)
     return found.peak
 
 

@@ -147,16 +147,16 @@ def _forecast(options: _Options) -> None:
     from zsseg.pipeline.cli.train_forecast_text import train_forecast_lines
     from zsseg.pipeline.named_stores import stored_spec
     from zsseg.stages.train.batches.training_data import TrainingData
-    from zsseg.stages.train.foretell.dry_run import forecast_training
+    from zsseg.stages.train.foretell.dry_run import dry_run
     from zsseg.stages.train.run.run_folder import is_run, read_record
 
     started = read_record(options.folder) if options.resume and is_run(options.folder) else None
     name, config = _experiment(options, started)
     store = _store(options, started)
     data = TrainingData(store, stored_spec(store), _root(options, started, store))
-    found, fitting = forecast_training(config, data)
+    found = dry_run(config, data)
     console.out.print(f"{name} from {store.path}", soft_wrap=True)
-    for line in train_forecast_lines(found, fitting, config):
+    for line in train_forecast_lines(found, steps=config.train.steps):
         console.out.print(line, soft_wrap=True)
 
 

@@ -1,33 +1,44 @@
 """The forecast of a training as text, for `zsseg train --dry-run`."""
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from zsseg.pipeline.cli.forecast_text import duration_text
 
 if TYPE_CHECKING:
+    from zsseg.stages.train.foretell.dry_run import DryRun
     from zsseg.stages.train.foretell.memory_check import TrainForecast
-    from zsseg.stages.train.run_config import RunConfig
+    from zsseg.stages.train.foretell.step_time import StepTime
 
 
-def train_forecast_lines(
-    found: "TrainForecast", fitting: Sequence[str], config: "RunConfig"
-) -> list[str]:
+def train_forecast_lines(found: "DryRun", *, steps: int) -> list[str]:
     """Memory by what it is for, what is free, seconds per step and in all."""
-    from zsseg.stages.machine_memory import gigabytes
     from zsseg.stages.train.foretell.memory_check import advice
 
-    steps = config.train.steps
+    if found.memory is None:
+        lines = ["memory: not known, as the student has operations that cannot be foretold"]
+    else:
+        lines = _memory_lines(found.memory)
+    if found.time is not None:
+        return [*lines, *_time_lines(found.time, steps)]
+    return [*lines, f"this would be refused. {advice(found.fitting)}"]
+
+
+def _memory_lines(found: "TrainForecast") -> list[str]:
+    from zsseg.stages.machine_memory import gigabytes
+
     where = ", in the GPU's memory but for those of the loader" if found.on_gpu else ""
-    lines = [f"memory{where}:", f"  {gigabytes(found.now)} before the first step"]
-    lines += [f"  {gigabytes(size)} {name}" for name, size in found.parts.items() if size]
+    lines = [f"memory{where}:", f"  {gigabytes(found.now)} before the student is built"]
+    lines += [f"  {gigabytes(size)} {name}" for name, size in found.parts.items() if size >= 5e7]
     needed = sum(found.parts.values())
     lines.append(f"  {gigabytes(found.now + needed)} in all, {gigabytes(needed)} of it on top")
-    lines += [f"free: {gigabytes(room.free)} ({room.bound})" for room in found.rooms if room]
-    lines.append(
+    return lines + [f"free: {gigabytes(room.free)} ({room.bound})" for room in found.rooms if room]
+
+
+def _time_lines(found: "StepTime", steps: int) -> list[str]:
+    height, width = found.size
+    crops = "1 crop" if found.crops == 1 else f"{found.crops} crops"
+    return [
         f"time: {found.seconds:.3g} s per step, {steps} steps take "
-        f"{duration_text(found.seconds * steps)} (gradients alone, as fast as now)"
-    )
-    if not found.fits:
-        lines.append(f"this would be refused. {advice(fitting)}")
-    return lines
+        f"{duration_text(found.seconds * steps)} (gradients alone, reckoned from a step of {crops} "
+        f"of {height} x {width})"
+    ]

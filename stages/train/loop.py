@@ -132,12 +132,11 @@ def train(
         if saved is not None and start == config.train.steps:
             return TrainResult(out, saved, start, {})
         text_CD = torch.from_numpy(data.store.read_all("text"))
+        foretold = check_memory(config, data)
         with explained(config):
             state = _prepare(config, saved, width=text_CD.shape[-1])
         batches = make_loader(data, config, start_step=start)
         classes = make_classes(data.spec, text_CD, state.device, protocol=config.protocol)
-        with explained(config):
-            foretold = check_memory(state, data, classes, config)
         if writes and resumes:
             note_resumption(out, start, record)
         elif writes:

@@ -32,6 +32,19 @@ def test_a_killed_attempt_is_told_of_with_its_memory(
     assert not (out / NOTE).exists()
 
 
+def test_a_killed_attempt_is_told_of_with_what_was_foretold(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with noted_attempt(tmp_path, start_step=0, foretold=17_340_000_000) as note:
+        note(1)
+        left = (tmp_path / NOTE).read_text()
+    (tmp_path / NOTE).write_text(left)  # as a killed process leaves it
+    with noted_attempt(tmp_path, start_step=0):
+        pass
+    assert "17.3 foretold" in caplog.text
+    assert "GB of memory at step" in caplog.text
+
+
 @pytest.mark.parametrize("content", ["", "[1]", '{"step": "x", "peak_gb": 1}', "null"])
 def test_a_damaged_note_is_passed_over(
     tmp_path: Path, content: str, caplog: pytest.LogCaptureFixture

@@ -1,116 +1,136 @@
-"""Does single steps of one or two crops, and measures their memory and their time.
+"""The memory of a run's steps, from steps of tensors without numbers (`shadow`)."""
 
-Nothing of a run changes by it: weights, statistics of batch normalisation, optimiser, bank and
-random numbers are afterwards what they were.
-"""
-
+import logging
 import math
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, fields, replace
+from dataclasses import fields, replace
+from functools import cached_property
 
 import torch
 from torch import Tensor
 
 from zsseg.stages.allocations import Allocations
+from zsseg.stages.errors import UserError
 from zsseg.stages.train.batches.batch import Batch, cut_to_crops
 from zsseg.stages.train.batches.crops import CropDataset
-from zsseg.stages.train.batches.known_classes import KnownClasses
+from zsseg.stages.train.batches.known_classes import make_classes
 from zsseg.stages.train.batches.loader import less_empty_slots
 from zsseg.stages.train.batches.packing import packed, unpacked
 from zsseg.stages.train.batches.training_data import TrainingData
 from zsseg.stages.train.foretell.estimate import CropCost, Measured
-from zsseg.stages.train.processes import alone
+from zsseg.stages.train.foretell.shadow import Shadow
+from zsseg.stages.train.processes import alone, processes
 from zsseg.stages.train.run_config import RunConfig
-from zsseg.stages.train.state import State
-from zsseg.stages.train.step import gradients, label_source, restore
+from zsseg.stages.train.step import gradients, label_source
 
-PATIENCE_S = 3.0
-"""A step of a crop that would take longer is not done: it is reckoned from smaller crops."""
-
-_SMALLER = (4, 2, 1)
-"""Divisors of the crop's sides: what may be too large is tried small first."""
+logger = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class _Trial:
-    """One measured step."""
-
-    bytes: int
-    seconds: float
+class CannotForetellError(Exception):
+    """A student has an operation that cannot be done without numbers."""
 
 
-def measure(
-    state: State,
-    data: TrainingData,
-    classes: KnownClasses,
-    config: RunConfig,
-    *,
-    free: int | None,
-    patience: float = PATIENCE_S,
-) -> Measured:
-    """What crops of this run cost, from steps of one and two of them.
+class ShadowRun:
+    """Does steps of a run without its memory and its work.
 
-    It begins with crops of a quarter of the sides; larger ones are tried while they surely fit into
-    `free` bytes and a step takes at most `patience` seconds.
+    Raises CannotForetellError, and UserError as `new_state` does.
     """
-    bench = _Bench(state, data, classes, config)
-    with _nothing_changed(state), alone():
-        small, *larger = _sizes(config.augmentation.crop, bench.multiple)
-        first = bench.least()  # by a step that is slower than all after it
-        trials = {number: bench.step(small, first, number) for number in bench.phases}
-        worst = max(trials, key=lambda number: trials[number].bytes)
-        one, two = trials[worst], bench.step(small, first + 1, worst)
-        fixed = _Trial(
-            max(first * (one.bytes - two.bytes) + one.bytes, 0),
-            max(first * (one.seconds - two.seconds) + one.seconds, 0.0),
-        )
-        costs = [_cost(small, fixed, first, one)]
-        for size in larger:
-            pixels = math.prod(size)
-            growth = pixels / costs[-1].pixels
-            # Attention may grow with the square of the pixels.
-            most = fixed.bytes + first * costs[-1].bytes * growth**2
-            slow = fixed.seconds + growth * costs[-1].seconds * first > patience
-            if slow or (free is not None and most > free):
-                break
-            costs.append(_cost(size, fixed, first, bench.step(size, first, worst)))
-        batch = bench.batch(config.augmentation.crop, 1)
-    return Measured(
-        fixed=fixed.bytes,
-        fixed_seconds=fixed.seconds,
-        costs=tuple(costs),
-        loaded=_bytes_of(batch),
-        batch=_bytes_of(batch) + _bytes_of(cut_to_crops(batch)),
-        weights=sum(each.nbytes for each in state.parameters()),
-        optimiser=_optimiser_bytes(state),
-        fewest=first,
-        multiple=bench.multiple,
-    )
-
-
-def _cost(size: tuple[int, int], fixed: "_Trial", count: int, trial: "_Trial") -> CropCost:
-    crop = max(trial.bytes - fixed.bytes, 0) // count
-    return CropCost(math.prod(size), crop, max(trial.seconds - fixed.seconds, 0.0) / count)
-
-
-class _Bench:
-    """Does steps with the student of a run."""
 
     def __init__(
-        self, state: State, data: TrainingData, classes: KnownClasses, config: RunConfig
+        self, config: RunConfig, data: TrainingData, device: torch.device, precision: torch.dtype
     ) -> None:
-        self._classes, self._config = classes, config
-        self._crops = CropDataset(data, config)
-        # As many masks as any image has: the step that has most must fit.
-        self._slots = self._crops.slots(range(self._crops.images))
-        off = torch.amp.GradScaler(state.device.type, enabled=False)
-        self._state = replace(state, forward=state.student, scaler=off, parts=1)
-        self.multiple = math.lcm(state.student.multiple, config.objectives.dense_stride)
+        self._config, self._data, self._device = config, data, device
+        text_CD = torch.from_numpy(data.store.read_all("text"))
+        self._shadow = Shadow()
+        self._done: dict[tuple[tuple[int, int], int, int], int] = {}
+        self._state = self._shadow.state(
+            config, width=text_CD.shape[-1], device=device, precision=precision
+        )
+        self._classes = self._shadow.of(
+            make_classes(data.spec, text_CD, device, protocol=config.protocol)
+        )
+        self.weights = sum(each.nbytes for each in self._state.parameters())
+        average = self._state.average
+        self._average = 0 if average is None else sum(each.nbytes for each in average.parameters())
+
+    @cached_property
+    def _crops(self) -> CropDataset:
+        return CropDataset(self._data, self._config)
+
+    def as_configured(self) -> Measured:
+        """What a part of the run's steps costs."""
+        crop = self._config.augmentation.crop
+        peak = self._peak(crop, self._most)
+        return self._measured(0, [CropCost(math.prod(crop), -(-peak // self._most))], fewest=1)
+
+    def for_other_settings(self) -> Measured:
+        """What is the same in every part, and what crops cost, of the run's size and of half."""
+        crop = self._config.augmentation.crop
+        few, many = self.fewest, max(self._most, self.fewest + 1)
+        peak = self._peak(crop, many)
+        each = max(peak - self._peak(crop, few), 0) // (many - few)
+        fixed = max(peak - many * each, 0)
+        costs = [CropCost(math.prod(crop), each)]
+        half = self._half(crop)
+        if half != crop:
+            cost = max(self._peak(half, few) - fixed, 0) // few
+            costs.insert(0, CropCost(math.prod(half), cost))
+        return self._measured(fixed, costs, fewest=few)
+
+    def _measured(self, fixed: int, costs: list[CropCost], *, fewest: int) -> Measured:
+        batch = self._batch(self._config.augmentation.crop, 1)
+        with self._shadow.within():
+            cut = cut_to_crops(batch)
+        return Measured(
+            fixed=fixed,
+            costs=tuple(costs),
+            loaded=_bytes_of(batch),
+            batch=_bytes_of(batch) + _bytes_of(cut),
+            weights=self.weights,
+            average=self._average,
+            fewest=fewest,
+            multiple=self._multiple,
+        )
 
     @property
-    def phases(self) -> list[int]:
+    def _most(self) -> int:
+        """Crops of a part."""
+        settings = self._config.train
+        return -(-settings.batch // processes()[1] // settings.accumulate)
+
+    @cached_property
+    def fewest(self) -> int:
+        """Crops that a part needs: 2 where batch normalisation needs as many."""
+        try:
+            self._step(self._half(self._config.augmentation.crop), 1, self._worst)
+        except ValueError as error:
+            if "more than 1 value per channel" not in str(error):
+                raise
+            return 2
+        return 1
+
+    @property
+    def _multiple(self) -> int:
+        return math.lcm(self._state.student.multiple, self._config.objectives.dense_stride)
+
+    def _half(self, crop: tuple[int, int]) -> tuple[int, int]:
+        """About half of the sides: multiples of what sides must divide by."""
+        height, width = (
+            min(-(-side // (2 * self._multiple)) * self._multiple, side) for side in crop
+        )
+        return height, width
+
+    def _peak(self, size: tuple[int, int], crops: int) -> int:
+        """The most bytes that a part takes, in the phase of the run that takes most."""
+        return self._step(size, crops, self._worst)
+
+    @cached_property
+    def _worst(self) -> int:
+        """A step of the phase that takes most memory."""
+        crop = self._config.augmentation.crop
+        return max(self._phases, key=lambda number: self._step(crop, self._most, number))
+
+    @property
+    def _phases(self) -> list[int]:
         """The first step of each phase of the run."""
         steps, trains = self._config.train.steps, self._config.self_training
         starts = {0, math.ceil(trains.start * steps), math.ceil(trains.teacher_until * steps)}
@@ -118,74 +138,48 @@ class _Bench:
         sources = {label_source(self._config, each): each for each in numbers}
         return list(sources.values())
 
-    def least(self) -> int:
-        """How many crops a step needs: batch normalisation may need two."""
-        small = _sizes(self._config.augmentation.crop, self.multiple)[0]
-        try:
-            self.step(small, 1, 0)
-        except ValueError as error:
-            if "more than 1 value per channel" not in str(error):
-                raise
-            return 2
-        return 1
+    def _step(self, size: tuple[int, int], crops: int, number: int) -> int:
+        """The most bytes in step `number` with so many crops of this size.
 
-    def step(self, size: tuple[int, int], crops: int, number: int) -> _Trial:
-        """Gradients of step `number` of the first crops of the run, cut in this size."""
-        state, batch = self._state, self.batch(size, crops)
-        allocations = Allocations()
-        started = time.perf_counter()
-        with allocations:
-            result = gradients(
-                state, batch, self._classes, self._sized(size), number=number, logs=True
-            )
-        if state.device.type == "cuda":
-            torch.cuda.synchronize(state.device)
-        seconds = time.perf_counter() - started
-        found = [each.grad for each in state.parameters() if each.grad is not None]
-        peak = allocations.peak(without=found)
-        restore(state, result.buffers)
-        state.optimiser.zero_grad()
-        return _Trial(peak, seconds)
-
-    def batch(self, size: tuple[int, int], crops: int) -> Batch:
-        """The first crops of the run, cut in this size."""
-        dataset = self._crops.with_size(size)
-        made = [less_empty_slots(dataset[position], self._slots) for position in range(crops)]
-        return unpacked(packed(made)).to(self._state.device)
-
-    def _sized(self, size: tuple[int, int]) -> RunConfig:
+        Without those of the weights' gradients.
+        """
+        if (size, crops, number) in self._done:
+            return self._done[size, crops, number]
         augmentation = self._config.augmentation.model_copy(update={"crop": size})
-        return self._config.model_copy(update={"augmentation": augmentation})
-
-
-def _sizes(crop: tuple[int, int], multiple: int) -> list[tuple[int, int]]:
-    """The sizes to try, the crop's own last; sides are multiples, or the crop's own."""
-    found: list[tuple[int, int]] = []
-    for divisor in _SMALLER:
-        height, width = (min(-(-side // (divisor * multiple)) * multiple, side) for side in crop)
-        if (height, width) not in found:
-            found.append((height, width))
-    return found
-
-
-@contextmanager
-def _nothing_changed(state: State) -> Iterator[None]:
-    """Afterwards random numbers, buffers and gradients are what they were."""
-    buffers = [each.clone() for each in state.student.buffers()]
-    with torch.random.fork_rng(devices=[state.device] if state.device.type == "cuda" else []):
+        config = self._config.model_copy(update={"augmentation": augmentation})
+        batch, state = self._batch(size, crops), replace(self._state)
         try:
-            yield
+            with self._shadow.within(), alone(), Allocations() as seen:
+                gradients(state, batch, self._classes, config, number=number, logs=True)
+                found = [each.grad for each in state.parameters() if each.grad is not None]
+                peak: int = seen.peak(without=found)
+        except (RuntimeError, NotImplementedError) as error:
+            raise CannotForetellError(str(error).strip().splitlines()[0]) from error
         finally:
-            restore(state, buffers)
             state.optimiser.zero_grad()
+        self._done[size, crops, number] = peak
+        return peak
+
+    def _batch(self, size: tuple[int, int], crops: int) -> Batch:
+        """As many times the first crop of the run, cut in this size."""
+        # As many masks as any image has: the step that has most must fit.
+        slots = self._crops.slots(range(self._crops.images))
+        one = less_empty_slots(self._crops.with_size(size)[0], slots)
+        batch = self._shadow.of(unpacked(packed([one])).to(self._device))
+        return batch.each(lambda tensor: self._shadow.repeated(tensor, crops))
+
+
+def shadow_run(
+    config: RunConfig, data: TrainingData, device: torch.device, precision: torch.dtype
+) -> ShadowRun | None:
+    """The run in shadow; None where its student cannot be built without memory, or not at all."""
+    try:
+        return ShadowRun(config, data, device, precision)
+    except (UserError, RuntimeError, NotImplementedError) as error:
+        logger.info("memory is not foretold: %s", error)
+        return None
 
 
 def _bytes_of(batch: Batch) -> int:
     tensors = [getattr(batch, field.name) for field in fields(batch)]
     return sum(each.nbytes for each in tensors if isinstance(each, Tensor))
-
-
-def _optimiser_bytes(state: State) -> int:
-    """What the optimiser has in memory already: nothing before its first step."""
-    held = (value for values in state.optimiser.state.values() for value in values.values())
-    return sum(each.nbytes for each in held if isinstance(each, Tensor))

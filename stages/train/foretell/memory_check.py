@@ -11,23 +11,22 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from zsseg.stages.errors import ResourceError, UserError
+from zsseg.stages.device import choose_device
+from zsseg.stages.errors import ResourceError
 from zsseg.stages.machine_memory import (
     Room,
     gigabytes,
     gpu_room,
     memory_room,
     resident_bytes,
-    return_freed_memory,
 )
-from zsseg.stages.train.batches.known_classes import KnownClasses
 from zsseg.stages.train.batches.training_data import TrainingData
 from zsseg.stages.train.foretell.estimate import Measured, Wanted, memory_parts
-from zsseg.stages.train.foretell.measure import PATIENCE_S, measure
+from zsseg.stages.train.foretell.measure import CannotForetellError, ShadowRun, shadow_run
 from zsseg.stages.train.foretell.offers import offers
 from zsseg.stages.train.processes import processes
 from zsseg.stages.train.run_config import RunConfig
-from zsseg.stages.train.state import State, new_state
+from zsseg.stages.train.student_precision import autocast_type
 
 _WORKER_BYTES = 150_000_000
 """That a loader process has for itself: pages of the training process that it has changed."""
@@ -42,18 +41,16 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class TrainForecast:
-    """Memory and time of a training, as foretold."""
+    """Memory of a training, as foretold."""
 
     now: int
-    """Bytes that this process has before the first step, measured."""
+    """Bytes that this process has before the student is built, measured."""
     parts: dict[str, int]
     """Bytes that come on top, by what they are for."""
     on_gpu: bool
     """Are all parts but those of the loader processes in a GPU's memory?"""
     rooms: tuple[Room | None, Room | None]
     """What is free for this process: memory of the machine and of its GPU; None: not known."""
-    seconds: float
-    """Of a step, of gradients alone."""
 
     @property
     def needed(self) -> tuple[int, int]:
@@ -76,20 +73,26 @@ class TrainForecast:
         )
 
 
-def check_memory(
-    state: State, data: TrainingData, classes: KnownClasses, config: RunConfig
-) -> TrainForecast | None:
-    """Foretell the memory of a training; refuse one that cannot fit.
+def check_memory(config: RunConfig, data: TrainingData) -> TrainForecast | None:
+    """Foretell the memory of a training before its student is built; refuse what cannot fit.
 
-    None, where `train.memory_forecast` is off, so little is trained that it surely fits, or batch
-    normalisation exchanges numbers with other processes. Raises ResourceError, with settings that
-    would fit.
+    None, where `train.memory_forecast` is off, so little is trained that it surely fits, batch
+    normalisation exchanges numbers with other processes, or the student has an operation whose
+    memory cannot be foretold. Raises ResourceError, with settings that would fit.
     """
     if config.train.sync_batch_norm and processes()[1] > 1:
         return None
-    if config.train.memory_forecast == "off" or _surely_fits(state, config):
+    if config.train.memory_forecast == "off":
         return None
-    found, fitting = foretell(state, data, classes, config)
+    device = choose_device(config.train.device)
+    run = shadow_run(config, data, device, autocast_type(config.train.precision, device))
+    if run is None or _surely_fits(run.weights, config, device):
+        return None
+    try:
+        found, fitting = foretell(run, config, data)
+    except CannotForetellError as error:
+        logger.info("memory is not foretold: %s", error)
+        return None
     if found.fits:
         return found
     text = refusal(found, config)
@@ -109,36 +112,29 @@ def advice(fitting: Sequence[str]) -> str:
 
 
 def foretell(
-    state: State,
-    data: TrainingData,
-    classes: KnownClasses,
-    config: RunConfig,
-    *,
-    patience: float = PATIENCE_S,
+    run: ShadowRun, config: RunConfig, data: TrainingData
 ) -> tuple[TrainForecast, list[str]]:
     """The forecast of a training, and settings that would fit where it does not.
 
-    `patience`: see `measure`.
+    Raises CannotForetellError.
     """
-    free = [room.free for room in _rooms(state) if room is not None]
-    least = min(free, default=None)
-    measured = measure(state, data, classes, config, free=least, patience=patience)
-    return_freed_memory()
-    wanted, now, rooms = _wanted(data, config), resident_bytes(), _rooms(state)
+    device = choose_device(config.train.device)
+    wanted, now, rooms = _wanted(data, config), resident_bytes(), _rooms(device)
 
     def forecast(measured: Measured, wanted: Wanted) -> TrainForecast:
-        parts = memory_parts(measured, wanted)
-        seconds = measured.step_seconds(wanted)
-        return TrainForecast(now, parts, state.device.type == "cuda", rooms, seconds)
+        return TrainForecast(now, memory_parts(measured, wanted), device.type == "cuda", rooms)
 
     def with_encoder(encoder: str) -> Measured | None:
-        return _measured_with(encoder, state, data, classes, config)
+        student = config.student.model_copy(update={"encoder": encoder, "weights": "none"})
+        other = config.model_copy(update={"student": student})
+        built = shadow_run(other, data, device, autocast_type(config.train.precision, device))
+        return None if built is None else built.for_other_settings()
 
-    found = forecast(measured, wanted)
+    found = forecast(run.as_configured(), wanted)
     if found.fits:
         return found, []
     fitting = offers(
-        measured,
+        run.for_other_settings(),
         wanted,
         config,
         fits=lambda measured, wanted: forecast(measured, wanted).fits,
@@ -147,40 +143,21 @@ def foretell(
     return found, list(fitting)
 
 
-def _measured_with(
-    encoder: str, state: State, data: TrainingData, classes: KnownClasses, config: RunConfig
-) -> Measured | None:
-    """What the run would cost with another encoder; None where there is none of this name."""
-    student = config.student.model_copy(update={"encoder": encoder, "weights": "none"})
-    other = config.model_copy(update={"student": student})
-    width, device = classes.text_CD.shape[-1], state.device
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        try:
-            built = new_state(
-                other, width=width, device=device, precision=state.precision, weights=False
-            )
-        except UserError:
-            return None
-        free = [room.free for room in _rooms(state) if room is not None]
-        return measure(built, data, classes, other, free=min(free, default=None), patience=0.5)
-
-
-def _surely_fits(state: State, config: RunConfig) -> bool:
+def _surely_fits(weights: int, config: RunConfig, device: torch.device) -> bool:
     """Is so little trained that there is room for many times as much?"""
     height, width = config.augmentation.crop
-    weights = sum(each.nbytes for each in state.parameters())
     most = 8 * weights + config.train.batch * height * width * _CERTAIN
     most += config.train.workers * 2 * _WORKER_BYTES
-    return all(room is None or most < room.free for room in _rooms(state))
+    return all(room is None or most < room.free for room in _rooms(device))
 
 
-def _rooms(state: State) -> tuple[Room | None, Room | None]:
+def _rooms(device: torch.device) -> tuple[Room | None, Room | None]:
     """The room of each of this machine's processes, and that of its GPU."""
     machine, here = memory_room(), int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     if machine is not None and here > 1:
         bound = f"{machine.bound}, shared by {here} processes"
         machine = Room(machine.free // here, bound)
-    return machine, gpu_room(state.device) if state.device.type == "cuda" else None
+    return machine, gpu_room(device) if device.type == "cuda" else None
 
 
 def _wanted(data: TrainingData, config: RunConfig) -> Wanted:
