@@ -14,6 +14,16 @@ COLOURS = {
     "road": (90, 90, 90),
     "grass": (95, 125, 60),
     "building": (150, 90, 70),
+    "pavement": (165, 158, 150),
+    "tree": (60, 100, 50),
+    "cone": (230, 100, 30),
+    "fence": (140, 110, 80),
+    "dog": (120, 80, 50),
+    "sign": (200, 40, 40),
+    "car": (110, 110, 120),
+    "bus": (180, 150, 60),
+    "person": (100, 85, 90),
+    "stroller": (80, 80, 110),
     "box": (200, 60, 40),
     "ball": (240, 220, 60),
 }
@@ -58,4 +68,4 @@ class ColourTeacher:
     def _embedded(self, colour: np.ndarray) -> np.ndarray:
         """(..., D) of colours (..., 3) from 0 to 255."""
         away = np.linalg.norm(colour[..., None, :] / 255 - self.references, axis=-1)
-        return np.exp(-4 * away).astype(np.float32)
+        return np.exp(-2 * away).astype(np.float32)

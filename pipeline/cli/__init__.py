@@ -7,4 +7,5 @@ dry runs, `signals` turns SIGTERM into an orderly end. Every other file is named
 - `demo`, `preview`, `precompute`, `train`, `evaluate`, `predict`, `compare`, `ablate`
 - `dataset`, `config`, `student`: their subcommands are in the file
 - `cache`, with its larger subcommands in `cache_manage`, `cache_verify`, `cache_why`, `cache_gap`
+- `teacher`, with its subcommand in `teacher_check`
 """

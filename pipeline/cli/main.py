@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from typer._click.exceptions import ClickException, NoArgsIsHelpError
 
 from zsseg.pipeline import console
-from zsseg.pipeline.cli import cache, config, dataset, student
+from zsseg.pipeline.cli import cache, config, dataset, student, teacher
 from zsseg.pipeline.cli.ablate import ablate
 from zsseg.pipeline.cli.compare import compare
 from zsseg.pipeline.cli.demo import demo
@@ -37,6 +37,7 @@ app.add_typer(dataset.app, name="dataset")
 app.add_typer(cache.app, name="cache")
 app.add_typer(config.app, name="config")
 app.add_typer(student.app, name="student")
+app.add_typer(teacher.app, name="teacher")
 
 
 _TO_GO_ON = {
