@@ -91,12 +91,12 @@ def build_own(spec: str, source_hash: str) -> OwnObject:
         raise
     except (Exception, SystemExit) as error:  # whatever the user's code meets
         raise UserError(
-            f"{spec}: {name}() of {file} raised {described(error)}. It must be {_WANTED}"
+            f"{spec}: {name}() of {file} raised {described(error)}. Give {_WANTED}"
         ) from error
     if faults := list(_faults(built)):
         raise UserError(
             f"{spec}: what {name}() of {file} gives is no teacher: {'; '.join(faults)}. "
-            "docs/teachers.md says what a teacher has; `zsseg teacher check` tries it"
+            "Give it what it lacks: docs/teachers.md lists what a teacher has"
         )
     return built
 
