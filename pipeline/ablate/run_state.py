@@ -49,6 +49,11 @@ def state_of(run: PlannedRun, split: str) -> str:
     """How far a run is, in words, such as `at step 200 of 500`; nothing is written."""
     if results_of(run, split) is not None:
         return "finished"
+    return state_of_training(run)
+
+
+def state_of_training(run: PlannedRun) -> str:
+    """The same of a run that is not scored yet."""
     if _lock_path(run).exists():
         with held(run) as mine:
             if not mine:

@@ -6,36 +6,27 @@ OUT/table-II.md, .json, .csv      the table
 Several processes may work on the same table: each run is taken by the first that finds it free.
 """
 
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from filelock import FileLock
 
-from zsseg.pipeline import console
-from zsseg.pipeline.ablate.run_state import held, results_of
+from zsseg.pipeline.ablate.run_state import results_of
+from zsseg.pipeline.ablate.shared_work import Failures, Report, SharedWork, do_all
 from zsseg.pipeline.ablate.table_plan import AblationTable, PlannedRow, PlannedRun, unique_runs
 from zsseg.pipeline.ablate.table_report import Header, MeasuredRow, measured, write_table
 from zsseg.stages.cache.format.recipe import differing_fields
 from zsseg.stages.cache.reader import Store
 from zsseg.stages.data.spec import DatasetSpec
 from zsseg.stages.data.splits import list_samples
-from zsseg.stages.errors import NonFiniteError, NothingToLearnError, UserError
+from zsseg.stages.errors import UserError
 from zsseg.stages.evaluate.evaluation import evaluate_run, gammas_of, labelled
 from zsseg.stages.evaluate.result import save_result
 from zsseg.stages.evaluate.trained_run import load_run
 from zsseg.stages.train.batches.training_data import TrainingData
 from zsseg.stages.train.loop import TrainProgress, train
 from zsseg.stages.train.run.run_folder import is_run, read_record
-
-_SECONDS_BETWEEN_LOOKS = 2.0
-
-Failures = Mapping[Path, str]
-"""Run folder -> why it has no result."""
-
-_Report = Callable[[int, str], None]
-"""Called with the steps that a run has done, and a few words such as its loss."""
 
 
 @dataclass(frozen=True)
@@ -109,65 +100,13 @@ def work_on(
     after_run: Callable[[Failures], object],
     quiet: bool,
 ) -> dict[Path, str]:
-    """Train and score every run of the rows that is not scored yet; run folder -> why it failed.
-
-    A run that another process works on is left for later, and waited for in the end. A loss that
-    is not finite, or that has nothing to learn from in this data set, fails its run only; every
-    other error ends the ablation, and its next start goes on from there. `after_run` is called with
-    the failures so far.
-    """
-    runs = unique_runs(rows)
-    to_do = [run for run in runs if results_of(run, inputs.split) is None]
-    failures: dict[Path, str] = {}
-    waiting = list(runs)
-    with console.progress("ablate, steps", quiet=quiet) as advance:
-        meter = _Meter(advance, sum(run.config.train.steps for run in to_do))
-        while waiting:
-            locked = []
-            for run in waiting:
-                with held(run) as mine:
-                    if not mine:
-                        locked.append(run)
-                        continue
-                    words = _words(run, runs[run], rows)
-                    if not quiet and results_of(run, inputs.split) is None:
-                        _print_error_line(f"{words}: {run.folder}")
-                    try:
-                        # Of a run that is finished only the settings are compared.
-                        _train_and_score(run, inputs, meter.of(words))
-                    except (NonFiniteError, NothingToLearnError) as error:
-                        failures[run.folder] = str(error)
-                        _print_error_line(f"{words}: {error}")
-                    if run in to_do:
-                        meter.done += run.config.train.steps
-                        after_run(failures)
-            if len(locked) == len(waiting):
-                meter.of(f"waiting for {len(locked)} runs of another process")(0, "")
-                time.sleep(_SECONDS_BETWEEN_LOOKS)
-            waiting = locked
-    return failures
-
-
-def _print_error_line(text: str) -> None:
-    console.err.print(text, soft_wrap=True)
-
-
-@dataclass
-class _Meter:
-    """Counts the steps of all runs that are to be done, so that the time left covers them all."""
-
-    advance: console.Advance
-    total: int
-    done: int = 0
-
-    def of(self, words: str) -> _Report:
-        """The function that a run described by `words` reports its steps to."""
-
-        def report(steps: int, what: str) -> None:
-            text = ", ".join(filter(None, (words, what)))
-            self.advance(self.done + steps, self.total, text)
-
-        return report
+    """Train and score every run of the rows that is not scored yet, as `do_all` does."""
+    work = SharedWork(
+        words={run: _words(run, names, rows) for run, names in unique_runs(rows).items()},
+        is_done=lambda run: results_of(run, inputs.split) is not None,
+        do=lambda run, report: _train_and_score(run, inputs, report),
+    )
+    return do_all(work, title="ablate", after_run=after_run, quiet=quiet)
 
 
 def _words(run: PlannedRun, names: Sequence[str], rows: Sequence[PlannedRow]) -> str:
@@ -177,7 +116,7 @@ def _words(run: PlannedRun, names: Sequence[str], rows: Sequence[PlannedRow]) ->
     return f"row {' and '.join(numbers)} of {len(rows)}, {' = '.join(names)}, seed {seed}"
 
 
-def _train_and_score(run: PlannedRun, inputs: RunInputs, report: _Report) -> None:
+def _train_and_score(run: PlannedRun, inputs: RunInputs, report: Report) -> None:
     """Train a run to its end, from wherever it is, and score it.
 
     Raises as `train` and `evaluate_run` do.

@@ -188,11 +188,11 @@ def _planned(row: TableRow, base: dict[str, Any], request: AblationRequest) -> P
                 f"experiment that has it with --config, or a value with --set {name}=..."
             )
     stem = request.out / request.stem
-    runs = (PlannedRun(_run_folder(stem, config), config) for config in configs)
+    runs = (PlannedRun(run_folder(stem, config), config) for config in configs)
     return PlannedRow(row, tuple(runs))
 
 
-def _run_folder(stem: Path, config: RunConfig) -> Path:
+def run_folder(stem: Path, config: RunConfig) -> Path:
     """Where a run lies: `stem`, a hyphen and its identity, then the seed."""
     runs, before = (
         stem.with_name(f"{stem.name}-{identity}")

@@ -157,13 +157,13 @@ def markdown(header: Header, table: AblationTable, rows: Sequence[MeasuredRow]) 
     names = tuple(rows[0].scores[gammas[0]])
     columns = ["row", "seeds", *(f"{name}{label}" for label in labels for name in names)]
     columns += [f"paper {name}" for name in MEANS]
-    lines += ["", "Percent.", "", *_grid(columns, [_cells(row, header.seeds) for row in rows])]
+    lines += ["", "Percent.", "", *grid_lines(columns, [_cells(row, header.seeds) for row in rows])]
     lines += _remarks(rows)
     for gamma, label in zip(gammas, labels, strict=True):
         lines += ["", f"## Orderings by hIoU{label}", ""]
         if pairs := table_orderings(rows, gamma):
             columns = ["the paper's order", "paper", "ours", "spread", "verdict"]
-            lines += _grid(columns, [_ordering_cells(pair) for pair in pairs])
+            lines += grid_lines(columns, [_ordering_cells(pair) for pair in pairs])
             lines += ["", "Points. Spread: that of a difference of two runs, √(s₁² + s₂²)."]
         elif names != MEANS:
             lines.append("None: hIoU is not defined where all classes are seen, or all unseen.")
@@ -214,7 +214,7 @@ def _ordering_cells(pair: Ordering) -> list[str]:
     return [order, f"{pair.paper:+.1f}", f"{pair.ours:+.1f}", spread, pair.verdict]
 
 
-def _grid(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+def grid_lines(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
     """A Markdown table whose columns are padded to one width."""
     widths = [max(map(len, cells)) for cells in zip(columns, *rows, strict=True)]
     lines = [columns, ["-" * width for width in widths], *rows]

@@ -22,6 +22,7 @@ from zsseg.pipeline.cli.precompute import precompute
 from zsseg.pipeline.cli.predict import predict
 from zsseg.pipeline.cli.preview import preview
 from zsseg.pipeline.cli.train import train
+from zsseg.pipeline.cli.tune import tune
 from zsseg.stages.errors import UserError
 
 app = typer.Typer(
@@ -31,7 +32,7 @@ app = typer.Typer(
     help="Zero-shot semantic segmentation: run CLIP once into a cache (precompute), then train "
     "any student against it (train). CLIP is not needed afterwards.",
 )
-for command in (demo, preview, precompute, train, evaluate, predict, compare, ablate):
+for command in (demo, preview, precompute, train, evaluate, predict, compare, ablate, tune):
     app.command()(command)
 app.add_typer(dataset.app, name="dataset")
 app.add_typer(cache.app, name="cache")
@@ -41,7 +42,7 @@ app.add_typer(teacher.app, name="teacher")
 
 
 _TO_GO_ON = {
-    **dict.fromkeys(("precompute", "ablate", "demo"), "run the same command again"),
+    **dict.fromkeys(("precompute", "ablate", "tune", "demo"), "run the same command again"),
     "train": "run the same command again with --resume",
 }
 """How a command goes on that has been ended, of those that keep what they have finished."""

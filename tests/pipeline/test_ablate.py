@@ -17,7 +17,7 @@ from helpers.drawn_world import draw_world
 from helpers.random_clip import write_clip
 from helpers.zsseg_command import called
 
-from zsseg.pipeline.ablate import runs
+from zsseg.pipeline.ablate import runs, shared_work
 from zsseg.pipeline.ablate.run_state import state_of
 from zsseg.pipeline.ablate.table_plan import (
     AblationRequest,
@@ -371,7 +371,7 @@ def test_a_run_in_work_elsewhere_is_left_for_later_and_waited_for(
         slept.append(seconds)
         lock.release()
 
-    monkeypatch.setattr(runs, "time", SimpleNamespace(sleep=sleep))
+    monkeypatch.setattr(shared_work, "time", SimpleNamespace(sleep=sleep))
     assert train_and_score(place, rows) == {}
     assert len(slept) == 1
     assert state_of(first, "val") == "finished"
