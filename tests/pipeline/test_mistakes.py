@@ -11,7 +11,7 @@ from helpers.colour_run import record
 from helpers.zsseg_command import zsseg
 
 from zsseg.stages.data.spec import load_spec
-from zsseg.stages.errors import UserError
+from zsseg.stages.errors import DatasetError, UserError
 from zsseg.stages.evaluate.predict import predict_files
 from zsseg.stages.train.run import checkpoint
 from zsseg.stages.train.run.run_folder import check_folder, write_record
@@ -47,12 +47,15 @@ def run(tmp_path: Path) -> Path:
         "train --set train.stepz=1",
         "train --set train.learning_rate=.inf",
         "train --config nothing",
+        "precompute --dataset nothing --root .",
+        "precompute --dataset camvid --root . --set batch=many",
     ],
 )
 def test_a_mistake_is_told_before_torch_is_loaded(run: Path, words: str) -> None:
     command = [sys.executable, "-c", LOADS_TORCH, *words.format(run=run).split()]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert (done.returncode, done.stdout) == (2, "torch False")
+    assert done.returncode in (UserError.exit_code, DatasetError.exit_code)
+    assert done.stdout == "torch False"
     assert done.stderr.startswith("error: ")
 
 
