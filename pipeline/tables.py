@@ -13,6 +13,7 @@ from zsseg.stages.cache.dense_loss import DenseLoss
 from zsseg.stages.data.dataset_check import VerifyReport
 from zsseg.stages.data.spec import DatasetSpec
 from zsseg.stages.evaluate.result import EvaluationResult, class_rows
+from zsseg.stages.printable import counted
 
 if TYPE_CHECKING:
     from zsseg.stages.precompute.progress import Phase, Progress
@@ -103,7 +104,7 @@ def loss_line(loss: DenseLoss) -> str:
         f"dense {loss.format}: {loss.bytes:.3f} of the bytes of fp16; cosine to the original "
         f"tokens {loss.cosine_mean:.5f} on average, {loss.cosine_worst:.5f} at worst; "
         f"{percent(loss.agreement)} % nearest to the same class name "
-        f"({loss.tokens:,} tokens of {loss.images} images)"
+        f"({counted(loss.tokens, 'token')} of {counted(loss.images, 'image')})"
     )
 
 
@@ -164,7 +165,7 @@ def memory_text(result: EvaluationResult) -> str | None:
     if counts is None:
         return None
     return (
-        f"out of memory: {counts['changed']} images scored with other settings, "
+        f"out of memory: {counted(counts['changed'], 'image')} scored with other settings, "
         f"{counts['left_out']} left out (named above)"
     )
 

@@ -26,6 +26,14 @@ def one_line(text: object) -> str:
     return printable(str(text)).replace("\n", "\\n").replace("\t", "\\t")
 
 
+def counted(number: int, one: str, many: str | None = None) -> str:
+    """A number with its noun, such as `1 image` and `2,000 images`.
+
+    `many` is the form for all numbers but 1, where another "s" does not make it.
+    """
+    return f"{number:,} {one if number == 1 else many or one + 's'}"
+
+
 def _escape(match: re.Match[str]) -> str:
     code = ord(match[0])
     if 0xDC80 <= code <= 0xDCFF:  # a byte: see PEP 383

@@ -12,6 +12,7 @@ from zsseg.pipeline import console
 from zsseg.pipeline.ablate.run_state import held
 from zsseg.pipeline.ablate.table_plan import PlannedRun
 from zsseg.stages.errors import NonFiniteError, NothingToLearnError
+from zsseg.stages.printable import counted
 
 _SECONDS_BETWEEN_LOOKS = 2.0
 
@@ -67,7 +68,7 @@ def do_all(
                         meter.done += run.config.train.steps
                         after_run(failures)
             if len(locked) == len(waiting):
-                meter.of(f"waiting for {len(locked)} runs of another process")(0, "")
+                meter.of(f"waiting for {counted(len(locked), 'run')} of another process")(0, "")
                 time.sleep(_SECONDS_BETWEEN_LOOKS)
             waiting = locked
     return failures

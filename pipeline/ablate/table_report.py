@@ -22,6 +22,7 @@ from zsseg.pipeline.ablate.table_plan import (
 from zsseg.stages.cache.disk.durable import write_durably
 from zsseg.stages.cache.reader import Store
 from zsseg.stages.evaluate.result import EvaluationResult
+from zsseg.stages.printable import counted
 
 MEANS = ("hIoU", "sIoU", "uIoU")
 _OF_ALL = ("mIoU",)
@@ -196,7 +197,7 @@ def _figure(statistic: Statistic, nothing: str) -> str:
 def _remarks(rows: Sequence[MeasuredRow]) -> list[str]:
     remarks = [f"- {row.name}: {row.notes}" for row in rows if row.notes]
     remarks += [
-        f"- {row.name}: scored on {row.trained_on} images that it was trained on."
+        f"- {row.name}: scored on {counted(row.trained_on, 'image')} that it was trained on."
         for row in rows
         if row.trained_on
     ]

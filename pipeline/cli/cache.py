@@ -15,6 +15,7 @@ from zsseg.pipeline.cli.cache_verify import verify
 from zsseg.pipeline.cli.cache_why import why
 from zsseg.pipeline.cli.options import FolderArgument, StoreArgument
 from zsseg.stages.cache.disk.store_path import StorePath, store_path
+from zsseg.stages.printable import counted
 
 if TYPE_CHECKING:
     from zsseg.stages.cache.tools.store_comparison import ArtifactComparison
@@ -105,5 +106,5 @@ def _artifact_line(found: "ArtifactComparison") -> str:
     if found.shards is None:
         return f"{found.name}: {recipe}; shards cannot be compared (other images or shapes)"
     missing = f", {found.missing} not in both" if found.missing else ""
-    data = f"data differs in {found.differing} of {found.shards} shards{missing}"
+    data = f"data differs in {found.differing} of {counted(found.shards, 'shard')}{missing}"
     return f"{found.name}: {recipe}; {data}"

@@ -8,6 +8,7 @@ from rich.table import Table
 from zsseg.pipeline import console
 from zsseg.pipeline.cli.options import MovedRoot, MovedTeacher, Quiet, StoreArgument
 from zsseg.stages.errors import CacheError, UserError
+from zsseg.stages.printable import counted
 
 if TYPE_CHECKING:
     from zsseg.stages.precompute.check.consistency_gap import Gap, Likeness
@@ -73,7 +74,8 @@ def gap(
 
 def _table(found: "Gap") -> Table:
     """One line per pair of tokens."""
-    title = f"{found.crops} crops of {found.images} images: CLIP's own tokens, and stored ones"
+    looked_at = f"{counted(found.crops, 'crop')} of {counted(found.images, 'image')}"
+    title = f"{looked_at}: CLIP's own tokens, and stored ones"
     table = Table("tokens of", "compared with", "cosine", "worst", "same class %", box=None)
     table.title, table.title_justify = title, "left"
     lines: list[tuple[str, str, Likeness | None]] = [
@@ -103,7 +105,7 @@ def _meaning(found: "Gap") -> str:
     if found.recorded:
         return (
             f"{finding}train with --set augmentation.views=recorded, for which this store keeps "
-            f"{found.recorded} crops per image"
+            f"{counted(found.recorded, 'crop')} per image"
         )
     return (
         f"{finding}record views (add --update --views 8 to the `zsseg precompute` command of this "

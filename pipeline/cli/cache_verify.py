@@ -12,6 +12,7 @@ from zsseg.pipeline import console
 from zsseg.pipeline.cli.options import MovedRoot, MovedTeacher, Quiet, StoreArgument
 from zsseg.stages.cache.disk.store_path import StorePath
 from zsseg.stages.errors import CacheError, UserError
+from zsseg.stages.printable import counted
 
 if TYPE_CHECKING:
     from zsseg.stages.cache.verify import DamagedFile, Inspection, Share
@@ -115,7 +116,7 @@ def _how(share: "Share | None", found: "Inspection | None" = None) -> str:
     if found is None:
         return read
     size = console.size_text(found.bytes_read)
-    return f"{read}: {found.shards_read} of {found.shards} shards, {size}"
+    return f"{read}: {found.shards_read} of {counted(found.shards, 'shard')}, {size}"
 
 
 def _repair(
@@ -203,7 +204,7 @@ def _compare(
             "store was made. Give the data set's folder with --root"
         )
     console.out.print(
-        f"{store}: agrees with its teacher, on {found.images} images",
+        f"{store}: agrees with its teacher, on {counted(found.images, 'image')}",
         soft_wrap=True,
     )
 
@@ -227,7 +228,7 @@ def _print_problems(store: StorePath, problems: "tuple[DamagedFile, ...]") -> No
         if problem.images:
             more = ", ..." if len(problem.images) > _SHOWN else ""
             named = ", ".join(problem.images[:_SHOWN])
-            held.append(f"{len(problem.images)} images: {named}{more}")
+            held.append(f"{counted(len(problem.images), 'image')}: {named}{more}")
         what = f" ({'; '.join(held)})" if held else ""
         text = f"{store / problem.file}: {problem.reason}{what}"
         console.out.print(text, soft_wrap=True)

@@ -11,6 +11,7 @@ import typer
 from zsseg.pipeline import console
 from zsseg.stages.data.spec import load_spec
 from zsseg.stages.errors import DatasetError
+from zsseg.stages.printable import counted
 from zsseg.stages.yaml_files import builtin_names
 
 app = typer.Typer(no_args_is_help=True, help="Data sets: list, describe, verify.")
@@ -50,7 +51,9 @@ def info(
         for split in present_splits(spec, root):
             samples = list_samples(spec, root, split)
             labelled = sum(sample.label is not None for sample in samples)
-            console.out.print(f"{split}: {len(samples):,} images, {labelled:,} with a label")
+            console.out.print(
+                f"{split}: {counted(len(samples), 'image')}, {labelled:,} with a label"
+            )
 
 
 @app.command()
@@ -72,7 +75,7 @@ def verify(
     for each in chosen:
         with console.progress(f"verify {each}", quiet=quiet) as advance:
             report = verify_split(spec, root, each, progress=partial(_advance, advance))
-        count = f"{spec.name} {each}: {report.samples:,} images"
+        count = f"{spec.name} {each}: {counted(report.samples, 'image')}"
         count += f", {report.unlabelled:,} of them without a label" if report.unlabelled else ""
         console.out.print("", count, sep="\n")
         console.out.print(pixel_table(spec, report))

@@ -16,6 +16,7 @@ from zsseg.pipeline.cli.options import CacheFolder, Exit, MovedRoot, Quiet, Sett
 from zsseg.pipeline.cli.run_options import evaluate_config, fixed_settings, text_encoder
 from zsseg.stages.cache.disk.store_path import StorePath
 from zsseg.stages.errors import UserError
+from zsseg.stages.printable import counted
 
 if TYPE_CHECKING:
     from zsseg.stages.evaluate.result import EvaluationResult
@@ -221,7 +222,7 @@ def _report(results: "Sequence[EvaluationResult]", folder: Path | None, *, as_js
     else:
         first = results[0]
         console.out.print(score_table(results))
-        text = f"{first.images} images of {first.dataset} {first.split}, in percent:"
+        text = f"{counted(first.images, 'image')} of {first.dataset} {first.split}, in percent:"
         console.out.print("", text, sep="\n")
         for line in score_lines(results):
             console.out.print(line, style="bold")

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from zsseg.pipeline import console
 from zsseg.stages.precompute.forecast import ArtifactForecast, DenseForecast, Forecast
 from zsseg.stages.precompute.teacher.dense_passes import DensePass
+from zsseg.stages.printable import counted
 
 _NEEDS_UPDATE = ("needs --update",)
 
@@ -16,7 +17,7 @@ def print_forecast(found: Forecast) -> None:
 
 def forecast_lines(found: Forecast) -> list[str]:
     """The lines of a forecast."""
-    lines = [f"{found.path}: {found.images} images"]
+    lines = [f"{found.path}: {counted(found.images, 'image')}"]
     if found.refused:
         why, *differing = found.refused
         return [*lines, f"this would be refused: {why}", *(f"  {line}" for line in differing)]
@@ -66,10 +67,9 @@ def _dense_line(dense: DenseForecast) -> str:
 def _passes_text(dense: DenseForecast) -> str:
     if not dense.passes:
         return "read from its file"
-    passes = "pass" if dense.forwards == 1 else "passes"
     seen = ", ".join(_pass_text(each) for each in dense.passes)
     mirrored = ", each also mirrored" if dense.flip else ""
-    return f"{dense.forwards} {passes} ({seen}{mirrored})"
+    return f"{counted(dense.forwards, 'pass', 'passes')} ({seen}{mirrored})"
 
 
 def _pass_text(seen: DensePass) -> str:

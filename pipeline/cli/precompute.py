@@ -9,6 +9,7 @@ from zsseg.pipeline import console
 from zsseg.pipeline.cli.options import CacheFolder, Exit, Quiet, Settings
 from zsseg.pipeline.cli.signals import ended_by_sigterm
 from zsseg.pipeline.settings import apply_settings, build, read_values
+from zsseg.stages.printable import counted
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -143,4 +144,6 @@ def _print_result(result: "PrecomputeResult") -> None:
     if result.loss is not None:
         console.out.print(loss_line(result.loss), soft_wrap=True)
     good = result.images - len(result.failed)
-    console.out.print(f"{result.path}: {good} of {result.images} images, complete", soft_wrap=True)
+    console.out.print(
+        f"{result.path}: {good} of {counted(result.images, 'image')}, complete", soft_wrap=True
+    )

@@ -9,6 +9,7 @@ import typer
 from zsseg.pipeline import console
 from zsseg.pipeline.cli.options import Exit, Quiet, Settings
 from zsseg.pipeline.cli.run_options import evaluate_config, fixed_settings, read_names, text_encoder
+from zsseg.stages.printable import counted
 
 
 def predict(
@@ -57,7 +58,11 @@ def predict(
             background=others,
             progress=lambda done, total: advance(done, total, ""),
         )
-    console.out.print(f"{len(result.labels)} label maps and overlays in {out}", soft_wrap=True)
+    console.out.print(
+        f"{len(result.labels)} label maps and overlays in {out}",
+        soft_wrap=True,
+    )
     if result.failures:
-        console.err.print(f"{len(result.failures)} images have no label map (named above)")
+        failed = counted(len(result.failures), "image has", "images have")
+        console.err.print(f"{failed} no label map (named above)")
         raise typer.Exit(Exit.SKIPPED)

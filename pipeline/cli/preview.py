@@ -18,6 +18,7 @@ from zsseg.pipeline.settings import apply_settings, build, read_values
 from zsseg.stages.data.class_names import naming_faults
 from zsseg.stages.data.spec import load_spec
 from zsseg.stages.errors import UserError
+from zsseg.stages.printable import counted
 
 if TYPE_CHECKING:
     from zsseg.pipeline.preview.preview_page import PageText
@@ -163,4 +164,4 @@ def _print(figures: "tuple[NameFigures, ...]", seen: "TeacherPreview", page: Pat
             "with --classes",
             soft_wrap=True,
         )
-    console.out.print(f"{page}: {len(seen.images)} images", soft_wrap=True)
+    console.out.print(f"{page}: {counted(len(seen.images), 'image')}", soft_wrap=True)

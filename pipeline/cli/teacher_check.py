@@ -13,6 +13,7 @@ from zsseg.pipeline import console
 from zsseg.pipeline.cli.options import Exit
 from zsseg.pipeline.cli.run_options import read_names
 from zsseg.stages.errors import UserError
+from zsseg.stages.printable import counted
 
 if TYPE_CHECKING:
     from zsseg.stages.precompute.check.teacher_contract import Finding, ShownImage
@@ -58,7 +59,7 @@ def check(
         console.print_whole(_table(found))
         failed = [each.what for each in found if each.passed is False]
         result = f"fails: {', '.join(failed)}" if failed else "keeps what stage one relies on"
-        console.out.print(f"{name}: {result}, on {len(shown)} images", soft_wrap=True)
+        console.out.print(f"{name}: {result}, on {counted(len(shown), 'image')}", soft_wrap=True)
     if any(each.passed is False for each in found):
         raise typer.Exit(Exit.SKIPPED)
 

@@ -12,6 +12,7 @@ from zsseg.pipeline.cli.options import PLACE, MovedRoot, Quiet, Settings
 from zsseg.pipeline.settings import apply_settings, build, read_experiment
 from zsseg.stages.cache.disk.store_path import StorePath, store_path
 from zsseg.stages.errors import CacheError
+from zsseg.stages.printable import counted
 
 if TYPE_CHECKING:
     from zsseg.stages.cache.reader import Store
@@ -134,7 +135,9 @@ def _train(options: _Options, *, quiet: bool) -> None:
         )
     if processes()[0] > 0:
         return
-    console.out.print(f"{result.steps} steps, student in {result.checkpoint}", soft_wrap=True)
+    console.out.print(
+        f"{counted(result.steps, 'step')}, student in {result.checkpoint}", soft_wrap=True
+    )
     console.out.print(
         f"next: zsseg evaluate --run {folder} --split val  or  zsseg predict --run {folder} "
         "IMAGES --out predictions",

@@ -3,6 +3,7 @@
 from typing import TYPE_CHECKING
 
 from zsseg.pipeline.cli.forecast_text import duration_text
+from zsseg.stages.printable import counted
 
 if TYPE_CHECKING:
     from zsseg.stages.train.foretell.dry_run import DryRun
@@ -36,9 +37,8 @@ def _memory_lines(found: "TrainForecast") -> list[str]:
 
 def _time_lines(found: "StepTime", steps: int) -> list[str]:
     height, width = found.size
-    crops = "1 crop" if found.crops == 1 else f"{found.crops} crops"
     return [
-        f"time: {found.seconds:.3g} s per step, {steps} steps take "
-        f"{duration_text(found.seconds * steps)} (gradients alone, reckoned from a step of {crops} "
-        f"of {height} x {width})"
+        f"time: {found.seconds:.3g} s per step, {counted(steps, 'step takes', 'steps take')} "
+        f"{duration_text(found.seconds * steps)} (gradients alone, reckoned from a step of "
+        f"{counted(found.crops, 'crop')} of {height} x {width})"
     ]

@@ -11,6 +11,7 @@ from zsseg.pipeline import console
 from zsseg.pipeline.cli.options import CacheFolder, Exit, MovedRoot, MovedTeacher, Quiet, Settings
 from zsseg.pipeline.cli.signals import ended_by_sigterm
 from zsseg.stages.cache.disk.store_path import StorePath
+from zsseg.stages.printable import counted
 
 if TYPE_CHECKING:
     from zsseg.pipeline.tune.candidates import TuneRequest
@@ -110,12 +111,13 @@ def _print_plan(plan: "TunePlan") -> None:
         for number, fold in enumerate(plan.folds, start=1)
     ]
     lines.append(
-        f"{len(plan.folds)} stores of {held.trained} images, each of about {share:.0%} of the size "
-        f"of {plan.store.path}: dense tokens, CLS tokens and text are copied, regions and local "
-        "tokens made again"
+        f"{len(plan.folds)} stores of {counted(held.trained, 'image')}, each of about {share:.0%} "
+        f"of the size of {plan.store.path}: dense tokens, CLS tokens and text are copied, regions "
+        "and local tokens made again"
     )
     lines.append(
-        f"{len(runs)} trainings, {steps:,} steps in all; each scored on {len(held.samples)} images"
+        f"{counted(len(runs), 'training')}, {counted(steps, 'step')} in all; each scored on "
+        f"{counted(len(held.samples), 'image')}"
     )
     for path, each in runs.items():
         names = " = ".join(trial.candidate.name for trial in each)

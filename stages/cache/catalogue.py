@@ -12,7 +12,7 @@ from zsseg.stages.cache.disk.store_path import StorePath
 from zsseg.stages.cache.format.manifest import GROUP, IMPORTING, REMOVING, SEAL, read_manifest
 from zsseg.stages.cache.format.recipe import fingerprint
 from zsseg.stages.errors import CacheError
-from zsseg.stages.printable import one_line
+from zsseg.stages.printable import counted, one_line
 
 _log = logging.getLogger(__name__)
 
@@ -98,7 +98,7 @@ def choose_store(path_or_folder: StorePath, *, split: str | None = None) -> Stor
         raise CacheError(
             f"{path_or_folder}: several stores fit; give the path of one:",
             *(
-                f"{store.path}  {store.images} images, {store.teacher}"
+                f"{store.path}  {counted(store.images, 'image')}, {store.teacher}"
                 + ("" if store.sealed else ", unfinished")
                 for store in found
             ),

@@ -23,6 +23,7 @@ from zsseg.stages.cache.format.manifest import (
 from zsseg.stages.cache.format.stored_rows import StoredRows, read_array, stored_rows
 from zsseg.stages.cache.verify import verify_store
 from zsseg.stages.errors import CacheError
+from zsseg.stages.printable import counted
 
 _SHOWN = 5
 
@@ -59,8 +60,9 @@ class Store:
             seal = ledger.read_seal(path)
             problems = verify_store(path, read_data=False)
         if problems:
+            found = counted(len(problems), "file of the store is", "files of the store are")
             raise CacheError(
-                f"{path}: {len(problems)} files of the store are damaged:",
+                f"{path}: {found} damaged:",
                 *(f"{path / problem.file}: {problem.reason}" for problem in problems[:_SHOWN]),
                 f"`zsseg cache verify {path} --repair` computes what is damaged once more, and "
                 "nothing else",

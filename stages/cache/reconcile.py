@@ -32,6 +32,7 @@ from zsseg.stages.cache.format.manifest import (
 from zsseg.stages.cache.format.recipe import differing_fields
 from zsseg.stages.cache.set_aside import PREVIOUS, finish_setting_aside, set_aside
 from zsseg.stages.errors import CacheError
+from zsseg.stages.printable import counted
 
 _SHOWN = 20  # differing fields named in one message
 
@@ -237,7 +238,7 @@ def _index_difference(path: StorePath, wanted: bytes) -> tuple[list[str], list[s
 
 def _counted(images: Mapping[str, Sequence[str]]) -> list[str]:
     return [
-        f"index: {len(ids)} images {what}: {', '.join(map(str, ids[:3]))}"
+        f"index: {counted(len(ids), 'image')} {what}: {', '.join(map(str, ids[:3]))}"
         + (", ..." if len(ids) > 3 else "")
         for what, ids in images.items()
         if ids

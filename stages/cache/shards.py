@@ -16,6 +16,7 @@ from zsseg.stages.cache.format.codec import DENSE, decode
 from zsseg.stages.cache.format.manifest import ArraySpec, Artifact, Manifest
 from zsseg.stages.cache.format.stored_rows import read_shard
 from zsseg.stages.errors import NonFiniteError
+from zsseg.stages.printable import counted
 
 Arrays = Mapping[str, np.ndarray[Any, Any]]
 Files = dict[str, dict[str, Any]]
@@ -67,7 +68,7 @@ def check_finite(
     if len(bad):
         named = ", ".join(ids[row] if row < len(ids) else f"row {row}" for row in bad[:_SHOWN])
         raise NonFiniteError(
-            f"{store}: NaN or infinity in array {array}, {len(bad)} rows: {named}"
+            f"{store}: NaN or infinity in array {array}, {counted(len(bad), 'row')}: {named}"
             + (", ..." if len(bad) > _SHOWN else "")
             + ". Nothing of them was written. "
             + ("float16 ends at 65504. " if values.dtype == np.float16 else "")

@@ -15,6 +15,7 @@ from zsseg.stages.data.samples import Sample
 from zsseg.stages.errors import ResourceError
 from zsseg.stages.evaluate.inference import predict_scores, prepared
 from zsseg.stages.evaluate.trained_run import TrainedRun
+from zsseg.stages.printable import counted
 from zsseg.stages.train.processes import sum_in_place
 from zsseg.stages.train.resource_errors import is_out_of_memory
 from zsseg.stages.train.run_config import EvaluateConfig
@@ -148,7 +149,7 @@ class FittingScorer:
         changed, failed = counts.tolist()
         if images and failed == images:
             raise ResourceError(
-                f"{self._run.path}: none of {images} images fits the memory. Use --set "
+                f"{self._run.path}: none of {counted(images, 'image')} fits the memory. Use --set "
                 f"evaluate.mode=slide, and --set evaluate.short_side={SMALLER_SIDE} or less"
             )
         return {"changed": changed, "left_out": failed} if changed or failed else {}

@@ -133,7 +133,7 @@ def test_non_finite_rows_are_named_and_nothing_is_written(tmp_path: Path, bad: f
     with open_writer(tmp_path / "store") as writer:
         arrays = values("dense", range(3, 6))
         arrays["dense"][1, 2, 3, 4] = bad
-        with pytest.raises(NonFiniteError, match=r"array dense, 1 rows: scene 4é"):
+        with pytest.raises(NonFiniteError, match=r"array dense, 1 row: scene 4é"):
             writer.write("dense", 1, arrays)
         assert 1 in writer.missing()["dense"]
         assert not (tmp_path / "store" / "norm" / "c.1").exists()
@@ -194,12 +194,12 @@ def test_other_data_is_refused_even_with_update(
 @pytest.mark.parametrize(
     ("index", "line"),
     [
-        (INDEX[:-1], "index: 1 images no longer there: scene 6é"),
-        ([*INDEX, {"id": "new", "image": "new.png"}], "index: 1 images new: new"),
+        (INDEX[:-1], "index: 1 image no longer there: scene 6é"),
+        ([*INDEX, {"id": "new", "image": "new.png"}], "index: 1 image new: new"),
         (INDEX[::-1], "index: the images in another order"),
         (
             [INDEX[0] | {"image": "elsewhere.png"}, *INDEX[1:]],
-            "index: 1 images at another path: scene 0é",
+            "index: 1 image at another path: scene 0é",
         ),
     ],
 )
@@ -270,7 +270,7 @@ def test_update_follows_labels_to_other_files(tmp_path: Path, label: str | None)
     path = make_store(tmp_path / "store")
     before = content(path)
     index = [entry | {"label": label} if n == 4 else entry for n, entry in enumerate(INDEX)]
-    with pytest.raises(CacheError, match="1 images with another label file: scene 4é") as error:
+    with pytest.raises(CacheError, match="1 image with another label file: scene 4é") as error:
         open_writer(path, index=index)
     assert "--update to recompute what depends on changed labels" in str(error.value)
     assert content(path) == before

@@ -136,7 +136,7 @@ def test_evaluate_goes_on_and_counts(run: TrainedRun, tiny_world: Path) -> None:
     for path in (root / "images" / "val").iterdir():
         if path.stem != "huge":
             path.unlink()
-    with pytest.raises(ResourceError, match="none of 1 images fits"):
+    with pytest.raises(ResourceError, match="none of 1 image fits"):
         score()
 
 

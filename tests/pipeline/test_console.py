@@ -12,6 +12,7 @@ from rich.table import Table
 
 from zsseg.pipeline import console
 from zsseg.pipeline.demo import demo_run
+from zsseg.stages.printable import counted
 
 COMMAND = "import sys; from zsseg.pipeline.cli.main import main; main()"
 
@@ -113,3 +114,31 @@ def test_ctrl_c_ends_the_demo(
     assert zsseg("demo", "--out", "nowhere") == 130
     assert len(begun) == 1
     assert "run the same command again" in capsys.readouterr().err
+
+
+def test_an_interrupted_table_says_how_it_goes_on(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted(_: str) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("zsseg.pipeline.ablate.table_plan.table_name", interrupted)
+    assert zsseg("ablate", "II") == 130
+    shown = capsys.readouterr().err
+    assert "to go on, run the same command again: what was finished is kept" in shown
+
+
+@pytest.mark.parametrize(
+    ("number", "words", "shown"),
+    [
+        (1, ("image",), "1 image"),
+        (0, ("image",), "0 images"),
+        (20_000, ("step",), "20,000 steps"),
+        (1, ("pass", "passes"), "1 pass"),
+        (2, ("file is", "files are"), "2 files are"),
+    ],
+)
+def test_a_number_has_its_noun_in_the_right_form(
+    number: int, words: tuple[str, ...], shown: str
+) -> None:
+    assert counted(number, *words) == shown

@@ -290,7 +290,7 @@ GOOD = np.ones((16, 8, 12), np.float32)
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (_lose, r"no map of 1 images \(scene_004\)"),
+        (_lose, r"no map of 1 image \(scene_004\)"),
         (_save(dense=np.ones((15, 8, 12))), r"dense is float64 \(15, 8, 12\), not \(16, h, w\)"),
         (_save(dense=GOOD.astype(np.int32)), "dense is int32"),
         (_save(dense=GOOD * np.nan), "scene_004.npz: NaN or infinity in dense"),

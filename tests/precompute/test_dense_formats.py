@@ -225,7 +225,7 @@ def test_what_is_no_number_is_refused_with_the_name_of_the_image(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     spoil_tokens(monkeypatch, image_of(world, 2), bad)
-    with pytest.raises(NonFiniteError, match=r"1 rows: scene_002\. |\(scene_002\);"):
+    with pytest.raises(NonFiniteError, match=r"1 row: scene_002\. |\(scene_002\);"):
         run(world, tiny_clip, tmp_path, config=config_of(form))
 
 

@@ -115,7 +115,7 @@ def test_a_copied_data_set_is_compared_by_content(
         before = file.stat()
         shutil.copyfile(by_row(moved)[3].image, file)
         os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
-        with pytest.raises(CacheError, match="1 images or their labels have changed"):
+        with pytest.raises(CacheError, match="1 image or its label has changed"):
             check_unchanged(world.store, world.spec, by_row(moved))
     else:
         assert not check_unchanged(world.store, world.spec, by_row(moved))
@@ -159,7 +159,7 @@ def test_of_very_many_doubtful_files_the_others_are_compared_when_first_read(
         assert sorted(checked) == [*range(6)], "each once"
     # Rows 0 and 5 are compared at the start.
     swap(samples_of(world)[2].image, samples_of(world)[3].image)
-    with pytest.raises(CacheError, match=r"1 images or their labels have changed.*scene_00[23]"):
+    with pytest.raises(CacheError, match=r"1 image or its label has changed.*scene_00[23]"):
         run(world, tmp_path / "wrong", config)
     swap(first.image, last.image)
     with pytest.raises(CacheError, match=f"2 images or their labels.*{first.id}, {last.id}"):

@@ -19,6 +19,7 @@ from zsseg.stages.cache.format.manifest import CARD, GROUP, HISTORY, SEAL, Manif
 from zsseg.stages.cache.tools.contents import data_files
 from zsseg.stages.cache.verify import verify_store
 from zsseg.stages.errors import CacheError, ResourceError, UserError
+from zsseg.stages.printable import counted
 
 BESIDES = (CARD, HISTORY)
 """Files of an archive that the seal does not cover; not every store has them."""
@@ -43,8 +44,9 @@ def export_store(path: StorePath, file: Path) -> int:
         names[:0] = [name for name in BESIDES if storage(path / name).size() is not None]
         sizes = [storage(path / name).size() or 0 for name in names]
     if problems:
+        found = counted(len(problems), "file of the store is", "files of the store are")
         raise CacheError(
-            f"{path}: {len(problems)} files of the store are damaged, the first: "
+            f"{path}: {found} damaged, the first: "
             f"{problems[0].file}: {problems[0].reason}. `zsseg cache verify {path}` names them all"
         )
     try:

@@ -10,6 +10,7 @@ from multiprocessing import resource_tracker
 from typing import TYPE_CHECKING
 
 from zsseg.stages.errors import ResourceError
+from zsseg.stages.printable import counted
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -115,7 +116,7 @@ def _start(held: ExitStack, *, workers: int, threads: int) -> "Client":
         )
         held.enter_context(cluster)
         client = Client(cluster, set_as_default=False)
-    _log.info("%d worker%s", workers, "" if workers == 1 else "s")
+    _log.info("%s", counted(workers, "worker"))
     return client
 
 

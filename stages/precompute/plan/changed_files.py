@@ -24,6 +24,7 @@ from zsseg.stages.precompute.make.pictures import (
 from zsseg.stages.precompute.plan.stat_cache import StatCache
 from zsseg.stages.precompute.progress import Meter
 from zsseg.stages.precompute.threads import in_threads
+from zsseg.stages.printable import counted
 
 RowState = Literal["relabelled", "changed", "usable", "useless"]
 """How a row has changed: `relabelled`, only its visible label has; `changed`, its image has, or it
@@ -112,9 +113,9 @@ def refuse_failures(root: Path, reasons: Collection[str], *, at_most: int | None
     if at_most is not None and len(reasons) > at_most:
         *_, last = reasons
         raise DatasetError(
-            f"{root}: {len(reasons)} images cannot be used, more than --max-failures {at_most}. "
-            f"The last: {last}. What is committed is kept: fix the images, or run the same "
-            "command with a higher number"
+            f"{root}: {counted(len(reasons), 'image')} cannot be used, more than --max-failures "
+            f"{at_most}. The last: {last}. What is committed is kept: fix the images, or run the "
+            "same command with a higher number"
         )
 
 

@@ -26,6 +26,7 @@ from zsseg.stages.cache.format.recipe import fingerprint
 from zsseg.stages.errors import ResourceError, UserError
 from zsseg.stages.file_bytes import again, read_file, read_text_file
 from zsseg.stages.precompute.teacher.teacher_parts import FoundParts
+from zsseg.stages.printable import counted
 from zsseg.stages.validation_errors import error_lines
 
 PREFIX = "tokens:"
@@ -139,7 +140,7 @@ class TokenFiles:
         if lacking := [image for image in images if not again(self.file_of(image).is_file)]:
             shown = ", ".join(lacking[:_SHOWN]) + (", ..." if len(lacking) > _SHOWN else "")
             raise ResourceError(
-                f"{self.spec}: no map of {len(lacking)} images ({shown}): there is no "
+                f"{self.spec}: no map of {counted(len(lacking), 'image')} ({shown}): there is no "
                 f"{self.file_of(lacking[0])}. Write a file for each, named by the image's id in "
                 "the data set"
             )

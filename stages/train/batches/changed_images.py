@@ -23,6 +23,7 @@ from zsseg.stages.data.samples import Sample
 from zsseg.stages.data.spec import DatasetSpec
 from zsseg.stages.data.visible import read_visible_label
 from zsseg.stages.errors import CacheError, DatasetError
+from zsseg.stages.printable import counted
 
 MOST_HASHED = 2000
 """Images hashed at most before the first step, spread over the rows: where all have other times,
@@ -72,8 +73,9 @@ def check_row(store: Store, spec: DatasetSpec, sample: Sample, row: int) -> None
 
 def _changed(store: Store, ids: Sequence[str]) -> CacheError:
     named = ", ".join(ids[:_SHOWN]) + ", ..." * (len(ids) > _SHOWN)
+    found = counted(len(ids), "image or its label has", "images or their labels have")
     return CacheError(
-        f"{store.path}: {len(ids)} images or their labels have changed since the store was "
+        f"{store.path}: {found} changed since the store was "
         f"made from them: {named}. Put the files back, or bring the store up to date with "
         "--update added to its `zsseg precompute` command (its README.md has it) and train "
         "into another --out"
