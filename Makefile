@@ -21,7 +21,7 @@ demo: install ## the whole pipeline on a small drawn world: some minutes, no dat
 	$(BIN)/zsseg demo --out demo
 
 test: check ## everything that CI runs: lint, types, contracts, tests
-	$(BIN)/python -m pytest -n 2 --dist worksteal --durations 10
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal --durations 10 # one thread for each of two processes
 
 check: install ## lint, formatting, types and import contracts
 	$(BIN)/ruff check .

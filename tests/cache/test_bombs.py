@@ -19,7 +19,7 @@ from zsseg.stages.cache.disk.hashing import hash_file
 from zsseg.stages.cache.disk.storage import storage
 from zsseg.stages.cache.disk.store_path import StorePath
 from zsseg.stages.cache.format.ledger import make_seal, read_receipt, write_receipt
-from zsseg.stages.cache.format.manifest import SEAL, fingerprints, read_manifest
+from zsseg.stages.cache.format.manifest import GROUP, SEAL, fingerprints, group_json, read_manifest
 from zsseg.stages.cache.format.row_layout import RowLayout
 from zsseg.stages.cache.format.stored_rows import StoredRows
 from zsseg.stages.cache.reader import Store
@@ -223,6 +223,8 @@ def test_another_codec_in_an_array_s_description_is_refused(hostile: StorePath) 
     described = json.loads(storage(hostile / "regions" / "zarr.json").read())
     described["codecs"][1] = {"name": "gzip", "configuration": {"level": 9}}
     storage(hostile / "regions" / "zarr.json").write(json.dumps(described).encode())
+    # As 0.1 wrote it: the list of arrays would have to follow the array's description.
+    storage(hostile / GROUP).write(group_json(read_manifest(hostile)))
     reseal(hostile)
     with pytest.raises(CacheError, match=r"regions/zarr\.json: .*does not write: bytes, gzip"):
         Store.open(hostile).read_all("regions")

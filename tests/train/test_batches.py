@@ -21,7 +21,7 @@ from PIL import Image
 from zsseg.stages.cache.reader import Store
 from zsseg.stages.data.geometry import crop_tokens, pool_tokens
 from zsseg.stages.data.spec import VOID, load_spec
-from zsseg.stages.errors import CacheError, DatasetError, ResourceError, UserError
+from zsseg.stages.errors import CacheError, DatasetError, ResourceError
 from zsseg.stages.train.batches import crops as crops_module
 from zsseg.stages.train.batches.batch import Batch, cut_to_crops
 from zsseg.stages.train.batches.crops import CropDataset
@@ -362,16 +362,6 @@ def test_images_that_never_had_a_label_are_welcome(tmp_path: Path) -> None:
     spec = load_spec(str(description))
     batch = next(make_loader(TrainingData(store, spec, description.parent), config_of()))
     assert (batch.label_BHW[batch.row_B == 1] == VOID).all()
-
-
-@pytest.mark.parametrize("method", ["st", "rst"])
-def test_self_training_needs_an_unseen_class(tmp_path: Path, method: str) -> None:
-    description = draw_world(tmp_path / "world", images=2)
-    description.write_text(description.read_text().replace("[ball]", "[]"))
-    store, spec = write_store(tmp_path / "store", description), load_spec(str(description))
-    check_store(store, spec, config_of())
-    with pytest.raises(UserError, match=rf"self_training\.method {method}.*tiny-world.*none"):
-        check_store(store, spec, config_of(self_training={"method": method}))
 
 
 def test_a_store_of_other_classes_is_refused(world: TrainingData) -> None:
