@@ -35,6 +35,7 @@ from zsseg.stages.evaluate.result import EvaluationResult, variant
 from zsseg.stages.evaluate.student_result import EvaluatedImages, student_result
 from zsseg.stages.evaluate.trained_images import count_trained_on
 from zsseg.stages.evaluate.trained_run import TrainedRun
+from zsseg.stages.printable import counted
 from zsseg.stages.train.processes import agree, processes, sum_in_place, value_from_first
 
 logger = logging.getLogger(__name__)
@@ -181,7 +182,8 @@ def labelled(samples: Sequence[Sample], spec: DatasetSpec, root: Path, split: st
             + (f", such as {where}" if where else "")
         )
     if missing := len(samples) - len(found):
-        logger.warning("%s: %d images of '%s' without a label are left out", root, missing, split)
+        left = counted(missing, "image")
+        logger.warning("%s: left out without a label: %s of '%s'", root, left, split)
     return found
 
 

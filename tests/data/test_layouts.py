@@ -305,8 +305,8 @@ def test_dataset_commands(tmp_path: Path, name: str, capsys: pytest.CaptureFixtu
     assert f"{name} " in capsys.readouterr().out
     zsseg("dataset", "info", name, "--root", tmp_path)
     shown = capsys.readouterr().out
-    train = 1 if name == "cityscapes" else 2
-    assert f"train: {train} images, {train} with a label" in shown
+    train = "1 image, 1" if name == "cityscapes" else "2 images, 2"
+    assert f"train: {train} with a label" in shown
     assert "test:" not in shown
     zsseg("dataset", "verify", name, "--root", tmp_path, "-q")
     shown = capsys.readouterr().out

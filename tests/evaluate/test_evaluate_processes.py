@@ -129,7 +129,7 @@ def test_a_teacher_has_the_result_of_one_process(
     options = ("--cache", place / "store", "--split", "train")
     as_one(place, "--teacher", *options, *data, prepare=prepare)
     message = (place / "2" / "0.err").read_text()
-    assert "1 images of 'train' without a label are left out" in message
+    assert "left out without a label: 1 image of 'train'" in message
     assert "evaluate 4/4," in message
 
 

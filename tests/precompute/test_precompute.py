@@ -340,7 +340,7 @@ def test_tokens_beyond_half_precision_name_their_image(
     tiny_world: Path, tiny_clip: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     spoil_tokens(monkeypatch, image_of(tiny_world, 2), 70000)
-    with pytest.raises(NonFiniteError, match=r"dense, 1 rows: scene_002\. .*65504"):
+    with pytest.raises(NonFiniteError, match=r"dense, 1 row: scene_002\. .*65504"):
         run(tiny_world, tiny_clip, tmp_path / "cache")
 
 

@@ -393,7 +393,7 @@ def test_a_forecast_says_what_would_be_refused(fresh: tuple[Path, Path], tiny_cl
     lines = forecast_lines(forecast_plan(planner, plan, cast(Engine, Measured())))
     assert lines[1].startswith("this would be refused: images were added or removed")
     assert "`zsseg cache export`" in lines[1]
-    assert lines[2:] == ["  index: 1 images new: z"]
+    assert lines[2:] == ["  index: 1 image new: z"]
 
 
 def test_a_forecast_says_that_an_update_is_needed_though_nothing_is_computed(
@@ -480,7 +480,7 @@ def test_images_that_come_are_a_difference_with_their_names(
     planner, _ = planned(world, tiny_clip, path.parent)
     assert planner.mismatch is not None
     assert planner.mismatch.images == (
-        "index: 1 images no longer there: scene_002",
-        "index: 1 images new: z",
+        "index: 1 image no longer there: scene_002",
+        "index: 1 image new: z",
     )
     assert planner.mismatch.lines == list(planner.mismatch.images)
