@@ -34,6 +34,7 @@ def compare(
         published_table,
         run_table,
     )
+    from zsseg.pipeline.tables import percent
     from zsseg.stages.cache.disk.durable import write_durably
 
     comparison = compare_runs(runs, split, mean=mean)
@@ -42,6 +43,12 @@ def compare(
     else:
         console.out.print(f"{comparison.dataset} {split}, in percent", "", sep="\n")
         console.print_whole(run_table(comparison))
+        for name, ceiling in comparison.ceilings.items():
+            console.out.print(
+                f"of {name}: share of its hIoU {percent(ceiling)}, where no class is unseen in "
+                "training",
+                soft_wrap=True,
+            )
         for protocol, figures in comparison.published.items():
             task = f"{comparison.dataset} {split}, {protocol}"
             if figures:

@@ -1,17 +1,20 @@
 """Reads the results of several runs, checks that they compare, and averages over seeds.
 
+Runs that had labels of every class are the ceiling of the others (`ceiling`).
+
 Scores are fractions of 1, as in `evaluation-*.json`; published figures are in percent, as printed.
 """
 
 import logging
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 
+from zsseg.pipeline.compare.ceiling import as_if_unseen, best_means, is_ceiling
 from zsseg.pipeline.compare.published import PublishedFigure, published_figures
 from zsseg.stages.cache.disk.json_files import canonical_json
 from zsseg.stages.errors import UserError
@@ -61,6 +64,12 @@ class Comparison:
     a store's dense tokens, one of its map of names."""
     published: Mapping[Protocol, tuple[PublishedFigure, ...]]
     """For each protocol among the runs; () where nothing is published."""
+    ceilings: Mapping[str, float]
+    """hIoU of runs that had labels of all classes, by experiment: its best mean over seeds."""
+
+    def shares(self, hiou: float) -> dict[str, float]:
+        """An hIoU as a share of each ceiling's."""
+        return {name: hiou / ceiling for name, ceiling in self.ceilings.items() if ceiling > 0}
 
 
 def compare_runs(runs: Sequence[Path], split: str, *, mean: bool = False) -> Comparison:
@@ -68,9 +77,11 @@ def compare_runs(runs: Sequence[Path], split: str, *, mean: bool = False) -> Com
 
     Every variant of an evaluation (gamma, limit, ...) is a row of its own. With `mean`, runs of one
     experiment that differ only in their seed are averaged. Paths that are no runs are left out with
-    a warning, so that `runs/*` can be given. Raises UserError for a path that does not exist, when
-    none is a run, for a run that has no result of `split` or is given twice, for results on
-    different data sets or class lists, and with `mean` for two runs of the same seed.
+    a warning, so that `runs/*` can be given. A run that had labels of every class is scored over
+    the seen and unseen classes of the others, as their ceiling. Raises UserError for a path that
+    does not exist, when none is a run, for a run that has no result of `split` or is given twice,
+    for results on different data sets or class lists, and with `mean` for two runs of the same
+    seed.
     """
     if twice := _repeated([run.resolve() for run in runs]):
         raise UserError(f"{twice}: given twice. Give each run once")
@@ -80,9 +91,14 @@ def compare_runs(runs: Sequence[Path], split: str, *, mean: bool = False) -> Com
         for path in others:
             logger.warning("%s: left out, it is no run", path)
     rows = [row for run in runs for row in _rows(run, split)]
-    first = rows[0]
-    for row in rows[1:]:
-        _check_same_task(first, row)
+    first = next((row for row in rows if row.result.unseen), rows[0])
+    ceilings = []
+    for place, row in enumerate(rows):
+        if is_ceiling(row.result, first.result):
+            rows[place] = replace(row, result=as_if_unseen(row.result, first.result.unseen))
+            ceilings.append(rows[place])
+        else:
+            _check_same_task(first, row)
     protocols: dict[Protocol, None] = {row.record.config.protocol: None for row in rows}
     return Comparison(
         dataset=first.result.dataset,
@@ -94,6 +110,12 @@ def compare_runs(runs: Sequence[Path], split: str, *, mean: bool = False) -> Com
             protocol: published_figures(first.record.dataset, split, protocol)
             for protocol in protocols
         },
+        ceilings=best_means(
+            [
+                (row.record.experiment, _but_for_the_seed(row), row.scores["hIoU"])
+                for row in ceilings
+            ]
+        ),
     )
 
 

@@ -33,21 +33,28 @@ _FACTS = (
 
 def run_table(comparison: Comparison) -> Table:
     """One line per result of a run, one per mean over seeds, one per teacher; in percent."""
+
+    def shares(hiou: float) -> list[str]:
+        return [percent(share) for share in comparison.shares(hiou).values()]
+
     table = Table(box=None)
-    for name in ("run", *_FACTS[:-1], *SCORES):
+    of_ceilings = [f"of {name}" for name in comparison.ceilings]
+    for name in ("run", *_FACTS[:-1], *SCORES, *of_ceilings):
         table.add_column(name, no_wrap=True)
     for row in comparison.rows:
         scores = [percent(row.scores[name]) for name in SCORES]
-        table.add_row(str(row.run), *_shown(_facts(row)), *scores)
+        table.add_row(str(row.run), *_shown(_facts(row)), *scores, *shares(row.scores["hIoU"]))
     table.add_section()
     for mean in comparison.means:
         facts = _facts(mean.rows[0]) | {"seed": " ".join(map(str, _seeds(mean)))}
         scores = [_spread(mean.mean[name], mean.deviation[name]) for name in SCORES]
+        scores += shares(mean.mean["hIoU"])
         table.add_row(f"mean, n = {len(mean.rows)}", *_shown(facts), *scores)
     table.add_section()
     for teacher in comparison.teachers:
         cells = dict.fromkeys(_FACTS[:-1], "-") | {"images": str(teacher.images)}
-        scores = [percent(value) for value in shown_scores(teacher).values()]
+        means = shown_scores(teacher)
+        scores = [*map(percent, means.values()), *shares(means["hIoU"])]
         name = ", ".join(["teacher alone", *_of_what(teacher), teacher.source])
         table.add_row(name, *cells.values(), *scores)
     return table
@@ -82,8 +89,14 @@ def comparison_json(comparison: Comparison) -> dict[str, Any]:
     return {
         "dataset": comparison.dataset,
         "split": comparison.split,
+        "ceilings": dict(comparison.ceilings),
         "runs": [
-            {"run": str(row.run), **_facts(row), "scores": _defined(row.scores)}
+            {
+                "run": str(row.run),
+                **_facts(row),
+                "scores": _defined(row.scores),
+                "of_ceilings": _defined(comparison.shares(row.scores["hIoU"])),
+            }
             for row in comparison.rows
         ],
         "means": [
@@ -94,6 +107,7 @@ def comparison_json(comparison: Comparison) -> dict[str, Any]:
                 "n": len(mean.rows),
                 "mean": _defined(mean.mean),
                 "deviation": _defined(mean.deviation),
+                "of_ceilings": _defined(comparison.shares(mean.mean["hIoU"])),
             }
             for mean in comparison.means
         ],
@@ -103,6 +117,7 @@ def comparison_json(comparison: Comparison) -> dict[str, Any]:
                 "from": each.settings.get("from"),
                 "images": each.images,
                 "scores": _defined(shown_scores(each)),
+                "of_ceilings": _defined(comparison.shares(shown_scores(each)["hIoU"])),
             }
             for each in comparison.teachers
         ],
@@ -124,15 +139,19 @@ def comparison_json(comparison: Comparison) -> dict[str, Any]:
 
 def comparison_csv(comparison: Comparison) -> str:
     """Runs, means, teachers and published figures, told apart by the column `kind`."""
+
+    def shares(hiou: float) -> dict[str, str]:
+        return _cells({f"of {name}": share for name, share in comparison.shares(hiou).items()})
+
+    of_ceilings = tuple(f"of {name}" for name in comparison.ceilings)
     deviations = tuple(f"{name} deviation" for name in SCORES)
     table = io.StringIO()
-    columns = ("kind", "name", *_FACTS, *SCORES, "n", *deviations, "source", "notes")
+    columns = ("kind", "name", *_FACTS, *SCORES, *of_ceilings, "n", *deviations, "source", "notes")
     writer = csv.DictWriter(table, columns, restval="", lineterminator="\n")
     writer.writeheader()
     for row in comparison.rows:
-        writer.writerow(
-            {"kind": "run", "name": row.run, **_joined(_facts(row)), **_cells(row.scores)}
-        )
+        cells = _cells(row.scores) | shares(row.scores["hIoU"])
+        writer.writerow({"kind": "run", "name": row.run, **_joined(_facts(row)), **cells})
     for mean in comparison.means:
         named = {f"{name} deviation": value for name, value in mean.deviation.items()}
         writer.writerow(
@@ -143,11 +162,12 @@ def comparison_csv(comparison: Comparison) -> str:
                 "seed": " ".join(map(str, _seeds(mean))),
                 "n": len(mean.rows),
                 **_cells(mean.mean),
+                **shares(mean.mean["hIoU"]),
                 **_cells(named),
             }
         )
     for teacher in comparison.teachers:
-        writer.writerow(_teacher_cells(teacher))
+        writer.writerow(_teacher_cells(teacher) | shares(shown_scores(teacher)["hIoU"]))
     for protocol, figures in comparison.published.items():
         for figure in figures:
             notes = (*figure.notes, "inferred") if figure.inferred else figure.notes

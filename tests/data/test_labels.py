@@ -39,6 +39,7 @@ UNSEEN = {
     "camvid": "pavement tree car",
     "camvid-free": "sky building pole road pavement tree sign_symbol fence car pedestrian "
     "bicyclist",
+    "camvid-full": "",
     "demo": "traffic_cone stroller dog",
     "demo-free": "sky building road pavement grass tree fence car bus person traffic_sign "
     "traffic_cone stroller dog",
@@ -53,6 +54,7 @@ UNSEEN_IDS = {
     "pascal-context": (0, 6, 7, 14, 19, 24, 31, 33, 48, 54),
     "camvid": (4, 5, 8),
     "camvid-free": tuple(range(11)),
+    "camvid-full": (),
     "demo": (11, 12, 13),
     "demo-free": tuple(range(14)),
     "cityscapes": (4, 8, 14, 17),
@@ -65,6 +67,7 @@ CLASSES = {
     "pascal-context": 59,
     "camvid": 11,
     "camvid-free": 11,
+    "camvid-full": 11,
     "demo": 14,
     "demo-free": 14,
     "cityscapes": 19,

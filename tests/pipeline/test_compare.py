@@ -3,6 +3,7 @@
 import csv
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import torch
 from helpers.colour_run import record
 from helpers.zsseg_command import called as zsseg
 
+from zsseg.pipeline.compare.ceiling import best_means
 from zsseg.pipeline.compare.comparison import compare_runs
 from zsseg.pipeline.compare.published import published, published_figures
 from zsseg.stages.data.spec import DatasetSpec, load_spec
@@ -177,6 +179,59 @@ def test_json_and_csv_hold_shares(tmp_path: Path, capsys: pytest.CaptureFixture[
     assert (rows[2]["n"], rows[2]["seed"]) == ("2", "0 1")
     assert float(rows[2]["pAcc deviation"]) == pytest.approx(mean["deviation"]["pAcc"], abs=5e-5)
     assert (rows[3]["name"], rows[3]["hIoU"], rows[3]["sIoU"]) == ("OC-ZSS", "0.6190", "")
+
+
+def test_runs_with_every_label_are_the_ceiling(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("zsseg.pipeline.console.out.width", 300)
+    ours = _run(tmp_path / "ours", objectives={"sdd": 1.0})
+    result = _score(ours, noise=1)
+    full = load_spec("camvid-full")
+    labelled = [_run(tmp_path / f"full-{seed}", full, train={"seed": seed}) for seed in (0, 1)]
+    confusions = []
+    for seed, run in enumerate(labelled):
+        # The same labelled pixels, some of them in another column.
+        moved = 100 * (seed + 1) * np.eye(11, dtype=np.int64)
+        confusions.append(result.confusion_CC - moved + np.roll(moved, 1, axis=1))
+        save_result(
+            run,
+            replace(result, dataset="camvid-full", unseen=(), confusion_CC=confusions[-1]),
+        )
+    found = compare_runs([labelled[0], ours, labelled[1]], "val", mean=True)
+    by_hand = [scores(each, CAMVID.unseen_ids).hiou for each in confusions]
+    assert [row.scores["hIoU"] for row in found.rows] == [
+        by_hand[0],
+        result.scores.hiou,
+        by_hand[1],
+    ]
+    assert found.ceilings == {"by-hand": pytest.approx(sum(by_hand) / 2)}
+    share = result.scores.hiou / (sum(by_hand) / 2)
+    assert found.shares(result.scores.hiou) == {"by-hand": pytest.approx(share)}
+
+    table = tmp_path / "all.csv"
+    zsseg("compare", *labelled, ours, "--mean", "--csv", table)
+    shown = capsys.readouterr().out
+    assert _line(shown, "ours").rstrip().endswith(f"{100 * share:.1f}")
+    assert "of by-hand: share of its hIoU" in shown
+    rows = list(csv.DictReader(table.read_text().splitlines()))
+    assert [float(row["of by-hand"]) for row in rows[2:]] == pytest.approx([share, 1], abs=1e-4)
+    zsseg("compare", *labelled, ours, "--json")
+    printed = json.loads(capsys.readouterr().out)
+    assert printed["runs"][2]["of_ceilings"]["by-hand"] == pytest.approx(share)
+
+    # Other images are another task, however much the classes agree.
+    _score(_run(tmp_path / "other", full), full, noise=7)
+    with pytest.raises(UserError, match="were scored on different tasks"):
+        compare_runs([ours, tmp_path / "other"], "val")
+    # Alone they are runs like any other.
+    assert compare_runs(labelled, "val").ceilings == {}
+
+
+def test_the_best_schedule_of_an_experiment_is_its_ceiling() -> None:
+    values = [("full", "200", 0.4), ("full", "200", 0.5), ("full", "800", 0.6), ("ce", "", 0.3)]
+    assert best_means(values) == {"full": 0.6, "ce": 0.3}
+    assert best_means(values[:2]) == {"full": pytest.approx(0.45)}
 
 
 def test_what_others_knew_stands_beside_their_figures(
