@@ -2,8 +2,8 @@
 
 `precompute/` is stage one: CLIP once over the images, into a store. `train/` is stage two: a
 student from the store, without CLIP. They never import each other. `evaluate/` scores and applies
-what was trained. Shared: `data/` (images, labels, splits) and `cache/` (the store). `demo/` draws a
-small world to try everything on.
+what was trained, `export/` writes it as one file for other runtimes. Shared: `data/` (images,
+labels, splits) and `cache/` (the store). `demo/` draws a small world to try everything on.
 
 Single files: `errors` (what a user can mend, with exit codes), `printable` (names as text),
 `file_bytes` (files that a user names), `yaml_files` and `validation_errors` (settings read and

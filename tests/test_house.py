@@ -67,7 +67,18 @@ def test_cache_and_data_load_no_torch() -> None:
 @pytest.mark.parametrize(
     ("package", "doors"),
     [
-        ("PIL", {"stages/data/images.py", "stages/demo/canvas.py"}),  # files, and drawing
+        (
+            "PIL",
+            {  # files, drawing, and the script that lies beside an export
+                "stages/data/images.py",
+                "stages/demo/canvas.py",
+                "stages/export/standalone.py",
+            },
+        ),
+        (
+            "onnxruntime",
+            {f"stages/export/{name}.py" for name in ("agreement", "small_numbers", "standalone")},
+        ),
         ("fsspec", {"stages/cache/disk/store_path.py", "stages/cache/disk/bucket_requests.py"}),
         ("jinja2", {"pipeline/html_page.py"}),
         ("albumentations", {"stages/train/batches/photometric.py"}),

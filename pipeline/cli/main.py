@@ -17,6 +17,8 @@ from zsseg.pipeline.cli.ablate import ablate
 from zsseg.pipeline.cli.compare import compare
 from zsseg.pipeline.cli.demo import demo
 from zsseg.pipeline.cli.evaluate import evaluate
+from zsseg.pipeline.cli.export import export
+from zsseg.pipeline.cli.names import names
 from zsseg.pipeline.cli.options import Exit
 from zsseg.pipeline.cli.precompute import precompute
 from zsseg.pipeline.cli.predict import predict
@@ -32,7 +34,19 @@ app = typer.Typer(
     help="Zero-shot semantic segmentation: run CLIP once into a cache (precompute), then train "
     "any student against it (train). CLIP is not needed afterwards.",
 )
-for command in (demo, preview, precompute, train, evaluate, predict, compare, ablate, tune):
+for command in (
+    demo,
+    preview,
+    precompute,
+    train,
+    evaluate,
+    predict,
+    export,
+    names,
+    compare,
+    ablate,
+    tune,
+):
     app.command()(command)
 app.add_typer(dataset.app, name="dataset")
 app.add_typer(cache.app, name="cache")

@@ -110,7 +110,7 @@ class Ham(nn.Module):
         """The approximation (B, C, h, w) of a non-negative map, float32 also under autocast."""
         with _full_precision(map_BChw.device):
             map_BCN = map_BChw.float().flatten(2)
-            batch, (channels, rank) = len(map_BCN), self.fixed_CR.shape
+            batch, (channels, rank) = map_BCN.shape[0], self.fixed_CR.shape
             if self.training:
                 bases_BCR = torch.rand(batch, channels, rank, device=map_BCN.device)
             else:

@@ -1,0 +1,88 @@
+"""What an exported file says of itself (`metadata_props` of ONNX, texts by name).
+
+names, colours      of the run's classes, or of the fixed ones: JSON
+text, text_shape    their embeddings: float32 in base64, and its sizes
+fixed, background   are the names fixed; how many of them, at the end, are background
+recipe              the run's settings: JSON
+evaluation          scores that `zsseg evaluate` wrote into the run: JSON
+licences            what applies to the file
+version, opset, precision, confidence, preprocessing
+"""
+
+import base64
+import json
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx import helper
+
+from zsseg.stages.evaluate.overlay import palette
+from zsseg.stages.evaluate.trained_run import TrainedRun
+from zsseg.stages.export.agreement import Vocabulary
+from zsseg.stages.export.network_graph import OPSET
+
+PREFIX = "zsseg."
+
+
+def add_metadata(
+    model: onnx.ModelProto,
+    run: TrainedRun,
+    vocabulary: Vocabulary,
+    more: dict[str, Any],
+) -> None:
+    """Write into a model what it is; `more`: what else, as JSON values by name."""
+    text_CD = np.ascontiguousarray(vocabulary.text_CD.cpu().numpy(), dtype=np.float32)
+    texts = {
+        "text": base64.b64encode(text_CD.tobytes()).decode(),
+        "licences": _licences(run),
+        "version": version("zsseg"),
+    }
+    values = {
+        "names": vocabulary.names,
+        "colours": palette(len(vocabulary.names))[: len(vocabulary.names)].tolist(),
+        "text_shape": text_CD.shape,
+        "background": vocabulary.background,
+        "recipe": _recipe(run),
+        "evaluation": _evaluations(run.path),
+        "opset": OPSET,
+        **more,
+    }
+    texts |= {name: json.dumps(value, ensure_ascii=False) for name, value in values.items()}
+    helper.set_model_props(model, {f"{PREFIX}{name}": text for name, text in texts.items()})
+
+
+def _recipe(run: TrainedRun) -> dict[str, Any]:
+    """The run's record, with the settings that it is evaluated with here, without folders of this
+    machine: a file that is handed on should not name them."""
+    record = run.record.model_dump(mode="json", exclude={"root", "store", "check"})
+    record["teacher"] = _teacher(run)
+    return record | {"step": run.step, "evaluate": run.evaluate.model_dump()}
+
+
+def _teacher(run: TrainedRun) -> str:
+    kind, colon, place = run.record.teacher.partition(":")
+    return f"{kind}:{Path(place).name}" if colon else kind
+
+
+def _evaluations(path: Path) -> list[dict[str, Any]]:
+    """The scores in the run, without the tables of pixels and without folders."""
+    found = []
+    for file in sorted(path.glob("evaluation-*.json")):
+        try:
+            result = json.loads(file.read_text("utf-8"))
+            kept = ("subject", "dataset", "split", "images", "settings", "variant", "scores")
+            found.append({name: result[name] for name in kept})
+        except (OSError, ValueError, KeyError, TypeError):  # a damaged result is no result
+            continue
+    return found
+
+
+def _licences(run: TrainedRun) -> str:
+    return (
+        f"Trained on the images of '{run.spec.name}' with tokens and text embeddings of the "
+        f"teacher {_teacher(run)}: the licences of both apply to this file, and that of the "
+        f"encoder's initial weights ({run.record.config.student.encoder}). zsseg adds none."
+    )

@@ -1,0 +1,74 @@
+"""Text embeddings in a file, for a machine that has no CLIP.
+
+A NumPy archive: `names` (C,), `text` (C, D) or (C, S, D) float32, `colours` (C, 3) uint8,
+`background` (how many names at the end are background), `teacher` and `templates`.
+"""
+
+import io
+import zipfile
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from zsseg.stages.cache.disk.durable import write_durably
+from zsseg.stages.errors import UserError
+from zsseg.stages.evaluate.overlay import palette
+from zsseg.stages.evaluate.trained_run import TrainedRun
+from zsseg.stages.evaluate.vocabulary import checked_names
+
+
+class NamesFile(NamedTuple):
+    """Names and their embeddings."""
+
+    names: list[str]
+    background: list[str]
+    text_CD: Tensor
+
+
+def write_names(path: Path, run: TrainedRun, content: NamesFile) -> None:
+    """Write a file of names, whole or not at all."""
+    every = [*content.names, *content.background]
+    stream = io.BytesIO()
+    np.savez(
+        stream,
+        names=np.array(every, dtype=str),
+        text=content.text_CD.cpu().numpy().astype(np.float32),
+        colours=palette(len(every))[: len(every)],
+        background=np.array(len(content.background)),
+        teacher=np.array(run.record.teacher),
+        templates=np.array(run.record.templates),
+    )
+    write_durably(path, stream.getvalue())
+
+
+def read_names_file(path: Path, run: TrainedRun) -> NamesFile:
+    """The names of a file, for a run of the same teacher and templates.
+
+    Raises UserError for a file that is none, and where its embeddings are not of the run's kind.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as stored:
+            names = tuple(str(name) for name in stored["names"])
+            text = np.asarray(stored["text"], dtype=np.float32)
+            behind = int(stored["background"])
+            templates = str(stored["templates"])
+    except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
+        raise UserError(
+            f"{path}: is no file of names ({error}). Make one with `zsseg names --run RUN NAMES "
+            f"--out {path.name}`"
+        ) from error
+    width, several = run.text_CD.shape[-1], run.text_CD.ndim == 3
+    kind = (len(names), width) if text.ndim == 2 else (len(names), text.shape[1], width)
+    fits = text.shape == kind and (text.ndim == 2 or several) and 0 <= behind < len(names)
+    if not fits or not np.isfinite(text).all() or templates != run.record.templates:
+        raise UserError(
+            f"{path}: its embeddings do not fit {run.path}: they have {text.shape[-1]} values and "
+            f"are made with the templates {templates}, the run has {width} and "
+            f"{run.record.templates}. Make the file with this run"
+        )
+    checked = [*checked_names(names)]
+    end = len(names) - behind
+    return NamesFile(checked[:end], checked[end:], torch.from_numpy(text).to(run.text_CD.device))
