@@ -1,7 +1,7 @@
 """`zsseg export`: a trained student as one ONNX file."""
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -10,41 +10,42 @@ from zsseg.pipeline.cli.options import Quiet, Settings
 from zsseg.pipeline.cli.run_options import evaluate_config, read_names, text_encoder
 from zsseg.stages.errors import UserError
 
+if TYPE_CHECKING:
+    from zsseg.stages.export.export_run import Exported
+
+FixedClasses = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAMES|@FILE",
+        help="Fix these class names in the file. \\[default: any names, given as embeddings]",
+    ),
+]
+FixedBackground = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAMES|@FILE", help="With --classes: names of what else is there; it becomes void."
+    ),
+]
+Confidence = Annotated[
+    Literal["margin", "probability", "cosine"],
+    typer.Option(help="What the output confidence is: p1 - p2, p1, or the best cosine."),
+]
+
 
 def export(
     run: Annotated[Path, typer.Option(help="Folder of a run.")],
     out: Annotated[Path, typer.Option(help="File to write, such as model.onnx.")],
-    classes: Annotated[
-        str | None,
-        typer.Option(
-            metavar="NAMES|@FILE",
-            help="Fix these class names in the file. \\[default: any names, given as embeddings]",
-        ),
-    ] = None,
-    background: Annotated[
-        str | None,
-        typer.Option(
-            metavar="NAMES|@FILE",
-            help="With --classes: names of what else is there; it becomes void.",
-        ),
-    ] = None,
+    classes: FixedClasses = None,
+    background: FixedBackground = None,
     teacher: Annotated[
         str | None, typer.Option(help="Where the run's CLIP is now, for new class names.")
     ] = None,
-    scores: Annotated[
-        bool, typer.Option("--scores", help="Also give the scores, on the student's grid.")
-    ] = False,
+    scores: Annotated[bool, typer.Option("--scores", help="Also give scores, on a grid.")] = False,
     fp16: Annotated[bool, typer.Option("--fp16", help="Compute in 16-bit floats.")] = False,
-    int8: Annotated[
-        bool, typer.Option("--int8", help="Convolutions in 8-bit integers, calibrated on images.")
-    ] = False,
-    confidence: Annotated[
-        Literal["margin", "probability", "cosine"],
-        typer.Option(help="What the output confidence is: p1 - p2, p1, or the best cosine."),
-    ] = "margin",
+    int8: Annotated[bool, typer.Option("--int8", help="Convolutions in 8-bit integers.")] = False,
+    confidence: Confidence = "margin",
     images: Annotated[
-        Path | None,
-        typer.Option(help="Folder of images to try it on. \\[default: the run's data set]"),
+        Path | None, typer.Option(help="Images to try it on. \\[default: the run's data set]")
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace what is there.")] = False,
     settings: Settings = None,
@@ -61,36 +62,24 @@ def export(
     # Here torch is loaded: mistakes in the options are told before.
     from zsseg.stages.evaluate.trained_run import load_run
     from zsseg.stages.export.export_run import ExportOptions, export_run
-    from zsseg.stages.export.needed_packages import check_packages
+    from zsseg.stages.export.vocabulary_of import fixed_vocabulary
 
-    check_packages()
-    student = load_run(run, device="cpu", evaluate=config)
-    fixed = None
+    student, fixed = load_run(run, device="cpu", evaluate=config), None
     if given:
-        from zsseg.stages.export.vocabulary_of import fixed_vocabulary
-
         encode = text_encoder(student, teacher)
         fixed = fixed_vocabulary(student, given, others, encode=encode, teacher=teacher)
-    done = export_run(
-        student,
-        out,
-        fixed=fixed,
-        options=ExportOptions(
-            precision="fp16" if fp16 else "int8" if int8 else "fp32",
-            scores=scores,
-            measure=confidence,
-            images=images,
-            force=force,
-        ),
-    )
-    found = done.agreement
-    apart = found.score_difference
+    precision: Literal["fp32", "fp16", "int8"] = "fp16" if fp16 else "int8" if int8 else "fp32"
+    options = ExportOptions(precision, scores, confidence, images, force)
+    _say(export_run(student, out, fixed=fixed, options=options))
+
+
+def _say(done: "Exported") -> None:
+    found, apart = done.agreement, done.agreement.score_difference
     scored = "" if apart is None else f", scores within {apart:.1e}"
-    console.out.print(
-        f"{done.path}: {console.size_text(done.size)}; run it with {done.script}", soft_wrap=True
-    )
-    console.out.print(
+    lines = (
+        f"{done.path}: {console.size_text(done.size)}; run it with {done.script}",
         f"tried on {done.images}: {found.labels:.3%} of the labels are PyTorch's{scored}; "
         f"{1000 * found.seconds:.0f} ms an image, PyTorch {1000 * found.torch_seconds:.0f} ms",
-        soft_wrap=True,
     )
+    for line in lines:
+        console.out.print(line, soft_wrap=True)

@@ -19,19 +19,7 @@ from zsseg.stages.evaluate.inference import calibrated, predict_scores, prepared
 from zsseg.stages.evaluate.labelling import upsampled_argmax
 from zsseg.stages.evaluate.scorer import Scorer, class_scorer
 from zsseg.stages.evaluate.trained_run import TrainedRun
-
-
-@dataclass(frozen=True)
-class Vocabulary:
-    """Names that pixels are given, with their embeddings."""
-
-    names: tuple[str, ...]
-    """Classes, then background names."""
-    text_CD: Tensor
-    background: int = 0
-    """How many of them are background: their pixels become VOID."""
-    seen_ids: tuple[int, ...] = ()
-    """Those that are seen classes of the run, from which gamma is taken."""
+from zsseg.stages.export.vocabulary_of import Vocabulary
 
 
 @dataclass(frozen=True)

@@ -16,9 +16,10 @@ from zsseg.stages.errors import UserError
 from zsseg.stages.evaluate.trained_run import TrainedRun
 from zsseg.stages.export.needed_packages import check_packages
 from zsseg.stages.export.real_images import Images, images_for
+from zsseg.stages.export.vocabulary_of import Vocabulary
 
 if TYPE_CHECKING:
-    from zsseg.stages.export.agreement import Agreement, Vocabulary
+    from zsseg.stages.export.agreement import Agreement
 
 Precision = Literal["fp32", "fp16", "int8"]
 
@@ -64,7 +65,7 @@ def export_run(
     run: TrainedRun,
     out: Path,
     *,
-    fixed: "Vocabulary | None" = None,
+    fixed: Vocabulary | None = None,
     options: ExportOptions | None = None,
 ) -> Exported:
     """Write a run's student as ONNX to `out`, and a script that runs it beside it (`run.py`).
@@ -119,13 +120,13 @@ def _on_cpu(run: TrainedRun) -> TrainedRun:
 def _make(
     run: TrainedRun,
     path: Path,
-    fixed: "Vocabulary | None",
+    fixed: Vocabulary | None,
     options: ExportOptions,
     images: Images,
 ) -> "Agreement":
     """Write the file and try it. Raises UserError where it does not agree with the run."""
     # Inside: they import onnx and onnxruntime, which not every installation has.
-    from zsseg.stages.export.agreement import Vocabulary, agreement
+    from zsseg.stages.export.agreement import agreement
     from zsseg.stages.export.metadata import add_metadata
     from zsseg.stages.export.network_graph import network_graph
     from zsseg.stages.export.small_numbers import half_network, quantised_network

@@ -21,8 +21,8 @@ from onnx import helper
 
 from zsseg.stages.evaluate.overlay import palette
 from zsseg.stages.evaluate.trained_run import TrainedRun
-from zsseg.stages.export.agreement import Vocabulary
 from zsseg.stages.export.network_graph import OPSET
+from zsseg.stages.export.vocabulary_of import Vocabulary
 
 PREFIX = "zsseg."
 

@@ -20,6 +20,7 @@ from onnxruntime.quantization import (
 )
 from onnxruntime.quantization.shape_inference import quant_pre_process
 from onnxruntime.transformers.float16 import convert_float_to_float16
+from onnxruntime.transformers.onnx_model import OnnxModel
 
 from zsseg.stages.evaluate.inference import prepared
 from zsseg.stages.evaluate.trained_run import TrainedRun
@@ -30,8 +31,10 @@ _QUANTISED = ("Conv",)
 
 def half_network(network: onnx.ModelProto) -> onnx.ModelProto:
     """A `network_graph` that computes in 16-bit floats between inputs and outputs of 32 bits."""
-    half: onnx.ModelProto = convert_float_to_float16(network, keep_io_types=True)
-    return half
+    half = OnnxModel(convert_float_to_float16(network, keep_io_types=True))
+    half.topological_sort()  # casts of the input stand behind what takes them
+    model: onnx.ModelProto = half.model
+    return model
 
 
 def quantised_network(

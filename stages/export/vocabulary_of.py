@@ -1,13 +1,30 @@
-"""The names that are fixed in an export."""
+"""The names that an export is tried with, or that are fixed in it.
+
+Legend: C classes, D CLIP width.
+"""
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import Tensor
 
 from zsseg.stages.evaluate.trained_run import TrainedRun
 from zsseg.stages.evaluate.vocabulary import checked_names, class_text, own_class
-from zsseg.stages.export.agreement import Vocabulary
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """Names that pixels are given, with their embeddings."""
+
+    names: tuple[str, ...]
+    """Classes, then background names."""
+    text_CD: Tensor
+    background: int = 0
+    """How many of them are background: their pixels become VOID."""
+    seen_ids: tuple[int, ...] = ()
+    """Those that are seen classes of the run, from which gamma is taken."""
 
 
 def fixed_vocabulary(
