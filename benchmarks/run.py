@@ -20,7 +20,7 @@ from typing import Any
 
 import torch
 
-from benchmarks import inference, loader, online, pixel_losses, scale, stage_one, step
+from benchmarks import exported, inference, loader, online, pixel_losses, scale, stage_one, step
 from benchmarks.ratio import Ratio
 
 Measure = Callable[[], Ratio | Iterable[Ratio]]
@@ -34,6 +34,7 @@ OTHERS: tuple[Measure, ...] = (
     loader.row_ratios,
     pixel_losses.ratios,
     pixel_losses.peak_ratios,
+    exported.random_student_ratio,
     inference.agreement_ratios,
     *inference.MEASURES,
 )

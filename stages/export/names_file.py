@@ -50,7 +50,7 @@ def read_names_file(path: Path, run: TrainedRun) -> NamesFile:
     Raises UserError for a file that is none, and where its embeddings are not of the run's kind.
     """
     try:
-        with np.load(path, allow_pickle=False) as stored:
+        with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as stored:
             names = tuple(str(name) for name in stored["names"])
             text = np.asarray(stored["text"], dtype=np.float32)
             behind = int(stored["background"])

@@ -41,7 +41,9 @@ def main() -> None:
     classes = len(names) - background
     labels = np.where(labels < classes, labels, 255).astype(np.uint8)
     picture = Image.fromarray(labels)
-    picture.putpalette(bytes(value for colour in colours[:classes] for value in colour))
+    table = np.zeros((256, 3), np.uint8)  # whole: of a shorter one Pillow makes fewer bits a pixel
+    table[:classes] = colours[:classes]
+    picture.putpalette(table.tobytes())
     picture.save(given.out)
     for number in np.argsort(-np.bincount(labels.ravel(), minlength=256)[:classes], kind="stable"):
         if share := float((labels == number).mean()):
