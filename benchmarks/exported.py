@@ -9,6 +9,7 @@ to its labels.
 
 import argparse
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -50,11 +51,15 @@ def onnxruntime_ratio(run: TrainedRun, images: list[NDArray[np.uint8]], file: Pa
     )
 
 
-def random_student_ratio() -> Ratio:
-    """Of a student with random weights on one picture, with 171 names."""
+def random_student_ratios() -> Iterator[Ratio]:
+    """Of a student with random weights on one picture, with few names and with many."""
+    for names in (14, 171):
+        yield _random_student_ratio(names)
+
+
+def _random_student_ratio(names: int) -> Ratio:
     one = subject()
-    text_CD = one.scorer.text_CD
-    student = one.scorer.student
+    student, text_CD = one.scorer.student, one.scorer.text_CD[:names]
     run = TrainedRun(
         path=Path("run"),
         record=record_of(one.config),
@@ -63,10 +68,10 @@ def random_student_ratio() -> Ratio:
         step=0,
         stride=STRIDE,
         text_CD=text_CD,
-        names=tuple(map(str, range(len(text_CD)))),
+        names=tuple(map(str, range(names))),
     )
     with TemporaryDirectory() as folder:
-        file = Path(folder) / "model.onnx"
+        file = Path(folder) / f"mit_b0, {names} names.onnx"
         save_model(student_graph(run, network_graph(student), GraphForm("margin")), file)
         return onnxruntime_ratio(run, [picture()], file)
 

@@ -34,7 +34,7 @@ OTHERS: tuple[Measure, ...] = (
     loader.row_ratios,
     pixel_losses.ratios,
     pixel_losses.peak_ratios,
-    exported.random_student_ratio,
+    exported.random_student_ratios,
     inference.agreement_ratios,
     *inference.MEASURES,
 )

@@ -18,6 +18,7 @@ Measure = Literal["margin", "probability", "cosine"]
 """Of confidence: p1 - p2 or p1 of the softmax of logit scale times scores; or the best score."""
 
 _FLOAT = TensorProto.FLOAT
+_ENLARGED = {"mode": "linear", "coordinate_transformation_mode": "half_pixel"}
 _LOWEST = -1e4
 """Below any cosine, and finite: differences of two of them are no NaN."""
 
@@ -30,12 +31,12 @@ def labels_and_confidence(
     `image_shape`: (4,) of the image (N, H, W, 3). Enlarged bilinearly; of equal scores the lowest
     label. `margin` is 1 where there is one class only.
     """
-    map_shape = graph.op("Slice", [image_shape, graph.whole(0), graph.whole(3)])
-    count = graph.op("Slice", [image_shape, graph.whole(0), graph.whole(1)])
-    size = graph.op("Slice", [image_shape, graph.whole(1), graph.whole(3)])
+    map_shape, count, size = (
+        graph.op("Slice", [image_shape, graph.whole(first), graph.whole(end)])
+        for first, end in ((0, 3), (0, 1), (1, 3))
+    )
     one_class = graph.op("Concat", [count, graph.whole(1), size], {"axis": 0})
-    shape = graph.op("Shape", [scores])
-    classes = graph.op("Gather", [shape, graph.constant(np.array(1))])
+    classes = graph.op("Gather", [graph.op("Shape", [scores]), graph.constant(np.array(1))])
     first = helper.make_tensor("first", TensorProto.INT32, [1], [0])
     label = graph.op("ConstantOfShape", [map_shape], {"value": first})
     before = [label, _filled(graph, map_shape, _LOWEST)]
@@ -44,12 +45,15 @@ def labels_and_confidence(
     if measure == "margin":
         before.append(_filled(graph, map_shape, _LOWEST))
 
+    highest = ""
+    if measure != "cosine":
+        scores = graph.op("Mul", [scores, graph.constant(np.array(logit_scale, np.float32))])
+        highest = _highest(graph, scores, one_class)
     inner = GraphBuilder(graph)
     number, going, labels, best = (inner.name(each) for each in ("class", "go", "label", "best"))
     place = inner.op("Unsqueeze", [number, inner.whole(0)])
     score = inner.op("Gather", [scores, place], {"axis": 1})
-    how = {"mode": "linear", "coordinate_transformation_mode": "half_pixel"}
-    score = inner.op("Resize", [score, "", "", one_class], how)
+    score = inner.op("Resize", [score, "", "", one_class], _ENLARGED)
     score = inner.op("Squeeze", [score, inner.whole(1)])
     better = inner.op("Greater", [score, best])
     here = inner.op("Cast", [number], {"to": TensorProto.INT32})
@@ -58,28 +62,27 @@ def labels_and_confidence(
         (best, inner.op("Max", [score, best]), _FLOAT),
     ]
     if measure != "cosine":
+        # exp(score - highest) is at most 1, and needs no other sum for a new best class.
         total = inner.name("total")
-        values.append((total, _total(inner, (total, score, best, better), logit_scale), _FLOAT))
+        share = inner.op("Exp", [inner.op("Sub", [score, highest])])
+        values.append((total, inner.op("Add", [total, share]), _FLOAT))
     if measure == "margin":
         second = inner.name("second")
         lower = inner.op("Min", [score, best])
         values.append((second, inner.op("Max", [second, lower]), _FLOAT))
     sides = ["N", "H", "W"]
-    go = described(going, TensorProto.BOOL, [])
+    kinds = [(number, TensorProto.INT64), (going, TensorProto.BOOL)]
+    given = [described(name, kind, []) for name, kind in kinds]
     body = inner.graph(
         "class",
-        [
-            described(number, TensorProto.INT64, []),
-            go,
-            *(described(name, kind, sides) for name, _, kind in values),
-        ],
+        [*given, *(described(name, kind, sides) for name, _, kind in values)],
         [
             (going, described(inner.name("go"), TensorProto.BOOL, [])),
             *((value, described(inner.name("after"), kind, sides)) for _, value, kind in values),
         ],
     )
     labels, *found = graph.loop(classes, before, body)
-    return labels, _confidence(graph, found, measure, logit_scale)
+    return labels, _confidence(graph, found, highest, measure)
 
 
 def _filled(graph: GraphBuilder, shape: str, value: float) -> str:
@@ -87,29 +90,21 @@ def _filled(graph: GraphBuilder, shape: str, value: float) -> str:
     return graph.op("ConstantOfShape", [shape], {"value": fill})
 
 
-def _total(inner: GraphBuilder, values: tuple[str, str, str, str], logit_scale: float) -> str:
-    """The sum of exp(scale (score - best)) over the classes so far, for the best one so far.
-
-    With e = exp(-scale |score - best before|) it is t e + 1 for a new best class, else t + e.
-    """
-    total, score, best, better = values
-    apart = inner.op("Abs", [inner.op("Sub", [score, best])])
-    scale = inner.constant(np.array(-logit_scale, np.float32))
-    share = inner.op("Exp", [inner.op("Mul", [apart, scale])])
-    one = inner.constant(np.array(1.0, np.float32))
-    new = inner.op("Add", [inner.op("Mul", [total, share]), one])
-    return inner.op("Where", [better, new, inner.op("Add", [total, share])])
+def _highest(graph: GraphBuilder, scores: str, one_class: str) -> str:
+    """(N, H, W) no score is above it: the enlarged map of the best scores on the grid."""
+    best = graph.op("ReduceMax", [scores, graph.whole(1)], {"keepdims": 1})
+    return graph.op(
+        "Squeeze", [graph.op("Resize", [best, "", "", one_class], _ENLARGED), graph.whole(1)]
+    )
 
 
-def _confidence(graph: GraphBuilder, found: list[str], measure: Measure, logit_scale: float) -> str:
+def _confidence(graph: GraphBuilder, found: list[str], highest: str, measure: Measure) -> str:
     """(N, H, W) of the best score, the sum of exponentials and the second best score."""
-    one = graph.constant(np.array(1.0, np.float32))
     if measure == "cosine":
-        nothing = graph.constant(np.array(0.0, np.float32))
-        return graph.op("Clip", [found[0], nothing, one])
-    if measure == "probability":
-        return graph.op("Div", [one, found[1]])
-    best, total, second = found
-    scale = graph.constant(np.array(logit_scale, np.float32))
-    behind = graph.op("Exp", [graph.op("Mul", [graph.op("Sub", [second, best]), scale])])
-    return graph.op("Div", [graph.op("Sub", [one, behind]), total])
+        ends = [graph.constant(np.array(value, np.float32)) for value in (0.0, 1.0)]
+        return graph.op("Clip", [found[0], *ends])
+    shares = [
+        graph.op("Exp", [graph.op("Sub", [score, highest])]) for score in (found[0], *found[2:])
+    ]
+    lead = graph.op("Sub", shares) if measure == "margin" else shares[0]
+    return graph.op("Div", [lead, found[1]])
