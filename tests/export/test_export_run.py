@@ -170,6 +170,28 @@ def test_fixed_names_are_in_the_file_and_background_is_void(
         assert (ran(done.path, image_HW3)["labels"] == label_HW).mean() > 0.999
 
 
+def test_what_a_file_is_given_wrongly(run: TrainedRun, tmp_path: Path) -> None:
+    """Ten thousand names are no mistake; no name at all leaves no confidence in anything."""
+    done = export_run(run, tmp_path / "model.onnx")
+    session = onnxruntime.InferenceSession(done.path)
+    (image_HW3,) = images([(20, 30)])
+    text = text_of(10_000).numpy()
+    assert session.run(["labels"], {"image": image_HW3[None], "text": text})[0].max() > VOID
+    for none in (text[:0], np.full((2, 3), np.nan, np.float32)):
+        confidence = session.run(["confidence"], {"image": image_HW3[None], "text": none})[0]
+        assert np.isnan(confidence).all()
+    for wrong in (
+        {"image": image_HW3[None].astype(np.float32)},
+        {"image": image_HW3[None, :, :, 0]},
+        {"image": np.zeros((1, 20, 30, 4), np.uint8)},
+        {"image": np.zeros((1, 0, 0, 3), np.uint8)},
+        {"text": np.ones((2, 4), np.float32)},
+    ):
+        feeds = {"image": image_HW3[None], "text": run.text_CD.numpy()} | wrong
+        with pytest.raises(Exception, match=r"ONNXRuntimeError|Unexpected input"):
+            session.run(None, feeds)
+
+
 def test_the_file_says_what_it_is_and_names_no_folder_of_this_machine(
     run: TrainedRun, tmp_path: Path
 ) -> None:
