@@ -31,6 +31,13 @@ Confidence = Annotated[
     typer.Option(help="What the output confidence is: p1 - p2, p1, or the best cosine."),
 ]
 
+TextTower = Annotated[
+    bool,
+    typer.Option(
+        "--text-tower", help="Also the teacher's text tower and tokenizer, for names elsewhere."
+    ),
+]
+
 
 def export(
     run: Annotated[Path, typer.Option(help="Folder of a run.")],
@@ -47,6 +54,7 @@ def export(
     images: Annotated[
         Path | None, typer.Option(help="Images to try it on. \\[default: the run's data set]")
     ] = None,
+    text_tower: TextTower = False,
     force: Annotated[bool, typer.Option("--force", help="Replace what is there.")] = False,
     settings: Settings = None,
     quiet: Quiet = False,
@@ -71,6 +79,8 @@ def export(
     precision: Literal["fp32", "fp16", "int8"] = "fp16" if fp16 else "int8" if int8 else "fp32"
     options = ExportOptions(precision, scores, confidence, images, force)
     _say(export_run(student, out, fixed=fixed, options=options))
+    if text_tower:
+        _export_tower(teacher or student.record.teacher, out.parent, force=force)
 
 
 def _say(done: "Exported") -> None:
@@ -83,3 +93,10 @@ def _say(done: "Exported") -> None:
     )
     for line in lines:
         console.out.print(line, soft_wrap=True)
+
+
+def _export_tower(teacher: str, folder: Path, *, force: bool) -> None:
+    from zsseg.stages.export.text_tower import export_text_tower
+
+    for path in export_text_tower(teacher, folder, force=force):
+        console.out.print(f"{path}: {console.size_text(path.stat().st_size)}", soft_wrap=True)

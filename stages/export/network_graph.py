@@ -52,7 +52,7 @@ def network_graph(student: Student) -> onnx.ModelProto:
         3: multiple * torch.export.Dim("columns", min=1),
     }
     try:
-        with _quiet():
+        with quiet_exporter():
             program = torch.onnx.export(
                 module,
                 (example,),
@@ -80,7 +80,7 @@ def network_graph(student: Student) -> onnx.ModelProto:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet_exporter() -> Iterator[None]:
     """Without what the exporter says of its own inner parts, which nobody here can mend."""
     loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir")]
     levels = [each.level for each in loggers]
