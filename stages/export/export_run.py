@@ -4,12 +4,11 @@ Legend: C classes, D CLIP width.
 """
 
 import shutil
+from copy import deepcopy
 from dataclasses import dataclass, replace
 from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
-
-from torch import nn
 
 from zsseg.stages.cache.disk.disk_errors import disk_errors
 from zsseg.stages.errors import UserError
@@ -111,9 +110,8 @@ def _check_place(run: TrainedRun, out: Path, script: Path, *, force: bool) -> No
 
 
 def _on_cpu(run: TrainedRun) -> TrainedRun:
-    """The run as its file will be tried: on the CPU, in evaluation mode, gradients off."""
-    student = run.student.to("cpu").eval().requires_grad_(False)
-    assert isinstance(student, nn.Module)
+    """A copy of the run as its file will be tried: on the CPU, in evaluation mode, no gradients."""
+    student = deepcopy(run.student).to("cpu").eval().requires_grad_(False)
     return replace(run, student=student, text_CD=run.text_CD.cpu())
 
 

@@ -205,6 +205,13 @@ def test_the_file_says_what_it_is_and_names_no_folder_of_this_machine(
     assert str(tmp_path) not in json.dumps(about)
 
 
+def test_the_run_itself_stays_as_it_is(run: TrainedRun, tmp_path: Path) -> None:
+    run.student.train()
+    export_run(run, tmp_path / "model.onnx")
+    assert run.student.training
+    assert all(each.requires_grad for each in run.student.parameters())
+
+
 @pytest.mark.parametrize("place", ["model.pt", "run/model.onnx", ""])
 def test_a_wrong_place_is_refused(run: TrainedRun, place: str, tmp_path: Path) -> None:
     with pytest.raises(UserError):
