@@ -240,6 +240,21 @@ def test_an_export_that_does_not_agree_is_not_kept(
     assert [*out.iterdir()] == []
 
 
+def test_a_file_that_does_not_run_is_told_and_not_kept(
+    run: TrainedRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As of PSPNet and UPerNet, whose pooling is written for the size of the example."""
+
+    def broken(*_: object) -> None:
+        raise RuntimeError("[ONNXRuntimeError] : 2 : indices element out of data bounds")
+
+    monkeypatch.setattr("zsseg.stages.export.agreement.agreement", broken)
+    out = tmp_path / "new"
+    with pytest.raises(UserError, match="out of data bounds"):
+        export_run(run, out / "model.onnx")
+    assert [*out.iterdir()] == []
+
+
 def test_a_full_disk_leaves_nothing(
     run: TrainedRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
