@@ -46,7 +46,7 @@ def test_an_offered_option_is_one(
         assert zsseg(*words, f"{option}x") != 0
         said = capsys.readouterr().err.replace("\n", " ")
         offered = re.findall(
-            r"--[a-z-]+", re.split(r"ossible option|Did you mean", said, maxsplit=1)[-1]
+            r"--[a-z0-9-]+", re.split(r"ossible option|Did you mean", said, maxsplit=1)[-1]
         )
         offered = offered[: -1 if offered[-1] == "--help" else None]  # of the advice at the end
         assert set(offered) <= options, said

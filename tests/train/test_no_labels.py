@@ -164,7 +164,7 @@ def test_every_experiment_is_told_what_has_nothing_to_do(free: TrainingData, nam
     config = build(RunConfig, read_experiment(name), where=name)
     learns_at_once = config.self_training.method != "none" and config.self_training.start == 0
     kind = name.rpartition("_")[2]
-    if kind in {"baseline", "rst", "st"} and "sdd" not in name:
+    if kind in {"baseline", "rst", "st", "full"} and "sdd" not in name:
         with pytest.raises(UserError, match=r"no pixel has a label.*`free` does"):
             check_supervision(free.spec, config)
     else:
