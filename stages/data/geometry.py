@@ -73,9 +73,14 @@ def nearest_cells(
     image (where `inside` is False).
     """
     y_R, x_C = cell_centres(view, *size)
-    row_R = np.clip(np.floor(y_R * grid[0]).astype(np.intp), 0, grid[0] - 1)
-    column_C = np.clip(np.floor(x_C * grid[1]).astype(np.intp), 0, grid[1] - 1)
-    return row_R, column_C
+    return _nearest(y_R, grid[0]), _nearest(x_C, grid[1])
+
+
+def _nearest(centre_R: NDArray[np.float64], cells: int) -> NDArray[np.intp]:
+    """(R,) the source cell that each position falls into, or the nearest."""
+    # np.clip takes four times as long for some hundred numbers.
+    cell_R = np.minimum(np.maximum(centre_R * cells, 0), cells - 1)
+    return cell_R.astype(np.intp)  # rounds down: none is below 0
 
 
 def crop_map(
@@ -88,10 +93,11 @@ def crop_map(
     (..., H, W) are seen alike.
     """
     *_, height, width = map_HW.shape
-    row_R, column_C = nearest_cells(view, size, (height, width))
     y_R, x_C = cell_centres(view, *size)
-    # Columns first, then whole rows: a quarter of the time of both at once.
-    cropped_RC: NDArray[np.uint8] = map_HW.take(column_C, axis=-1).take(row_R, axis=-2)
+    row_R, column_C = _nearest(y_R, height), _nearest(x_C, width)
+    # Columns first, of the rows shown only, then whole rows: a quarter of the time of both at once.
+    shown_HW = map_HW[..., row_R[0] : row_R[-1] + 1, :]
+    cropped_RC: NDArray[np.uint8] = shown_HW.take(column_C, axis=-1).take(row_R - row_R[0], axis=-2)
     cropped_RC[..., (y_R < 0) | (y_R >= 1), :] = fill
     # Columns outside are the first and last ones; filling slices is ten times as fast as a mask.
     shown_C = np.flatnonzero((x_C >= 0) & (x_C < 1))

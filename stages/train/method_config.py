@@ -4,7 +4,9 @@ Defaults are the papers' values where they state one (the paper stands in the li
 a default that no paper states, `[ours: value]` another value that no paper knows.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -97,10 +99,11 @@ class ObjectiveConfig(BaseModel):
 
     def need(self, what: Need) -> bool:
         """Does a loss whose weight is above 0 look at this?"""
-        return any(self.weights[name] > 0 for name, needs in loss_needs().items() if what in needs)
+        return any(getattr(self, name) > 0 for name, needs in loss_needs().items() if what in needs)
 
 
-def loss_needs() -> dict[str, tuple[Need, ...]]:
+@cache  # asked for every crop
+def loss_needs() -> Mapping[str, tuple[Need, ...]]:
     """What each loss looks at, by the name of its weight."""
     return {
         name: mark.needs

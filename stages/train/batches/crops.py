@@ -9,7 +9,7 @@ r grid of its named cells, K masks that the store keeps per image, D CLIP width.
 import copy
 import math
 from collections.abc import Iterable
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 import torch
@@ -53,6 +53,15 @@ _NAMED_CELL = 4
 student's feature."""
 
 
+class Cached(NamedTuple):
+    """What the store has of an image, apart from views and dense tokens; None: not asked for."""
+
+    cls_VD: NDArray[np.float16] | None
+    local_KD: NDArray[np.float16] | None
+    region_hw: NDArray[np.uint8] | None
+    names_4yx: NDArray[np.uint8] | None
+
+
 class CropDataset(Dataset[Batch]):
     """The endless sequence of a run's crops; item p is the batch of one crop at position p.
 
@@ -73,8 +82,10 @@ class CropDataset(Dataset[Batch]):
         self.unchecked: set[int] = set()
         """Rows whose files have to be compared with the store's when they are first read."""
         self._epoch, self._order_N = -1, np.empty(0, dtype=np.intp)
-        self._slots_N = _used_slots(store.read_all("local_ids")) if config.uses_local else None
+        self._id_NK = store.read_all("local_ids") if config.uses_local else None
+        self._slots_N = None if self._id_NK is None else _used_slots(self._id_NK)
         self._map = name_map(store, config)
+        self._reads_dense = reads_dense(store, config)
         self._jitter = Jitter() if config.augmentation.photometric else None
 
     @property
@@ -110,7 +121,30 @@ class CropDataset(Dataset[Batch]):
         return max(1, *(int(self._slots_N[self._row(position)]) for position in positions))
 
     def __getitem__(self, position: int) -> Batch:
-        """The crop at a position.
+        """The crop at a position; raises what `crop` does."""
+        return self.crop(position, self.cached(position))
+
+    def cached(self, position: int) -> Cached:
+        """What the store has of the image at a position.
+
+        Read for all crops of a batch before the first image: after an image nothing of what
+        reading needs is left in the processor's caches, and a row takes several times as long.
+        """
+        config, row = self._config, self._row(position)
+        pooled = config.objectives.token == "pooled"
+
+        def read(name: str | None) -> NDArray[Any] | None:
+            return None if name is None else self._store.read(name, row)
+
+        return Cached(
+            read("cls" if config.uses_token and not pooled else None),
+            read("local" if config.uses_local else None),
+            read("regions" if config.uses_regions else None),
+            read(self._map),
+        )
+
+    def crop(self, position: int, cached: Cached) -> Batch:
+        """The crop at a position, of an image with these rows of the store.
 
         Raises DatasetError when the image or its label can no longer be read.
         """
@@ -135,8 +169,9 @@ class CropDataset(Dataset[Batch]):
         image_3HW = normalise(crop_HW3)
         if not inside_HW.all():
             image_3HW[:, ~inside_HW] = 0
-        token_D, (local_KD, id_K) = self._token(row, view, number), self._local(row)
-        region_hw, row_H, column_W = self._region(row, view)
+        token_D = self._token(row, view, cached.cls_VD, number)
+        local_KD, id_K = self._local(row, cached.local_KD)
+        region_hw, row_H, column_W = self._region(cached.region_hw, view)
         dense_Dhw, down_yh, across_xw = self._dense(row, view)
         return Batch(
             row_B=torch.tensor([row]),
@@ -147,7 +182,7 @@ class CropDataset(Dataset[Batch]):
             token_BD=_tensor(token_D),
             local_BKD=_tensor(local_KD),
             local_id_BK=_tensor(id_K),
-            names_B3qr=_tensor(self._names(row, view)),
+            names_B3qr=_tensor(self._names(cached.names_4yx, view)),
             image_region_Bhw=_tensor(region_hw),
             row_BH=_tensor(row_H),
             column_BW=_tensor(column_W),
@@ -168,37 +203,40 @@ class CropDataset(Dataset[Batch]):
         number = recorded_view(rng, view_V6, config, visible_HW=visible_HW)
         return View.from_row(view_V6[number]), number
 
-    def _region(self, row: int, view: View) -> tuple[NDArray[Any] | None, ...]:
-        if not self._config.uses_regions:
+    def _region(
+        self, region_hw: NDArray[np.uint8] | None, view: View
+    ) -> tuple[NDArray[Any] | None, ...]:
+        if region_hw is None:
             return None, None, None
-        region_hw = self._store.read("regions", row)
         grid = (region_hw.shape[0], region_hw.shape[1])
         return region_hw, *nearest_cells(view, self._config.augmentation.crop, grid)
 
-    def _token(self, row: int, view: View, number: int) -> NDArray[np.float32] | None:
-        if not self._config.uses_token:
-            return None
-        if self._config.objectives.token == "pooled":
+    def _token(
+        self, row: int, view: View, cls_VD: NDArray[np.float16] | None, number: int
+    ) -> NDArray[np.float32] | None:
+        if cls_VD is not None:
+            return np.asarray(cls_VD[number], dtype=np.float32)
+        if self._config.uses_token:
             return pool_tokens(self._store.read("dense", row), view)
-        cls_VD = self._store.read("cls", row)
-        return np.asarray(cls_VD[number], dtype=np.float32)
+        return None
 
-    def _local(self, row: int) -> tuple[NDArray[np.float32] | None, NDArray[np.int64] | None]:
-        if not self._config.uses_local:
+    def _local(
+        self, row: int, local_KD: NDArray[np.float16] | None
+    ) -> tuple[NDArray[np.float32] | None, NDArray[np.int64] | None]:
+        if local_KD is None or self._id_NK is None:
             return None, None
-        local_KD, id_K = (self._store.read(name, row) for name in ("local", "local_ids"))
-        return local_KD.astype(np.float32), id_K.astype(np.int64)
+        return local_KD.astype(np.float32), self._id_NK[row].astype(np.int64)
 
-    def _names(self, row: int, view: View) -> NDArray[np.uint8] | None:
+    def _names(self, names_4yx: NDArray[np.uint8] | None, view: View) -> NDArray[np.uint8] | None:
         """Cut here, unlike regions and dense tokens: it is as small as the map of the image."""
-        if self._map is None:
+        if names_4yx is None:
             return None
         rows, columns = (math.ceil(side / _NAMED_CELL) for side in self._config.augmentation.crop)
-        class_yx, _, best_yx, second_yx = self._store.read(self._map, row)
+        class_yx, _, best_yx, second_yx = names_4yx
         return crop_map(np.stack([class_yx, best_yx, second_yx]), view, (rows, columns), 0)
 
     def _dense(self, row: int, view: View) -> tuple[NDArray[Any] | None, ...]:
-        if not reads_dense(self._store, self._config):
+        if not self._reads_dense:
             return None, None, None
         dense_Dhw = self._store.read("dense", row)
         stride = self._config.objectives.dense_stride

@@ -41,14 +41,16 @@ class Steps(Dataset[Packed | UserError]):
         # As many as the images of all processes need, so that gathered tensors have one shape.
         slots = self._crops.slots(range(start, start + self._batch))
         try:
-            return packed([less_empty_slots(self._crops[position], slots) for position in own])
+            cached = [self._crops.cached(position) for position in own]
+            crops = map(self._crops.crop, own, cached)
+            return packed([less_empty_slots(crop, slots) for crop in crops])
         except UserError as error:
             return error
 
 
 def less_empty_slots(batch: Batch, slots: int) -> Batch:
     """The batch with only the first `slots` slots for masks."""
-    if batch.local_id_BK is None or batch.local_BKD is None:
+    if batch.local_id_BK is None or batch.local_BKD is None or slots == batch.local_id_BK.shape[1]:
         return batch
     return replace(
         batch, local_BKD=batch.local_BKD[:, :slots], local_id_BK=batch.local_id_BK[:, :slots]
