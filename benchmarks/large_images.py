@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from zsseg.pipeline.demo.demo_run import small_clip
+from zsseg.pipeline.demo.demo_commands import small_clip
 from zsseg.stages.data.spec import load_spec
 from zsseg.stages.precompute.plan.request import PrecomputeRequest
 from zsseg.stages.precompute.precompute_config import PrecomputeConfig

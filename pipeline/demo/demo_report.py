@@ -27,8 +27,10 @@ class ReportContent:
     """Method -> its scores; those without gamma first."""
     ours: str
     """How the names of our own rows begin."""
-    note: str
-    """Below the scores: which gamma, and where it was chosen."""
+    teacher: str
+    """The row that the classes of the others are compared with."""
+    notes: Sequence[str]
+    """Below the scores: where ours is worse than the teacher, where a gamma was chosen."""
     pictures: Sequence[tuple[NDArray[np.uint8], Mapping[str, NDArray[np.uint8]]]]
     """Images (H, W, 3), each with its true label map (H, W) and one of every method, by name."""
     colours: NDArray[np.uint8]
@@ -49,7 +51,7 @@ def write_report(path: Path, shown: ReportContent) -> None:
         "about": shown.about,
         "unseen": first.unseen,
         "methods": [_method(name, result, shown.ours) for name, result in shown.results.items()],
-        "note": shown.note,
+        "notes": shown.notes,
         "scored": f"{first.images} images of {first.dataset} {first.split}; all "
         f"{len(first.classes)} classes in one argmax, IoU accumulated over the split.",
         "keys": [
@@ -61,7 +63,8 @@ def write_report(path: Path, shown: ReportContent) -> None:
             _cells(image, labels, unseen_ids, shown.colours) for image, labels in shown.pictures
         ],
         "charts": [curves(title, series) for title, series in shown.charts.items()],
-        "classes": _classes(shown.results),
+        "teacher": shown.teacher,
+        "classes": _classes(shown.results, shown.teacher),
         "commands": shown.commands,
         "made": shown.made,
     }
@@ -78,13 +81,17 @@ def _method(name: str, result: EvaluationResult, ours: str) -> dict[str, object]
     }
 
 
-def _classes(results: Mapping[str, EvaluationResult]) -> list[dict[str, object]]:
+def _classes(results: Mapping[str, EvaluationResult], teacher: str) -> list[dict[str, object]]:
+    """A line per class; `below`: where it is worse than the teacher has it."""
+    place = list(results).index(teacher)
     rows = zip(*(class_rows(result) for result in results.values()), strict=True)
     return [
         {
             "name": row[0].name,
             "unseen": row[0].unseen,
-            "figures": [percent(each.iou) for each in row],
+            "figures": [
+                {"value": percent(each.iou), "below": each.iou < row[place].iou} for each in row
+            ],
         }
         for row in rows
     ]

@@ -41,6 +41,7 @@ UNSEEN = {
     "bicyclist",
     "camvid-full": "",
     "demo": "traffic_cone stroller dog",
+    "demo-full": "",
     "demo-free": "sky building road pavement grass tree fence car bus person traffic_sign "
     "traffic_cone stroller dog",
     "cityscapes": "fence vegetation truck motorcycle",
@@ -56,6 +57,7 @@ UNSEEN_IDS = {
     "camvid-free": tuple(range(11)),
     "camvid-full": (),
     "demo": (11, 12, 13),
+    "demo-full": (),
     "demo-free": tuple(range(14)),
     "cityscapes": (4, 8, 14, 17),
     "bdd100k": (4, 8, 14, 17),
@@ -69,6 +71,7 @@ CLASSES = {
     "camvid-free": 11,
     "camvid-full": 11,
     "demo": 14,
+    "demo-full": 14,
     "demo-free": 14,
     "cityscapes": 19,
     "bdd100k": 19,

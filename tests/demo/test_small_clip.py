@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from zsseg.pipeline.demo.demo_run import small_clip
+from zsseg.pipeline.demo.demo_commands import small_clip
 from zsseg.stages.demo.captions import Window
 from zsseg.stages.demo.scenes import CLASSES, SIZE
 from zsseg.stages.demo.train_clip import (

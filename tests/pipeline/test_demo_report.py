@@ -56,7 +56,8 @@ def shown() -> ReportContent:
             "ours": result([[9, 1, 0], [0, 10, 0], [1, 1, 6]]),
         },
         ours="ours",
-        note="Where gamma was chosen.",
+        teacher="teacher alone",
+        notes=["Where ours is worse.", "Where gamma was chosen."],
         pictures=[(image_HW3, {"label": label_HW, "baseline": none_HW, "ours": label_HW})] * 2,
         colours=palette(3),
         charts={"Loss": {"baseline": [(10, 2.0), (20, 1.0)], "ours": [(10, 3.0), (20, 1.5)]}},
@@ -100,9 +101,18 @@ def test_the_page_holds_everything(shown: ReportContent, tmp_path: Path) -> None
         "road <wet>",
         "dog (unseen)",
         shown.commands[0],
-        shown.note,
+        *shown.notes,
     ):
         assert text in " ".join(cells)
+
+
+def test_what_is_less_than_the_teacher_s_is_marked(shown: ReportContent, tmp_path: Path) -> None:
+    write_report(tmp_path / "report.html", shown)
+    text = (tmp_path / "report.html").read_text(encoding="utf-8")
+    # By hand, teacher, baseline, ours: sky 8/12, 9/14, 9/11; road 9/12, 10/15, 10/12; dog 6/9,
+    # 0/8, 6/8.
+    marked = re.findall(r'<td class="below">(.*?)</td>', text)
+    assert marked == ["64.3", "66.7", "0.0"]
 
 
 def test_only_unseen_classes_are_coloured(shown: ReportContent, tmp_path: Path) -> None:
