@@ -120,7 +120,7 @@ def test_the_installed_demo_runs_among_a_user_s_modules(installed: Path, tmp_pat
     sets = [word for setting in SHORT for word in ("--set", setting)]
     command = (installed / "zsseg", "demo", "--scenes", 5, "--quiet", *sets)
     printed = run(*command, folder=tmp_path, PYTHONPATH=str(tmp_path), OMP_NUM_THREADS="1")
-    assert "teacher alone" in printed
+    assert "teacher: dense tokens" in printed
     assert (tmp_path / "demo" / "report.html").is_file()
 
 

@@ -1,6 +1,7 @@
 """The script beside an export works where there is numpy, Pillow and onnxruntime, and no more."""
 
 import json
+import os
 import subprocess
 import sys
 import venv
@@ -61,6 +62,7 @@ def test_it_labels_as_the_run_does_without_zsseg_and_torch(
     run, done, image = exported
     listed = subprocess.run(
         [sys.executable, "-m", "pip", "--python", bare, "list", "--format", "json"],
+        env={name: value for name, value in os.environ.items() if name != "PYTHONPATH"},
         capture_output=True,
         text=True,
         check=True,

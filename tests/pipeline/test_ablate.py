@@ -172,7 +172,8 @@ def test_rows_that_mean_the_same_are_one_run() -> None:
 
 
 def test_folders_are_named_as_they_were_by_earlier_versions() -> None:
-    """Those that zsseg 0.1 gave to every row of every table on top of every experiment."""
+    """Those that zsseg 0.1 gave to every row of every table on top of every experiment that has
+    the settings it had then: a recipe that changed, as the demo's did, has other runs."""
     named = json.loads((FIXTURES / "ablation_folders.json").read_text())
     for table, experiments in named.items():
         for experiment, folders in experiments.items():
