@@ -26,6 +26,11 @@ def one_line(text: object) -> str:
     return printable(str(text)).replace("\n", "\\n").replace("\t", "\\t")
 
 
+def first_line(error: BaseException) -> str:
+    """The first line of what an error says, or its kind where it says nothing."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
 def counted(number: int, one: str, many: str | None = None) -> str:
     """A number with its noun, such as `1 image` and `2,000 images`.
 

@@ -20,6 +20,7 @@ from zsseg.stages.cache.format.recipe import differing_fields
 from zsseg.stages.cache.reader import Store
 from zsseg.stages.device import choose_device
 from zsseg.stages.errors import NonFiniteError, ResourceError, UserError
+from zsseg.stages.printable import first_line
 from zsseg.stages.setting_marks import InReplay, marked, selection
 from zsseg.stages.train.batches.batch import Batch
 from zsseg.stages.train.batches.known_classes import make_classes
@@ -140,7 +141,7 @@ def read_capture(path: Path) -> tuple[Capture, Batch]:
         tensors = load_file(path.with_suffix(".safetensors"))
         batch = Batch(**{field.name: tensors.get(field.name) for field in fields(Batch)})  # type: ignore[arg-type]
     except (OSError, SafetensorError, ValidationError, json.JSONDecodeError) as error:
-        reason = str(error).splitlines()[0]
+        reason = first_line(error)
         raise UserError(
             f"{path}: not a saved step, or a damaged one ({reason}). Give the .json file that "
             f"a run wrote into its folder {_FOLDER}, with the .safetensors file beside it"

@@ -19,6 +19,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from zsseg.stages.errors import ResourceError, UserError
+from zsseg.stages.printable import first_line
 
 _TIMEOUT = timedelta(minutes=30)
 """How long a process waits for the others, e.g. while process 0 writes a large checkpoint."""
@@ -226,7 +227,7 @@ def _lost(number: int, error: BaseException) -> NoReturn:
     if number:
         raise SystemExit(1) from error
     raise ResourceError(
-        f"another of the {processes()[1]} processes is gone ({str(error).splitlines()[0]}). If it "
+        f"another of the {processes()[1]} processes is gone ({first_line(error)}). If it "
         "said nothing, it was killed: out of memory, or by the machine's scheduler. Start all of "
         "them again; a training goes on with --resume"
     ) from error

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn.utils import get_total_norm
 
+from zsseg.stages.printable import first_line
 from zsseg.stages.train.batches.batch import Batch, cut_to_crops
 from zsseg.stages.train.batches.known_classes import KnownClasses
 from zsseg.stages.train.losses.batch_losses import (
@@ -106,7 +107,7 @@ def gradients(
             if not is_out_of_memory(error) or state.parts >= images:
                 raise
             agree(Status.NO_MEMORY)
-            reason = str(error).strip().splitlines()[0]
+            reason = first_line(error)
         # Outside the handlers: an exception keeps alive what the attempt had allocated.
         before, state.parts = state.parts, min(2 * state.parts, images)
         restore(state, buffers)

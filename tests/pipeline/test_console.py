@@ -12,7 +12,7 @@ from rich.table import Table
 
 from zsseg.pipeline import console
 from zsseg.pipeline.demo import demo_run
-from zsseg.stages.printable import counted
+from zsseg.stages.printable import counted, first_line
 
 COMMAND = "import sys; from zsseg.pipeline.cli.main import main; main()"
 
@@ -142,3 +142,15 @@ def test_a_number_has_its_noun_in_the_right_form(
     number: int, words: tuple[str, ...], shown: str
 ) -> None:
     assert counted(number, *words) == shown
+
+
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [
+        (RuntimeError("\n broken\nby this\n"), "broken"),
+        (NotImplementedError(), "NotImplementedError"),  # as torch raises it
+        (ValueError(" \n"), "ValueError"),
+    ],
+)
+def test_an_error_that_says_nothing_is_named_by_its_kind(error: Exception, line: str) -> None:
+    assert first_line(error) == line

@@ -203,7 +203,11 @@ def test_students_of_all_kinds_can_be_foretold(
 
 
 def test_what_cannot_be_foretold_is_trained(
-    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, always_measured: None
+    world: World,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    always_measured: None,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     """A student whose layers read numbers, while it is built or while it runs."""
 
@@ -220,6 +224,8 @@ def test_what_cannot_be_foretold_is_trained(
     monkeypatch.setattr("zsseg.stages.train.run.checkpoint.build_student", student)
     config = config_of()
     assert check_memory(config, world) is None
+    assert "memory is not foretold" in caplog.text
+    assert "lower train.batch" in caplog.text
     assert run(world, tmp_path / "run", config).steps == config.train.steps
     assert dry_run(config, world).memory is None
 

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from zsseg.stages.allocations import Allocations
 from zsseg.stages.errors import UserError
+from zsseg.stages.printable import first_line
 from zsseg.stages.train.batches.batch import Batch, cut_to_crops
 from zsseg.stages.train.batches.crops import CropDataset
 from zsseg.stages.train.batches.known_classes import make_classes
@@ -154,7 +155,7 @@ class ShadowRun:
                 found = [each.grad for each in state.parameters() if each.grad is not None]
                 peak: int = seen.peak(without=found)
         except (RuntimeError, NotImplementedError) as error:
-            raise CannotForetellError(str(error).strip().splitlines()[0]) from error
+            raise CannotForetellError(first_line(error)) from error
         finally:
             state.optimiser.zero_grad()
         self._done[size, crops, number] = peak
@@ -175,9 +176,20 @@ def shadow_run(
     """The run in shadow; None where its student cannot be built without memory, or not at all."""
     try:
         return ShadowRun(config, data, device, precision)
-    except (UserError, RuntimeError, NotImplementedError) as error:
+    except UserError as error:  # told by the training itself, when it builds the student
         logger.info("memory is not foretold: %s", error)
-        return None
+    except (RuntimeError, NotImplementedError) as error:
+        not_foretold(error)
+    return None
+
+
+def not_foretold(error: Exception) -> None:
+    """Say that this run begins without a forecast of its memory."""
+    logger.warning(
+        "memory is not foretold, as this student cannot be tried without computing (%s). The run "
+        "goes on; should it run out of memory, lower train.batch, or raise train.accumulate",
+        first_line(error),
+    )
 
 
 def _bytes_of(batch: Batch) -> int:

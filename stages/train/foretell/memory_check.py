@@ -22,7 +22,12 @@ from zsseg.stages.machine_memory import (
 )
 from zsseg.stages.train.batches.training_data import TrainingData
 from zsseg.stages.train.foretell.estimate import Measured, Wanted, memory_parts
-from zsseg.stages.train.foretell.measure import CannotForetellError, ShadowRun, shadow_run
+from zsseg.stages.train.foretell.measure import (
+    CannotForetellError,
+    ShadowRun,
+    not_foretold,
+    shadow_run,
+)
 from zsseg.stages.train.foretell.offers import offers
 from zsseg.stages.train.processes import processes
 from zsseg.stages.train.run_config import RunConfig
@@ -91,7 +96,7 @@ def check_memory(config: RunConfig, data: TrainingData) -> TrainForecast | None:
     try:
         found, fitting = foretell(run, config, data)
     except CannotForetellError as error:
-        logger.info("memory is not foretold: %s", error)
+        not_foretold(error)
         return None
     if found.fits:
         return found
