@@ -16,6 +16,7 @@ from zsseg.stages.evaluate.trained_run import TrainedRun
 from zsseg.stages.export.needed_packages import check_packages
 from zsseg.stages.export.real_images import Images, images_for
 from zsseg.stages.export.vocabulary_of import Vocabulary
+from zsseg.stages.printable import first_line
 
 if TYPE_CHECKING:
     from zsseg.stages.export.agreement import Agreement
@@ -163,7 +164,7 @@ def _make(
     except Exception as error:  # of onnxruntime, whose errors share no class
         raise UserError(
             "onnxruntime does not run the exported file at every size of image "
-            f"({str(error).splitlines()[0][-160:]}): a layer of this student is written for one. "
+            f"({first_line(error)[-160:]}): a layer of this student is written for one. "
             "Nothing is kept. Export one of another architecture"
         ) from error
     _check_agreement(found, options.precision, images)

@@ -22,7 +22,7 @@ from onnx import helper
 from zsseg.stages.evaluate.overlay import palette
 from zsseg.stages.evaluate.trained_run import TrainedRun
 from zsseg.stages.export.network_graph import OPSET
-from zsseg.stages.export.vocabulary_of import Vocabulary
+from zsseg.stages.export.vocabulary_of import Vocabulary, teacher_name
 
 PREFIX = "zsseg."
 
@@ -58,13 +58,8 @@ def _recipe(run: TrainedRun) -> dict[str, Any]:
     """The run's record, with the settings that it is evaluated with here, without folders of this
     machine: a file that is handed on should not name them."""
     record = run.record.model_dump(mode="json", exclude={"root", "store", "check"})
-    record["teacher"] = _teacher(run)
+    record["teacher"] = teacher_name(run)
     return record | {"step": run.step, "evaluate": run.evaluate.model_dump()}
-
-
-def _teacher(run: TrainedRun) -> str:
-    kind, colon, place = run.record.teacher.partition(":")
-    return f"{kind}:{Path(place).name}" if colon else kind
 
 
 def _evaluations(path: Path) -> list[dict[str, Any]]:
@@ -83,6 +78,6 @@ def _evaluations(path: Path) -> list[dict[str, Any]]:
 def _licences(run: TrainedRun) -> str:
     return (
         f"Trained on the images of '{run.spec.name}' with tokens and text embeddings of the "
-        f"teacher {_teacher(run)}: the licences of both apply to this file, and that of the "
+        f"teacher {teacher_name(run)}: the licences of both apply to this file, and that of the "
         f"encoder's initial weights ({run.record.config.student.encoder}). zsseg adds none."
     )

@@ -1,7 +1,8 @@
 """Text embeddings in a file, for a machine that has no CLIP.
 
 A NumPy archive: `names` (C,), `text` (C, D) or (C, S, D) float32, `colours` (C, 3) uint8,
-`background` (how many names at the end are background), `teacher` and `templates`.
+`background` (how many names at the end are background), `teacher` and `templates`; `own_name` and
+`own_text` (D,): a class of the run, by which another run tells whether its teacher is the same.
 """
 
 import io
@@ -11,13 +12,15 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from zsseg.stages.cache.disk.durable import write_durably
 from zsseg.stages.errors import UserError
 from zsseg.stages.evaluate.overlay import palette
 from zsseg.stages.evaluate.trained_run import TrainedRun
-from zsseg.stages.evaluate.vocabulary import checked_names
+from zsseg.stages.evaluate.vocabulary import SAME_TEACHER, checked_names, own_class
+from zsseg.stages.export.vocabulary_of import teacher_name
 
 
 class NamesFile(NamedTuple):
@@ -38,8 +41,10 @@ def write_names(path: Path, run: TrainedRun, content: NamesFile) -> None:
         text=content.text_CD.cpu().numpy().astype(np.float32),
         colours=palette(len(every))[: len(every)],
         background=np.array(len(content.background)),
-        teacher=np.array(run.record.teacher),
+        teacher=np.array(teacher_name(run)),
         templates=np.array(run.record.templates),
+        own_name=np.array(run.spec.prompt_names[0]),
+        own_text=_first(run.text_CD[0]).cpu().numpy().astype(np.float32),
     )
     write_durably(path, stream.getvalue())
 
@@ -47,7 +52,8 @@ def write_names(path: Path, run: TrainedRun, content: NamesFile) -> None:
 def read_names_file(path: Path, run: TrainedRun) -> NamesFile:
     """The names of a file, for a run of the same teacher and templates.
 
-    Raises UserError for a file that is none, and where its embeddings are not of the run's kind.
+    Raises UserError for a file that is none, where its embeddings are not of the run's kind, and
+    where a class of the run has another embedding there: then another teacher made it.
     """
     try:
         with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as stored:
@@ -55,6 +61,8 @@ def read_names_file(path: Path, run: TrainedRun) -> NamesFile:
             text = np.asarray(stored["text"], dtype=np.float32)
             behind = int(stored["background"])
             templates = str(stored["templates"])
+            made_by, own_name = str(stored["teacher"]), str(stored["own_name"])
+            own_text = np.asarray(stored["own_text"], dtype=np.float32)
     except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
         raise UserError(
             f"{path}: is no file of names ({error}). Make one with `zsseg names --run RUN NAMES "
@@ -69,6 +77,22 @@ def read_names_file(path: Path, run: TrainedRun) -> NamesFile:
             f"are made with the templates {templates}, the run has {width} and "
             f"{run.record.templates}. Make the file with this run"
         )
+    for name, row in zip((own_name, *names), (own_text, *text), strict=True):
+        own = own_class(run.spec, name)
+        if own is not None and not _alike(run.text_CD[own].cpu(), torch.from_numpy(row)):
+            raise UserError(
+                f"{path}: was made with the teacher {made_by}, which is not that of {run.path}: "
+                f"they differ in the embedding of '{name}'. Make the file with this run"
+            )
     checked = [*checked_names(names)]
     end = len(names) - behind
     return NamesFile(checked[:end], checked[end:], torch.from_numpy(text).to(run.text_CD.device))
+
+
+def _first(text: Tensor) -> Tensor:
+    """(D,) of (D,) or (S, D): a class is known by its first name."""
+    return text.reshape(-1, text.shape[-1])[0]
+
+
+def _alike(one: Tensor, other: Tensor) -> bool:
+    return float(F.cosine_similarity(_first(one), _first(other), dim=0)) >= SAME_TEACHER

@@ -41,13 +41,10 @@ def images_for(run: TrainedRun, folder: Path | None, count: int) -> Images:
     record = run.record
     try:
         samples = list_samples(record.dataset, record.root, record.split)
-        return _read(
-            [each.image for each in samples],
-            count,
-            f"images of '{record.dataset.name}' ({record.split})",
-        )
     except DatasetError:
         return Images(_generated(), "generated images, as the data set is not here", real=False)
+    source = f"images of '{record.dataset.name}' ({record.split})"
+    return _read([each.image for each in samples], count, source)
 
 
 def _read(paths: Sequence[Path], count: int, source: str) -> Images:

@@ -1,7 +1,7 @@
 """The whole graph of an exported student: from pixels and text embeddings to labels.
 
-It does what an evaluation of the run does, with the same settings (`evaluate/inference.py`,
-`scorer.py`, `confidence.py`): the image is resized as Pillow does it and normalised, the network
+It does what an evaluation of the run does, with the same settings (`inference.py` and `scorer.py`
+of `evaluate/`): the image is resized as Pillow does it and normalised, the network
 sees it whole or through windows whose scores are averaged, and scores are cosines. A row of the
 text that is a seen class of the run loses gamma, where the run's evaluation has one.
 

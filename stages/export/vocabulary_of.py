@@ -1,10 +1,11 @@
-"""The names that an export is tried with, or that are fixed in it.
+"""The names that an export is tried with, or that are fixed in it, and whose embeddings they are.
 
 Legend: C classes, D CLIP width.
 """
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -41,3 +42,9 @@ def fixed_vocabulary(
     own_ids = [own_class(run.spec, name) for name in names]
     seen_ids = tuple(i for i, own in enumerate(own_ids) if own in run.spec.seen_ids)
     return Vocabulary(names, text_CD, len(background), seen_ids)
+
+
+def teacher_name(run: TrainedRun) -> str:
+    """The run's teacher, without the folder that it lay in: for files that are handed on."""
+    kind, colon, place = run.record.teacher.partition(":")
+    return f"{kind}:{Path(place).name}" if colon else kind

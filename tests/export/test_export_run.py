@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from zsseg.stages.data.spec import VOID
-from zsseg.stages.errors import ResourceError, UserError
+from zsseg.stages.errors import DatasetError, ResourceError, UserError
 from zsseg.stages.evaluate.inference import calibrated, predict_scores, prepared
 from zsseg.stages.evaluate.labelling import upsampled_argmax
 from zsseg.stages.evaluate.scorer import class_scorer
@@ -287,6 +287,15 @@ def test_images_of_a_folder_and_where_there_is_no_data_set(
     assert "generated" in done.images
     with pytest.raises(UserError, match="calibrated on real images"):
         export_run(gone, tmp_path / "c" / "model.onnx", options=ExportOptions("int8"))
+    # A damaged image is told, and not taken for a data set that is not there.
+    image = next((tiny_world.parent / "images" / "train").iterdir())
+    whole = image.read_bytes()
+    image.write_bytes(whole[:50])
+    try:
+        with pytest.raises(DatasetError, match=image.name):
+            export_run(run, tmp_path / "e" / "model.onnx")
+    finally:
+        image.write_bytes(whole)
     empty = tmp_path / "empty"
     empty.mkdir()
     with pytest.raises(UserError, match="holds no image"):

@@ -1,4 +1,5 @@
-"""Each kind of student is exported once; the file takes any size and any number of names.
+"""Each kind of student is exported once; the file takes any size and any number of names, or there
+is none.
 
 Building and exporting the four takes half a minute of one core, so all cases share the files.
 """
@@ -15,11 +16,13 @@ from helpers.colour_run import record
 from torch import nn
 
 from zsseg.stages.data.spec import load_spec
+from zsseg.stages.errors import UserError
 from zsseg.stages.evaluate.inference import predict_scores, prepared
 from zsseg.stages.evaluate.labelling import upsampled_argmax
 from zsseg.stages.evaluate.scorer import class_scorer
 from zsseg.stages.evaluate.trained_run import TrainedRun
 from zsseg.stages.export.agreement import open_session
+from zsseg.stages.export.export_run import export_run
 from zsseg.stages.export.network_graph import network_graph
 from zsseg.stages.export.student_graph import GraphForm, save_model, student_graph
 from zsseg.stages.train.run_config import EvaluateConfig, StudentConfig
@@ -105,3 +108,15 @@ def test_the_file_of_a_student_is_another_student_s(
     image_3HW = prepared(image_HW3, config=CONFIG, stride=run.stride)
     own = predict_scores(run.scorer, image_3HW, config=CONFIG, stride=run.stride)
     assert np.abs(scores[0] - own.numpy()).max() > 1e-2
+
+
+def test_a_network_that_is_written_for_one_size_is_refused(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """PSPNet's pooling is, and nothing tells before the file is run at another size."""
+    monkeypatch.setitem(STUDENTS, "pspnet", "resnet18")
+    run = run_of(student_of("pspnet"))
+    out = tmp_path / "new"
+    with pytest.raises(UserError, match="does not run the exported file at every size"):
+        export_run(run, out / "model.onnx")
+    assert [*out.iterdir()] == []

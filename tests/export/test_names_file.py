@@ -41,6 +41,34 @@ def test_a_file_for_another_run_is_refused(run: TrainedRun, tmp_path: Path) -> N
             read_names_file(path, each)
 
 
+def test_another_teacher_is_told_by_a_class_of_the_run(run: TrainedRun, tmp_path: Path) -> None:
+    """Of the same width and with the same templates, as two CLIPs of one size are."""
+    path = tmp_path / "names.npz"
+    other = replace(run, text_CD=run.text_CD.roll(1, dims=1))
+    own = run.spec.prompt_names[1]
+    write_names(path, other, content(other))
+    with pytest.raises(UserError, match=rf"embedding of '{run.spec.prompt_names[0]}'"):
+        read_names_file(path, run)
+    # A run that does not know that class may know another one in the file.
+    renamed = run.spec.model_copy(
+        update={"classes": ("x", *run.spec.classes[1:]), "names": {}, "unseen": ()}
+    )
+    stranger = replace(run, record=run.record.model_copy(update={"dataset": renamed}))
+    write_names(path, other, NamesFile([own], [], other.text_CD[1:2]))
+    with pytest.raises(UserError, match=f"embedding of '{own}'"):
+        read_names_file(path, stranger)
+    write_names(path, other, NamesFile(["tram"], [], other.text_CD[1:2]))
+    assert read_names_file(path, stranger).names == ["tram"]  # nothing to compare with
+
+
+def test_a_file_names_no_folder_of_this_machine(run: TrainedRun, tmp_path: Path) -> None:
+    path = tmp_path / "names.npz"
+    record = run.record.model_copy(update={"teacher": f"local-dir:{tmp_path}/clip"})
+    write_names(path, replace(run, record=record), content(run))
+    with np.load(path) as stored:
+        assert str(stored["teacher"]) == "local-dir:clip"
+
+
 @pytest.mark.parametrize("bytes_", [b"", b"no archive", b"PK\x03\x04 damaged"])
 def test_a_file_that_is_none_is_refused(run: TrainedRun, bytes_: bytes, tmp_path: Path) -> None:
     path = tmp_path / "names.npz"
