@@ -5,8 +5,10 @@ Each process that starts imports torch: 3 s on two quiet cores, much more beside
 
 import logging
 import os
+import threading
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, cast
 from urllib.error import HTTPError
@@ -26,6 +28,7 @@ from zsseg.stages.cache.reader import Store
 from zsseg.stages.cache.writer import Writer
 from zsseg.stages.data.samples import Sample
 from zsseg.stages.errors import ResourceError, UserError
+from zsseg.stages.precompute.engine.dask_client import connect
 from zsseg.stages.precompute.engine.dask_engine import DaskEngine, wait_until_idle
 from zsseg.stages.precompute.engine.isolation import bisect, isolate
 from zsseg.stages.precompute.engine.jobs import Job, ShardResult
@@ -419,3 +422,16 @@ def test_bisection_finds_the_one(culprit: int | None) -> None:
     assert bisect(list(range(13)), dies) == culprit
     assert len(asked) <= 5
     assert bisect([], dies) is None
+
+
+def test_what_fails_in_distributeds_own_event_loop_prints_no_traceback(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    # Ctrl-C in the moment before a request is sent: a clean-up of distributed fails there.
+    told = threading.Event()
+    with ExitStack() as held:
+        client = connect(held, workers=1, threads=1, scheduler=None)
+        client.loop.add_callback(lambda: 1 / 0)
+        client.loop.add_callback(told.set)
+        assert told.wait(20)
+    assert not [record for record in caplog.records if record.exc_info]

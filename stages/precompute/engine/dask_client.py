@@ -36,6 +36,9 @@ def connect(
 
     # Lost workers are reported by dask_engine.py, in terms of images and shards.
     logging.getLogger("distributed").setLevel(logging.CRITICAL)
+    # Ctrl-C in the moment before a request is sent makes distributed's own clean-up fail in its
+    # event loop (`sync` in distributed/utils.py), which prints the traceback of a NameError.
+    logging.getLogger("tornado.application").setLevel(logging.CRITICAL)
     # It keeps its last messages, by default a thousand: for each shard all that it was sent.
     held.enter_context(config.set({"distributed.admin.low-level-log-length": 10}))
     if scheduler is not None:
