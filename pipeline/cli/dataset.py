@@ -9,7 +9,8 @@ from typing import Annotated
 import typer
 
 from zsseg.pipeline import console
-from zsseg.stages.data.spec import load_spec
+from zsseg.pipeline.cli.options import DatasetRoot
+from zsseg.stages.data.spec import chosen_root, described_root, load_spec
 from zsseg.stages.errors import DatasetError
 from zsseg.stages.printable import counted
 from zsseg.stages.yaml_files import builtin_names
@@ -47,6 +48,7 @@ def info(
         f"{spec.name}: {len(spec.classes)} classes, {len(spec.seen_ids)} seen, "
         f"{len(spec.unseen_ids)} unseen"
     )
+    root = root or described_root(name)
     if root is not None:
         for split in present_splits(spec, root):
             samples = list_samples(spec, root, split)
@@ -59,7 +61,7 @@ def info(
 @app.command()
 def verify(
     name: Name,
-    root: Annotated[Path, typer.Option(help="Folder of the data set.")],
+    root: DatasetRoot = None,
     split: Annotated[str | None, typer.Option(help="Only this split. \\[default: all]")] = None,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")] = False,
 ) -> None:
@@ -69,12 +71,12 @@ def verify(
     from zsseg.stages.data.splits import present_splits
 
     console.configure_logging(quiet=quiet)
-    spec = load_spec(name)
-    chosen = [split] if split else present_splits(spec, root)
+    spec, folder = load_spec(name), chosen_root(name, root)
+    chosen = [split] if split else present_splits(spec, folder)
     problems = warnings = unlabelled = 0
     for each in chosen:
         with console.progress(f"verify {each}", quiet=quiet) as advance:
-            report = verify_split(spec, root, each, progress=partial(_advance, advance))
+            report = verify_split(spec, folder, each, progress=partial(_advance, advance))
         count = f"{spec.name} {each}: {counted(report.samples, 'image')}"
         count += f", {report.unlabelled:,} of them without a label" if report.unlabelled else ""
         console.out.print("", count, sep="\n")

@@ -149,7 +149,7 @@ def _of_teacher(
     from zsseg.stages.cache.catalogue import choose_store
     from zsseg.stages.cache.reader import Store
     from zsseg.stages.cache.tools.uses import note_use
-    from zsseg.stages.data.spec import load_spec
+    from zsseg.stages.data.spec import described_root, load_spec
     from zsseg.stages.evaluate.teacher_evaluation import evaluate_teacher
     from zsseg.stages.train.processes import processes
 
@@ -162,7 +162,7 @@ def _of_teacher(
     if processes()[0] == 0:
         note_use(store.path)
     spec = load_spec(dataset) if dataset else stored_spec(store)
-    folder = dataset_root(root, store)
+    folder = dataset_root(root or (described_root(dataset) if dataset else None), store)
     return evaluate_teacher(store, spec, folder, calibration=calibration, progress=show)
 
 
@@ -176,13 +176,13 @@ def _of_run(
     show: Show,
 ) -> "Sequence[EvaluationResult]":
     """Scores of a run's student."""
-    from zsseg.stages.data.spec import load_spec
+    from zsseg.stages.data.spec import described_root, load_spec
     from zsseg.stages.evaluate.evaluation import evaluate_run
     from zsseg.stages.evaluate.vocabulary import renamed
 
     spec = load_spec(dataset) if dataset else student.spec
     named = renamed(student, spec, encode=text_encoder(student, clip), teacher=clip)
-    folder = root or student.record.root
+    folder = root or (described_root(dataset) if dataset else None) or student.record.root
     results = evaluate_run(named, spec, folder, split, limit=limit, progress=show)
     if spec.seen_ids or dataset or limit:
         return results

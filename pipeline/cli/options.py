@@ -38,6 +38,13 @@ FolderArgument = Annotated[
 MovedRoot = Annotated[
     Path | None, typer.Option("--root", help="Folder of the data set, if it has moved.")
 ]
+DatasetRoot = Annotated[
+    Path | None,
+    typer.Option(
+        "--root",
+        help="Folder of the data set; never written to. \\[default: the description's `root`]",
+    ),
+]
 MovedTeacher = Annotated[
     str | None,
     typer.Option("--teacher", help="The store's teacher, if its files have moved."),

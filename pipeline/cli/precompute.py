@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from zsseg.pipeline import console
-from zsseg.pipeline.cli.options import CacheFolder, Exit, Quiet, Settings
+from zsseg.pipeline.cli.options import CacheFolder, DatasetRoot, Exit, Quiet, Settings
 from zsseg.pipeline.cli.signals import ended_by_sigterm
 from zsseg.pipeline.settings import apply_settings, build, read_values
 from zsseg.stages.printable import counted
@@ -57,7 +57,7 @@ MaxFailures = Annotated[
 
 def precompute(
     dataset: Annotated[str, typer.Option(help="Data set by name, or a YAML description.")],
-    root: Annotated[Path, typer.Option(help="Folder of the data set; never written to.")],
+    root: DatasetRoot = None,
     split: Annotated[str, typer.Option(help="Split of the data set.")] = "train",
     teacher: Teacher = DEFAULT_TEACHER,
     cache: CacheFolder = Path("data_cache"),
@@ -77,14 +77,14 @@ def precompute(
     console.configure_logging(quiet=quiet)
     from zsseg.pipeline.cli.forecast_text import print_forecast
     from zsseg.pipeline.tables import precompute_words
-    from zsseg.stages.data.spec import load_spec
+    from zsseg.stages.data.spec import chosen_root, load_spec
     from zsseg.stages.precompute.plan.request import PrecomputeRequest
     from zsseg.stages.precompute.run import forecast
     from zsseg.stages.precompute.run import precompute as run
 
     request = PrecomputeRequest(
         spec=load_spec(dataset),
-        root=root,
+        root=chosen_root(dataset, root),
         split=split,
         teacher=teacher,
         typed=True,

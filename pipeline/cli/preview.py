@@ -11,12 +11,12 @@ import typer
 from rich.table import Table
 
 from zsseg.pipeline import console
-from zsseg.pipeline.cli.options import Exit, Quiet, Settings
+from zsseg.pipeline.cli.options import DatasetRoot, Exit, Quiet, Settings
 from zsseg.pipeline.cli.precompute import DEFAULT_TEACHER, Teacher
 from zsseg.pipeline.cli.run_options import read_names
 from zsseg.pipeline.settings import apply_settings, build, read_values
 from zsseg.stages.data.class_names import naming_faults
-from zsseg.stages.data.spec import load_spec
+from zsseg.stages.data.spec import chosen_root, described_root, load_spec
 from zsseg.stages.errors import UserError
 from zsseg.stages.printable import counted
 
@@ -28,8 +28,10 @@ if TYPE_CHECKING:
 
 def preview(
     dataset: Annotated[str, typer.Argument(help="Data set by name, or a YAML description.")],
-    root: Annotated[Path, typer.Option(help="Folder of the data set; never written to.")],
-    out: Annotated[Path, typer.Option(help="Folder for the page and the pictures.")],
+    out: Annotated[Path, typer.Option(help="Folder for the page and the pictures.")] = Path(
+        "preview"
+    ),
+    root: DatasetRoot = None,
     split: Annotated[str, typer.Option(help="Split of the data set.")] = "train",
     teacher: Teacher = DEFAULT_TEACHER,
     classes: Annotated[
@@ -53,7 +55,8 @@ def preview(
     console.configure_logging(quiet=quiet)
     from zsseg.stages.precompute.precompute_config import PrecomputeConfig
 
-    _check_place(out, root)
+    folder = chosen_root(dataset, root)
+    _check_place(out, folder)
     spec = load_spec(dataset)
     if names := read_names(classes, "--classes"):
         spec = _renamed(spec, names)
@@ -64,7 +67,7 @@ def preview(
     from zsseg.stages.precompute.preview import PreviewRequest, name_figures, preview_names
 
     request = PreviewRequest(
-        spec=spec, root=root, split=split, teacher=teacher, config=resolved, images=images
+        spec=spec, root=folder, split=split, teacher=teacher, config=resolved, images=images
     )
     with console.progress("preview", quiet=quiet) as advance:
         seen = preview_names(request, progress=lambda done, total: advance(done, total, "images"))
@@ -114,7 +117,9 @@ def _text(
     height, width = seen.size
     refined = config.pixel_names.refinement
     names = "" if classes is None else "  # after these names are written into its description"
-    command = ["zsseg", "precompute", "--dataset", dataset, "--root", str(request.root)]
+    command = ["zsseg", "precompute", "--dataset", dataset]
+    if described_root(dataset) != request.root:
+        command += ["--root", str(request.root)]
     command += ["--split", request.split, "--teacher", request.teacher]
     for each in (*settings, "pixel_names.enabled=true"):
         command += ["--set", each]

@@ -145,21 +145,10 @@ def load_spec(name_or_file: str) -> DatasetSpec:
 
     Raises DatasetError when there is none, or when it contradicts itself.
     """
-    path = Path(name_or_file)
-    if path.suffix in {".yaml", ".yml"}:
-        text = read_text_file(path, kind="data set description", error=DatasetError)
-        where = str(path)
-    elif name_or_file in (names := builtin_names("datasets")):
-        place = f"datasets/{name_or_file}.yaml"
-        text, where = packaged_text(place), f"configs/{place}"
-    else:
-        raise DatasetError(
-            f"unknown data set '{name_or_file}'. Built in: {', '.join(names)}; "
-            "for your own images write a YAML description (layout: folder) and give its path"
-        )
-    values = parse_yaml(text, where=where, error=DatasetError)
+    values, where = _described(name_or_file)
     if isinstance(values, dict):
-        values = _completed({"name": path.stem, **values})
+        values = _completed({"name": Path(name_or_file).stem, **values})
+        values.pop("root", None)  # where the files are is no part of what the data set is
     try:
         spec = DatasetSpec.model_validate(values, strict=False)
     except ValidationError as error:
@@ -173,6 +162,51 @@ def load_spec(name_or_file: str) -> DatasetSpec:
             "Give every class a name of its own, also for its prompts (`names`)",
         )
     return spec
+
+
+def chosen_root(name_or_file: str, root: Path | None) -> Path:
+    """The folder of a data set: the one given, else the one that its description names.
+
+    Raises DatasetError where neither does.
+    """
+    if folder := root or described_root(name_or_file):
+        return folder
+    also = "" if is_builtin(name_or_file) else f", or write `root: FOLDER` into {name_or_file}"
+    raise DatasetError(
+        f"{name_or_file}: nothing says which folder holds this data set. Give --root FOLDER{also}"
+    )
+
+
+def described_root(name_or_file: str) -> Path | None:
+    """The folder that a description names (`root: FOLDER`, relative to itself), or None."""
+    values, where = _described(name_or_file)
+    if not isinstance(values, dict) or (named := values.get("root")) is None:
+        return None
+    if not isinstance(named, str) or not named:
+        raise DatasetError(f"{where}: `root` is {named!r}. Write a folder, relative to this file")
+    return Path(where).parent / named
+
+
+def is_builtin(name_or_file: str) -> bool:
+    """Is it the name of a built-in data set, not a file?"""
+    return Path(name_or_file).suffix not in {".yaml", ".yml"}
+
+
+def _described(name_or_file: str) -> tuple[Any, str]:
+    """The values of a description as they are written, and where it lies."""
+    if not is_builtin(name_or_file):
+        path = Path(name_or_file)
+        text = read_text_file(path, kind="data set description", error=DatasetError)
+        where = str(path)
+    elif name_or_file in (names := builtin_names("datasets")):
+        place = f"datasets/{name_or_file}.yaml"
+        text, where = packaged_text(place), f"configs/{place}"
+    else:
+        raise DatasetError(
+            f"unknown data set '{name_or_file}'. Built in: {', '.join(names)}; "
+            "for your own images write a YAML description (layout: folder) and give its path"
+        )
+    return parse_yaml(text, where=where, error=DatasetError), where
 
 
 def _completed(values: dict[str, Any]) -> dict[str, Any]:
