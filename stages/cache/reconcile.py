@@ -185,9 +185,13 @@ def _reconcile(path: StorePath, wanted: Manifest, index: bytes, *, update: bool)
 
 
 def _described(manifest: Manifest) -> dict[str, Any]:
-    """The description without names: the identity says which teacher and which size it is."""
+    """The description without names: the identity says which teacher and which size it is. Also
+    without colours, which nothing in a store follows from."""
     names = ("teacher", AUTO_SIZE)
-    return {key: value for key, value in manifest.info.items() if key not in names}
+    info = {key: value for key, value in manifest.info.items() if key not in names}
+    if isinstance(spec := info.get("spec"), Mapping):
+        info["spec"] = {key: value for key, value in spec.items() if key != "colours"}
+    return info
 
 
 def _listed(lines: Sequence[str]) -> list[str]:

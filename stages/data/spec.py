@@ -3,6 +3,7 @@
 A description is a YAML file: the built-in ones lie in `configs/datasets/`, a user's own anywhere.
 """
 
+import re
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -17,7 +18,7 @@ from pydantic import (
     model_validator,
 )
 
-from zsseg.stages.data.class_names import names_of, naming_faults, text_of
+from zsseg.stages.data.class_names import names_of, naming_faults, normal_form, text_of
 from zsseg.stages.errors import DatasetError
 from zsseg.stages.file_bytes import read_text_file
 from zsseg.stages.validation_errors import error_lines
@@ -69,6 +70,18 @@ def _one_text(value: Any) -> Any:
     return value
 
 
+def _one_colour(value: Any) -> Any:
+    """`#rrggbb` as red, green and blue; of three numbers a tuple; anything else as it is."""
+    if isinstance(value, str) and re.fullmatch(r"#[0-9a-fA-F]{6}", value):
+        return tuple(bytes.fromhex(value[1:]))
+    return tuple(value) if isinstance(value, list) else value
+
+
+_Level = Annotated[int, Field(ge=0, le=255)]
+Colour = Annotated[tuple[_Level, _Level, _Level], BeforeValidator(_one_colour)]
+"""RGB, 0 to 255; in a description also `'#rrggbb'`."""
+
+
 class DatasetSpec(BaseModel):
     """A data set's classes and how its labels are stored. Class ids are positions in `classes`."""
 
@@ -85,6 +98,9 @@ class DatasetSpec(BaseModel):
     names: dict[str, Annotated[str, BeforeValidator(_one_text)]] = Field(default_factory=dict)
     """Class name -> cleaner name for the prompt ('sign symbol' -> 'traffic sign'), or several: a
     list, kept as one text with bars ('car|van|lorry')."""
+    colours: dict[str, Colour] = Field(default_factory=dict)
+    """Class name -> the colour that the data set's own pictures give it. Others follow from their
+    names; no result depends on it."""
     encoding: dict[int, int] | None = None
     """Raw pixel value -> class id; None: raw value = class id."""
     ignore: tuple[int, ...] = (VOID,)
@@ -99,9 +115,13 @@ class DatasetSpec(BaseModel):
             raise ValueError(f"classes named twice: {', '.join(twice)}")
         if len(self.classes) > VOID:
             raise ValueError(f"{len(self.classes)} classes; 8-bit label maps hold at most {VOID}")
-        for field, given in (("unseen", self.unseen), ("names", self.names)):
+        lists = {"unseen": self.unseen, "names": self.names, "colours": self.colours}
+        for field, given in lists.items():
             if unknown := sorted(set(given) - set(self.classes)):
                 raise ValueError(f"{field} lists what is not a class: {', '.join(unknown)}")
+        of_colour = {colour: name for name, colour in self.colours.items()}
+        if pairs := [(n, of_colour[c]) for n, c in self.colours.items() if of_colour[c] != n]:
+            raise ValueError(f"colours gives '{pairs[0][0]}' and '{pairs[0][1]}' one colour")
         if self.encoding is not None:
             bad = sorted(v for v in self.encoding.values() if not 0 <= v < len(self.classes))
             if bad:
@@ -117,10 +137,13 @@ class DatasetSpec(BaseModel):
 
     @model_serializer(mode="wrap")
     def _as_stores_have_it(self, values_of: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Without `labelled: all`, which earlier stores do not name: their copy stays equal."""
+        """Without `labelled: all` and empty `colours`, which earlier stores do not name: their copy
+        stays equal."""
         values: dict[str, Any] = values_of(self)
         if self.labelled == "all":
             values.pop("labelled", None)
+        if not self.colours:
+            values.pop("colours", None)
         return values
 
     @property
@@ -138,6 +161,15 @@ class DatasetSpec(BaseModel):
         """The name of each class as it is put into a prompt, in class order; bars between several
         (`class_names.names_of`)."""
         return tuple(self.names.get(name, name) for name in self.classes)
+
+    def class_of(self, name: str) -> int | None:
+        """The class that a name means, by its own or its prompt name, but for case and blanks."""
+        both = (self.classes, self.prompt_names)
+        for names in (*both, *(tuple(map(normal_form, each)) for each in both)):
+            for text in (name, normal_form(name)):
+                if text in names:
+                    return names.index(text)
+        return None
 
 
 def load_spec(name_or_file: str) -> DatasetSpec:
@@ -207,6 +239,17 @@ def _described(name_or_file: str) -> tuple[Any, str]:
             "for your own images write a YAML description (layout: folder) and give its path"
         )
     return parse_yaml(text, where=where, error=DatasetError), where
+
+
+def builtin_colours(spec: DatasetSpec) -> dict[str, tuple[int, int, int]]:
+    """The colours of the built-in description that a data set has name and classes of; {}: none.
+
+    For copies of descriptions in stores and runs that were made before descriptions had colours.
+    """
+    if spec.name not in builtin_names("datasets"):
+        return {}
+    builtin = load_spec(spec.name)
+    return dict(builtin.colours) if builtin.classes == spec.classes else {}
 
 
 def _completed(values: dict[str, Any]) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 from numpy.typing import NDArray
 from PIL import Image
 from pycocotools import mask as run_length
@@ -363,3 +364,32 @@ def test_unlabelled_image_is_all_void(tmp_path: Path) -> None:
     visible_HW = read_visible_label(spec, Sample("a", image, None))
     assert visible_HW.dtype == np.uint8
     np.testing.assert_array_equal(visible_HW, np.full((5, 3), VOID))
+
+
+@pytest.mark.parametrize(
+    ("colours", "message"),
+    [
+        ({"d": "#000000"}, "colours lists what is not a class: d"),
+        ({"a": "#010203", "b": [1, 2, 3]}, "colours gives '.' and '.' one colour"),
+        ({"a": "red"}, "colours"),
+        ({"a": [1, 2, 256]}, "colours"),
+        ({"a": [1, 2]}, "colours"),
+    ],
+)
+def test_colours_that_are_none(colours: dict[str, object], message: str, tmp_path: Path) -> None:
+    path = tmp_path / "own.yaml"
+    values = {"classes": ["a", "b"], "patterns": {"images": "images"}, "colours": colours}
+    path.write_text(yaml.safe_dump(values))
+    with pytest.raises(DatasetError, match=message):
+        load_spec(str(path))
+
+
+def test_colours_are_read_and_kept(tmp_path: Path) -> None:
+    path = tmp_path / "own.yaml"
+    values = {"classes": ["a", "b"], "patterns": {"images": "i"}, "colours": {"b": "#0102FF"}}
+    path.write_text(yaml.safe_dump(values))
+    spec = load_spec(str(path))
+    assert spec.colours == {"b": (1, 2, 255)}
+    assert DatasetSpec.model_validate_json(spec.model_dump_json()) == spec
+    # A description without colours is written as it was before there were any.
+    assert "colours" not in spec.model_copy(update={"colours": {}}).model_dump()

@@ -99,6 +99,21 @@ def test_a_store_holds_what_the_teacher_says(made: tuple[Path, Path], tiny_clip:
     assert BALL not in store.read_all("local_ids")
 
 
+def test_colours_of_the_classes_are_no_matter_to_a_store(
+    made: tuple[Path, Path], tiny_clip: str, tmp_path: Path
+) -> None:
+    world, path = made
+    shutil.copytree(world.parent, tmp_path / "world")
+    shutil.copytree(path, tmp_path / "cache" / path.name)
+    description = tmp_path / "world" / world.name
+    with description.open("a") as file:
+        file.write("colours: {ball: '#ff0000'}\n")
+    assert load_spec(str(description)).colours == {"ball": (255, 0, 0)}
+    before = content(tmp_path / "cache" / path.name)
+    result = run(description, tiny_clip, tmp_path / "cache")
+    assert content(result.path) == before == content(path)
+
+
 def test_equal_runs_make_equal_bytes(
     made: tuple[Path, Path], tiny_clip: str, tmp_path: Path
 ) -> None:

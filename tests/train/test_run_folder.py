@@ -90,6 +90,15 @@ def test_a_new_run_needs_an_empty_folder(tmp_path: Path) -> None:
     assert check_folder(out, record_of(), resume=True)
 
 
+def test_other_colours_are_the_same_run(tmp_path: Path) -> None:
+    """Also for runs that were made before data sets had colours."""
+    out, record = tmp_path / "run", record_of()
+    start(out, record)
+    for colours in ({"a": (1, 2, 3)}, {}):
+        again = record.dataset.model_copy(update={"colours": colours})
+        assert check_folder(out, record.model_copy(update={"dataset": again}), resume=True)
+
+
 @pytest.mark.parametrize("resume", [False, True])
 def test_a_run_without_a_checkpoint_counts_as_none(tmp_path: Path, resume: bool) -> None:
     out = tmp_path / "run"

@@ -292,5 +292,5 @@ def _comparable(record: RunRecord) -> dict[str, object]:
     return record.model_dump(
         mode="json",
         include={"config": True, "dataset": True, "store_fingerprint": True},
-        exclude={"config": selection(marked(RunConfig, result=False))},
+        exclude={"config": selection(marked(RunConfig, result=False)), "dataset": {"colours"}},
     )
