@@ -9,6 +9,7 @@ from zsseg.pipeline import console
 from zsseg.pipeline.cli.options import Quiet, Settings
 from zsseg.pipeline.cli.run_options import evaluate_config, read_names, text_encoder
 from zsseg.stages.errors import UserError
+from zsseg.stages.evaluate.confidence_measure import Measure
 
 if TYPE_CHECKING:
     from zsseg.stages.export.export_run import Exported
@@ -27,7 +28,7 @@ FixedBackground = Annotated[
     ),
 ]
 Confidence = Annotated[
-    Literal["margin", "probability", "cosine"],
+    Measure,
     typer.Option(help="What the output confidence is: p1 - p2, p1, or the best cosine."),
 ]
 

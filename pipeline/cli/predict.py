@@ -8,67 +8,112 @@ import typer
 
 from zsseg.pipeline import console
 from zsseg.pipeline.cli.options import Exit, Quiet, Settings
-from zsseg.pipeline.cli.run_options import evaluate_config, fixed_settings, read_names, text_encoder
+from zsseg.pipeline.cli.run_options import (
+    evaluate_config,
+    fixed_settings,
+    read_names,
+    read_palette,
+    text_encoder,
+)
 from zsseg.stages.errors import UserError
+from zsseg.stages.evaluate.confidence_measure import Measure
 from zsseg.stages.printable import counted
+
+_NAMES = "NAMES|@FILE"
+
+Classes = Annotated[
+    str | None,
+    typer.Option(
+        metavar=_NAMES,
+        help="Any class names: 'car|van, tree, \"bed, double\"' (a bar between several names "
+        "of a class), or @names.txt with one class in a line. \\[default: the run's]",
+    ),
+]
+Add = Annotated[
+    str | None, typer.Option(metavar=_NAMES, help="More names, beside the run's or --classes.")
+]
+Background = Annotated[
+    str | None, typer.Option(metavar=_NAMES, help="Names of what else is there; it becomes void.")
+]
+Unsure = Annotated[
+    float, typer.Option(min=0, max=1, help="Least confidence; pixels below it become void.")
+]
+Confidence = Annotated[
+    Measure, typer.Option(help="What confidence is: p1 - p2, p1, or the best cosine.")
+]
+ConfidenceMap = Annotated[
+    bool, typer.Option("--confidence-map", help="Also write each image's confidence, grey.")
+]
+Palette = Annotated[
+    str,
+    typer.Option(
+        metavar="dataset|names|FILE",
+        help="Colours: the data set's own where it has them, or all by their names, or a YAML or "
+        "JSON file with '#rrggbb' by name.",
+    ),
+]
+Alpha = Annotated[
+    float, typer.Option(min=0, max=1, help="Share of the class colour in an overlay.")
+]
+Legend = Annotated[bool, typer.Option("--legend/--no-legend", help="Names below each overlay?")]
 
 
 def predict(
     images: Annotated[list[Path], typer.Argument(help="Images, or folders of images.")],
     run: Annotated[Path, typer.Option(help="Folder of a run.")],
     out: Annotated[Path, typer.Option(help="Folder for label maps and overlays.")],
-    classes: Annotated[
-        str | None,
-        typer.Option(
-            metavar="NAMES|@FILE",
-            help="Any class names: 'car|van, tree, \"bed, double\"' (a bar between several names "
-            "of a class), or @names.txt with one class in a line. \\[default: the run's]",
-        ),
-    ] = None,
-    background: Annotated[
-        str | None,
-        typer.Option(metavar="NAMES|@FILE", help="Names of what else is there; it becomes void."),
-    ] = None,
+    classes: Classes = None,
+    add: Add = None,
+    background: Background = None,
     names_file: Annotated[
         Path | None, typer.Option("--names", help="Names and embeddings of `zsseg names`.")
     ] = None,
     teacher: Annotated[
         str | None, typer.Option(help="Where the run's CLIP is now, for new class names.")
     ] = None,
+    unsure: Unsure = 0.0,
+    confidence: Confidence = "margin",
+    confidence_map: ConfidenceMap = False,
+    palette: Palette = "dataset",
+    alpha: Alpha = 0.5,
+    legend: Legend = False,
     settings: Settings = None,
     quiet: Quiet = False,
 ) -> None:
     """Write a label map (palette PNG) and an overlay for each image."""
     console.configure_logging(quiet=quiet)
-    given, others = read_names(classes, "--classes"), read_names(background, "--background")
-    if names_file and (given or others):
-        raise UserError("--names has names of its own: leave --classes and --background out")
+    given, added = read_names(classes, "--classes"), read_names(add, "--add")
+    others = read_names(background, "--background")
+    if names_file and (given or added or others):
+        raise UserError("--names has names of its own: leave --classes, --add, --background out")
+    colours = read_palette(palette)
     config = evaluate_config(run, None, settings or [])
     # Here torch is loaded: mistakes in the options are told before.
+    from zsseg.stages.evaluate.asked_names import ask_names, with_text
     from zsseg.stages.evaluate.predict import predict_files
+    from zsseg.stages.evaluate.prediction import Look
+    from zsseg.stages.evaluate.predictor import Predictor
     from zsseg.stages.evaluate.trained_run import load_run
-    from zsseg.stages.evaluate.vocabulary import class_text
 
     student = replace(load_run(run, evaluate=config), fixed=fixed_settings(settings or []))
-    given = given or [*student.spec.classes]
     if names_file:
         from zsseg.stages.export.names_file import read_names_file
 
-        given, others, text_CD = read_names_file(names_file, student)
+        asked = with_text(student, *read_names_file(names_file, student), colours=colours)
     else:
-        encode = text_encoder(student, teacher)
-        text_CD = class_text(student, [*given, *others], encode=encode, teacher=teacher)
+        own, encode = [*(given or student.spec.classes), *added], text_encoder(student, teacher)
+        asked = ask_names(student, own, others, encode=encode, teacher=teacher, colours=colours)
+    predictor = Predictor(student, asked, unsure, confidence)
     with console.progress("predict", quiet=quiet) as advance:
         result = predict_files(
-            student,
+            predictor,
             images,
             out,
-            text_CD=text_CD,
-            classes=given,
-            background=others,
+            look=Look(alpha, legend, confidence_map),
             progress=lambda done, total: advance(done, total, ""),
         )
-    console.out.print(f"{len(result.labels)} label maps and overlays in {out}", soft_wrap=True)
+    written = counted(len(result.labels), "label map")
+    console.out.print(f"{written} and overlays in {out}", soft_wrap=True)
     if result.failures:
         failed = counted(len(result.failures), "image has", "images have")
         console.err.print(f"{failed} no label map (named above)")

@@ -72,7 +72,7 @@ def preview(
     with console.progress("preview", quiet=quiet) as advance:
         seen = preview_names(request, progress=lambda done, total: advance(done, total, "images"))
     text = _text(request, seen, dataset, settings or [], classes=classes)
-    page = write_preview(out, seen, text)
+    page = write_preview(out, seen, text, spec=spec)
     figures = name_figures([each.map_4yx for each in seen.images], seen.classes)
     if as_json:
         sys.stdout.write(json.dumps(_json(request, seen, figures, page), allow_nan=False) + "\n")

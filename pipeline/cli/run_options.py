@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, cast
 from zsseg.pipeline.settings import apply_settings, build
 from zsseg.stages.errors import UserError
 from zsseg.stages.file_bytes import read_text_file
+from zsseg.stages.yaml_files import parse_yaml
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from zsseg.stages.data.spec import Colour
     from zsseg.stages.evaluate.trained_run import TrainedRun
     from zsseg.stages.train.run_config import EvaluateConfig
 
@@ -68,6 +70,28 @@ def _names_of_file(path: Path, option: str) -> list[str]:
     if not names:
         raise UserError(f"{option} @{path}: holds no name. Write one in a line")
     return names
+
+
+def read_palette(text: str) -> "dict[str, Colour] | None":
+    """Colours by name: None for `dataset`, none for `names`, else those of a file, a mapping or a
+    `classes.json` of `zsseg predict`.
+    """
+    from pydantic import TypeAdapter, ValidationError
+
+    from zsseg.stages.data.spec import Colour
+
+    if text in ("dataset", "names"):
+        return None if text == "dataset" else {}
+    values = parse_yaml(read_text_file(Path(text), kind="palette"), where=f"--palette {text}")
+    try:
+        if isinstance(values, list):
+            values = {each["name"]: each["colour"] for each in values}
+        return TypeAdapter(dict[str, Colour]).validate_python(values)
+    except (KeyError, TypeError, ValidationError) as error:
+        raise UserError(
+            f"--palette {text}: not colours by name. Write a line such as car: '#0000ff' for each, "
+            "or give dataset, names or the classes.json of an earlier prediction"
+        ) from error
 
 
 def text_encoder(

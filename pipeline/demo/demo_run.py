@@ -86,7 +86,7 @@ def _write_report(demo: Demo, results: "Mapping[str, EvaluationResult]", minutes
     from zsseg.pipeline.demo.demo_report import ReportContent, write_report
     from zsseg.pipeline.demo.demo_scores import NAMES, notes
     from zsseg.stages.data.spec import load_spec
-    from zsseg.stages.evaluate.overlay import palette
+    from zsseg.stages.evaluate.colours import name_colours
 
     spec = load_spec("demo")
     *others, last = spec.unseen
@@ -115,7 +115,7 @@ def _write_report(demo: Demo, results: "Mapping[str, EvaluationResult]", minutes
             teacher=NAMES,
             notes=notes(results, demo.ours),
             pictures=demo_pictures(demo),
-            colours=palette(len(spec.classes)),
+            colours=name_colours(spec.classes, spec),
             charts={
                 title: {name: points for name, points in series.items() if points}
                 for title, series in charts.items()

@@ -16,8 +16,10 @@ from zsseg.pipeline.tables import percent
 from zsseg.stages.cache.disk.durable import write_durably
 from zsseg.stages.data.class_names import names_of
 from zsseg.stages.data.images import jpeg_bytes, write_png
+from zsseg.stages.data.spec import DatasetSpec
+from zsseg.stages.evaluate.colours import name_colours
 from zsseg.stages.evaluate.labelling import upsampled_argmax
-from zsseg.stages.evaluate.overlay import overlay, palette, with_legend
+from zsseg.stages.evaluate.overlay import overlay, with_legend
 from zsseg.stages.evaluate.teacher_evaluation import named_scores
 from zsseg.stages.precompute.preview import NamedImage, NameFigures, TeacherPreview, name_figures
 
@@ -42,12 +44,12 @@ class PageText:
     """The next command."""
 
 
-def write_preview(out: Path, seen: TeacherPreview, text: PageText) -> Path:
+def write_preview(out: Path, seen: TeacherPreview, text: PageText, *, spec: DatasetSpec) -> Path:
     """Write the page, and `image_1.png` and `image_1_overlay.png` of each image; returns the page.
 
-    Colours are those of `zsseg predict` for the same names.
+    Colours are those of `zsseg predict` for the same names and a run of this data set.
     """
-    colours = palette(len(seen.classes))
+    colours = name_colours(seen.classes, spec)
     figures = name_figures([each.map_4yx for each in seen.images], seen.classes)
     nowhere = sorted((f for f in figures if f.confidence is None), key=lambda f: -f.second)
     cards = []

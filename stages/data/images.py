@@ -52,6 +52,9 @@ _dark_folders: set[Path] = set()  # of which a warning has been given
 _SIDEWAYS = frozenset({5, 6, 7, 8})  # EXIF orientations that swap rows and columns
 _RESAMPLING = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
 
+Picture = Image.Image
+"""Pillow's, for those who show or keep one."""
+
 logger = logging.getLogger(__name__)
 
 
@@ -244,6 +247,11 @@ def jpeg_bytes(image_HW3: NDArray[np.uint8], *, quality: int = 88) -> bytes:
     stream = io.BytesIO()
     Image.fromarray(image_HW3).save(stream, format="JPEG", quality=quality)
     return stream.getvalue()
+
+
+def as_picture(array: NDArray[np.uint8]) -> Picture:
+    """RGB (H, W, 3) or grey (H, W) as Pillow's image, which can show itself."""
+    return Image.fromarray(array)
 
 
 def _png(array: NDArray[np.uint8], palette: NDArray[np.uint8] | None) -> Image.Image:

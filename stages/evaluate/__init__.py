@@ -5,6 +5,9 @@ on classes that were hidden from it on purpose, `predict` writes label maps of a
 a `trained_run`, `inference` (an image to class scores, by the `scorer`), `labelling` (scores to
 labels) and `read_ahead`, and go on with less where the `memory` is too small. `trained_images`
 counts the images that a run was trained on, `metrics` has the formulas, `student_result` puts a
-run's scores together, `result` has the files that they are written to, `overlay` the pictures,
-`vocabulary` text embeddings of other class names.
+run's scores together, `result` has the files that they are written to.
+
+A `predictor` is a run and the `asked_names`; it makes a `prediction` of an image, with its
+`confidence` (`confidence_measure`: which). `vocabulary` has text embeddings of other class names,
+`colours` the colour of each, `overlay` the pictures.
 """

@@ -1,10 +1,9 @@
-"""Label maps as pictures: colours of the classes, blended overlay, legend.
+"""Label maps as pictures: an image tinted by class, and a legend.
 
-Legend: C classes, H W pixels, N candidate colours.
+Legend: C classes, H W pixels.
 """
 
 from collections.abc import Sequence
-from functools import cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,56 +12,6 @@ from zsseg.stages.data.images import text_mask
 from zsseg.stages.data.spec import VOID
 
 _PANEL, _INK, _FRAME = (250, 250, 250), (30, 30, 30), (120, 120, 120)
-
-
-def palette(classes: int) -> NDArray[np.uint8]:
-    """(256, 3) RGB colour of every label id; VOID and ids from `classes` on are black.
-
-    Each colour is the candidate farthest (CIELAB, D65) from all colours before it, so the first
-    few differ most, and a class keeps its colour when classes are added behind it. Candidates are
-    neither so dark nor so light that they vanish on a picture or on white, nor glaring.
-    """
-    assert classes <= VOID
-    colours_C3 = np.zeros((256, 3), dtype=np.uint8)
-    colours_C3[:classes] = _distinct_colours()[:classes]
-    return colours_C3
-
-
-@cache
-def _distinct_colours() -> NDArray[np.uint8]:
-    level = np.arange(0, 256, 15, dtype=np.float64)
-    rgb_N3 = np.stack(np.meshgrid(level, level, level, indexing="ij"), axis=-1).reshape(-1, 3)
-    lab_N3 = cielab(rgb_N3)
-    chroma_N = np.linalg.norm(lab_N3[:, 1:], axis=1)
-    usable_N = (lab_N3[:, 0] > 38) & (lab_N3[:, 0] < 86) & (chroma_N < 82)
-    rgb_N3, lab_N3 = rgb_N3[usable_N], lab_N3[usable_N]
-    # Middle grey counts as taken: it is what streets and shadows look like.
-    distance_N = np.linalg.norm(lab_N3 - (55.0, 0.0, 0.0), axis=1)
-    chosen = []
-    for _ in range(VOID):
-        chosen.append(int(distance_N.argmax()))
-        distance_N = np.minimum(distance_N, np.linalg.norm(lab_N3 - lab_N3[chosen[-1]], axis=1))
-    colours_C3: NDArray[np.uint8] = rgb_N3[chosen].astype(np.uint8)
-    return colours_C3
-
-
-def cielab(rgb_N3: NDArray[np.float64]) -> NDArray[np.float64]:
-    """L*, a*, b* of sRGB values 0..255 (IEC 61966-2-1, white D65)."""
-    share_N3 = rgb_N3 / 255
-    linear_N3 = np.where(share_N3 <= 0.04045, share_N3 / 12.92, ((share_N3 + 0.055) / 1.055) ** 2.4)
-    to_xyz = np.array(
-        [
-            [0.4124564, 0.3575761, 0.1804375],
-            [0.2126729, 0.7151522, 0.0721750],
-            [0.0193339, 0.1191920, 0.9503041],
-        ]
-    )
-    xyz_N3 = linear_N3 @ to_xyz.T / to_xyz.sum(1)
-    root_N3 = np.where(
-        xyz_N3 > (6 / 29) ** 3, np.cbrt(xyz_N3), xyz_N3 / (3 * (6 / 29) ** 2) + 4 / 29
-    )
-    x_N, y_N, z_N = root_N3.T
-    return np.stack([116 * y_N - 16, 500 * (x_N - y_N), 200 * (y_N - z_N)], axis=1)
 
 
 def overlay(

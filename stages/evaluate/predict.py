@@ -1,6 +1,6 @@
 """Writes label maps and overlays of any images.
 
-Legend: C classes, D CLIP width, H W pixels.
+Legend: H W pixels.
 """
 
 import errno
@@ -13,22 +13,16 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import Tensor
 
 from zsseg.stages.cache.disk.durable import write_durably
 from zsseg.stages.data.folders import is_leftover
-from zsseg.stages.data.images import read_image, write_png
-from zsseg.stages.data.spec import VOID, FolderPatterns
+from zsseg.stages.data.images import read_image
+from zsseg.stages.data.spec import FolderPatterns
 from zsseg.stages.errors import DatasetError, ResourceError, UserError
-from zsseg.stages.evaluate.inference import calibrated, predict_scores, prepared
-from zsseg.stages.evaluate.labelling import upsampled_argmax
-from zsseg.stages.evaluate.memory import changed_text, first_that_fits
-from zsseg.stages.evaluate.overlay import overlay, palette, with_legend
+from zsseg.stages.evaluate.asked_names import AskedNames
+from zsseg.stages.evaluate.prediction import Look, written_files
+from zsseg.stages.evaluate.predictor import Predictor
 from zsseg.stages.evaluate.read_ahead import read_ahead
-from zsseg.stages.evaluate.scorer import Scorer, class_scorer
-from zsseg.stages.evaluate.trained_run import TrainedRun
-from zsseg.stages.evaluate.vocabulary import checked_names, own_class
-from zsseg.stages.train.run_config import EvaluateConfig
 
 logger = logging.getLogger(__name__)
 
@@ -52,45 +46,25 @@ class Predictions:
 
 
 def predict_files(
-    run: TrainedRun,
+    predictor: Predictor,
     inputs: Sequence[Path],
     out: Path,
     *,
-    text_CD: Tensor,
-    classes: Sequence[str],
-    background: Sequence[str] = (),
+    look: Look = Look(),  # noqa: B008 (frozen)
     progress: Callable[[int, int], None],
 ) -> Predictions:
     """Write the label map and the overlay of each image; folders keep their sub-folders.
 
     `photos/a/b.jpg` of the input `photos` gives `out/a/b.png` (palette PNG: pixel = position in
-    `classes`) and `out/a/b_overlay.png`; `out/classes.json` says what the numbers mean. Without
-    `background` every pixel gets one of the classes; `background` names what else the images show;
-    its pixels become VOID. `text_CD` has the embeddings of `classes`, then of `background`. An
-    image that cannot be read, or written under its name, or that is too large for the memory, is
-    reported and the rest go on. `progress(done, total)`.
+    the classes) and `out/a/b_overlay.png`; `out/classes.json` says what the numbers and colours
+    mean. An image that cannot be read, or written under its name, or that is too large for the
+    memory, is reported and the rest go on. `progress(done, total)`.
 
     Raises UserError, before anything is written, for an input that is not there and where a file
     would be written over an input or over another image's.
     """
-    names = checked_names(classes)
-    everything = checked_names([*names, *background])
-    assert len(text_CD) == len(everything)
-    targets = _targets(inputs, out)
-    colours = palette(len(names))
-    _write_classes(out, names, colours)
-    own_ids = [own_class(run.spec, name) for name in everything]
-    seen_ids = tuple(i for i, own in enumerate(own_ids) if own in run.spec.seen_ids)
-    scorer = class_scorer(run.student, text_CD)
-
-    def predict(image_HW3: NDArray[np.uint8], source: Path, stem: Path) -> None:
-        label_HW = _label(run, scorer, image_HW3, seen_ids, source)
-        label_HW[label_HW >= len(names)] = VOID
-        picture_HW3 = overlay(image_HW3, label_HW, colours)
-        # The longer name first: where it is too long, nothing is written.
-        write_png(_overlay_png(stem), with_legend(picture_HW3, label_HW, colours, names))
-        write_png(_png(stem), label_HW, palette=colours)
-
+    targets = _targets(inputs, out, look)
+    _write_classes(out, predictor.asked)
     written, failures = [], []
     images = read_ahead(_read, targets)
     for done, (image_HW3, (source, stem)) in enumerate(
@@ -99,8 +73,8 @@ def predict_files(
         try:
             if isinstance(image_HW3, Exception):
                 raise image_HW3
-            predict(image_HW3, source, stem)
-            written.append(_png(stem))
+            found = predictor.predict(image_HW3, name=str(source))
+            written.append(found.write(stem, look).labels)
         except (DatasetError, ResourceError, MemoryError, OSError) as error:
             failures.append(Failure(source, _reason(error, source)))
             logger.warning("%s", failures[-1].reason)
@@ -130,36 +104,7 @@ def _reason(error: Exception, source: Path) -> str:
     return str(error) if isinstance(error, DatasetError) else f"{source}: {error}"
 
 
-def _label(
-    run: TrainedRun,
-    scorer: Scorer,
-    image_HW3: NDArray[np.uint8],
-    seen_ids: Sequence[int],
-    source: Path,
-) -> NDArray[np.uint8]:
-    """(H, W) the best of all names at each pixel, by settings that fit the memory."""
-
-    def make(config: EvaluateConfig) -> NDArray[np.uint8]:
-        image_3HW = prepared(image_HW3, config=config, stride=run.stride)
-        score_Chw = predict_scores(scorer, image_3HW, config=config, stride=run.stride)
-        lowered_Chw = calibrated(score_Chw, config.calibration, seen_ids=seen_ids)
-        return upsampled_argmax(lowered_Chw, image_HW3.shape[:2])
-
-    label_HW, used = first_that_fits(make, run.evaluate, fixed=run.fixed)
-    if used != run.evaluate:
-        logger.warning("%s: %s", source, changed_text(run.evaluate, used, "predicted"))
-    return label_HW
-
-
-def _png(stem: Path) -> Path:
-    return stem.with_name(f"{stem.name}.png")
-
-
-def _overlay_png(stem: Path) -> Path:
-    return stem.with_name(f"{stem.name}_overlay.png")
-
-
-def _targets(inputs: Sequence[Path], out: Path) -> dict[Path, Path]:
+def _targets(inputs: Sequence[Path], out: Path, look: Look) -> dict[Path, Path]:
     """Each image to predict -> its output path without suffix."""
     targets: dict[Path, Path] = {}
     if out.exists() and not out.is_dir():
@@ -188,7 +133,7 @@ def _targets(inputs: Sequence[Path], out: Path) -> dict[Path, Path]:
             targets[given] = out / given.stem
         else:
             raise UserError(f"{given}: there is no such image or folder. Correct the path")
-    _refuse_overwriting(targets)
+    _refuse_overwriting(targets, look)
     return targets
 
 
@@ -215,11 +160,11 @@ def _tell_of_others(folder: Path, others: Sequence[Path]) -> None:
         )
 
 
-def _refuse_overwriting(targets: dict[Path, Path]) -> None:
+def _refuse_overwriting(targets: dict[Path, Path], look: Look) -> None:
     sources = {source.resolve() for source in targets}
     owner: dict[Path, Path] = {}
     for source, stem in targets.items():
-        for target in (_png(stem), _overlay_png(stem)):
+        for target in filter(None, written_files(stem, look)):
             if target.resolve() in sources:
                 raise UserError(
                     f"{target} is one of the images to predict and would be written over; "
@@ -233,9 +178,10 @@ def _refuse_overwriting(targets: dict[Path, Path]) -> None:
             owner[target] = source
 
 
-def _write_classes(out: Path, names: Sequence[str], colours: NDArray[np.uint8]) -> None:
+def _write_classes(out: Path, asked: AskedNames) -> None:
     entries = [
-        {"id": i, "name": name, "colour": colours[i].tolist()} for i, name in enumerate(names)
+        {"id": i, "name": name, "colour": asked.palette[i].tolist()}
+        for i, name in enumerate(asked.classes)
     ]
     out.mkdir(parents=True, exist_ok=True)
     text = json.dumps(entries, indent=1, ensure_ascii=False)

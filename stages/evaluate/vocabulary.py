@@ -24,7 +24,6 @@ from zsseg.stages.data.class_names import (
     equal_names,
     every_name,
     names_of,
-    normal_form,
     unusable_names,
 )
 from zsseg.stages.data.spec import VOID, DatasetSpec
@@ -116,16 +115,6 @@ def _stacked(rows: Sequence[Tensor]) -> Tensor:
     return torch.stack([torch.cat([n, n[:1].expand(most - len(n), -1)]) for n in names])
 
 
-def own_class(spec: DatasetSpec, name: str) -> int | None:
-    """The class that a name means, by its own name or its prompt name, but for case and blanks."""
-    both = (spec.classes, spec.prompt_names)
-    for names in (*both, *(tuple(map(normal_form, each)) for each in both)):
-        for text in (name, normal_form(name)):
-            if text in names:
-                return names.index(text)
-    return None
-
-
 def renamed(
     run: TrainedRun,
     spec: DatasetSpec,
@@ -194,7 +183,7 @@ def _check_teacher(run: TrainedRun, own: str, now_D: Tensor, teacher: str) -> No
 
 
 def _known(run: TrainedRun, name: str) -> Tensor | None:
-    if (index := own_class(run.spec, name)) is not None:
+    if (index := run.spec.class_of(name)) is not None:
         return _own_names(run.text_CD[index], run.spec.prompt_names[index])
     path = _path(run, name)
     if not path.is_file():

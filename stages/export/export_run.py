@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Literal
 
 from zsseg.stages.cache.disk.disk_errors import disk_errors
 from zsseg.stages.errors import UserError
+from zsseg.stages.evaluate.confidence_measure import Measure
 from zsseg.stages.evaluate.trained_run import TrainedRun
 from zsseg.stages.export.needed_packages import check_packages
 from zsseg.stages.export.real_images import Images, images_for
@@ -39,8 +40,8 @@ class ExportOptions:
     precision: Precision = "fp32"
     scores: bool = False
     """Is there an output of scores, beside labels and confidence?"""
-    measure: Literal["margin", "probability", "cosine"] = "margin"
-    """Of confidence: p1 - p2 or p1 of the softmax of the logits, or the best cosine."""
+    measure: Measure = "margin"
+    """What the confidence is."""
     images: Path | None = None
     """Folder of images to try it on, and to calibrate 8-bit numbers with; None: of the run's data
     set."""

@@ -7,15 +7,11 @@ of them and look for the best.
 Legend: N images, C classes, H W pixels, h w feature grid.
 """
 
-from typing import Literal
-
 import numpy as np
 from onnx import TensorProto, helper
 
+from zsseg.stages.evaluate.confidence_measure import Measure
 from zsseg.stages.export.graph_builder import GraphBuilder, described
-
-Measure = Literal["margin", "probability", "cosine"]
-"""Of confidence: p1 - p2 or p1 of the softmax of logit scale times scores; or the best score."""
 
 _FLOAT = TensorProto.FLOAT
 _ENLARGED = {"mode": "linear", "coordinate_transformation_mode": "half_pixel"}

@@ -19,7 +19,7 @@ import numpy as np
 import onnx
 from onnx import helper
 
-from zsseg.stages.evaluate.overlay import palette
+from zsseg.stages.evaluate.colours import name_colours
 from zsseg.stages.evaluate.trained_run import TrainedRun
 from zsseg.stages.export.network_graph import OPSET
 from zsseg.stages.export.vocabulary_of import Vocabulary, teacher_name
@@ -42,7 +42,7 @@ def add_metadata(
     }
     values = {
         "names": vocabulary.names,
-        "colours": palette(len(vocabulary.names))[: len(vocabulary.names)].tolist(),
+        "colours": name_colours(vocabulary.names, run.spec)[: len(vocabulary.names)].tolist(),
         "text_shape": text_CD.shape,
         "background": vocabulary.background,
         "recipe": _recipe(run),

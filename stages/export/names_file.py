@@ -17,9 +17,9 @@ from torch import Tensor
 
 from zsseg.stages.cache.disk.durable import write_durably
 from zsseg.stages.errors import UserError
-from zsseg.stages.evaluate.overlay import palette
+from zsseg.stages.evaluate.colours import name_colours
 from zsseg.stages.evaluate.trained_run import TrainedRun
-from zsseg.stages.evaluate.vocabulary import SAME_TEACHER, checked_names, own_class
+from zsseg.stages.evaluate.vocabulary import SAME_TEACHER, checked_names
 from zsseg.stages.export.vocabulary_of import teacher_name
 
 
@@ -39,7 +39,7 @@ def write_names(path: Path, run: TrainedRun, content: NamesFile) -> None:
         stream,
         names=np.array(every, dtype=str),
         text=content.text_CD.cpu().numpy().astype(np.float32),
-        colours=palette(len(every))[: len(every)],
+        colours=name_colours(every, run.spec)[: len(every)],
         background=np.array(len(content.background)),
         teacher=np.array(teacher_name(run)),
         templates=np.array(run.record.templates),
@@ -78,7 +78,7 @@ def read_names_file(path: Path, run: TrainedRun) -> NamesFile:
             f"{run.record.templates}. Make the file with this run"
         )
     for name, row in zip((own_name, *names), (own_text, *text), strict=True):
-        own = own_class(run.spec, name)
+        own = run.spec.class_of(name)
         if own is not None and not _alike(run.text_CD[own].cpu(), torch.from_numpy(row)):
             raise UserError(
                 f"{path}: was made with the teacher {made_by}, which is not that of {run.path}: "

@@ -19,9 +19,10 @@ from onnx import TensorProto, helper
 
 from zsseg.stages.data.spec import VOID
 from zsseg.stages.errors import UserError
+from zsseg.stages.evaluate.confidence_measure import Measure
 from zsseg.stages.evaluate.trained_run import TrainedRun
 from zsseg.stages.export.graph_builder import GraphBuilder, described
-from zsseg.stages.export.label_graph import Measure, labels_and_confidence
+from zsseg.stages.export.label_graph import labels_and_confidence
 from zsseg.stages.export.network_graph import OPSET
 from zsseg.stages.export.resize_graph import resized
 from zsseg.stages.train.batches.imagenet import MEAN, STD

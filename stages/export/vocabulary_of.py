@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from zsseg.stages.evaluate.trained_run import TrainedRun
-from zsseg.stages.evaluate.vocabulary import checked_names, class_text, own_class
+from zsseg.stages.evaluate.vocabulary import checked_names, class_text
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ def fixed_vocabulary(
     """Names with their embeddings; arguments and errors as `vocabulary.class_text`."""
     names = checked_names([*classes, *background])
     text_CD = class_text(run, names, encode=encode, teacher=teacher)
-    own_ids = [own_class(run.spec, name) for name in names]
+    own_ids = [run.spec.class_of(name) for name in names]
     seen_ids = tuple(i for i, own in enumerate(own_ids) if own in run.spec.seen_ids)
     return Vocabulary(names, text_CD, len(background), seen_ids)
 

@@ -21,11 +21,13 @@ from zsseg.stages.cache.reader import Store
 from zsseg.stages.cache.writer import ArraySpec, Artifact, Writer
 from zsseg.stages.data.spec import FolderPatterns, load_spec
 from zsseg.stages.errors import CacheError, DatasetError, UserError
+from zsseg.stages.evaluate.asked_names import with_text
 from zsseg.stages.evaluate.evaluation import evaluate_run
 from zsseg.stages.evaluate.inference import predict_scores, prepared
 from zsseg.stages.evaluate.labelling import upsampled_argmax
 from zsseg.stages.evaluate.metrics import confusion
 from zsseg.stages.evaluate.predict import predict_files
+from zsseg.stages.evaluate.predictor import Predictor
 from zsseg.stages.evaluate.result import save_result, to_json
 from zsseg.stages.evaluate.scorer import class_scorer
 from zsseg.stages.evaluate.teacher_evaluation import evaluate_teacher
@@ -149,10 +151,10 @@ def test_both_gammas_come_from_one_forward_pass_and_gamma_is_as_in_predict(
     without, result = evaluate_run(run, run.spec, tiny_world.parent, "val", progress=silent)
     assert len(passes) == 3
     images = sorted((tiny_world.parent / "images" / "val").iterdir())
-    text_CD, classes = run.text_CD, run.spec.classes
     for each, compared in ((plain, without), (run, result)):
         out = tmp_path / f"gamma{each.evaluate.calibration}"
-        predict_files(each, images, out, text_CD=text_CD, classes=classes, progress=silent)
+        asked = with_text(each, run.spec.classes, [], run.text_CD)
+        predict_files(Predictor(each, asked), images, out, progress=silent)
         total_CC = np.zeros((4, 4), np.int64)
         for path in images:
             label_HW = np.asarray(Image.open(tiny_world.parent / "labels" / "val" / path.name))

@@ -14,10 +14,12 @@ from PIL import Image
 from torch import Tensor
 
 from zsseg.stages.errors import ResourceError
-from zsseg.stages.evaluate import inference, memory, predict
+from zsseg.stages.evaluate import inference, memory, predictor
+from zsseg.stages.evaluate.asked_names import with_text
 from zsseg.stages.evaluate.evaluation import evaluate_run
 from zsseg.stages.evaluate.memory import first_that_fits, smaller_settings
 from zsseg.stages.evaluate.predict import Predictions, predict_files
+from zsseg.stages.evaluate.predictor import Predictor
 from zsseg.stages.evaluate.scorer import Scorer
 from zsseg.stages.evaluate.trained_run import TrainedRun
 from zsseg.stages.train.run_config import EvaluateConfig
@@ -83,7 +85,7 @@ def at_most_200_columns(request: pytest.FixtureRequest, monkeypatch: pytest.Monk
         return inference.predict_scores(scorer, image_3HW, config=config, stride=stride)
 
     monkeypatch.setattr(memory, "predict_scores", scores)
-    monkeypatch.setattr(predict, "predict_scores", scores)
+    monkeypatch.setattr(predictor, "predict_scores", scores)
 
 
 def photo(path: Path, width: int, height: int) -> None:
@@ -93,11 +95,9 @@ def photo(path: Path, width: int, height: int) -> None:
 
 def predicted(run: TrainedRun, photos: Path, out: Path) -> Predictions:
     return predict_files(
-        run,
+        Predictor(run, with_text(run, run.spec.classes, [], run.text_CD)),
         [photos],
         out,
-        text_CD=run.text_CD,
-        classes=run.spec.classes,
         progress=lambda done, total: None,
     )
 

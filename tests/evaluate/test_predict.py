@@ -14,8 +14,10 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from zsseg.stages.errors import UserError
-from zsseg.stages.evaluate.overlay import palette
+from zsseg.stages.evaluate.asked_names import with_text
+from zsseg.stages.evaluate.colours import name_colours
 from zsseg.stages.evaluate.predict import Predictions, predict_files
+from zsseg.stages.evaluate.predictor import Predictor
 from zsseg.stages.evaluate.trained_run import TrainedRun
 from zsseg.stages.evaluate.vocabulary import checked_names, class_text
 
@@ -43,10 +45,11 @@ def photos(tiny_world: Path) -> Path:
 
 
 def predict(run: TrainedRun, inputs: list[Path], out: Path) -> Predictions:
-    classes = run.spec.classes
-    return predict_files(
-        run, inputs, out, text_CD=run.text_CD, classes=classes, progress=lambda *_: None
-    )
+    return predict_files(own_names(run), inputs, out, progress=lambda *_: None)
+
+
+def own_names(run: TrainedRun) -> Predictor:
+    return Predictor(run, with_text(run, run.spec.classes, [], run.text_CD))
 
 
 def tree(folder: Path) -> list[str]:
@@ -56,11 +59,9 @@ def tree(folder: Path) -> list[str]:
 def test_folder_keeps_its_sub_folders(run: TrainedRun, photos: Path, tmp_path: Path) -> None:
     steps: list[tuple[int, int]] = []
     predictions = predict_files(
-        run,
+        own_names(run),
         [photos],
         tmp_path / "out",
-        text_CD=run.text_CD,
-        classes=run.spec.classes,
         progress=lambda done, total: steps.append((done, total)),
     )
     assert tree(tmp_path / "out") == [
@@ -81,32 +82,31 @@ def test_folder_keeps_its_sub_folders(run: TrainedRun, photos: Path, tmp_path: P
 def test_label_maps_and_overlays(run: TrainedRun, photos: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     predict(run, [photos], out)
+    colours = name_colours(run.spec.classes, run.spec)
     labels = photos.parent / "labels" / "val"
     for name, image in (("scene_000", "scene_000"), ("scene_001", "old/trip/scene_001")):
         with Image.open(out / f"{image}.png") as file:
             assert file.mode == "P"
             stored = np.array(file.getpalette()).reshape(-1, 3)
             label_HW = np.asarray(file)
-        np.testing.assert_array_equal(stored[:4], palette(4)[:4])
+        np.testing.assert_array_equal(stored[:4], colours[:4])
         truth_HW = np.asarray(Image.open(labels / f"{name}.png"))
         assert label_HW.shape == (48, 64)  # upright
         assert (label_HW == truth_HW)[2:].mean() > 0.9
         overlay = np.asarray(Image.open(out / f"{image}_overlay.png"))
-        assert overlay.shape[0] > 48  # with a legend below
+        assert overlay.shape == (48, 64, 3)
     classes = json.loads((out / "classes.json").read_text())
     assert [entry["name"] for entry in classes] == ["sky", "ground", "box", "ball"]
-    assert classes[2] == {"id": 2, "name": "box", "colour": palette(4)[2].tolist()}
+    assert classes[2] == {"id": 2, "name": "box", "colour": colours[2].tolist()}
 
 
 def test_background_becomes_void(run: TrainedRun, photos: Path, tmp_path: Path) -> None:
     order = [3, 0, 1, 2]
+    asked = with_text(run, ["ball"], ["sky", "ground", "box"], run.text_CD[order])
     predict_files(
-        run,
+        Predictor(run, asked),
         [photos / "scene_000.png"],
         tmp_path / "out",
-        text_CD=run.text_CD[order],
-        classes=["ball"],
-        background=["sky", "ground", "box"],
         progress=lambda *_: None,
     )
     label_HW = np.asarray(Image.open(tmp_path / "out" / "scene_000.png"))
@@ -118,12 +118,11 @@ def test_background_becomes_void(run: TrainedRun, photos: Path, tmp_path: Path) 
 def test_calibration_follows_the_names(run: TrainedRun, photos: Path, tmp_path: Path) -> None:
     # The classes in another order: only `ball` was unseen in training, so it wins everywhere.
     lowered = replace(run, evaluate=run.evaluate.model_copy(update={"calibration": 2.5}))
+    asked = with_text(run, ["ball", "box", "ground", "sky"], [], run.text_CD[[3, 2, 1, 0]])
     predict_files(
-        lowered,
+        Predictor(lowered, asked),
         [photos / "scene_000.png"],
         tmp_path / "out",
-        text_CD=run.text_CD[[3, 2, 1, 0]],
-        classes=["ball", "box", "ground", "sky"],
         progress=lambda *_: None,
     )
     assert (np.asarray(Image.open(tmp_path / "out" / "scene_000.png")) == 0).all()
@@ -134,12 +133,11 @@ def test_calibration_knows_seen_classes_by_their_prompt_names(
 ) -> None:
     # `cardboard box` is the prompt name of the seen class `box`.
     lowered = replace(run, evaluate=run.evaluate.model_copy(update={"calibration": 2.5}))
+    asked = with_text(run, ["cardboard box", "ball"], [], run.text_CD[[2, 3]])
     predict_files(
-        lowered,
+        Predictor(lowered, asked),
         [photos / "scene_000.png"],
         tmp_path / "out",
-        text_CD=run.text_CD[[2, 3]],
-        classes=["cardboard box", "ball"],
         progress=lambda *_: None,
     )
     assert (np.asarray(Image.open(tmp_path / "out" / "scene_000.png")) == 1).all()

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from zsseg.stages.data.spec import VOID
 from zsseg.stages.errors import DatasetError, ResourceError, UserError
+from zsseg.stages.evaluate.confidence import confidence_map
 from zsseg.stages.evaluate.inference import calibrated, predict_scores, prepared
 from zsseg.stages.evaluate.labelling import upsampled_argmax
 from zsseg.stages.evaluate.scorer import class_scorer
@@ -106,16 +107,14 @@ def test_one_file_takes_any_size_and_any_names(
             np.testing.assert_allclose(found["confidence"], margin_HW, atol=2e-3)
 
 
-@pytest.mark.parametrize("measure", ["probability", "cosine"])
+@pytest.mark.parametrize("measure", ["margin", "probability", "cosine"])
 def test_confidence_is_what_was_asked_for(run: TrainedRun, measure: Any, tmp_path: Path) -> None:
     run = replace(run, evaluate=WHOLE)
     done = export_run(run, tmp_path / "model.onnx", options=ExportOptions(measure=measure))
     (image_HW3,) = images([(64, 64)])
     text_CD = text_of(5)
-    score_CHW = F.interpolate(scores(run, text_CD, image_HW3)[None], (64, 64), mode="bilinear")[0]
-    expected = score_CHW.amax(0).clamp(0, 1)
-    if measure == "probability":
-        expected = (100 * score_CHW).softmax(0).amax(0)
+    score_Chw = scores(run, text_CD, image_HW3)
+    expected = confidence_map(score_Chw, (64, 64), scale=100, measure=measure)
     found = ran(done.path, image_HW3, text_CD)["confidence"]
     np.testing.assert_allclose(found, expected, atol=1e-3)
 

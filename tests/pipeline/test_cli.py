@@ -127,6 +127,28 @@ def test_predict_needs_clip_for_new_names_only_and_only_once(place: Path, tmp_pa
     assert (second / "scene_000_overlay.png").is_file()
 
 
+def test_switches_of_predictions(place: Path, tmp_path: Path) -> None:
+    image = place / "world" / "images" / "val" / "scene_000.png"
+    moved = ("--teacher", f"local-dir:{place / 'clip'}")
+    words = ("predict", image, "--run", place / "run", "-q", "--out")
+    chosen = tmp_path / "colours.yaml"
+    chosen.write_text("sky: '#010203'\nUnicorn: [4, 5, 6]\n")
+    added = (*moved, "--add", "unicorn", "--palette", chosen)
+    assert zsseg(*words, tmp_path / "a", *added, "--unsure", 1, "--legend", "--alpha", 0.2) == 0
+    first = json.loads((tmp_path / "a" / "classes.json").read_text())
+    assert [each["name"] for each in first][-2:] == ["ball", "unicorn"]
+    assert (first[0]["colour"], first[-1]["colour"]) == ([1, 2, 3], [4, 5, 6])
+    assert (np.asarray(Image.open(tmp_path / "a" / "scene_000.png")) == 255).mean() > 0.9
+    # The colours of one prediction for another.
+    again = ("--palette", tmp_path / "a" / "classes.json", "--confidence-map")
+    assert zsseg(*words, tmp_path / "b", *again, "--confidence", "cosine") == 0
+    second = json.loads((tmp_path / "b" / "classes.json").read_text())
+    assert second == first[:-1]
+    with Image.open(tmp_path / "b" / "scene_000_confidence.png") as grey:
+        assert (grey.mode, grey.size) == ("L", (64, 48))
+    assert zsseg(*words, tmp_path / "c", "--unsure", "nan") == 2
+
+
 def test_a_folder_with_a_broken_image_is_predicted_but_for_it(place: Path, tmp_path: Path) -> None:
     photos = tmp_path / "photos"
     shutil.copytree(place / "world" / "images" / "val", photos / "deep")

@@ -14,8 +14,8 @@ from PIL import Image
 
 from zsseg.pipeline.demo.curves import curves
 from zsseg.pipeline.demo.demo_report import ReportContent, write_report
+from zsseg.stages.evaluate.colours import name_colours
 from zsseg.stages.evaluate.metrics import scores
-from zsseg.stages.evaluate.overlay import palette
 from zsseg.stages.evaluate.result import EvaluationResult, read_result, save_result
 
 CLASSES = ("sky", "road <wet>", "dog")
@@ -59,7 +59,7 @@ def shown() -> ReportContent:
         teacher="teacher alone",
         notes=["Where ours is worse.", "Where gamma was chosen."],
         pictures=[(image_HW3, {"label": label_HW, "baseline": none_HW, "ours": label_HW})] * 2,
-        colours=palette(3),
+        colours=name_colours(CLASSES),
         charts={"Loss": {"baseline": [(10, 2.0), (20, 1.0)], "ours": [(10, 3.0), (20, 1.5)]}},
         commands=["zsseg train --set 'a.b=[1,2]'"],
         made="Made in 1.0 minutes.",
@@ -201,7 +201,7 @@ def test_a_browser_shows_it_without_errors(shown: ReportContent, tmp_path: Path)
     write_report(tmp_path / "report.html", shown)
     seen, errors = look(tmp_path / "report.html", tmp_path / "profile")
     assert not errors
-    dog = palette(3)[2]
+    dog = name_colours(CLASSES)[2]
     assert (seen == dog).all(2).sum() > 50  # the key, and borders in the pictures
     assert 0.3 < (seen == 255).all(2).mean() < 0.97
 

@@ -44,6 +44,9 @@ def run(tmp_path: Path) -> Path:
         "evaluate --teacher-alone --calibration inf",
         "predict a.jpg --out o --run nowhere",
         "predict a.jpg --out o --run {run} --classes @nowhere",
+        "predict a.jpg --out o --run {run} --add @nowhere",
+        "predict a.jpg --out o --run {run} --palette nowhere",
+        "predict a.jpg --out o --run {run} --palette {run}/run.json",
         "train --set train.stepz=1",
         "train --set train.learning_rate=.inf",
         "train --config nothing",
@@ -68,8 +71,6 @@ def test_an_output_that_is_a_file_is_no_matter_of_training(
             None,  # type: ignore[arg-type]
             [tmp_path],
             tmp_path / "out",
-            text_CD=torch.zeros(1, 2),
-            classes=["a"],
             progress=lambda done, total: None,
         )
 

@@ -15,7 +15,7 @@ from zsseg.stages.cache.format.name_scores import SCORE_OF_CODE
 from zsseg.stages.cache.reader import Store
 from zsseg.stages.data.images import read_image
 from zsseg.stages.data.spec import load_spec
-from zsseg.stages.evaluate.overlay import palette
+from zsseg.stages.evaluate.colours import name_colours
 from zsseg.stages.precompute.precompute_config import PixelNamesConfig
 from zsseg.stages.precompute.preview import (
     NamedImage,
@@ -93,7 +93,8 @@ def test_images_and_names_are_enough(
     page = (out / "index.html").read_text(encoding="utf-8")
     assert "ground &lt;b&gt;" in page
     assert "box / crate" in page
-    assert "#{:02x}{:02x}{:02x}".format(*palette(3)[0]) in page
+    for colour in name_colours([each["name"] for each in found["names"]])[:3]:
+        assert "#{:02x}{:02x}{:02x}".format(*colour) in page
     assert page.count("data:image/jpeg;base64,") == 4
     assert "://" not in page
     assert "<script" not in page
@@ -107,7 +108,8 @@ def test_many_names_make_no_endless_page(tmp_path: Path) -> None:
     picture_HW3 = np.full((30, 40, 3), 90, np.uint8)
     image = NamedImage("<scene>", picture_HW3, map_4yx)
     seen = TeacherPreview(classes, 9, (64, 64), "value", 1, (image,), {})
-    path = write_preview(tmp_path / "out", seen, PageText("title", "about", "settings", "next"))
+    text = PageText("title", "about", "settings", "next")
+    path = write_preview(tmp_path / "out", seen, text, spec=load_spec("camvid"))
     page = path.read_text(encoding="utf-8")
     assert page.index("<b>name 31</b>: second best at 66.7 %") < page.index("<b>name 7</b>: second")
     assert page.count("<tr") == 1 + 1 + 12
