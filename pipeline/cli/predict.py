@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -19,6 +19,10 @@ from zsseg.stages.errors import UserError
 from zsseg.stages.evaluate.confidence_measure import Measure
 from zsseg.stages.printable import counted
 
+if TYPE_CHECKING:
+    from zsseg.stages.evaluate.prediction_results import Predictions
+    from zsseg.stages.evaluate.predictor import Predictor
+
 _NAMES = "NAMES|@FILE"
 
 Classes = Annotated[
@@ -34,6 +38,12 @@ Add = Annotated[
 ]
 Background = Annotated[
     str | None, typer.Option(metavar=_NAMES, help="Names of what else is there; it becomes void.")
+]
+NamesFile = Annotated[
+    Path | None, typer.Option("--names", help="Names and embeddings of `zsseg names`.")
+]
+TeacherNow = Annotated[
+    str | None, typer.Option(help="Where the run's CLIP is now, for new class names.")
 ]
 Unsure = Annotated[
     float, typer.Option(min=0, max=1, help="Least confidence; pixels below it become void.")
@@ -65,12 +75,8 @@ def predict(
     classes: Classes = None,
     add: Add = None,
     background: Background = None,
-    names_file: Annotated[
-        Path | None, typer.Option("--names", help="Names and embeddings of `zsseg names`.")
-    ] = None,
-    teacher: Annotated[
-        str | None, typer.Option(help="Where the run's CLIP is now, for new class names.")
-    ] = None,
+    names_file: NamesFile = None,
+    teacher: TeacherNow = None,
     unsure: Unsure = 0.0,
     confidence: Confidence = "margin",
     confidence_map: ConfidenceMap = False,
@@ -89,6 +95,7 @@ def predict(
     colours = read_palette(palette)
     config = evaluate_config(run, None, settings or [])
     # Here torch is loaded: mistakes in the options are told before.
+    from zsseg.pipeline.sheet.contact_sheet import check_page
     from zsseg.stages.evaluate.asked_names import ask_names, with_text
     from zsseg.stages.evaluate.predict import predict_files
     from zsseg.stages.evaluate.prediction import Look
@@ -104,6 +111,7 @@ def predict(
         own, encode = [*(given or student.spec.classes), *added], text_encoder(student, teacher)
         asked = ask_names(student, own, others, encode=encode, teacher=teacher, colours=colours)
     predictor = Predictor(student, asked, unsure, confidence)
+    check_page(out)
     with console.progress("predict", quiet=quiet) as advance:
         result = predict_files(
             predictor,
@@ -112,9 +120,26 @@ def predict(
             look=Look(alpha, legend, confidence_map),
             progress=lambda done, total: advance(done, total, ""),
         )
+    page = _write_page(out, predictor, result)
     written = counted(len(result.labels), "label map")
-    console.out.print(f"{written} and overlays in {out}", soft_wrap=True)
+    console.out.print(f"{written} and overlays in {out}. Look at {page}", soft_wrap=True)
     if result.failures:
         failed = counted(len(result.failures), "image has", "images have")
         console.err.print(f"{failed} no label map (named above)")
         raise typer.Exit(Exit.SKIPPED)
+
+
+def _write_page(out: Path, predictor: "Predictor", found: "Predictions") -> Path:
+    from zsseg.pipeline.sheet.contact_sheet import SheetText, write_sheet
+
+    asked, run = predictor.asked, predictor.run
+    number = counted(len(asked.classes), "class", "classes")
+    about = f"Labelled by {run.path} (step {run.step}) as {number}"
+    if asked.background:
+        words = " or ".join(f"'{word}'" for word in asked.background)
+        about += f"; void where {words} is the best name"
+    if predictor.unsure:
+        about += f"; void below a confidence of {predictor.unsure:g}"
+    title = f"{counted(len(found.results), 'image')}, named pixel by pixel"
+    about = f"{about}. Confidence: the mean {predictor.measure}."
+    return write_sheet(out, found, asked.classes, asked.palette, text=SheetText(title, about))

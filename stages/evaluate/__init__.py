@@ -8,6 +8,6 @@ counts the images that a run was trained on, `metrics` has the formulas, `studen
 run's scores together, `result` has the files that they are written to.
 
 A `predictor` is a run and the `asked_names`; it makes a `prediction` of an image, with its
-`confidence` (`confidence_measure`: which). `vocabulary` has text embeddings of other class names,
-`colours` the colour of each, `overlay` the pictures.
+`confidence` (`confidence_measure`: which); `prediction_results` says what was found. `vocabulary`
+has text embeddings of other class names, `colours` the colour of each, `overlay` the pictures.
 """

@@ -8,7 +8,6 @@ import json
 import logging
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -21,28 +20,21 @@ from zsseg.stages.data.spec import FolderPatterns
 from zsseg.stages.errors import DatasetError, ResourceError, UserError
 from zsseg.stages.evaluate.asked_names import AskedNames
 from zsseg.stages.evaluate.prediction import Look, written_files
+from zsseg.stages.evaluate.prediction_results import (
+    RESULTS,
+    Failure,
+    ImageResult,
+    Predictions,
+    check_results,
+    image_result,
+    result_line,
+)
 from zsseg.stages.evaluate.predictor import Predictor
 from zsseg.stages.evaluate.read_ahead import read_ahead
 
 logger = logging.getLogger(__name__)
 
 _EXTENSIONS = FolderPatterns().image_extensions
-
-
-@dataclass(frozen=True)
-class Failure:
-    """An image without a label map, and why."""
-
-    path: Path
-    reason: str
-
-
-@dataclass(frozen=True)
-class Predictions:
-    """The label maps that `predict_files` wrote, and the images that have none."""
-
-    labels: tuple[Path, ...]
-    failures: tuple[Failure, ...]
 
 
 def predict_files(
@@ -57,29 +49,35 @@ def predict_files(
 
     `photos/a/b.jpg` of the input `photos` gives `out/a/b.png` (palette PNG: pixel = position in
     the classes) and `out/a/b_overlay.png`; `out/classes.json` says what the numbers and colours
-    mean. An image that cannot be read, or written under its name, or that is too large for the
-    memory, is reported and the rest go on. `progress(done, total)`.
+    mean, `out/results.jsonl` what was found (`prediction_results`). An image that cannot be read,
+    or written under its name, or that is too large for the memory, is reported and the rest go on.
+    `progress(done, total)`.
 
     Raises UserError, before anything is written, for an input that is not there and where a file
     would be written over an input or over another image's.
     """
     targets = _targets(inputs, out, look)
+    check_results(out)
     _write_classes(out, predictor.asked)
-    written, failures = [], []
+    results: list[ImageResult] = []
+    failures: list[Failure] = []
     images = read_ahead(_read, targets)
-    for done, (image_HW3, (source, stem)) in enumerate(
-        zip(images, targets.items(), strict=True), start=1
-    ):
-        try:
-            if isinstance(image_HW3, Exception):
-                raise image_HW3
-            found = predictor.predict(image_HW3, name=str(source))
-            written.append(found.write(stem, look).labels)
-        except (DatasetError, ResourceError, MemoryError, OSError) as error:
-            failures.append(Failure(source, _reason(error, source)))
-            logger.warning("%s", failures[-1].reason)
-        progress(done, len(targets))
-    return Predictions(tuple(written), tuple(failures))
+    with (out / RESULTS).open("wb", buffering=0) as file:
+        for done, (image_HW3, (source, stem)) in enumerate(
+            zip(images, targets.items(), strict=True), start=1
+        ):
+            try:
+                if isinstance(image_HW3, Exception):
+                    raise image_HW3
+                found = predictor.predict(image_HW3, name=str(source))
+                results.append(image_result(source, found, found.write(stem, look)))
+                file.write(result_line(results[-1], out))
+            except (DatasetError, ResourceError, MemoryError, OSError) as error:
+                failures.append(Failure(source, _reason(error, source)))
+                file.write(result_line(failures[-1], out))
+                logger.warning("%s", failures[-1].reason)
+            progress(done, len(targets))
+    return Predictions(tuple(results), tuple(failures))
 
 
 def _read(source: Path) -> NDArray[np.uint8] | DatasetError | MemoryError:

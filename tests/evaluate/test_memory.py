@@ -18,7 +18,8 @@ from zsseg.stages.evaluate import inference, memory, predictor
 from zsseg.stages.evaluate.asked_names import with_text
 from zsseg.stages.evaluate.evaluation import evaluate_run
 from zsseg.stages.evaluate.memory import first_that_fits, smaller_settings
-from zsseg.stages.evaluate.predict import Predictions, predict_files
+from zsseg.stages.evaluate.predict import predict_files
+from zsseg.stages.evaluate.prediction_results import Predictions
 from zsseg.stages.evaluate.predictor import Predictor
 from zsseg.stages.evaluate.scorer import Scorer
 from zsseg.stages.evaluate.trained_run import TrainedRun

@@ -16,7 +16,9 @@ from PIL import Image
 from zsseg.stages.errors import UserError
 from zsseg.stages.evaluate.asked_names import with_text
 from zsseg.stages.evaluate.colours import name_colours
-from zsseg.stages.evaluate.predict import Predictions, predict_files
+from zsseg.stages.evaluate.predict import predict_files
+from zsseg.stages.evaluate.prediction import Look
+from zsseg.stages.evaluate.prediction_results import Predictions
 from zsseg.stages.evaluate.predictor import Predictor
 from zsseg.stages.evaluate.trained_run import TrainedRun
 from zsseg.stages.evaluate.vocabulary import checked_names, class_text
@@ -68,6 +70,7 @@ def test_folder_keeps_its_sub_folders(run: TrainedRun, photos: Path, tmp_path: P
         "classes.json",
         "old/trip/scene_001.png",
         "old/trip/scene_001_overlay.png",
+        "results.jsonl",
         "scene_000.png",
         "scene_000_overlay.png",
     ]
@@ -98,6 +101,51 @@ def test_label_maps_and_overlays(run: TrainedRun, photos: Path, tmp_path: Path) 
     classes = json.loads((out / "classes.json").read_text())
     assert [entry["name"] for entry in classes] == ["sky", "ground", "box", "ball"]
     assert classes[2] == {"id": 2, "name": "box", "colour": colours[2].tolist()}
+
+
+def test_results_say_what_was_found(run: TrainedRun, photos: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    (photos / "a_broken.jpg").write_bytes(b"no image")
+    found = predict_files(
+        own_names(run), [photos], out, look=Look(confidence=True), progress=lambda *_: None
+    )
+    lines = [json.loads(line) for line in (out / "results.jsonl").read_text().splitlines()]
+    broken, trip, scene = lines
+    assert broken.keys() == {"file", "error"}
+    assert broken["error"] == found.failures[0].reason
+    assert [line["file"] for line in lines] == [
+        str(photos / name) for name in ("a_broken.jpg", "old/trip/scene_001.jpg", "scene_000.png")
+    ]
+    assert (trip["width"], trip["height"]) == (64, 48)
+    for line in (trip, scene):
+        label_HW = np.asarray(Image.open(out / line["labels"]))
+        ids = [run.spec.classes.index(each["name"]) for each in line["classes"]]
+        shares = [each["share"] for each in line["classes"]]
+        assert shares == sorted(shares, reverse=True)
+        np.testing.assert_allclose(shares, [(label_HW == i).mean() for i in ids], atol=1e-6)
+        assert sorted(ids) == np.unique(label_HW).tolist()
+        assert line["void"] == 0
+        grey_HW = np.asarray(Image.open(out / line["confidence_map"]))
+        assert line["confidence"] == pytest.approx(grey_HW.mean() / 255, abs=0.05)
+        assert line["measure"] == "margin"
+        assert (out / line["overlay"]).is_file()
+
+
+def test_a_file_of_results_of_another_maker_is_kept(
+    run: TrainedRun, photos: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    for content in (b"mine", b'{"score": 1}\n'):
+        (out / "results.jsonl").write_bytes(content)
+        with pytest.raises(UserError, match=r"results\.jsonl: is there, and not from zsseg"):
+            predict(run, [photos], out)
+        assert tree(out) == ["results.jsonl"]
+        assert (out / "results.jsonl").read_bytes() == content
+    (out / "results.jsonl").write_bytes(b"")  # of a run that was killed at once
+    predict(run, [photos], out)
+    predict(run, [photos / "scene_000.png"], out)
+    assert len((out / "results.jsonl").read_text().splitlines()) == 1
 
 
 def test_background_becomes_void(run: TrainedRun, photos: Path, tmp_path: Path) -> None:
