@@ -18,6 +18,7 @@ from zsseg.pipeline.cli.compare import compare
 from zsseg.pipeline.cli.demo import demo
 from zsseg.pipeline.cli.evaluate import evaluate
 from zsseg.pipeline.cli.export import export
+from zsseg.pipeline.cli.init import init
 from zsseg.pipeline.cli.names import names
 from zsseg.pipeline.cli.options import Exit
 from zsseg.pipeline.cli.precompute import precompute
@@ -36,6 +37,7 @@ app = typer.Typer(
 )
 for command in (
     demo,
+    init,
     preview,
     precompute,
     train,

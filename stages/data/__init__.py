@@ -3,8 +3,8 @@
 Read `spec` (classes, unseen classes, label encoding), then `splits` (the images and labels of a
 split, as `samples`). Where files lie: `layouts` has a function per built-in data set, `folders`
 pairs images with labels, `pascal_lists` reads PASCAL's lists. `images` and `labels` decode files;
-PASCAL Context's other label formats are in `pascal_context`. `visible` is the only way in which
-labels reach training: without the unseen classes. `geometry` cuts one crop out of image, label and
-tokens alike. `class_names` finds names that are one, `dataset_check` is `zsseg dataset verify`,
-`label_warning` says which classes no label shows.
+PASCAL Context's other label formats are in `pascal_context`, masks in `run_lengths`. `visible` is
+the only way in which labels reach training: without the unseen classes. `geometry` cuts one crop
+out of image, label and tokens alike. `class_names` finds names that are one, `dataset_check` is
+`zsseg dataset verify`, `label_warning` says which classes no label shows.
 """

@@ -196,6 +196,14 @@ def read_raw_label(path: Path) -> NDArray[np.uint8] | NDArray[np.uint16] | NDArr
         )
 
 
+def palette_colours(path: Path) -> dict[int, tuple[int, int, int]]:
+    """The colour of each palette index of an image file; {} where it has no palette."""
+    with _opened(path) as image:
+        flat = image.getpalette("RGB") if image.mode == "P" else None
+    colours = np.array(flat or [], dtype=int).reshape(-1, 3).tolist()
+    return {index: (red, green, blue) for index, (red, green, blue) in enumerate(colours)}
+
+
 def resize_image(
     image_HW3: NDArray[np.uint8],
     size: tuple[int, int],

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from zsseg.stages.data.run_lengths import decoded_runs, mask_of_runs
 from zsseg.stages.data.spec import VOID
 from zsseg.stages.errors import DatasetError
 
@@ -101,30 +102,5 @@ def paint(masks: RunLengthMasks) -> NDArray[np.int64]:
     """
     raw_HW = np.zeros((masks.height, masks.width), dtype=np.int64)
     for category, counts in masks.segments:
-        raw_HW[_decode(counts, masks.height, masks.width)] = category
+        raw_HW[mask_of_runs(decoded_runs(counts), masks.height, masks.width)] = category
     return raw_HW
-
-
-def _decode(counts: str, height: int, width: int) -> NDArray[np.bool_]:
-    """(H, W) mask of COCO's compressed run lengths.
-
-    The runs are of zeros and ones in turn, down the columns. Each is written as 5-bit digits from
-    the lowest, offset by 48, with 32 set while more follow and 16 in the last one for a negative
-    number; from the fourth on, a run is written as its difference to the last but one.
-    Decoded here because pycocotools writes out of bounds when a file is damaged.
-    """
-    runs: list[int] = []
-    value = shift = 0
-    for character in counts:
-        digit = ord(character) - 48
-        value |= (digit & 31) << shift
-        shift += 5
-        if digit & 32:
-            continue
-        if digit & 16:
-            value -= 1 << shift
-        runs.append(value + (runs[-2] if len(runs) > 2 else 0))
-        value = shift = 0
-    if min(runs, default=0) < 0 or sum(runs) != height * width:
-        raise ValueError(f"run lengths {counts[:20]!r}... do not fill {height} x {width} pixels")
-    return np.repeat(np.arange(len(runs)) % 2 == 1, runs).reshape(width, height).T
