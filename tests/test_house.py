@@ -75,6 +75,7 @@ def test_cache_and_data_load_no_torch() -> None:
                 "stages/export/standalone.py",
             },
         ),
+        ("av", {"stages/data/video.py"}),
         (
             "onnxruntime",
             {f"stages/export/{name}.py" for name in ("agreement", "small_numbers", "standalone")},

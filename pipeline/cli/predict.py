@@ -69,7 +69,7 @@ Legend = Annotated[bool, typer.Option("--legend/--no-legend", help="Names below 
 
 
 def predict(
-    images: Annotated[list[Path], typer.Argument(help="Images, or folders of images.")],
+    images: Annotated[list[Path], typer.Argument(help="Images, folders of images, videos.")],
     run: Annotated[Path, typer.Option(help="Folder of a run.")],
     out: Annotated[Path, typer.Option(help="Folder for label maps and overlays.")],
     classes: Classes = None,
@@ -140,6 +140,7 @@ def _write_page(out: Path, predictor: "Predictor", found: "Predictions") -> Path
         about += f"; void where {words} is the best name"
     if predictor.unsure:
         about += f"; void below a confidence of {predictor.unsure:g}"
-    title = f"{counted(len(found.results), 'image')}, named pixel by pixel"
+    frames = " and frames" if any(each.frame is not None for each in found.results) else ""
+    title = f"{counted(len(found.results), 'image')}{frames}, named pixel by pixel"
     about = f"{about}. Confidence: the mean {predictor.measure}."
     return write_sheet(out, found, asked.classes, asked.palette, text=SheetText(title, about))

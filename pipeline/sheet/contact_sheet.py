@@ -6,7 +6,9 @@ It shows the overlays that lie beside it, by relative addresses.
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
+from statistics import fmean
 from urllib.parse import quote_from_bytes
 
 import numpy as np
@@ -63,31 +65,39 @@ def write_sheet(
         "text": text,
         "rows": _rows(found.results, colours),
         "absent": [_shown(name) for name in classes if not _images_with(name, found.results)],
-        "cards": [_card(each, out, colours) for each in found.results],
+        "cards": [
+            _card([*results], out, colours)
+            for _, results in groupby(found.results, key=lambda each: each.files.overlay)
+        ],
         "failures": [one_line(each.reason) for each in found.failures],
     }
     write_durably(out / PAGE, render_page("zsseg.pipeline.sheet", "sheet.html", values))
     return out / PAGE
 
 
-def _rows(results: Sequence[ImageResult], colours: Mapping[str, str]) -> list[dict[str, object]]:
-    """The classes that are there, by their share of all pixels, the largest first."""
+def _shares(results: Sequence[ImageResult]) -> dict[str, float]:
+    """Class -> its share of the pixels of all these, the largest first; those that are there."""
     pixels = sum(each.size[0] * each.size[1] for each in results)
-    total = dict.fromkeys(colours, 0.0)
+    total: dict[str, float] = {}
     for each in results:
         for name, share in each.shares.items():
-            total[name] += share * each.size[0] * each.size[1] / pixels
-    largest = max(total.values(), default=0)
+            part = share * each.size[0] * each.size[1] / pixels
+            total[name] = total.get(name, 0.0) + part
+    return dict(sorted(total.items(), key=lambda pair: -pair[1]))
+
+
+def _rows(results: Sequence[ImageResult], colours: Mapping[str, str]) -> list[dict[str, object]]:
+    """The classes that are there."""
+    shares = _shares(results)
     return [
         {
             "name": _shown(name),
             "colour": colours[name],
             "share": percent(share),
-            "bar": f"{100 * share / largest:.1f}",
+            "bar": f"{100 * share / max(shares.values()):.1f}",
             "images": f"{_images_with(name, results)} of {len(results)}",
         }
-        for name, share in sorted(total.items(), key=lambda pair: -pair[1])
-        if share
+        for name, share in shares.items()
     ]
 
 
@@ -95,23 +105,32 @@ def _images_with(name: str, results: Sequence[ImageResult]) -> int:
     return sum(name in each.shares for each in results)
 
 
-def _card(result: ImageResult, out: Path, colours: Mapping[str, str]) -> dict[str, object]:
-    listed = list(result.shares.items())[:_LISTED]
-    more = len(result.shares) - len(listed)
+def _card(
+    results: Sequence[ImageResult], out: Path, colours: Mapping[str, str]
+) -> dict[str, object]:
+    """An image; or a video, of which the frames' means are shown."""
+    first, shares = results[0], _shares(results)
+    listed = list(shares.items())[:_LISTED]
+    more = len(shares) - len(listed)
+    video = first.frame is not None
+    labels = first.files.labels.parent if video else first.files.labels
+    void = fmean(each.void for each in results)
     return {
-        "name": one_line(result.files.labels.relative_to(out).with_suffix("")),
-        "path": one_line(result.path),
-        "overlay": _address(result.files.overlay, out),
-        "labels": _address(result.files.labels, out),
-        "height": result.size[0],
-        "width": result.size[1],
+        "name": one_line(labels.relative_to(out).with_suffix("")),
+        "path": one_line(first.path),
+        "video": video,
+        "overlay": _address(first.files.overlay, out),
+        "labels": _address(labels, out),
+        "height": first.size[0],
+        "width": first.size[1],
+        "frames": counted(len(results), "frame") if video else "",
         "classes": [
             {"name": _shown(name), "colour": colours[name], "share": percent(share)}
             for name, share in listed
         ],
         "more": f"and {counted(more, 'other')}" if more else "",
-        "void": percent(result.void) if result.void else "",
-        "confidence": f"{result.confidence:.2f}",
+        "void": percent(void) if void else "",
+        "confidence": f"{fmean(each.confidence for each in results):.2f}",
     }
 
 

@@ -7,7 +7,8 @@ labels) and `read_ahead`, and go on with less where the `memory` is too small. `
 counts the images that a run was trained on, `metrics` has the formulas, `student_result` puts a
 run's scores together, `result` has the files that they are written to.
 
-A `predictor` is a run and the `asked_names`; it makes a `prediction` of an image, with its
+`predict` finds its files by `prediction_targets`, and goes through videos by `predict_video`. A
+`predictor` is a run and the `asked_names`; it makes a `prediction` of an image, with its
 `confidence` (`confidence_measure`: which); `prediction_results` says what was found. `vocabulary`
 has text embeddings of other class names, `colours` the colour of each, `overlay` the pictures.
 """

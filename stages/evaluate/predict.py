@@ -1,4 +1,4 @@
-"""Writes label maps and overlays of any images.
+"""Writes label maps and overlays of any images and videos.
 
 Legend: H W pixels.
 """
@@ -6,20 +6,19 @@ Legend: H W pixels.
 import errno
 import json
 import logging
-from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from zsseg.stages.cache.disk.durable import write_durably
-from zsseg.stages.data.folders import is_leftover
 from zsseg.stages.data.images import read_image
-from zsseg.stages.data.spec import FolderPatterns
-from zsseg.stages.errors import DatasetError, ResourceError, UserError
+from zsseg.stages.data.video import is_video
+from zsseg.stages.errors import DatasetError, ResourceError
 from zsseg.stages.evaluate.asked_names import AskedNames
-from zsseg.stages.evaluate.prediction import Look, written_files
+from zsseg.stages.evaluate.predict_video import expected_frames, predict_video
+from zsseg.stages.evaluate.prediction import Look
 from zsseg.stages.evaluate.prediction_results import (
     RESULTS,
     Failure,
@@ -29,12 +28,11 @@ from zsseg.stages.evaluate.prediction_results import (
     image_result,
     result_line,
 )
+from zsseg.stages.evaluate.prediction_targets import find_targets
 from zsseg.stages.evaluate.predictor import Predictor
 from zsseg.stages.evaluate.read_ahead import read_ahead
 
 logger = logging.getLogger(__name__)
-
-_EXTENSIONS = FolderPatterns().image_extensions
 
 
 def predict_files(
@@ -49,43 +47,62 @@ def predict_files(
 
     `photos/a/b.jpg` of the input `photos` gives `out/a/b.png` (palette PNG: pixel = position in
     the classes) and `out/a/b_overlay.png`; `out/classes.json` says what the numbers and colours
-    mean, `out/results.jsonl` what was found (`prediction_results`). An image that cannot be read,
-    or written under its name, or that is too large for the memory, is reported and the rest go on.
-    `progress(done, total)`.
+    mean, `out/results.jsonl` what was found (`prediction_results`). Of a video see `predict_video`.
+    An image that cannot be read, or written under its name, or that is too large for the memory, is
+    reported and the rest go on. `progress(done, total)` counts images and frames.
 
     Raises UserError, before anything is written, for an input that is not there and where a file
     would be written over an input or over another image's.
     """
-    targets = _targets(inputs, out, look)
+    targets = find_targets(inputs, out, look)
     check_results(out)
     _write_classes(out, predictor.asked)
     results: list[ImageResult] = []
     failures: list[Failure] = []
+    counts = [expected_frames(source) if is_video(source) else 1 for source in targets]
+    done = 0
     images = read_ahead(_read, targets)
     with (out / RESULTS).open("wb", buffering=0) as file:
-        for done, (image_HW3, (source, stem)) in enumerate(
-            zip(images, targets.items(), strict=True), start=1
-        ):
+        for image_HW3, (source, stem), count in zip(images, targets.items(), counts, strict=True):
             try:
-                if isinstance(image_HW3, Exception):
-                    raise image_HW3
-                found = predictor.predict(image_HW3, name=str(source))
-                results.append(image_result(source, found, found.write(stem, look)))
-                file.write(result_line(results[-1], out))
+                for result in _results(predictor, image_HW3, source, stem, look):
+                    results.append(result)
+                    file.write(result_line(result, out))
+                    if result.frame is not None and result.frame < count:
+                        progress(done + result.frame, sum(counts))
             except (DatasetError, ResourceError, MemoryError, OSError) as error:
                 failures.append(Failure(source, _reason(error, source)))
                 file.write(result_line(failures[-1], out))
                 logger.warning("%s", failures[-1].reason)
-            progress(done, len(targets))
+            done += count
+            progress(done, sum(counts))
     return Predictions(tuple(results), tuple(failures))
 
 
-def _read(source: Path) -> NDArray[np.uint8] | DatasetError | MemoryError:
-    """An image, or the error of one that cannot be read, so that the others are still predicted."""
+def _read(source: Path) -> NDArray[np.uint8] | DatasetError | MemoryError | None:
+    """An image, or the error of one that cannot be read, so that the others are still predicted;
+    None for a video, which is read frame by frame."""
     try:
-        return read_image(source)
+        return None if is_video(source) else read_image(source)
     except (DatasetError, MemoryError) as error:
         return error
+
+
+def _results(
+    predictor: Predictor,
+    image_HW3: NDArray[np.uint8] | DatasetError | MemoryError | None,
+    source: Path,
+    stem: Path,
+    look: Look,
+) -> Iterator[ImageResult]:
+    """Write the files of an image, or of each frame of a video. Raises an error of reading."""
+    if isinstance(image_HW3, Exception):
+        raise image_HW3
+    if image_HW3 is None:
+        yield from predict_video(predictor, source, stem, look=look)
+        return
+    found = predictor.predict(image_HW3, name=str(source))
+    yield image_result(source, found, found.write(stem, look))
 
 
 def _reason(error: Exception, source: Path) -> str:
@@ -100,80 +117,6 @@ def _reason(error: Exception, source: Path) -> str:
             "evaluate.short_side=512"
         )
     return str(error) if isinstance(error, DatasetError) else f"{source}: {error}"
-
-
-def _targets(inputs: Sequence[Path], out: Path, look: Look) -> dict[Path, Path]:
-    """Each image to predict -> its output path without suffix."""
-    targets: dict[Path, Path] = {}
-    if out.exists() and not out.is_dir():
-        raise UserError(f"{out}: is a file. Give --out a folder, which may be a new one")
-    if out.resolve() in {given.resolve() for given in inputs}:
-        raise UserError(f"{out} is both input and output; choose another output folder")
-    for given in inputs:
-        if given.is_dir():
-            # An output folder inside the input folder holds earlier predictions, no images.
-            files = [
-                path
-                for path in _files_below(given)
-                if not path.resolve().is_relative_to(out.resolve())
-            ]
-            found = [path for path in files if path.suffix.lower() in _EXTENSIONS]
-            _tell_of_others(
-                given, [path for path in files if path.suffix.lower() not in _EXTENSIONS]
-            )
-            if not found:
-                raise UserError(
-                    f"{given}: no image below this folder. Give one that holds "
-                    f"{', '.join(_EXTENSIONS)}, or single images"
-                )
-            targets |= {path: out / path.relative_to(given).with_suffix("") for path in found}
-        elif given.is_file():
-            targets[given] = out / given.stem
-        else:
-            raise UserError(f"{given}: there is no such image or folder. Correct the path")
-    _refuse_overwriting(targets, look)
-    return targets
-
-
-def _files_below(folder: Path) -> list[Path]:
-    """All files, sorted, but for leftovers of systems and tools: ._photo.jpg, Thumbs.db."""
-    return sorted(
-        path
-        for path in folder.rglob("*")
-        if path.is_file() and not is_leftover(path.relative_to(folder).as_posix())
-    )
-
-
-def _tell_of_others(folder: Path, others: Sequence[Path]) -> None:
-    """Warn of the files of a folder that are not taken for images, with their endings."""
-    if others:
-        counts = Counter(path.suffix.lower() or "without ending" for path in others)
-        logger.warning(
-            "%s: %d files are left out, such as %s (%s): not among %s",
-            folder,
-            len(others),
-            others[0].name,
-            ", ".join(f"{number} {ending}" for ending, number in sorted(counts.items())),
-            " ".join(_EXTENSIONS),
-        )
-
-
-def _refuse_overwriting(targets: dict[Path, Path], look: Look) -> None:
-    sources = {source.resolve() for source in targets}
-    owner: dict[Path, Path] = {}
-    for source, stem in targets.items():
-        for target in filter(None, written_files(stem, look)):
-            if target.resolve() in sources:
-                raise UserError(
-                    f"{target} is one of the images to predict and would be written over; "
-                    "choose another output folder"
-                )
-            if target in owner:
-                raise UserError(
-                    f"{owner[target]} and {source} would both be written to {target}; "
-                    "predict them one at a time, each into its own output folder"
-                )
-            owner[target] = source
 
 
 def _write_classes(out: Path, asked: AskedNames) -> None:

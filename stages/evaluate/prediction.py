@@ -46,7 +46,7 @@ class Written(NamedTuple):
     labels: Path
     """Palette PNG: the position in the classes at each pixel, VOID (255) for none."""
     overlay: Path
-    """The image tinted by class."""
+    """The image tinted by class; of a frame the video that has it."""
     confidence: Path | None
     """Grey: 255 times the confidence."""
 
@@ -111,13 +111,16 @@ class Prediction:
             return tinted_HW3
         return with_legend(tinted_HW3, self.labels, self.palette, self.classes)
 
-    def write(self, stem: Path, look: Look = Look()) -> Written:
-        """Write the files of `written_files`."""
+    def write(self, stem: Path, look: Look = Look(), *, video: Path | None = None) -> Written:
+        """Write the files of `written_files`; without the overlay where it goes into a `video`."""
         files = written_files(stem, look)
         # The longest name first: where it is too long, nothing is written.
         if files.confidence is not None:
             write_png(files.confidence, np.rint(255 * self.confidence).astype(np.uint8))
-        write_png(files.overlay, self.overlay_pixels(look))
+        if video is None:
+            write_png(files.overlay, self.overlay_pixels(look))
+        else:
+            files = files._replace(overlay=video)
         write_png(files.labels, self.labels, palette=self.palette)
         return files
 

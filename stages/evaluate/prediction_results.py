@@ -3,8 +3,10 @@
 One line per image, in the order of the images: JSON with `file`, `width`, `height`, `classes` (a
 list of `name` and `share` of the pixels, the largest first, those that are there), `void` (share
 without a class), `confidence` (mean), `measure` of it, and the files written, relative to the
-folder: `labels`, `overlay`, `confidence_map` (or null). An image without a label map has `file` and
-`error`. Bytes of a file name that are no UTF-8 stand as `\\udcXX`, as in Python.
+folder: `labels`, `overlay`, `confidence_map` (or null). A video has such a line for each frame,
+with `frame` (1, 2, ...) and `seconds` behind `file`. What has no label map has `file` and `error`;
+so has, behind its frames, a video that ends early. Bytes of a file name that are no UTF-8 stand as
+`\\udcXX`, as in Python.
 """
 
 import json
@@ -26,7 +28,7 @@ class ImageResult:
     """What was found in an image, and where its files are."""
 
     path: Path
-    """The image."""
+    """The image, or the video."""
     size: tuple[int, int]
     """Height and width."""
     shares: Mapping[str, float]
@@ -38,11 +40,15 @@ class ImageResult:
     measure: Measure
     """What it is."""
     files: Written
+    frame: int | None = None
+    """Of a video: which, from 1."""
+    seconds: float | None = None
+    """Of a video: when."""
 
 
 @dataclass(frozen=True)
 class Failure:
-    """An image without a label map, and why."""
+    """An image without a label map, or a video without some or all of them, and why."""
 
     path: Path
     reason: str
@@ -50,7 +56,7 @@ class Failure:
 
 @dataclass(frozen=True)
 class Predictions:
-    """The images that `predict_files` wrote label maps of, and those that have none."""
+    """The images and frames that `predict_files` wrote label maps of, and what has none."""
 
     results: tuple[ImageResult, ...]
     failures: tuple[Failure, ...]
@@ -84,6 +90,8 @@ def result_line(result: ImageResult | Failure, folder: Path) -> bytes:
         labels, tinted, grey = (
             None if path is None else path.relative_to(folder).as_posix() for path in result.files
         )
+        if result.frame is not None:
+            values |= {"frame": result.frame, "seconds": result.seconds}
         height, width = result.size
         shares = [{"name": name, "share": round(share, 6)} for name, share in result.shares.items()]
         values |= {"width": width, "height": height, "classes": shares}
