@@ -41,6 +41,9 @@ class ObjectiveConfig(BaseModel):
 
     cross_entropy: Annotated[float, LossWeight(("labels",))] = Field(default=1.0, ge=0)
     """Weight of the cross-entropy (paper 1: 'linear combination', weights not given). [ours]"""
+    cross_entropy_balance: float = Field(default=0.0, ge=0, le=1)
+    """A labelled pixel weighs n^-this in the cross-entropy, n the pixels of its class in its crop:
+    0: all alike; 1: every class of a crop weighs as much as every other. [ours]"""
     focal: Annotated[float, LossWeight(("labels",))] = Field(default=0.0, ge=0)
     """Weight of the focal loss (paper 1: 'linear combination', weights not given). [ours]"""
     focal_gamma: float = Field(default=2.0, ge=0)
@@ -86,8 +89,13 @@ class ObjectiveConfig(BaseModel):
     other crops' tokens of the same class (not stated in paper 2). [ours: batch]"""
     dense: Annotated[float, LossWeight(("dense",))] = Field(default=0.0, ge=0)
     """Weight of dense distillation: 1 - cosine of feature and cached dense token. [ours]"""
+    dense_relation: Annotated[float, LossWeight(("dense",))] = Field(default=0.0, ge=0)
+    """Weight of relational dense distillation: which of the crop's dense tokens a feature is alike
+    to (SEED's loss over cells). [ours]"""
+    dense_relation_tau: float = Field(default=0.03, gt=0)
+    """Temperature of its two distributions. [ours]"""
     dense_pixels: Literal["all", "unlabelled"] = "all"
-    """Pixels of the crop that dense distillation looks at. [ours]"""
+    """Pixels of the crop that both dense losses look at. [ours]"""
     dense_stride: Annotated[int, Mark(replay="nothing")] = Field(default=16, ge=1)
     """Side in pixels of the cells over which the feature is averaged before it is compared with the
     token there: one token says what a cell holds, not where in it. [ours]"""

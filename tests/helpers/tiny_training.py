@@ -21,6 +21,7 @@ from zsseg.stages.train.students.student import Student
 EVERYTHING: dict[str, Any] = {
     "student": {"architecture": "fpn", "encoder": "mit_b0", "weights": "none"},
     "objectives": {
+        "cross_entropy_balance": 0.5,
         "focal": 0.5,
         "nel": 0.1,
         "sdd": 1.0,
@@ -29,6 +30,7 @@ EVERYTHING: dict[str, Any] = {
         "local_distillation": 1.0,
         "local_negatives": "batch",
         "dense": 1.0,
+        "dense_relation": 1.0,
         "dense_stride": 8,
     },
     "latent": {"enabled": True, "heads": 2, "layers": 1, "tie": 1.0},

@@ -25,6 +25,7 @@ def test_every_weight_has_one_line_and_every_line_a_weight() -> None:
         ("global_distillation", {"uses_token"}),
         ("local_distillation", {"uses_local", "uses_regions"}),
         ("dense", {"uses_dense"}),
+        ("dense_relation", {"uses_dense"}),
     ],
 )
 def test_a_run_reads_what_its_only_loss_needs(name: str, used: set[str]) -> None:

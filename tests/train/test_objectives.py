@@ -11,6 +11,7 @@ from zsseg.stages.train.losses.objectives import (
     cross_entropy,
     dense_distillation,
     focal,
+    pixel_weights,
     sdd,
 )
 from zsseg.stages.train.students.similarity import feature_norm
@@ -91,6 +92,33 @@ def test_focal_against_the_formula_pixel_by_pixel(gamma: float) -> None:
             terms.append(-((1 - p_t) ** gamma) * np.log(p_t))
     loss = focal_of(logits_BCHW, label_BHW, gamma=gamma)
     assert loss.item() == pytest.approx(np.mean(terms), rel=1e-5)
+
+
+@pytest.mark.parametrize("balance", [0.0, 0.5, 1.0])
+def test_a_pixel_weighs_by_how_much_of_its_image_its_class_has(balance: float) -> None:
+    _, label_BHW = logits_and_label()
+    weight_BHW = pixel_weights(label_BHW, balance=balance)
+    for (b, y, x), label in np.ndenumerate(label_BHW.numpy()):
+        size = int((label_BHW[b] == label).sum())
+        expected = 0.0 if label == 255 else float(size) ** -balance
+        assert weight_BHW[b, y, x].item() == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("balance", [0.5, 1.0])
+def test_balanced_cross_entropy_is_a_weighted_mean(balance: float) -> None:
+    logits_BCHW, label_BHW = logits_and_label()
+    nll_BHW = negative_log_likelihood(logits_BCHW, label_BHW)
+    pairs = [
+        (float(value) * float(size) ** -balance, float(size) ** -balance)
+        for image in range(2)
+        for label in set(label_BHW[image].flatten().tolist()) - {255}
+        for size in [(label_BHW[image] == label).sum()]
+        for value in nll_BHW.detach()[image][label_BHW[image] == label]
+    ]
+    expected = sum(value for value, _ in pairs) / sum(weight for _, weight in pairs)
+    loss = cross_entropy(nll_BHW, label_BHW, balance=balance)
+    assert loss.item() == pytest.approx(expected, rel=1e-5)
+    assert cross_entropy(nll_BHW, torch.full_like(label_BHW, 255), balance=balance).item() == 0
 
 
 def test_focal_without_focusing_is_the_cross_entropy() -> None:

@@ -25,7 +25,9 @@ from zsseg.stages.train.losses.objectives import (
     attention_pool,
     cross_entropy,
     dense_distillation,
+    dense_relation,
     focal,
+    pixel_weights,
     sdd,
 )
 from zsseg.stages.train.losses.pseudo_mask import CropMasks
@@ -60,6 +62,12 @@ def _images_inside(inputs: LossInputs) -> Tensor:
 
 def _labelled_pixels(inputs: LossInputs) -> Tensor:
     return (_scores(inputs).label_BHW != VOID).sum()
+
+
+def _weighted_pixels(inputs: LossInputs) -> Tensor:
+    """The weight of all labelled pixels together."""
+    balance = inputs.objectives.cross_entropy_balance
+    return pixel_weights(_scores(inputs).label_BHW, balance=balance).sum()
 
 
 def _unlabelled_pixels(inputs: LossInputs) -> Tensor:
@@ -101,7 +109,8 @@ def _tie(inputs: LossInputs) -> Tensor:
 
 def _cross_entropy(inputs: LossInputs) -> Tensor:
     scores = _scores(inputs)
-    return cross_entropy(scores.nll_BHW, scores.label_BHW)
+    balance = inputs.objectives.cross_entropy_balance
+    return cross_entropy(scores.nll_BHW, scores.label_BHW, balance=balance)
 
 
 def _focal(inputs: LossInputs) -> Tensor:
@@ -170,6 +179,16 @@ def _dense(inputs: LossInputs) -> Tensor:
     return dense_distillation(inputs.feature_BDhw, inputs.batch.dense_BDyx, _weight_Byx(inputs))
 
 
+def _dense_relation(inputs: LossInputs) -> Tensor:
+    assert inputs.batch.dense_BDyx is not None
+    return dense_relation(
+        inputs.feature_BDhw,
+        inputs.batch.dense_BDyx,
+        _weight_Byx(inputs),
+        tau=inputs.objectives.dense_relation_tau,
+    )
+
+
 def _ties_classes(inputs: LossInputs) -> bool:
     return inputs.answer_BKD is not None and len(inputs.step.classes.seen_S) > 0
 
@@ -180,7 +199,7 @@ def _scores_classes(inputs: LossInputs) -> bool:
 
 OBJECTIVES = (
     Term("tie", _tie, _seen_masks, applies=_ties_classes),
-    Term("cross_entropy", _cross_entropy, _labelled_pixels, applies=_scores_classes),
+    Term("cross_entropy", _cross_entropy, _weighted_pixels, applies=_scores_classes),
     Term("focal", _focal, _labelled_pixels, applies=_scores_classes),
     Term("nel", _nel, _shown_classes, applies=_scores_classes),
     Term("sdd", _sdd, _images_inside),
@@ -188,6 +207,7 @@ OBJECTIVES = (
     Term("local_distillation", _local_distillation, _visible_masks),
     # The weights of cells are fractions.
     Term("dense", _dense, _dense_weight, smallest_count=1e-6),
+    Term("dense_relation", _dense_relation, _dense_weight, smallest_count=1e-6),
 )
 """Every loss, in the order in which they are computed and added up."""
 

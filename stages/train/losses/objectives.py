@@ -19,12 +19,30 @@ from zsseg.stages.data.spec import VOID
 from zsseg.stages.train.students.similarity import attention
 
 
-def cross_entropy(nll_BHW: Tensor, label_BHW: Tensor) -> Tensor:
+def cross_entropy(nll_BHW: Tensor, label_BHW: Tensor, *, balance: float = 0.0) -> Tensor:
     """Softmax cross-entropy, mean over the labelled pixels of the batch (paper 1, L_seg).
 
-    `nll_BHW` is the `likelihood.negative_log_likelihood` of `label_BHW`.
+    `nll_BHW` is the `likelihood.negative_log_likelihood` of `label_BHW`. With `balance` the mean is
+    weighted by `pixel_weights`. [ours]
     """
-    return nll_BHW.sum() / (label_BHW != VOID).sum().clamp_min(1)
+    weight_BHW = pixel_weights(label_BHW, balance=balance)
+    return (nll_BHW * weight_BHW).sum() / weight_BHW.sum().clamp_min(1)
+
+
+def pixel_weights(label_BHW: Tensor, *, balance: float) -> Tensor:
+    """(B, H, W) weight n^-balance of each labelled pixel, n the pixels of its class in its image.
+
+    0 where VOID. Balance 0: every labelled pixel counts 1; 1: every class of an image counts as
+    much as every other, however little of the image it covers. A weight depends on its own image
+    alone, so the mean of a batch can be put together from those of its parts. [ours]
+    """
+    if balance == 0:
+        return label_BHW != VOID
+    label_BL = label_BHW.flatten(1)
+    size_BC = torch.zeros(len(label_BL), VOID + 1, device=label_BL.device)
+    size_BC.scatter_add_(1, label_BL, torch.ones_like(label_BL, dtype=torch.float32))
+    weight_BL = size_BC.gather(1, label_BL).clamp_min(1) ** -balance
+    return torch.where(label_BL == VOID, 0.0, weight_BL).view_as(label_BHW)
 
 
 def focal(nll_BHW: Tensor, label_BHW: Tensor, *, gamma: float) -> Tensor:
@@ -54,6 +72,34 @@ def dense_distillation(feature_BDhw: Tensor, dense_BDyx: Tensor, weight_Byx: Ten
     cosine_Byx = F.cosine_similarity(pooled_BDyx.float(), dense_BDyx, dim=1, eps=1e-6)
     weight_Byx = weight_Byx * (dense_BDyx != 0).any(1)
     return ((1 - cosine_Byx) * weight_Byx).sum() / weight_Byx.sum().clamp_min(1e-6)
+
+
+def dense_relation(
+    feature_BDhw: Tensor, dense_BDyx: Tensor, weight_Byx: Tensor, *, tau: float
+) -> Tensor:
+    """How alike the feature is to every token of its crop, as CLIP's own token there is. [ours]
+
+    SEED's similarity distillation (Fang et al., ICLR 2021) with the crop's dense tokens
+    in place of a queue: with L2-normalised tokens t and means of the feature f over cells,
+    P_n = softmax over m of (t_n . t_m / tau), Q_n = softmax over m of (f_n . t_m / tau), loss
+    KL(P_n || Q_n), a mean over the cells n of the batch, each with its weight (0 to 1; float32).
+    Tokens of a street are all alike (cosines of 0.9), so a cosine is nearly blind for what sets
+    pavement apart from road; a small tau is not. A cell whose token is 0 is neither n nor m, one of
+    weight 0 is no n.
+    """
+    grid = (dense_BDyx.shape[2], dense_BDyx.shape[3])
+    with torch.autocast(feature_BDhw.device.type, enabled=False):
+        pooled_BND = F.adaptive_avg_pool2d(feature_BDhw.float(), grid).flatten(2).mT
+        token_BND = dense_BDyx.float().flatten(2).mT
+        known_BN = (token_BND != 0).any(2)
+        token_BDN = F.normalize(token_BND, dim=2).mT / tau
+        # The lowest finite number: a crop without any token gives a flat softmax, and not NaN.
+        absent_B1N = torch.where(known_BN, 0.0, torch.finfo(torch.float32).min)[:, None]
+        teacher_BNN = (F.normalize(token_BND, dim=2) @ token_BDN + absent_B1N).log_softmax(2)
+        student_BNN = (F.normalize(pooled_BND, dim=2) @ token_BDN + absent_B1N).log_softmax(2)
+        kl_BN = (teacher_BNN.exp() * (teacher_BNN - student_BNN)).sum(2)
+    weight_BN = weight_Byx.flatten(1) * known_BN
+    return (kl_BN * weight_BN).sum() / weight_BN.sum().clamp_min(1e-6)
 
 
 def attention_pool(
