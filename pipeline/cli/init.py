@@ -55,7 +55,8 @@ def init(
 ) -> None:
     """Make a data set of a folder: find images and labels, write a description and a page to check.
 
-    Labels may be grey, palette or colour masks; all, some or none of the images may have one.
+    Labels may be grey, palette or colour masks, COCO (instances, stuff, panoptic), LabelMe, CVAT's
+    XML, YOLO's polygons, Label Studio's exports; all, some or none of the images may have one.
 
     zsseg init photos --classes "road, pavement, car, tree, building, sky"
     """

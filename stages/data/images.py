@@ -168,12 +168,15 @@ def image_size(path: Path) -> tuple[int, int]:
         return image.height, image.width
 
 
-def read_raw_label(path: Path) -> NDArray[np.uint8] | NDArray[np.uint16] | NDArray[np.int32]:
+def read_raw_label(
+    path: Path, content: bytes | None = None
+) -> NDArray[np.uint8] | NDArray[np.uint16] | NDArray[np.int32]:
     """A label file's stored numbers (H, W): grey values or palette indices, never colours.
 
-    Raises DatasetError for a file that is missing, damaged, lossy, or holds colours.
+    `content`: the bytes of the label, where they have been read. Raises DatasetError for a file
+    that is missing, damaged, lossy, or holds colours.
     """
-    with _opened(path) as image:
+    with _opened(path, content) as image:
         if image.format in _LOSSY:
             raise DatasetError(
                 f"{path}: {image.format} changes pixel values, so it cannot hold labels. "

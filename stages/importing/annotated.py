@@ -93,6 +93,7 @@ def layered(
     *,
     sizes: Mapping[Path, tuple[int, int]],
     doubts: Iterable[str] = (),
+    named: bool = True,
 ) -> Findings:
     """Findings of areas; classes are the names that occur, in the order of `names`.
 
@@ -106,7 +107,7 @@ def layered(
     told = [*doubts]
     if absent := [name for name in listed if name not in known]:
         shown = ", ".join(absent[:_SHOWN]) + (", ..." if len(absent) > _SHOWN else "")
-        told.append(f"{len(absent)} listed classes have no area and are left out: {shown}.")
+        told.append(f"Listed, but without any area, and left out: {shown} ({len(absent)}).")
     if dropped := sorted(set(known) - set(classes)):
         told.append(f"Taken for pixels without a class: {', '.join(dropped)}.")
     return Findings(
@@ -116,6 +117,7 @@ def layered(
             image: partial(paint, layers, ids, sizes.get(image)) for image, layers in images.items()
         },
         doubts=tuple(told),
+        named=named,
     )
 
 

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from zsseg.stages.data.images import read_image, read_raw_label
-from zsseg.stages.data.spec import VOID
+from zsseg.stages.data.spec import VOID, Colour
 from zsseg.stages.errors import DatasetError
 from zsseg.stages.importing.annotated import (
     Findings,
@@ -19,7 +19,7 @@ from zsseg.stages.importing.annotated import (
     is_void_name,
     unique_names,
 )
-from zsseg.stages.importing.name_files import Colour, NameTable
+from zsseg.stages.importing.name_files import NameTable
 from zsseg.stages.importing.sources import PictureGroup
 
 _BLACK = (0, 0, 0)

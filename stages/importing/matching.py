@@ -104,7 +104,7 @@ class ImagesByName:
 
 def _parts(name: str) -> tuple[str, ...]:
     """The parts of a path in the form of any system, or of a URL (`...?d=folder/photo.jpg`)."""
-    if "://" in name or name.startswith("/data/"):
+    if "://" in name or name.startswith(("/data/upload/", "/data/local-files/")):
         address = urlsplit(name)
         named = parse_qs(address.query).get("d")
         name = named[0] if named else unquote(address.path)

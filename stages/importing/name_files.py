@@ -16,12 +16,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from zsseg.stages.data.spec import Colour
 from zsseg.stages.errors import UserError
 from zsseg.stages.file_bytes import read_text_file
 from zsseg.stages.importing.annotated import tidy_name
 from zsseg.stages.yaml_files import parse_yaml
-
-Colour = tuple[int, int, int]
 
 _LARGEST = 1 << 20  # bytes; a list of names is short
 _LABELMAP = re.compile(r"^([^:#][^:]*):\s*(\d+)\s*,\s*(\d+)\s*,\s*(\d+)\s*:[^:]*:[^:]*$")
