@@ -4,16 +4,24 @@ import json
 import sys
 from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from zsseg.pipeline import console
 from zsseg.pipeline.cli.options import DatasetRoot
-from zsseg.stages.data.spec import chosen_root, described_root, load_spec
+from zsseg.stages.data.spec import DatasetSpec, chosen_root, described_root, load_spec
 from zsseg.stages.errors import DatasetError
 from zsseg.stages.printable import counted
 from zsseg.stages.yaml_files import builtin_names
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from zsseg.stages.data.dataset_check import VerifyReport
+    from zsseg.stages.data.problem_summary import ProblemSummary
+
+_SHOWN = 3  # files named of a kind of problem
 
 app = typer.Typer(no_args_is_help=True, help="Data sets: list, describe, verify.")
 
@@ -63,42 +71,94 @@ def verify(
     name: Name,
     root: DatasetRoot = None,
     split: Annotated[str | None, typer.Option(help="Only this split. \\[default: all]")] = None,
+    every_file: Annotated[
+        bool, typer.Option("--all", help="List every file that is wrong, not the first few.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="As JSON, with every file.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")] = False,
 ) -> None:
-    """Decode every image and label; name each file that is wrong, count pixels per class."""
-    from zsseg.pipeline.tables import pixel_table
+    """Decode every image and label; say what is wrong and what would mend it, count pixels.
+
+    Exit code 4 where files are wrong. Images without a label are none: they count as unlabelled.
+    """
     from zsseg.stages.data.dataset_check import verify_split
+    from zsseg.stages.data.problem_summary import summarised
     from zsseg.stages.data.splits import present_splits
 
+    quiet = quiet or as_json
     console.configure_logging(quiet=quiet)
     spec, folder = load_spec(name), chosen_root(name, root)
     chosen = [split] if split else present_splits(spec, folder)
-    problems = warnings = unlabelled = 0
+    wrong = warnings = 0
+    shown = []
     for each in chosen:
         with console.progress(f"verify {each}", quiet=quiet) as advance:
             report = verify_split(spec, folder, each, progress=partial(_advance, advance))
-        count = f"{spec.name} {each}: {counted(report.samples, 'image')}"
-        count += f", {report.unlabelled:,} of them without a label" if report.unlabelled else ""
-        console.out.print("", count, sep="\n")
-        console.out.print(pixel_table(spec, report))
-        for problem in report.problems:
-            console.out.print(f"{problem.path}: {problem.reason}", soft_wrap=True)
-        if told := report.warning(spec, each):
+        summaries = summarised(spec, report)
+        told = report.warning(spec, each)
+        wrong += sum(len(one.problems) for one in summaries if not one.allowed)
+        warnings += sum(one.allowed for one in summaries) + bool(told)
+        if as_json:
+            shown.append(_json(spec, each, report, summaries))
+            continue
+        _print_split(spec, each, report)
+        _print_problems(summaries, limit=None if every_file else _SHOWN)
+        if told:
             console.err.print(f"warning: {told}", soft_wrap=True)
-            warnings += 1
-        problems += len(report.problems)
-        unlabelled += report.unlabelled
-    if problems:
-        advice = "fix or remove these files"
-        if unlabelled and spec.seen_ids and spec.labelled == "all":
-            advice += (
-                "; where images have no label on purpose, say `labelled: some` in the description"
-            )
-        raise DatasetError(f"{problems} problems (listed above); {advice}")
-    if warnings:
-        console.out.print("", f"no file is wrong, but {warnings} warnings (above)", sep="\n")
-    else:
-        console.out.print("", "no problems", sep="\n")
+    if as_json:
+        sys.stdout.write(json.dumps({"dataset": spec.name, "splits": shown}) + "\n")
+    if wrong:
+        raise DatasetError(
+            f"{folder}: {counted(wrong, 'problem')} with its files (above). Mend them as it says "
+            "there; --all lists every file"
+        )
+    if not as_json:
+        ends = f"no file is wrong, but {counted(warnings, 'warning')} (above)"
+        console.out.print("", ends if warnings else "no problems", sep="\n")
+
+
+def _print_split(spec: DatasetSpec, split: str, report: "VerifyReport") -> None:
+    from zsseg.pipeline.tables import pixel_table
+
+    count = f"{spec.name} {split}: {counted(report.samples, 'image')}"
+    count += f", {report.unlabelled:,} of them without a label" if report.unlabelled else ""
+    console.out.print("", count, sep="\n")
+    console.out.print(pixel_table(spec, report))
+
+
+def _print_problems(summaries: "Sequence[ProblemSummary]", *, limit: int | None) -> None:
+    """A line for each kind, what would mend it, and its first files."""
+    for each in summaries:
+        console.out.print(f"{each.title}. {each.advice}.", soft_wrap=True)
+        for problem in each.problems[:limit]:
+            plain = each.kind in ("unlabelled", "label-alone")
+            reason = "" if plain else f": {problem.reason}"
+            console.out.print(f"  {problem.path}{reason}", soft_wrap=True)
+        if limit is not None and (more := len(each.problems) - limit) > 0:
+            console.out.print(f"  and {more:,} more", soft_wrap=True)
+
+
+def _json(
+    spec: DatasetSpec, split: str, report: "VerifyReport", summaries: "Sequence[ProblemSummary]"
+) -> dict[str, object]:
+    return {
+        "split": split,
+        "images": report.samples,
+        "unlabelled": report.unlabelled,
+        "pixels": dict(zip(spec.classes, report.pixels.tolist(), strict=True)),
+        "void": report.void,
+        "warning": report.warning(spec, split),
+        "problems": [
+            {
+                "kind": each.kind,
+                "title": each.title,
+                "advice": each.advice,
+                "allowed": each.allowed,
+                "files": {str(problem.path): problem.reason for problem in each.problems},
+            }
+            for each in summaries
+        ],
+    }
 
 
 def _advance(advance: console.Advance, done: int, total: int) -> None:

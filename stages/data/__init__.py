@@ -6,6 +6,7 @@ pairs images with labels, `pascal_lists` reads PASCAL's lists. `images` and `lab
 PASCAL Context's other label formats are in `pascal_context`, masks in `run_lengths`. `visible` is
 the only way in which labels reach training: without the unseen classes. `geometry` cuts one crop
 out of image, label and tokens alike. `class_names` finds names that are one, `dataset_check` is
-`zsseg dataset verify`, `label_warning` says which classes no label shows. `video` reads and
+`zsseg dataset verify`, `problem_summary` what it found by kind, `label_warning` says which classes
+no label shows. `video` reads and
 writes videos.
 """

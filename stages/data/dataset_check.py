@@ -4,13 +4,14 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from zsseg.stages.data.images import read_image
 from zsseg.stages.data.label_warning import label_warning
-from zsseg.stages.data.labels import read_label
+from zsseg.stages.data.labels import UnknownValuesError, read_label
 from zsseg.stages.data.samples import Sample
 from zsseg.stages.data.spec import VOID, DatasetSpec
 from zsseg.stages.data.splits import check_split, list_samples, unpaired_labels
@@ -20,12 +21,20 @@ from zsseg.stages.printable import one_line
 _BATCH = 64  # samples given to the threads at once; Ctrl-C waits until they are done
 
 
+Kind = Literal["image", "label", "values", "size", "unlabelled", "label-alone"]
+"""What is wrong: an image or a label cannot be read; a label holds unknown values, or has another
+size than its image; an image has no label, or a label no image."""
+
+
 @dataclass(frozen=True)
 class FileProblem:
     """What is wrong with one file."""
 
     path: Path
     reason: str
+    kind: Kind
+    values: tuple[int, ...] = ()
+    """Of kind `values`: those that the description does not know."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +69,7 @@ def verify_split(
     check_split(spec, split)
     samples = list_samples(spec, root, split)
     problems = [
-        FileProblem(path, "a label without an image of the same name")
+        FileProblem(path, "a label without an image of the same name", "label-alone")
         for path in unpaired_labels(spec, root, split)
     ]
     pixels_V = np.zeros(VOID + 1, dtype=np.int64)
@@ -88,27 +97,32 @@ def _check(spec: DatasetSpec, sample: Sample) -> tuple[list[FileProblem], NDArra
     try:
         image_shape = read_image(sample.image).shape[:2]
     except DatasetError as error:
-        problems.append(_problem(sample.image, error))
+        problems.append(file_problem(sample.image, error, "image"))
     if sample.label is None:
         has_labels = spec.patterns is None or spec.patterns.labels is not None
         if has_labels and spec.seen_ids and spec.labelled == "all":
-            problems.append(FileProblem(sample.image, "an image without a label"))
+            problems.append(FileProblem(sample.image, "an image without a label", "unlabelled"))
         return problems, pixels_V
     try:
         label_HW = read_label(spec, sample)
         label_shape = label_HW.shape
         pixels_V += np.bincount(label_HW.ravel(), minlength=VOID + 1)
+    except UnknownValuesError as error:
+        problems.append(file_problem(sample.label, error, "values", values=error.values))
     except DatasetError as error:
-        problems.append(_problem(sample.label, error))
+        problems.append(file_problem(sample.label, error, "label"))
     if image_shape and label_shape and image_shape != label_shape:
         reason = "the label of '{}' has {} x {} pixels (rows x columns), its image {} x {}".format(
             sample.id, *label_shape, *image_shape
         )
         if image_shape == label_shape[::-1]:
             reason += "; one of them lies on its side (images are turned by their EXIF orientation)"
-        problems.append(FileProblem(sample.label, reason))
+        problems.append(FileProblem(sample.label, reason, "size"))
     return problems, pixels_V
 
 
-def _problem(path: Path, error: DatasetError) -> FileProblem:
-    return FileProblem(path, str(error).removeprefix(f"{one_line(path)}: "))
+def file_problem(
+    path: Path, error: ValueError, kind: Kind, *, values: tuple[int, ...] = ()
+) -> FileProblem:
+    """An error about a file as its problem, which names the file by itself."""
+    return FileProblem(path, str(error).removeprefix(f"{one_line(path)}: "), kind, values)

@@ -15,6 +15,16 @@ from zsseg.stages.data.spec import VOID, DatasetSpec, Layout
 from zsseg.stages.errors import DatasetError
 
 _UNKNOWN = -1
+
+
+class UnknownValuesError(DatasetError):
+    """A label with values that its description does not know; `values`: these."""
+
+    def __init__(self, *lines: str, values: tuple[int, ...]) -> None:
+        super().__init__(*lines)
+        self.values = values
+
+
 _IMPOSSIBLE: Mapping[Layout, tuple[frozenset[int], str]] = {
     "coco-stuff": (
         frozenset({11, 25, 28, 29, 44, 65, 67, 68, 70, 82, 90, 182}),
@@ -71,9 +81,10 @@ def read_label(spec: DatasetSpec, sample: Sample) -> NDArray[np.uint8]:
         found_V, count_V = np.unique(raw_HW[unknown_HW], return_counts=True)
         listed = ", ".join(f"{v} ({n} px)" for v, n in zip(found_V[:8], count_V[:8], strict=True))
         more = f" and {found_V.size - 8} more" if found_V.size > 8 else ""
-        raise DatasetError(
+        raise UnknownValuesError(
             f"{sample.label}: the label of '{sample.id}' holds values without a meaning in "
-            f"'{spec.name}': {listed}{more}. {_advice(spec, sample, found_V.tolist())}"
+            f"'{spec.name}': {listed}{more}. {_advice(spec, sample, found_V.tolist())}",
+            values=tuple(found_V.tolist()),
         )
     return label_HW.astype(np.uint8)
 

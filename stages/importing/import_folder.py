@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from zsseg.stages.data.dataset_check import FileProblem
+from zsseg.stages.data.dataset_check import FileProblem, file_problem
 from zsseg.stages.data.images import image_size, read_raw_label, write_png
 from zsseg.stages.data.spec import VOID
 from zsseg.stages.errors import DatasetError
@@ -25,7 +25,7 @@ from zsseg.stages.importing.class_list import ClassList, class_list
 from zsseg.stages.importing.held_out import splits_of
 from zsseg.stages.importing.readers import read_labels
 from zsseg.stages.importing.sources import Sources, find_sources
-from zsseg.stages.printable import counted, one_line
+from zsseg.stages.printable import counted
 
 Progress = Callable[[int, int], None]
 
@@ -115,7 +115,9 @@ def _import(
 ) -> ImportedFolder:
     sizes, problems = _sizes(images, progress)
     if not sizes:
-        raise DatasetError(f"{request.root}: no image in it can be read. First: {problems[0].path}")
+        raise DatasetError(
+            f"{request.root}: no image in it can be read. Replace them, such as {problems[0].path}"
+        )
     labels: dict[Path, _Label] = {}
     if findings:
         for image, label in _labels(findings, sizes, work / "made"):
@@ -165,7 +167,7 @@ def _sizes(
         try:
             return image_size(path)
         except DatasetError as error:
-            return FileProblem(path, str(error).removeprefix(f"{one_line(path)}: "))
+            return file_problem(path, error, "image")
 
     with ThreadPoolExecutor() as threads:
         for start in range(0, len(images), _BATCH):
@@ -193,9 +195,9 @@ def _labels(
                 return _as_it_is(file, findings.encoding or {}, sizes[image])
             return _converted(findings.makers[image], sizes[image], made / f"{number}.png")
         except (DatasetError, ValueError) as error:
-            path = file or image
-            reason = str(error).removeprefix(f"{one_line(path)}: ")
-            return _Label(problem=FileProblem(path, f"its label is not used: {reason}"))
+            found = file_problem(file or image, error, "label")
+            reason = f"its label is not used: {found.reason}"
+            return _Label(problem=replace(found, reason=reason))
 
     with ThreadPoolExecutor() as threads:
         for start in range(0, len(images), _BATCH):

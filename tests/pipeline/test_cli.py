@@ -269,7 +269,7 @@ def test_a_wrong_label_is_named_by_dataset_verify(
     shown = capsys.readouterr()
     assert str(label) in shown.out
     assert "77" in shown.out
-    assert "1 problems" in shown.err
+    assert "1 problem with its files" in shown.err
 
 
 def test_the_command_finds_the_gap_and_views_close_it(
