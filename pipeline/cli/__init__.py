@@ -2,7 +2,8 @@
 
 `main` is the `zsseg` command. `options` has the options and exit codes of several commands,
 `run_options` what commands on a trained run share, `forecast_text` and `train_forecast_text` print
-dry runs, `signals` turns SIGTERM into an orderly end. Every other file is named after its command:
+dry runs, `train_plan` plans a training, `signals` turns SIGTERM into an orderly end. Every other
+file is named after its command:
 
 - `demo`, `init`, `preview`, `precompute`, `train`, `evaluate`, `predict`, `export`, `names`,
   `compare`, `ablate`, `tune`

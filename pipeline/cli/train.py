@@ -3,25 +3,42 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, NamedTuple
 
 import typer
 
 from zsseg.pipeline import console
 from zsseg.pipeline.cli.options import PLACE, MovedRoot, Quiet, Settings
+from zsseg.pipeline.cli.train_plan import PLANNED, check_given, planned
 from zsseg.pipeline.settings import apply_settings, build, read_experiment
 from zsseg.stages.cache.disk.store_path import StorePath, store_path
-from zsseg.stages.errors import CacheError
+from zsseg.stages.errors import CacheError, UserError
 from zsseg.stages.printable import counted
 
 if TYPE_CHECKING:
     from zsseg.stages.cache.reader import Store
+    from zsseg.stages.train.batches.training_data import TrainingData
     from zsseg.stages.train.run.run_folder import RunRecord
     from zsseg.stages.train.run_config import RunConfig
 
-DEFAULT_EXPERIMENT = "sdd_rst"
 DEFAULT_CACHE = Path("data_cache")
 
+RunFolder = Annotated[
+    Path | None, typer.Option(help="Folder of the run. \\[default: runs/EXPERIMENT, or runs/plan]")
+]
+Resume = Annotated[
+    bool,
+    typer.Option(
+        "--resume", help="Go on from the last checkpoint of the run in --out; needs no more."
+    ),
+]
+Minutes = Annotated[
+    float | None,
+    typer.Option(min=0.01, help="Of training, if it is planned: the steps follow from it."),
+]
+Steps = Annotated[
+    int | None, typer.Option(min=1, help="Steps of the training; the setting train.steps.")
+]
 DryRun = Annotated[
     bool, typer.Option("--dry-run", help="Say what memory and time it would take; train nothing.")
 ]
@@ -47,33 +64,32 @@ def train(
     config: Annotated[
         str | None,
         typer.Option(
-            help="Experiment by name (`zsseg config ls`), or a YAML file. "
-            f"\\[default: {DEFAULT_EXPERIMENT}; with --resume the run's settings]"
+            help="Experiment by name (`zsseg config ls`), or a YAML file. \\[default: settings "
+            "planned for this store and machine; with --resume the run's]"
         ),
     ] = None,
     root: MovedRoot = None,
-    out: Annotated[
-        Path | None, typer.Option(help="Folder of the run. \\[default: runs/EXPERIMENT]")
-    ] = None,
+    out: RunFolder = None,
     settings: Settings = None,
-    resume: Annotated[
-        bool,
-        typer.Option(
-            "--resume", help="Go on from the last checkpoint of the run in --out; needs no more."
-        ),
-    ] = False,
+    minutes: Minutes = None,
+    steps: Steps = None,
+    resume: Resume = False,
     replay: ReplayFile = None,
     dry_run: DryRun = False,
     quiet: Quiet = False,
 ) -> None:
     """Stage two: train a student against a store. CLIP is not loaded.
 
+    Without --config the settings are planned: from the store, this machine and the time there is.
+    Each is told with a reason; --set and --steps are kept. The run has them in plan.yaml.
+
     For several GPUs or machines, start it with `torchrun --no-python --nproc-per-node N -- zsseg
     train ...` or `accelerate launch`: batch, sample order and losses stay what they are.
     """
-    options = _Options(cache, config, root, out, settings or (), resume)
-    if replay is None and not resume:
-        _experiment(options, None)  # a mistake is told before torch is loaded
+    number = [] if steps is None else [f"train.steps={steps}"]
+    options = _Options(cache, config, root, out, [*(settings or []), *number], resume, minutes)
+    if replay is None:
+        _check(options)  # a mistake is told before torch is loaded
     from zsseg.stages.train.processes import joined_processes, launched
 
     first = launched()[0] == 0
@@ -83,7 +99,7 @@ def train(
         _replay(replay, settings or [])
         return
     if dry_run:
-        _forecast(options)
+        _forecast(options, quiet=quiet)
         return
     with joined_processes():
         _train(options, quiet=quiet)
@@ -99,16 +115,30 @@ class _Options:
     out: Path | None
     settings: Sequence[str]
     resume: bool
+    minutes: float | None = None
 
     @property
     def folder(self) -> Path:
         """The run folder."""
-        return self.out or Path("runs") / Path(self.config or DEFAULT_EXPERIMENT).stem
+        return self.out or Path("runs") / Path(self.config or PLANNED).stem
+
+
+def _check(options: _Options) -> None:
+    """Raise UserError for settings that cannot be, as far as that is known at once."""
+    if options.minutes is not None and (options.config is not None or options.resume):
+        raise UserError(
+            "--minutes: is for a training that is planned, and its steps then follow from it. "
+            "Leave out --config, or use --steps; a run that goes on has its steps already"
+        )
+    if options.resume:
+        return
+    if options.config is None:
+        check_given(options.settings)
+    else:
+        _experiment(options, None)
 
 
 def _train(options: _Options, *, quiet: bool) -> None:
-    from zsseg.pipeline.named_stores import stored_spec
-    from zsseg.stages.train.batches.training_data import TrainingData
     from zsseg.stages.train.loop import train as run
     from zsseg.stages.train.processes import processes
     from zsseg.stages.train.run.run_folder import is_run, read_record
@@ -120,18 +150,18 @@ def _train(options: _Options, *, quiet: bool) -> None:
             f"nothing to resume: {folder} holds no run; one starts there from step 0",
             soft_wrap=True,
         )
-    name, config = _experiment(options, started)
-    store = _store(options, started)
+    made = _settings(options, started, quiet=quiet)
     if not quiet:
-        console.err.print(f"{name} from {store.path} into {folder}", soft_wrap=True)
+        console.err.print(f"{made.name} from {made.data.store.path} into {folder}", soft_wrap=True)
     with console.progress("train", quiet=quiet) as advance:
         result = run(
-            config,
-            TrainingData(store, stored_spec(store), _root(options, started, store)),
+            made.config,
+            made.data,
             out=folder,
             resume=options.resume,
-            experiment=name,
+            experiment=made.name,
             progress=lambda now: advance(now.step, now.steps, _words(now.metrics)),
+            plan=made.plan,
         )
     if processes()[0] > 0:
         return
@@ -145,22 +175,43 @@ def _train(options: _Options, *, quiet: bool) -> None:
     )
 
 
-def _forecast(options: _Options) -> None:
+def _forecast(options: _Options, *, quiet: bool) -> None:
     """Print what memory and time the training would take."""
     from zsseg.pipeline.cli.train_forecast_text import train_forecast_lines
-    from zsseg.pipeline.named_stores import stored_spec
-    from zsseg.stages.train.batches.training_data import TrainingData
     from zsseg.stages.train.foretell.dry_run import dry_run
     from zsseg.stages.train.run.run_folder import is_run, read_record
 
     started = read_record(options.folder) if options.resume and is_run(options.folder) else None
-    name, config = _experiment(options, started)
+    made = _settings(options, started, quiet=quiet)
+    found = dry_run(made.config, made.data)
+    console.out.print(f"{made.name} from {made.data.store.path}", soft_wrap=True)
+    for line in train_forecast_lines(found, steps=made.config.train.steps):
+        console.out.print(line, soft_wrap=True)
+
+
+class _Settled(NamedTuple):
+    """What is trained, and from what."""
+
+    name: str
+    config: "RunConfig"
+    data: "TrainingData"
+    plan: str | None
+    """The text of the plan, of a training that was planned."""
+
+
+def _settings(options: _Options, started: "RunRecord | None", *, quiet: bool) -> _Settled:
+    """The settings of --config or of the run to go on with; without either they are planned."""
+    from zsseg.pipeline.named_stores import stored_spec
+    from zsseg.stages.train.batches.training_data import TrainingData
+
+    plans = options.config is None and started is None
+    found = None if plans else _experiment(options, started)
     store = _store(options, started)
     data = TrainingData(store, stored_spec(store), _root(options, started, store))
-    found = dry_run(config, data)
-    console.out.print(f"{name} from {store.path}", soft_wrap=True)
-    for line in train_forecast_lines(found, steps=config.train.steps):
-        console.out.print(line, soft_wrap=True)
+    if found is not None:
+        return _Settled(*found, data, None)
+    plan = planned(data, options.settings, minutes=options.minutes, quiet=quiet)
+    return _Settled(PLANNED, plan.config(), data, plan.text())
 
 
 def _experiment(options: _Options, started: "RunRecord | None") -> "tuple[str, RunConfig]":
@@ -171,7 +222,8 @@ def _experiment(options: _Options, started: "RunRecord | None") -> "tuple[str, R
         name, where = started.experiment, str(options.folder)
         values = started.config.model_dump(mode="json")
     else:
-        where = options.config or DEFAULT_EXPERIMENT
+        assert options.config is not None, "without one, settings are planned"
+        where = options.config
         name, values = Path(where).stem, read_experiment(where)
     return name, build(RunConfig, apply_settings(values, options.settings), where=where)
 

@@ -3,7 +3,7 @@
 `loop.py` is the loop, `run_config.py` and `method_config.py` every setting, `step.py` the gradients
 of one step, `state.py` what a step changes; `batches/` go in, `students/` are the networks,
 `losses/` what they are trained by; `run/` is what a run leaves on disk; `foretell/` says before
-the first step what memory and time it takes. `schedule.py` is the
+the first step what memory and time it takes, and `plan/` chooses settings. `schedule.py` is the
 learning rate, `student_precision.py` the number format, `processes.py` training on several GPUs.
 
 When something goes wrong: `interrupt.py` (Ctrl-C waits for the end of the step), `capture.py` (a

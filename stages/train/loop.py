@@ -95,8 +95,11 @@ def train(
     resume: bool,
     experiment: str,
     progress: Callable[[TrainProgress], None],
+    plan: str | None = None,
 ) -> TrainResult:
     """Train a student into the run folder `out`; `experiment` is its name for the record.
+
+    `plan`: the text of the file that the settings were planned in, which a new run keeps.
 
     `progress` is called after every step. With `resume` it goes on from the newest intact
     checkpoint, bit-identical on a CPU to a run that was never interrupted; a finished run stays as
@@ -140,7 +143,7 @@ def train(
         if writes and resumes:
             note_resumption(out, start, record)
         elif writes:
-            write_record(out, record, text_CD)
+            write_record(out, record, text_CD, plan=plan)
         run = _Run(config, data, out, saved, state, classes, foretold.peak if foretold else None)
         with explained(config):
             return _steps(run, batches, progress)

@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 from helpers.zsseg_command import called as zsseg
 
-from zsseg.pipeline.cli.train import DEFAULT_EXPERIMENT
 from zsseg.pipeline.settings import (
     apply_settings,
     build,
@@ -112,7 +111,8 @@ def test_an_experiment_states_what_differs_and_how_to_run_it(name: str) -> None:
     top = header(text)
     (command,) = re.findall(r"^#   zsseg train --cache data_cache/ (.*)$", top, re.MULTILINE)
     named = re.search(r"--config (\S+)", command)
-    assert (named[1] if named else DEFAULT_EXPERIMENT) == name
+    assert named
+    assert named[1] == name
     assert "# Hardware: " in top
     if document := re.search(r"^# Measured: (\S+) has the table", top, re.MULTILINE):
         assert re.search(rf"^\| `{name}`", (ROOT / document[1]).read_text(), re.MULTILINE)

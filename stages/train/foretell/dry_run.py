@@ -51,6 +51,16 @@ def dry_run(config: RunConfig, data: TrainingData) -> DryRun:
             pass
     if memory is not None and not memory.fits:
         return DryRun(memory, fitting, None)
+    return DryRun(memory, (), measured_step(config, data, crops=crops))
+
+
+def measured_step(config: RunConfig, data: TrainingData, *, crops: int) -> StepTime:
+    """The time of a step of a training, from that of `crops` crops; its student is built for it.
+
+    Raises as `loop.train` does before its first step.
+    """
+    device = choose_device(config.train.device)
+    precision = autocast_type(config.train.precision, device)
     text_CD = torch.from_numpy(data.store.read_all("text"))
     with explained(config):
         # Weights are not loaded: a step with random ones takes as long.
@@ -59,4 +69,4 @@ def dry_run(config: RunConfig, data: TrainingData) -> DryRun:
         )
         check_crop(state.student, config.augmentation.crop)
         classes = make_classes(data.spec, text_CD, device, protocol=config.protocol)
-        return DryRun(memory, (), step_time(state, data, classes, config, crops=crops))
+        return step_time(state, data, classes, config, crops=crops)

@@ -5,7 +5,7 @@ Where it does not fit, settings that would are looked for, each by the same fore
 
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -124,10 +124,7 @@ def foretell(
     Raises CannotForetellError.
     """
     device = choose_device(config.train.device)
-    wanted, now, rooms = _wanted(data, config), resident_bytes(), _rooms(device)
-
-    def forecast(measured: Measured, wanted: Wanted) -> TrainForecast:
-        return TrainForecast(now, memory_parts(measured, wanted), device.type == "cuda", rooms)
+    wanted, forecast = reckoner(config, data)
 
     def with_encoder(encoder: str) -> Measured | None:
         student = config.student.model_copy(update={"encoder": encoder, "weights": "none"})
@@ -146,6 +143,28 @@ def foretell(
         with_encoder=with_encoder,
     )
     return found, list(fitting)
+
+
+def reckoner(
+    config: RunConfig, data: TrainingData
+) -> tuple[Wanted, Callable[[Measured, Wanted], TrainForecast]]:
+    """What a run wants as it is set, and the forecast of this or another wish, as things are now.
+
+    The forecast takes what a crop and the student cost.
+    """
+    device = choose_device(config.train.device)
+    now, rooms = resident_bytes(), _rooms(device)
+
+    def forecast(measured: Measured, wanted: Wanted) -> TrainForecast:
+        return TrainForecast(now, memory_parts(measured, wanted), device.type == "cuda", rooms)
+
+    return _wanted(data, config), forecast
+
+
+def free_memory(device: torch.device) -> Room | None:
+    """What a training has for itself where its student is; None: not known."""
+    machine, gpu = _rooms(device)
+    return gpu if device.type == "cuda" else machine
 
 
 def _surely_fits(weights: int, config: RunConfig, device: torch.device) -> bool:

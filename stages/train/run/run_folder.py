@@ -4,6 +4,7 @@ run.json            RunRecord, as the run was started, and a hash of it (`check`
                     zsseg 0.1); never changed afterwards
 text.safetensors    text (C, D), or (C, S, D) of several names of a class (`best_names.py`): text
                     embeddings, so that nothing needs the store
+plan.yaml           of a planned run: its settings and why, for `zsseg train --config`
 resumed.jsonl       one line per resumption: step, versions, revision, processes, and
                     the settings that were changed
 metrics.jsonl, tensorboard/    see metrics_log
@@ -45,6 +46,8 @@ if TYPE_CHECKING:
 # torch is loaded by what reads and writes tensors: a mistake in a setting is told without it.
 _RECORD, _TEXT, _RESUMED = "run.json", "text.safetensors", "resumed.jsonl"
 _CHECKPOINTS = "checkpoints"
+PLAN_FILE = "plan.yaml"
+"""Of a run whose settings zsseg planned."""
 _OLD_LOG = "metrics.previous.jsonl"
 _FIRST_FILES = {LOCK, HOLDER, _TEXT, _TEXT + PARTIAL, _RECORD + PARTIAL}
 """What a folder may hold when its run was killed before the record was written."""
@@ -187,8 +190,10 @@ def _names(folder: Path) -> set[str]:
     return {path.name for path in folder.iterdir()}
 
 
-def write_record(out: Path, record: RunRecord, text_CD: "Tensor") -> None:
-    """Make the folder a run: its text embeddings, then its record.
+def write_record(
+    out: Path, record: RunRecord, text_CD: "Tensor", *, plan: str | None = None
+) -> None:
+    """Make the folder a run: its text embeddings, then its record; then the plan, if there is one.
 
     What a run without a checkpoint left there is deleted first, and its log is set aside; other
     files stay. Raises UserError for paths that are no text: the record is JSON,
@@ -213,6 +218,9 @@ def write_record(out: Path, record: RunRecord, text_CD: "Tensor") -> None:
     record = record.model_copy(update={"check": _check_of(record.model_dump_json())})
     write_durably(out / _TEXT, text)
     write_durably(out / _RECORD, (record.model_dump_json(indent=2) + "\n").encode())
+    (out / PLAN_FILE).unlink(missing_ok=True)
+    if plan is not None:
+        write_durably(out / PLAN_FILE, plan.encode())
 
 
 def note_resumption(run: Path, step: int, record: RunRecord) -> None:

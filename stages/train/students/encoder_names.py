@@ -55,3 +55,9 @@ def whole_network(name: str) -> dict[str, Tensor]:
     with torch.device("meta"):
         state: dict[str, Tensor] = timm.create_model(name, num_classes=0).state_dict()
     return state
+
+
+def timm_repository(name: str) -> str | None:
+    """The hub's repository of the weights that timm takes for a network; None: it knows none."""
+    known = timm.get_pretrained_cfg(name, allow_unregistered=False) if timm_has(name) else None
+    return getattr(known, "hf_hub_id", None)

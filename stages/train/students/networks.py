@@ -25,6 +25,7 @@ from zsseg.stages.train.students.encoder_names import (
     near_encoders,
     near_timm,
     timm_has,
+    timm_repository,
     whole_network,
 )
 from zsseg.stages.train.students.encoder_weights import load_encoder_weights
@@ -91,6 +92,16 @@ def build_network(config: StudentConfig, *, pretrained: bool) -> Network:
         whole = whole_network(config.encoder.removeprefix(TIMM)) if timms else None
         _logger.info(load_encoder_weights(encoder, config.weights, whole=whole))
     return network
+
+
+def hub_place(encoder: str) -> tuple[str, str | None] | None:
+    """The hub's repository and revision of an encoder's ImageNet weights; None: not known."""
+    if encoder.startswith(TIMM):
+        repository = timm_repository(encoder.removeprefix(TIMM))
+        return None if repository is None else (repository, None)
+    known = smp.encoders.encoders.get(encoder, {}).get("pretrained_settings") or {}
+    place = known.get("imagenet", {})
+    return (place["repo_id"], place["revision"]) if "repo_id" in place else None
 
 
 def _accepted_multiple(network: Network, config: StudentConfig) -> int:
