@@ -20,6 +20,7 @@ from torch import Tensor
 
 from zsseg.stages.data.spec import VOID
 from zsseg.stages.errors import DatasetError, ResourceError, UserError
+from zsseg.stages.evaluate.colours import name_colours
 from zsseg.stages.evaluate.confidence import confidence_map
 from zsseg.stages.evaluate.inference import calibrated, predict_scores, prepared
 from zsseg.stages.evaluate.labelling import upsampled_argmax
@@ -163,6 +164,8 @@ def test_fixed_names_are_in_the_file_and_background_is_void(
     assert [each.name for each in session.get_inputs()] == ["image"]
     about = session.get_modelmeta().custom_metadata_map
     assert json.loads(about["zsseg.names"]) == list(fixed.names)
+    colours = name_colours(fixed.names, run.spec)[:4]
+    assert json.loads(about["zsseg.colours"]) == colours.tolist()
     for image_HW3 in images():
         label_HW = upsampled_argmax(scores(run, fixed.text_CD, image_HW3), image_HW3.shape[:2])
         label_HW[label_HW == 3] = VOID

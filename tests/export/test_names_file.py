@@ -10,6 +10,7 @@ from helpers.colour_run import colour_run
 from helpers.zsseg_command import zsseg
 
 from zsseg.stages.errors import UserError
+from zsseg.stages.evaluate.colours import name_colours
 from zsseg.stages.evaluate.trained_run import TrainedRun
 from zsseg.stages.export.names_file import NamesFile, read_names_file, write_names
 
@@ -29,6 +30,10 @@ def test_what_is_written_is_read(run: TrainedRun, tmp_path: Path) -> None:
     names, background, text_CD = read_names_file(path, run)
     assert (names, background) == (["tram", "car|van"], ["anything else"])
     assert torch.equal(text_CD, run.text_CD[:3])
+    with np.load(path) as stored:
+        np.testing.assert_array_equal(
+            stored["colours"], name_colours(["tram", "car|van", "anything else"], run.spec)[:3]
+        )
 
 
 def test_a_file_for_another_run_is_refused(run: TrainedRun, tmp_path: Path) -> None:
