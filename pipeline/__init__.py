@@ -2,7 +2,7 @@
 
 `cli/` has one file per command. `ablate/`, `compare/`, `tune/` and `demo/` do the work of the four
 commands that combine others; `init/`, `preview/` and `sheet/` write what `zsseg init`, `preview`
-and `predict` leave. Shared by them:
-`settings` (YAML files and `--set` to checked settings), `named_stores` (from the folder given to
-the store meant), `tables`, `html_page` and `console` (output).
+and `predict` leave. Shared by them: `settings` (YAML files and `--set` to checked settings),
+`named_stores` (from the folder given to the store meant), `tables`, `html_page` and `console`
+(output). `machine_report` is what `zsseg doctor` finds.
 """

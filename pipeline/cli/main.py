@@ -16,6 +16,7 @@ from zsseg.pipeline.cli import cache, config, dataset, student, teacher
 from zsseg.pipeline.cli.ablate import ablate
 from zsseg.pipeline.cli.compare import compare
 from zsseg.pipeline.cli.demo import demo
+from zsseg.pipeline.cli.doctor import doctor
 from zsseg.pipeline.cli.evaluate import evaluate
 from zsseg.pipeline.cli.export import export
 from zsseg.pipeline.cli.init import init
@@ -36,6 +37,7 @@ app = typer.Typer(
     "any student against it (train). CLIP is not needed afterwards.",
 )
 for command in (
+    doctor,
     demo,
     init,
     preview,
