@@ -35,13 +35,13 @@ def names(
     if out.exists() and not force:
         raise UserError(f"{out}: is there already. Give another --out, or add --force")
     from zsseg.stages.cache.disk.disk_errors import disk_errors
+    from zsseg.stages.evaluate.asked_names import ask_names
     from zsseg.stages.evaluate.trained_run import load_run
-    from zsseg.stages.evaluate.vocabulary import class_text
-    from zsseg.stages.export.names_file import NamesFile, write_names
+    from zsseg.stages.export.names_file import write_names
 
     student = load_run(run, device="cpu")
     encode = text_encoder(student, teacher)
-    text_CD = class_text(student, [*given, *others], encode=encode, teacher=teacher)
+    asked = ask_names(student, given, others, encode=encode, teacher=teacher)
     with disk_errors(out.parent, out.name):
-        write_names(out, student, NamesFile(given, others, text_CD))
-    console.out.print(f"{counted(len(given) + len(others), 'name')} in {out}", soft_wrap=True)
+        write_names(out, student, asked)
+    console.out.print(f"{counted(len(asked.names), 'name')} in {out}", soft_wrap=True)

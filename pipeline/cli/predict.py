@@ -96,7 +96,7 @@ def predict(
     config = evaluate_config(run, None, settings or [])
     # Here torch is loaded: mistakes in the options are told before.
     from zsseg.pipeline.sheet.contact_sheet import check_page
-    from zsseg.stages.evaluate.asked_names import ask_names, with_text
+    from zsseg.stages.evaluate.asked_names import ask_names
     from zsseg.stages.evaluate.predict import predict_files
     from zsseg.stages.evaluate.prediction import Look
     from zsseg.stages.evaluate.predictor import Predictor
@@ -106,7 +106,7 @@ def predict(
     if names_file:
         from zsseg.stages.export.names_file import read_names_file
 
-        asked = with_text(student, *read_names_file(names_file, student), colours=colours)
+        asked = read_names_file(names_file, student, colours=colours)
     else:
         own, encode = [*(given or student.spec.classes), *added], text_encoder(student, teacher)
         asked = ask_names(student, own, others, encode=encode, teacher=teacher, colours=colours)

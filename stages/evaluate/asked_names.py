@@ -30,6 +30,11 @@ class AskedNames:
     seen_ids: tuple[int, ...]
     """Positions of the names that are seen classes of the run: gamma is taken off these."""
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The classes, then the background."""
+        return (*self.classes, *self.background)
+
 
 def ask_names(
     run: TrainedRun,

@@ -15,11 +15,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from zsseg.stages.data.spec import VOID
+from zsseg.stages.evaluate.asked_names import AskedNames
 from zsseg.stages.evaluate.inference import calibrated, predict_scores, prepared
 from zsseg.stages.evaluate.labelling import upsampled_argmax
 from zsseg.stages.evaluate.scorer import Scorer, class_scorer
 from zsseg.stages.evaluate.trained_run import TrainedRun
-from zsseg.stages.export.vocabulary_of import Vocabulary
 
 
 @dataclass(frozen=True)
@@ -39,30 +39,30 @@ class Agreement:
 def agreement(
     model: Path,
     run: TrainedRun,
-    vocabulary: Vocabulary,
+    asked: AskedNames,
     images: Sequence[NDArray[np.uint8]],
 ) -> Agreement:
     """Run an export and the run on images (H, W, 3), on the CPU, with as many threads as torch."""
     session = open_session(model)
-    asked = {each.name for each in session.get_inputs()}
+    inputs = {each.name for each in session.get_inputs()}
     outputs = [each.name for each in session.get_outputs()]
-    scorer = class_scorer(run.student, vocabulary.text_CD)
+    scorer = class_scorer(run.student, asked.text_KD)
     equal = total = 0
     difference: float | None = None
     times: list[tuple[float, float]] = []
-    text_CD = vocabulary.text_CD.cpu().numpy()
+    text_CD = asked.text_KD.cpu().numpy()
     for image_HW3 in images:
-        feeds = {"image": image_HW3[None]} | ({"text": text_CD} if "text" in asked else {})
+        feeds = {"image": image_HW3[None]} | ({"text": text_CD} if "text" in inputs else {})
         session.run(None, feeds)  # the first run of a size also plans its memory
         start = time.perf_counter()
         found = dict(zip(outputs, session.run(None, feeds), strict=True))
         middle = time.perf_counter()
-        score_Chw = _scores(run, scorer, vocabulary, image_HW3)
+        score_Chw = _scores(run, scorer, asked, image_HW3)
         label_HW = upsampled_argmax(score_Chw, image_HW3.shape[:2])
         times.append((middle - start, time.perf_counter() - middle))
         exported_HW = found["labels"][0]
-        if "text" not in asked:
-            label_HW[label_HW >= len(vocabulary.names) - vocabulary.background] = VOID
+        if "text" not in inputs:
+            label_HW[label_HW >= len(asked.classes)] = VOID
         equal += int((exported_HW == label_HW).sum())
         total += label_HW.size
         if "scores" in found:
@@ -81,10 +81,10 @@ def open_session(model: Path) -> onnxruntime.InferenceSession:
 
 
 def _scores(
-    run: TrainedRun, scorer: Scorer, vocabulary: Vocabulary, image_HW3: NDArray[np.uint8]
+    run: TrainedRun, scorer: Scorer, asked: AskedNames, image_HW3: NDArray[np.uint8]
 ) -> Tensor:
     """(C, h, w) of the run itself, less gamma."""
     config = run.evaluate
     image_3HW = prepared(image_HW3, config=config, stride=run.stride)
     score_Chw = predict_scores(scorer, image_3HW, config=config, stride=run.stride)
-    return calibrated(score_Chw, config.calibration, seen_ids=vocabulary.seen_ids)
+    return calibrated(score_Chw, config.calibration, seen_ids=asked.seen_ids)

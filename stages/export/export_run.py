@@ -12,11 +12,12 @@ from typing import TYPE_CHECKING, Literal
 
 from zsseg.stages.cache.disk.disk_errors import disk_errors
 from zsseg.stages.errors import UserError
+from zsseg.stages.evaluate.asked_names import AskedNames
+from zsseg.stages.evaluate.colours import name_colours
 from zsseg.stages.evaluate.confidence_measure import Measure
 from zsseg.stages.evaluate.trained_run import TrainedRun
 from zsseg.stages.export.needed_packages import check_packages
 from zsseg.stages.export.real_images import Images, images_for
-from zsseg.stages.export.vocabulary_of import Vocabulary
 from zsseg.stages.printable import first_line
 
 if TYPE_CHECKING:
@@ -66,7 +67,7 @@ def export_run(
     run: TrainedRun,
     out: Path,
     *,
-    fixed: Vocabulary | None = None,
+    fixed: AskedNames | None = None,
     options: ExportOptions | None = None,
 ) -> Exported:
     """Write a run's student as ONNX to `out`, and a script that runs it beside it (`run.py`).
@@ -120,7 +121,7 @@ def _on_cpu(run: TrainedRun) -> TrainedRun:
 def _make(
     run: TrainedRun,
     path: Path,
-    fixed: Vocabulary | None,
+    fixed: AskedNames | None,
     options: ExportOptions,
     images: Images,
 ) -> "Agreement":
@@ -132,7 +133,8 @@ def _make(
     from zsseg.stages.export.small_numbers import half_network, quantised_network
     from zsseg.stages.export.student_graph import GraphForm, save_model, student_graph
 
-    vocabulary = fixed or Vocabulary(run.names, run.text_CD, seen_ids=run.spec.seen_ids)
+    palette = name_colours(run.names, run.spec)
+    asked = fixed or AskedNames(run.names, (), run.text_CD, palette, run.spec.seen_ids)
     network = network_graph(run.student)
     if options.precision == "fp16":
         network = half_network(network)
@@ -147,19 +149,19 @@ def _make(
     form = GraphForm(
         measure=options.measure,
         scores=options.scores,
-        text=None if fixed is None else fixed.text_CD.cpu().numpy(),
-        background=vocabulary.background,
+        text=None if fixed is None else fixed.text_KD.cpu().numpy(),
+        background=len(asked.background),
     )
     model = student_graph(run, network, form)
     more = {"fixed": fixed is not None, "precision": options.precision}
-    add_metadata(model, run, vocabulary, more | {"confidence": options.measure})
+    add_metadata(model, run, asked, more | {"confidence": options.measure})
     save_model(model, path)
     first_HW3 = images.arrays[0]
     rows, columns = (max(1, 2 * side // 3) for side in first_HW3.shape[:2])
     # A part of one too: a network may be right at one size only.
     tried = [*images.arrays, first_HW3[:rows, :columns]]
     try:
-        found = agreement(path, run, vocabulary, tried)
+        found = agreement(path, run, asked, tried)
     except (UserError, MemoryError):
         raise
     except Exception as error:  # of onnxruntime, whose errors share no class

@@ -19,10 +19,10 @@ import numpy as np
 import onnx
 from onnx import helper
 
-from zsseg.stages.evaluate.colours import name_colours
+from zsseg.stages.evaluate.asked_names import AskedNames
 from zsseg.stages.evaluate.trained_run import TrainedRun
+from zsseg.stages.export.names_file import teacher_name
 from zsseg.stages.export.network_graph import OPSET
-from zsseg.stages.export.vocabulary_of import Vocabulary, teacher_name
 
 PREFIX = "zsseg."
 
@@ -30,21 +30,21 @@ PREFIX = "zsseg."
 def add_metadata(
     model: onnx.ModelProto,
     run: TrainedRun,
-    vocabulary: Vocabulary,
+    asked: AskedNames,
     more: dict[str, Any],
 ) -> None:
     """Write into a model what it is; `more`: what else, as JSON values by name."""
-    text_CD = np.ascontiguousarray(vocabulary.text_CD.cpu().numpy(), dtype=np.float32)
+    text_CD = np.ascontiguousarray(asked.text_KD.cpu().numpy(), dtype=np.float32)
     texts = {
         "text": base64.b64encode(text_CD.tobytes()).decode(),
         "licences": _licences(run),
         "version": version("zsseg"),
     }
     values = {
-        "names": vocabulary.names,
-        "colours": name_colours(vocabulary.names, run.spec)[: len(vocabulary.names)].tolist(),
+        "names": asked.names,
+        "colours": asked.palette[: len(asked.names)].tolist(),
         "text_shape": text_CD.shape,
-        "background": vocabulary.background,
+        "background": len(asked.background),
         "recipe": _recipe(run),
         "evaluation": _evaluations(run.path),
         "opset": OPSET,

@@ -7,8 +7,8 @@ A NumPy archive: `names` (C,), `text` (C, D) or (C, S, D) float32, `colours` (C,
 
 import io
 import zipfile
+from collections.abc import Mapping
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -16,31 +16,22 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from zsseg.stages.cache.disk.durable import write_durably
+from zsseg.stages.data.spec import Colour
 from zsseg.stages.errors import UserError
-from zsseg.stages.evaluate.colours import name_colours
+from zsseg.stages.evaluate.asked_names import AskedNames, with_text
 from zsseg.stages.evaluate.trained_run import TrainedRun
-from zsseg.stages.evaluate.vocabulary import SAME_TEACHER, checked_names
-from zsseg.stages.export.vocabulary_of import teacher_name
+from zsseg.stages.evaluate.vocabulary import SAME_TEACHER
 
 
-class NamesFile(NamedTuple):
-    """Names and their embeddings."""
-
-    names: list[str]
-    background: list[str]
-    text_CD: Tensor
-
-
-def write_names(path: Path, run: TrainedRun, content: NamesFile) -> None:
+def write_names(path: Path, run: TrainedRun, asked: AskedNames) -> None:
     """Write a file of names, whole or not at all."""
-    every = [*content.names, *content.background]
     stream = io.BytesIO()
     np.savez(
         stream,
-        names=np.array(every, dtype=str),
-        text=content.text_CD.cpu().numpy().astype(np.float32),
-        colours=name_colours(every, run.spec)[: len(every)],
-        background=np.array(len(content.background)),
+        names=np.array(asked.names, dtype=str),
+        text=asked.text_KD.cpu().numpy().astype(np.float32),
+        colours=asked.palette[: len(asked.names)],
+        background=np.array(len(asked.background)),
         teacher=np.array(teacher_name(run)),
         templates=np.array(run.record.templates),
         own_name=np.array(run.spec.prompt_names[0]),
@@ -49,8 +40,11 @@ def write_names(path: Path, run: TrainedRun, content: NamesFile) -> None:
     write_durably(path, stream.getvalue())
 
 
-def read_names_file(path: Path, run: TrainedRun) -> NamesFile:
-    """The names of a file, for a run of the same teacher and templates.
+def read_names_file(
+    path: Path, run: TrainedRun, *, colours: Mapping[str, Colour] | None = None
+) -> AskedNames:
+    """The names of a file, for a run of the same teacher and templates; `colours`: see
+    `name_colours`.
 
     Raises UserError for a file that is none, where its embeddings are not of the run's kind, and
     where a class of the run has another embedding there: then another teacher made it.
@@ -84,9 +78,8 @@ def read_names_file(path: Path, run: TrainedRun) -> NamesFile:
                 f"{path}: was made with the teacher {made_by}, which is not that of {run.path}: "
                 f"they differ in the embedding of '{name}'. Make the file with this run"
             )
-    checked = [*checked_names(names)]
-    end = len(names) - behind
-    return NamesFile(checked[:end], checked[end:], torch.from_numpy(text).to(run.text_CD.device))
+    text_KD, end = torch.from_numpy(text).to(run.text_CD.device), len(names) - behind
+    return with_text(run, names[:end], names[end:], text_KD, colours=colours)
 
 
 def _first(text: Tensor) -> Tensor:
@@ -96,3 +89,9 @@ def _first(text: Tensor) -> Tensor:
 
 def _alike(one: Tensor, other: Tensor) -> bool:
     return float(F.cosine_similarity(_first(one), _first(other), dim=0)) >= SAME_TEACHER
+
+
+def teacher_name(run: TrainedRun) -> str:
+    """The run's teacher, without the folder that it lay in: for files that are handed on."""
+    kind, colon, place = run.record.teacher.partition(":")
+    return f"{kind}:{Path(place).name}" if colon else kind

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from zsseg.stages.data.spec import VOID
 from zsseg.stages.errors import DatasetError, ResourceError, UserError
+from zsseg.stages.evaluate.asked_names import with_text
 from zsseg.stages.evaluate.colours import name_colours
 from zsseg.stages.evaluate.confidence import confidence_map
 from zsseg.stages.evaluate.inference import calibrated, predict_scores, prepared
@@ -29,7 +30,6 @@ from zsseg.stages.evaluate.trained_run import TrainedRun
 from zsseg.stages.export import export_run as export_module
 from zsseg.stages.export.export_run import ExportOptions, export_run
 from zsseg.stages.export.network_graph import network_graph
-from zsseg.stages.export.vocabulary_of import Vocabulary
 from zsseg.stages.train.run_config import EvaluateConfig
 
 WHOLE = EvaluateConfig(short_side=None, mode="whole")
@@ -158,16 +158,16 @@ def test_the_best_of_a_class_s_names_counts(run: TrainedRun, tmp_path: Path) -> 
 def test_fixed_names_are_in_the_file_and_background_is_void(
     run: TrainedRun, tmp_path: Path
 ) -> None:
-    fixed = Vocabulary(("a", "b", "c", "anything else"), text_of(4), background=1)
+    fixed = with_text(run, ["a", "b", "c"], ["anything else"], text_of(4))
     done = export_run(run, tmp_path / "model.onnx", fixed=fixed)
     session = onnxruntime.InferenceSession(done.path)
     assert [each.name for each in session.get_inputs()] == ["image"]
     about = session.get_modelmeta().custom_metadata_map
     assert json.loads(about["zsseg.names"]) == list(fixed.names)
-    colours = name_colours(fixed.names, run.spec)[:4]
+    colours = name_colours(fixed.classes, run.spec)[:4]
     assert json.loads(about["zsseg.colours"]) == colours.tolist()
     for image_HW3 in images():
-        label_HW = upsampled_argmax(scores(run, fixed.text_CD, image_HW3), image_HW3.shape[:2])
+        label_HW = upsampled_argmax(scores(run, fixed.text_KD, image_HW3), image_HW3.shape[:2])
         label_HW[label_HW == 3] = VOID
         assert (ran(done.path, image_HW3)["labels"] == label_HW).mean() > 0.999
 

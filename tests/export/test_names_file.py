@@ -10,9 +10,10 @@ from helpers.colour_run import colour_run
 from helpers.zsseg_command import zsseg
 
 from zsseg.stages.errors import UserError
+from zsseg.stages.evaluate.asked_names import AskedNames, with_text
 from zsseg.stages.evaluate.colours import name_colours
 from zsseg.stages.evaluate.trained_run import TrainedRun
-from zsseg.stages.export.names_file import NamesFile, read_names_file, write_names
+from zsseg.stages.export.names_file import read_names_file, write_names
 
 
 @pytest.fixture
@@ -20,20 +21,18 @@ def run(tiny_world: Path, tmp_path: Path) -> TrainedRun:
     return colour_run(tmp_path / "run", tiny_world)
 
 
-def content(run: TrainedRun) -> NamesFile:
-    return NamesFile(["tram", "car|van"], ["anything else"], run.text_CD[:3])
+def content(run: TrainedRun) -> AskedNames:
+    return with_text(run, ["tram", "car|van"], ["anything else"], run.text_CD[:3])
 
 
 def test_what_is_written_is_read(run: TrainedRun, tmp_path: Path) -> None:
     path = tmp_path / "names.npz"
     write_names(path, run, content(run))
-    names, background, text_CD = read_names_file(path, run)
-    assert (names, background) == (["tram", "car|van"], ["anything else"])
-    assert torch.equal(text_CD, run.text_CD[:3])
+    found = read_names_file(path, run)
+    assert (found.classes, found.background) == (("tram", "car|van"), ("anything else",))
+    assert torch.equal(found.text_KD, run.text_CD[:3])
     with np.load(path) as stored:
-        np.testing.assert_array_equal(
-            stored["colours"], name_colours(["tram", "car|van", "anything else"], run.spec)[:3]
-        )
+        np.testing.assert_array_equal(stored["colours"], name_colours(found.classes, run.spec)[:3])
 
 
 def test_a_file_for_another_run_is_refused(run: TrainedRun, tmp_path: Path) -> None:
@@ -59,11 +58,11 @@ def test_another_teacher_is_told_by_a_class_of_the_run(run: TrainedRun, tmp_path
         update={"classes": ("x", *run.spec.classes[1:]), "names": {}, "unseen": ()}
     )
     stranger = replace(run, record=run.record.model_copy(update={"dataset": renamed}))
-    write_names(path, other, NamesFile([own], [], other.text_CD[1:2]))
+    write_names(path, other, with_text(other, [own], [], other.text_CD[1:2]))
     with pytest.raises(UserError, match=f"embedding of '{own}'"):
         read_names_file(path, stranger)
-    write_names(path, other, NamesFile(["tram"], [], other.text_CD[1:2]))
-    assert read_names_file(path, stranger).names == ["tram"]  # nothing to compare with
+    write_names(path, other, with_text(other, ["tram"], [], other.text_CD[1:2]))
+    assert read_names_file(path, stranger).names == ("tram",)  # nothing to compare with
 
 
 def test_a_file_names_no_folder_of_this_machine(run: TrainedRun, tmp_path: Path) -> None:

@@ -15,10 +15,11 @@ from helpers.colour_run import colour_run
 from helpers.drawn_world import draw_world
 from PIL import Image
 
+from zsseg.stages.evaluate.asked_names import with_text
 from zsseg.stages.evaluate.evaluation import student_label
 from zsseg.stages.evaluate.trained_run import TrainedRun
 from zsseg.stages.export.export_run import Exported, export_run
-from zsseg.stages.export.names_file import NamesFile, write_names
+from zsseg.stages.export.names_file import write_names
 
 PACKAGES = ("numpy", "pillow", "onnxruntime")
 CONSTRAINTS = Path(__file__).resolve().parents[2] / "constraints.txt"
@@ -88,7 +89,7 @@ def test_it_takes_names_of_a_file(
 ) -> None:
     run, done, image = exported
     text_CD = torch.cat([run.text_CD[2:], run.text_CD[:1]])
-    names = NamesFile(["first", "second"], ["rest"], text_CD)
+    names = with_text(run, ["first", "second"], ["rest"], text_CD)
     write_names(tmp_path / "names.npz", run, names)
     out = tmp_path / "labels.png"
     subprocess.run(
