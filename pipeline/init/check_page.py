@@ -74,7 +74,7 @@ def summary(imported: ImportedFolder) -> list[str]:
         lines = [f"{counted(images, 'image')}, {labelled:,} with a label ({imported.form})."]
         seen = [name for name in imported.names.classes if name not in imported.names.unseen]
         lines.append(f"Classes with labels: {', '.join(seen)}.")
-    if imported.names.unseen:
+    if imported.form and imported.names.unseen:
         lines.append(f"Unseen, known by name only: {', '.join(imported.names.unseen)}.")
     splits = ", ".join(f"{name} {count:,}" for name, (count, _) in imported.splits.items())
     how = "as the folders say" if imported.from_folders else "by chance"

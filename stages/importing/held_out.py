@@ -2,13 +2,15 @@
 
 import random
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 TRAIN, VAL = "train", "val"
 
 SHARE = 0.2
 """Of the labelled images, and of the others, that is held out. [ours]"""
+
+_DRAWS = 20
 
 _SPLITS = {
     "train": re.compile(r"^(training|train)(\d*|[_-].*|annot|images?)$"),
@@ -18,12 +20,13 @@ _SPLITS = {
 
 
 def splits_of(
-    images: Sequence[Path], labelled: Collection[Path], root: Path, *, seed: int = 0
+    images: Sequence[Path], labelled: Mapping[Path, Collection[int]], root: Path, *, seed: int = 0
 ) -> tuple[dict[Path, str], bool]:
     """The split of each image, and whether its folders say so.
 
-    Folders say so where there is one of training and one of validation, each with a labelled image
-    if any image has a label. Otherwise a share of the images is held out by chance.
+    `labelled`: image with a label -> the classes that it shows. Folders say so where there is one
+    of training and one of validation, each with a labelled image if any image has a label.
+    Otherwise a share of the images is held out by chance.
     """
     named = {image: _of_folders(image.relative_to(root).parts[:-1]) for image in images}
     own = {image: split for image, split in named.items() if split}
@@ -49,12 +52,28 @@ def _of_folders(parts: Sequence[str]) -> str | None:
     return None
 
 
-def _by_chance(images: Sequence[Path], labelled: Collection[Path], seed: int) -> dict[Path, str]:
+def _by_chance(
+    images: Sequence[Path], labelled: Mapping[Path, Collection[int]], seed: int
+) -> dict[Path, str]:
+    """The draw, of a few, whose training images show the most classes; the first of equal ones."""
+    rng = random.Random(seed)
+    draws = [_draw(images, labelled, rng) for _ in range(_DRAWS if labelled else 1)]
+
+    def shown(split: Mapping[Path, str]) -> int:
+        return len(
+            {c for image, each in labelled.items() if split.get(image) == TRAIN for c in each}
+        )
+
+    return max(draws, key=shown)
+
+
+def _draw(
+    images: Sequence[Path], labelled: Collection[Path], rng: random.Random
+) -> dict[Path, str]:
     """A share of the labelled images and of the others, at least one of each two.
 
     Where fewer than two have labels none is held out, unless no image has one.
     """
-    rng = random.Random(seed)
     split = dict.fromkeys(images, TRAIN)
     with_label = sorted(image for image in images if image in labelled)
     without = sorted(image for image in images if image not in labelled)

@@ -128,7 +128,8 @@ def _import(
     total_V = sum((label.counts for label in labels.values()), np.zeros(VOID + 1, dtype=np.int64))
     used = findings if labels else None
     named = class_list(used.classes if used else (), request.names, pixels=total_V[:VOID].tolist())
-    split_of, from_folders = splits_of([*sizes], labels, request.root, seed=request.seed)
+    shown = {i: np.flatnonzero(label.counts[:VOID]).tolist() for i, label in labels.items()}
+    split_of, from_folders = splits_of([*sizes], shown, request.root, seed=request.seed)
     split_of, doubts = _labelled_splits(split_of, labels)
     names = _ids(split_of)
     for image, split in split_of.items():
