@@ -1,4 +1,4 @@
-"""What `zsseg preview` leaves: a page, and for each image a picture and an overlay with legend.
+"""What `zsseg preview` leaves: a page, and for each image a picture and an overlay.
 
 Legend: H W pixels of a picture, y x grid of the map of names.
 """
@@ -19,7 +19,7 @@ from zsseg.stages.data.images import jpeg_bytes, write_png
 from zsseg.stages.data.spec import DatasetSpec
 from zsseg.stages.evaluate.colours import name_colours
 from zsseg.stages.evaluate.labelling import upsampled_argmax
-from zsseg.stages.evaluate.overlay import overlay, with_legend
+from zsseg.stages.evaluate.overlay import overlay
 from zsseg.stages.evaluate.teacher_evaluation import named_scores
 from zsseg.stages.precompute.preview import NamedImage, NameFigures, TeacherPreview, name_figures
 
@@ -58,8 +58,7 @@ def write_preview(out: Path, seen: TeacherPreview, text: PageText, *, spec: Data
         tinted_HW3 = overlay(image.picture_HW3, label_HW, colours)
         stem = out / f"image_{number}"
         write_png(stem.with_name(f"{stem.name}.png"), image.picture_HW3)
-        legend_HW3 = with_legend(tinted_HW3, label_HW, colours, seen.classes)
-        write_png(stem.with_name(f"{stem.name}_overlay.png"), legend_HW3)
+        write_png(stem.with_name(f"{stem.name}_overlay.png"), tinted_HW3)
         own = [f for f in name_figures([image.map_4yx], seen.classes) if f.share > 0]
         small = sum(each.share < _SMALL for each in own)
         cards.append(

@@ -90,6 +90,7 @@ def test_images_and_names_are_enough(
     assert {path.name for path in out.iterdir()} == expected
     original = photos.parent / "images" / "train" / "scene_005.png"
     np.testing.assert_array_equal(read_image(out / "image_2.png"), read_image(original))
+    assert read_image(out / "image_2_overlay.png").shape == read_image(original).shape
     page = (out / "index.html").read_text(encoding="utf-8")
     assert "ground &lt;b&gt;" in page
     assert "box / crate" in page
