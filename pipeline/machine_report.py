@@ -34,6 +34,7 @@ _PURPOSES = {
     "export": "students as ONNX files",
     "gpu": "k-means on the GPU",
     "s3": "stores at s3:// URLs",
+    "video": "prediction of videos",
 }
 _WEIGHTS = (".safetensors", ".bin", ".pt", ".pth")
 
