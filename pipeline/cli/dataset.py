@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from zsseg.pipeline import console
+from zsseg.pipeline.cli.init import init
 from zsseg.pipeline.cli.options import DatasetRoot
 from zsseg.stages.data.spec import DatasetSpec, chosen_root, described_root, load_spec
 from zsseg.stages.errors import DatasetError
@@ -23,9 +24,12 @@ if TYPE_CHECKING:
 
 _SHOWN = 3  # files named of a kind of problem
 
-app = typer.Typer(no_args_is_help=True, help="Data sets: list, describe, verify.")
+app = typer.Typer(no_args_is_help=True, help="Data sets: list, describe, verify, import.")
 
 Name = Annotated[str, typer.Argument(help="Built-in data set, or a YAML description.")]
+
+
+app.command("import")(init)
 
 
 @app.command()

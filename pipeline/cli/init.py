@@ -137,5 +137,6 @@ def _print(imported: "ImportedFolder", file: Path, made: Path, page: Path) -> No
         console.err.print(f"left out: {more} more, named in {page}", soft_wrap=True)
     for doubt in imported.doubts:
         console.err.print(f"look: {doubt}", soft_wrap=True)
-    console.out.print("", f"written: {file}, {made}/", f"look at: {page}", sep="\n")
-    console.out.print("next:", *(f"  {each}" for each in next_commands(file)), sep="\n")
+    commands = [f"  {each}" for each in next_commands(file)]
+    lines = ["", f"written: {file}, {made}/", f"look at: {page}", "next:", *commands]
+    console.out.print(*lines, sep="\n", soft_wrap=True)

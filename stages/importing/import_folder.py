@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 
 from zsseg.stages.data.dataset_check import FileProblem, file_problem
 from zsseg.stages.data.images import image_size, read_raw_label, write_png
-from zsseg.stages.data.spec import VOID
+from zsseg.stages.data.spec import VOID, load_spec
+from zsseg.stages.data.splits import splits
 from zsseg.stages.errors import DatasetError
 from zsseg.stages.importing.annotated import Findings, LabelMaker, check_size
 from zsseg.stages.importing.class_list import ClassList, class_list
@@ -26,6 +27,7 @@ from zsseg.stages.importing.held_out import splits_of
 from zsseg.stages.importing.readers import read_labels
 from zsseg.stages.importing.sources import Sources, find_sources
 from zsseg.stages.printable import counted
+from zsseg.stages.yaml_files import builtin_names
 
 Progress = Callable[[int, int], None]
 
@@ -102,7 +104,7 @@ def import_folder(request: ImportRequest, *, progress: Progress) -> ImportedFold
         work.rename(request.folder)
     finally:
         shutil.rmtree(work, ignore_errors=True)
-    told = (*doubts, *_left_out(sources), *imported.doubts)
+    told = (*_known(request.root), *doubts, *_left_out(sources), *imported.doubts)
     return replace(imported, doubts=told)
 
 
@@ -269,6 +271,21 @@ def _counts(
     images = Counter(split_of.values())
     labelled = Counter(split for image, split in split_of.items() if image in labels)
     return {split: (images[split], labelled[split]) for split in sorted(images)}
+
+
+def _known(root: Path) -> list[str]:
+    """That a folder is laid out like a built-in data set, where it is."""
+    layouts: dict[str, str] = {}
+    for name in builtin_names("datasets"):
+        spec = load_spec(name)
+        with suppress(DatasetError, OSError):
+            if spec.layout != "folder" and splits(spec, root):
+                layouts.setdefault(spec.layout, name)
+    return [
+        f"This folder is laid out like the built-in data set `{name}`, which needs no init: "
+        f"`zsseg dataset verify {name} --root {root}`."
+        for name in sorted(layouts.values())
+    ]
 
 
 def _left_out(sources: Sources) -> list[str]:

@@ -155,12 +155,10 @@ def _of_user(
         return _from(0, names, (told.format(0),))
     if 0 not in real and real[-1] <= count:
         return _from(1, names, (told.format(1),))
-    if real[-1] == count:
-        return _one_too_many(values, names, black=black)
     if len(real) == count:
-        return _Meaning(
-            tuple(names), {value: i for i, value in enumerate(real)}, (told.format(real[0]),)
-        )
+        return _paired(real, names, told.format(real[0]))
+    if len(real) == count + 1:
+        return _one_too_many(real, values, names, black=black)
     listed_values = ", ".join(map(str, real[:30]))
     raise DatasetError(
         f"--classes gives {count} names, and the labels hold {len(real)} values ({listed_values}). "
@@ -174,24 +172,28 @@ def _from(first: int, names: Sequence[str], doubts: tuple[str, ...]) -> _Meaning
 
 
 def _one_too_many(
-    values: Mapping[int, int], names: Sequence[str], *, black: frozenset[int]
+    real: Sequence[int], values: Mapping[int, int], names: Sequence[str], *, black: frozenset[int]
 ) -> _Meaning:
-    """Values 0 to C for C names: one of the two ends is void."""
-    last = len(names)
-    void_is_last = last in black or (0 not in black and _is_scattered(values, last))
-    void, other = (last, 0) if void_is_last else (0, last)
+    """One value more than names: the first or the last is void."""
+    first, last = real[0], real[-1]
+    if (first in black) != (last in black):
+        void_is_last = last in black
+    else:
+        void_is_last = _is_scattered(values, last, first)
+    void, other = (last, first) if void_is_last else (first, last)
+    kept, others = (real[:-1], real[1:]) if void_is_last else (real[1:], real[:-1])
+    pairs = ", ".join(f"{value}: {number}" for number, value in enumerate(others))
     doubt = (
         f"The labels hold one value more than names are given: {void} is taken for void. Is it "
-        f"{other}? Then write `encoding: {_encoding_text(0 if void == 0 else 1, last)}` and "
-        f"`ignore: [{other}, {VOID}]`."
+        f"{other}? Then write `encoding: {{{pairs}}}` and `ignore: [{other}, {VOID}]`."
     )
-    return _from(0 if void_is_last else 1, names, (doubt,))
+    return _paired(kept, names, doubt)
 
 
-def _is_scattered(values: Mapping[int, int], value: int) -> bool:
+def _paired(values: Sequence[int], names: Sequence[str], doubt: str) -> _Meaning:
+    return _Meaning(tuple(names), {v: number for number, v in enumerate(values)}, (doubt,))
+
+
+def _is_scattered(values: Mapping[int, int], value: int, first: int) -> bool:
     """Has a value few pixels, as what lies between objects has? [ours]"""
-    return values[value] < values[0] / 2 and values[value] < sum(values.values()) / 10
-
-
-def _encoding_text(first: int, count: int) -> str:
-    return "{" + ", ".join(f"{first + i}: {i}" for i in range(count)) + "}"
+    return values[value] < values[first] / 2 and values[value] < sum(values.values()) / 10

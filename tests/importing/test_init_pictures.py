@@ -104,6 +104,27 @@ def test_one_value_more_than_names_is_told(
     assert "one value more than names are given" in capfd.readouterr().err
 
 
+def test_values_with_gaps_and_a_black_one_without_a_name(tmp_path: Path) -> None:
+    photos = tmp_path / "photos"
+    photographs(photos / "images", 3)
+    for i in range(3):
+        label = halves(7, 15)
+        label[:12] = 0
+        write_png(photos / "labels" / f"photo_{i}.png", label, palette=PALETTE)
+    spec, _ = made_of(photos, "--classes", "car, person")
+    assert (spec.encoding, spec.ignore) == ({7: 0, 15: 1}, (0, 255))
+
+
+def test_a_folder_like_a_built_in_data_set_is_told(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    photographs(tmp_path / "photos" / "train", 3)
+    for i in range(3):
+        write_png(tmp_path / "photos" / "trainannot" / f"photo_{i}.png", halves(0, 1))
+    made_of(tmp_path / "photos", "--classes", "sky, building")
+    assert "like the built-in data set `camvid`" in capfd.readouterr().err
+
+
 def test_values_without_names_are_told_and_become_classes(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
