@@ -15,7 +15,7 @@ from typing import get_args
 
 import numpy as np
 
-from zsseg.pipeline.cli.run_options import read_names, text_encoder
+from zsseg.pipeline.run_options import read_names, text_encoder
 from zsseg.stages.data.images import read_image
 from zsseg.stages.data.labels import read_label
 from zsseg.stages.data.spec import VOID

@@ -23,7 +23,7 @@ ADVICE = re.compile(
 NAMED = re.compile(r"\{|'[^']+'|--[a-z]|\b[a-z_]+[.=][a-z_]+\b|\b[A-Z]+_[A-Z]+\b")
 
 PARTS = {
-    ("pipeline/cli/run_options.py", "{option} @{error}"): "a whole message about a text file",
+    ("pipeline/run_options.py", "{option} @{error}"): "a whole message about a text file",
     ("stages/cache/disk/json_files.py", "{path}"): "who reads a store's file adds the advice",
     ("stages/cache/evidence.py", ""): "a line of `cache verify`, whose last line has the advice",
     (

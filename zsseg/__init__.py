@@ -1,6 +1,6 @@
 """zsseg: zero-shot semantic segmentation with an offline CLIP cache (the public Python face).
 
-The functions behind the commands, imported on first use, so `import zsseg` loads no torch.
+Everything is imported on first use, so `import zsseg` loads no torch. docs/python.md shows it all.
 """
 
 from importlib import import_module
@@ -9,18 +9,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from zsseg.stages.cache.reader import Store as Store
-    from zsseg.stages.data.spec import load_spec as load_spec
-    from zsseg.stages.evaluate.evaluation import evaluate_run as evaluate_run
-    from zsseg.stages.evaluate.predict import predict_files as predict_files
-    from zsseg.stages.evaluate.teacher_evaluation import evaluate_teacher as evaluate_teacher
-    from zsseg.stages.evaluate.trained_run import load_run as load_run
-    from zsseg.stages.precompute.plan.request import PrecomputeRequest as PrecomputeRequest
-    from zsseg.stages.precompute.precompute_config import PrecomputeConfig as PrecomputeConfig
-    from zsseg.stages.precompute.run import precompute as precompute
-    from zsseg.stages.train.batches.training_data import TrainingData as TrainingData
-    from zsseg.stages.train.loop import train as train
-    from zsseg.stages.train.run_config import RunConfig as RunConfig
+    from zsseg.pipeline.face.model import Model as Model
+    from zsseg.pipeline.face.model import load as load
+    from zsseg.pipeline.face.open_store import OpenStore as OpenStore
+    from zsseg.pipeline.face.open_store import open_store as open_store
+    from zsseg.pipeline.face.stage_functions import evaluate as evaluate
+    from zsseg.pipeline.face.stage_functions import precompute as precompute
+    from zsseg.pipeline.face.stage_functions import train as train
+    from zsseg.stages.errors import UserError as UserError
+    from zsseg.stages.evaluate.prediction import Look as Look
+    from zsseg.stages.evaluate.prediction import Prediction as Prediction
 
 if not Path(__file__).with_name("stages").is_dir():
     raise ImportError(
@@ -31,18 +29,16 @@ if not Path(__file__).with_name("stages").is_dir():
 __version__ = version("zsseg")
 
 _HOME = {
-    "PrecomputeConfig": "zsseg.stages.precompute.precompute_config",
-    "PrecomputeRequest": "zsseg.stages.precompute.plan.request",
-    "RunConfig": "zsseg.stages.train.run_config",
-    "Store": "zsseg.stages.cache.reader",
-    "TrainingData": "zsseg.stages.train.batches.training_data",
-    "evaluate_run": "zsseg.stages.evaluate.evaluation",
-    "evaluate_teacher": "zsseg.stages.evaluate.teacher_evaluation",
-    "load_run": "zsseg.stages.evaluate.trained_run",
-    "load_spec": "zsseg.stages.data.spec",
-    "precompute": "zsseg.stages.precompute.run",
-    "predict_files": "zsseg.stages.evaluate.predict",
-    "train": "zsseg.stages.train.loop",
+    "Look": "zsseg.stages.evaluate.prediction",
+    "Model": "zsseg.pipeline.face.model",
+    "OpenStore": "zsseg.pipeline.face.open_store",
+    "Prediction": "zsseg.stages.evaluate.prediction",
+    "UserError": "zsseg.stages.errors",
+    "evaluate": "zsseg.pipeline.face.stage_functions",
+    "load": "zsseg.pipeline.face.model",
+    "open_store": "zsseg.pipeline.face.open_store",
+    "precompute": "zsseg.pipeline.face.stage_functions",
+    "train": "zsseg.pipeline.face.stage_functions",
 }
 
 __all__ = [*sorted(_HOME), "__version__"]

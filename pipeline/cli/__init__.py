@@ -1,9 +1,8 @@
 """The commands: each parses its options, calls a function and prints the result.
 
 `main` is the `zsseg` command. `options` has the options and exit codes of several commands,
-`run_options` what commands on a trained run share, `forecast_text` and `train_forecast_text` print
-dry runs, `train_plan` plans a training, `signals` turns SIGTERM into an orderly end. Every other
-file is named after its command:
+`forecast_text` and `train_forecast_text` print dry runs, `train_plan` plans a training, `signals`
+turns SIGTERM into an orderly end. Every other file is named after its command:
 
 - `doctor`, `demo`, `init`, `preview`, `precompute`, `train`, `evaluate`, `predict`, `export`,
   `names`, `compare`, `ablate`, `tune`

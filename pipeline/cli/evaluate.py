@@ -13,7 +13,7 @@ import typer
 
 from zsseg.pipeline import console
 from zsseg.pipeline.cli.options import CacheFolder, Exit, MovedRoot, Quiet, Settings
-from zsseg.pipeline.cli.run_options import evaluate_config, fixed_settings, text_encoder
+from zsseg.pipeline.run_options import evaluate_config, fixed_settings, text_encoder
 from zsseg.stages.cache.disk.store_path import StorePath
 from zsseg.stages.errors import UserError
 from zsseg.stages.printable import counted

@@ -7,7 +7,7 @@ import typer
 
 from zsseg.pipeline import console
 from zsseg.pipeline.cli.options import Quiet, Settings
-from zsseg.pipeline.cli.run_options import evaluate_config, read_names, text_encoder
+from zsseg.pipeline.run_options import evaluate_config, read_names, text_encoder
 from zsseg.stages.errors import UserError
 from zsseg.stages.evaluate.confidence_measure import Measure
 

@@ -9,7 +9,7 @@ import typer
 
 from zsseg.pipeline import console
 from zsseg.pipeline.cli.options import Exit, Quiet
-from zsseg.pipeline.cli.run_options import read_names
+from zsseg.pipeline.run_options import read_names
 from zsseg.stages.data.class_names import naming_faults
 from zsseg.stages.errors import UserError
 

@@ -7,7 +7,7 @@ import typer
 
 from zsseg.pipeline import console
 from zsseg.pipeline.cli.options import Quiet
-from zsseg.pipeline.cli.run_options import read_names, text_encoder
+from zsseg.pipeline.run_options import read_names, text_encoder
 from zsseg.stages.errors import UserError
 from zsseg.stages.printable import counted
 

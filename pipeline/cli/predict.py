@@ -8,7 +8,7 @@ import typer
 
 from zsseg.pipeline import console
 from zsseg.pipeline.cli.options import Exit, Quiet, Settings
-from zsseg.pipeline.cli.run_options import (
+from zsseg.pipeline.run_options import (
     evaluate_config,
     fixed_settings,
     read_names,

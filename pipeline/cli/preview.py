@@ -13,7 +13,7 @@ from rich.table import Table
 from zsseg.pipeline import console
 from zsseg.pipeline.cli.options import DatasetRoot, Exit, Quiet, Settings
 from zsseg.pipeline.cli.precompute import DEFAULT_TEACHER, Teacher
-from zsseg.pipeline.cli.run_options import read_names
+from zsseg.pipeline.run_options import read_names
 from zsseg.pipeline.settings import apply_settings, build, read_values
 from zsseg.stages.data.class_names import naming_faults
 from zsseg.stages.data.spec import chosen_root, described_root, load_spec

@@ -11,7 +11,7 @@ from rich.table import Table
 
 from zsseg.pipeline import console
 from zsseg.pipeline.cli.options import Exit
-from zsseg.pipeline.cli.run_options import read_names
+from zsseg.pipeline.run_options import read_names
 from zsseg.stages.errors import UserError
 from zsseg.stages.printable import counted
 

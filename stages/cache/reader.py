@@ -8,7 +8,7 @@ import numpy as np
 
 from zsseg.stages.cache.disk.json_files import newest, read_json_lines, sound_json_lines
 from zsseg.stages.cache.disk.storage import storage
-from zsseg.stages.cache.disk.store_path import StorePath
+from zsseg.stages.cache.disk.store_path import StorePath, store_path
 from zsseg.stages.cache.format import ledger
 from zsseg.stages.cache.format.codec import DENSE, NOT_KEPT, decode, stored_format
 from zsseg.stages.cache.format.manifest import (
@@ -49,12 +49,13 @@ class Store:
         self._next_look = 0.0
 
     @classmethod
-    def open(cls, path: StorePath) -> Self:
+    def open(cls, path: str | StorePath) -> Self:
         """Open a store; CacheError when it is missing, foreign, unfinished or damaged.
 
-        `path`: the store's folder, or its URL (`store_path("s3://...")`). Checks metadata, receipts
+        `path`: the store's folder, or its URL ("s3://..."). Checks metadata, receipts
         and file sizes; `verify_store` also checks the hashes of the data.
         """
+        path = store_path(path) if isinstance(path, str) else path
         with storage(path).read_ahead():
             manifest = read_manifest(path)
             seal = ledger.read_seal(path)

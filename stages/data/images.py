@@ -115,24 +115,32 @@ def read_image(path: Path, content: bytes | None = None) -> NDArray[np.uint8]:
     with _opened(path, content) as image:
         if image.format != "MPO" and getattr(image, "is_animated", False):
             logger.warning("%s: holds several frames; only the first is used", path)
-        upright = ImageOps.exif_transpose(image)
-        if upright.mode.startswith("I;16"):
-            raw_HW = np.asarray(upright).astype(np.uint32)
-            if 0 < (largest := int(raw_HW.max())) < _LOW_RANGE:
-                _warn_of_low_range(path, largest)
-            grey_HW = (raw_HW + 128) // 257
-            return np.repeat(grey_HW.astype(np.uint8)[:, :, None], 3, axis=2)
-        if upright.mode in {"LA", "La", "PA", "RGBA", "RGBa"} or upright.has_transparency_data:
-            colour = upright.convert("RGBA")
-            white = Image.new("RGBA", colour.size, "white")
-            return np.array(Image.alpha_composite(white, colour).convert("RGB"))
-        if upright.mode in {"1", "L", "P", "RGB", "RGBX", "CMYK", "YCbCr"}:
-            # Already RGB it would be copied, which counts for large images.
-            return np.array(upright if upright.mode == "RGB" else upright.convert("RGB"))
-        raise DatasetError(
-            f"{path}: pixels of Pillow's mode '{upright.mode}' have no known range. Save the image "
-            "with 8 or 16 bits per channel"
-        )
+        return rgb_of(image, path)
+
+
+def rgb_of(image: Picture, where: Path) -> NDArray[np.uint8]:
+    """(H, W, 3) RGB of Pillow's image, upright, converted by the rules above; `where`: in messages.
+
+    Raises DatasetError for pixels whose range is unknown.
+    """
+    upright = ImageOps.exif_transpose(image)
+    if upright.mode.startswith("I;16"):
+        raw_HW = np.asarray(upright).astype(np.uint32)
+        if 0 < (largest := int(raw_HW.max())) < _LOW_RANGE:
+            _warn_of_low_range(where, largest)
+        grey_HW = (raw_HW + 128) // 257
+        return np.repeat(grey_HW.astype(np.uint8)[:, :, None], 3, axis=2)
+    if upright.mode in {"LA", "La", "PA", "RGBA", "RGBa"} or upright.has_transparency_data:
+        colour = upright.convert("RGBA")
+        white = Image.new("RGBA", colour.size, "white")
+        return np.array(Image.alpha_composite(white, colour).convert("RGB"))
+    if upright.mode in {"1", "L", "P", "RGB", "RGBX", "CMYK", "YCbCr"}:
+        # Already RGB it would be copied, which counts for large images.
+        return np.array(upright if upright.mode == "RGB" else upright.convert("RGB"))
+    raise DatasetError(
+        f"{where}: pixels of Pillow's mode '{upright.mode}' have no known range. Save the image "
+        "with 8 or 16 bits per channel"
+    )
 
 
 def _warn_of_low_range(path: Path, largest: int) -> None:

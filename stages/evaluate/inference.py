@@ -15,6 +15,7 @@ from zsseg.stages.data.images import resize_image
 from zsseg.stages.evaluate.scorer import Scorer
 from zsseg.stages.train.batches.imagenet import normalise
 from zsseg.stages.train.run_config import EvaluateConfig
+from zsseg.stages.train.students.student import Student
 
 CPU_PIXELS, GPU_PIXELS = 2**18, 2**21
 """Pixels of the windows in one forward pass: one window of 512 x 512 keeps a CPU busy, a GPU takes
@@ -47,6 +48,14 @@ def predict_scores(
     if config.mode == "whole":
         return scorer(image_13HW)[0]
     return _slide(scorer, image_13HW, config=config, stride=stride)
+
+
+@torch.inference_mode()
+def student_feature(student: Student, image_3HW: NDArray[np.float32]) -> Tensor:
+    """(D, h, w) float32 feature of a `prepared` image that the student sees whole."""
+    device = next(student.parameters()).device
+    feature_1Dhw: Tensor = student(torch.from_numpy(image_3HW)[None].to(device))
+    return feature_1Dhw[0].float()
 
 
 def calibrated(score_Chw: Tensor, gamma: float, *, seen_ids: Sequence[int]) -> Tensor:

@@ -69,6 +69,8 @@ class Prediction:
     """The student's logit scale: the softmax of `scale` times the cosines is its probability."""
     measure: Measure
     """What its confidence is."""
+    stem: str = "image"
+    """What its files are called when it is saved."""
 
     @property
     def scores(self) -> NDArray[np.float32]:
@@ -123,6 +125,12 @@ class Prediction:
             files = files._replace(overlay=video)
         write_png(files.labels, self.labels, palette=self.palette)
         return files
+
+    def save(self, folder: str | Path, look: Look = Look()) -> Written:
+        """Write its files into a folder, which is made where it is not there."""
+        into = Path(folder)
+        into.mkdir(parents=True, exist_ok=True)
+        return self.write(into / self.stem, look)
 
     def _confidence(self, size: tuple[int, ...]) -> NDArray[np.float32]:
         scores_Khw = torch.from_numpy(self.name_scores)

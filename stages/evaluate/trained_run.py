@@ -54,7 +54,7 @@ class TrainedRun:
 
 
 def load_run(
-    path: Path,
+    path: str | Path,
     *,
     device: Literal["auto", "cpu", "cuda"] = "auto",
     evaluate: EvaluateConfig | None = None,
@@ -65,6 +65,7 @@ def load_run(
     folder holds no run or no checkpoint, ResourceError when `device` is not there. Inside
     `joined_processes` all processes call this, and get the checkpoint that the first one found.
     """
+    path = Path(path)
     record = read_record(path)
     target = choose_device(device)
     student, step = load_student(path)

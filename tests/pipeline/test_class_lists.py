@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from zsseg.pipeline.cli.run_options import read_names
+from zsseg.pipeline.run_options import read_names
 from zsseg.stages.errors import UserError
 
 

@@ -1,0 +1,155 @@
+"""A trained student as one object: `zsseg.load`.
+
+Legend: D CLIP width, H W pixels, h w positions of the student's feature.
+"""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, overload
+
+import numpy as np
+from numpy.typing import NDArray
+
+from zsseg.pipeline.face.given_image import GivenImage, rgb_image
+from zsseg.pipeline.run_options import text_encoder
+from zsseg.stages.errors import UserError
+from zsseg.stages.evaluate.asked_names import ask_names
+from zsseg.stages.evaluate.confidence_measure import Measure
+from zsseg.stages.evaluate.inference import prepared, student_feature
+from zsseg.stages.evaluate.prediction import Prediction
+from zsseg.stages.evaluate.predictor import Predictor
+from zsseg.stages.evaluate.trained_run import TrainedRun, load_run
+
+if TYPE_CHECKING:
+    from zsseg.stages.export.export_run import Exported
+
+
+class Model:
+    """A trained student, ready to be asked for any class names. Made by `zsseg.load`.
+
+    CLIP is loaded only for names that are new to the run; their embeddings are kept in its folder.
+    """
+
+    def __init__(self, run: TrainedRun, *, teacher: str | None = None) -> None:
+        self.run = run
+        self.teacher = teacher
+        """Where the run's CLIP is now; None: where it was when the store was made."""
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """The classes that the student was trained with, unseen ones included."""
+        return self.run.spec.classes
+
+    @overload
+    def predict(
+        self,
+        images: GivenImage,
+        classes: Sequence[str] | None = None,
+        *,
+        background: Sequence[str] = (),
+        unsure: float = 0.0,
+        confidence: Measure = "margin",
+    ) -> Prediction: ...
+
+    @overload
+    def predict(
+        self,
+        images: list[GivenImage] | tuple[GivenImage, ...],
+        classes: Sequence[str] | None = None,
+        *,
+        background: Sequence[str] = (),
+        unsure: float = 0.0,
+        confidence: Measure = "margin",
+    ) -> list[Prediction]: ...
+
+    def predict(
+        self,
+        images: GivenImage | list[GivenImage] | tuple[GivenImage, ...],
+        classes: Sequence[str] | None = None,
+        *,
+        background: Sequence[str] = (),
+        unsure: float = 0.0,
+        confidence: Measure = "margin",
+    ) -> Prediction | list[Prediction]:
+        """Label an image, or each image of a list; they may differ in size.
+
+        `classes`: any names, a bar between several names of one class ('car|van'); None: the run's.
+        `background`: names of what else is there, whose pixels become void (255). `unsure`: least
+        confidence, 0 to 1; pixels below it become void. `confidence`: what that is (`Measure`).
+
+        Raises UserError for names that cannot be told apart, for values that are no image, and for
+        new names where the run's CLIP cannot be found; DatasetError for a file that cannot be read.
+        """
+        names = self.classes if classes is None else classes
+        encode = text_encoder(self.run, self.teacher)
+        asked = ask_names(self.run, names, background, encode=encode, teacher=self.teacher)
+        predictor = Predictor(self.run, asked, unsure, confidence)
+        if isinstance(images, list | tuple):
+            return [
+                _predicted(predictor, image, f"image_{number:04d}")
+                for number, image in enumerate(images)
+            ]
+        return _predicted(predictor, images, "image")
+
+    def embed(self, image: GivenImage) -> NDArray[np.float32]:
+        """(D, h, w) the student's feature of an image, in CLIP's space; not normalised.
+
+        The image is seen whole, at the run's working size. The cosine of a position to a text
+        embedding is the score of that name there. Raises as `predict` for what is no image.
+        """
+        image_3HW = prepared(rgb_image(image), config=self.run.evaluate, stride=self.run.stride)
+        return student_feature(self.run.student, image_3HW).cpu().numpy()
+
+    def export(
+        self,
+        out: str | Path,
+        classes: Sequence[str] | None = None,
+        *,
+        background: Sequence[str] = (),
+        precision: Literal["fp32", "fp16", "int8"] = "fp32",
+        force: bool = False,
+    ) -> "Exported":
+        """Write the student as one ONNX file with a script that runs it, as `zsseg export` does.
+
+        Without `classes` the file takes any names, as embeddings. Raises UserError as the command.
+        """
+        from zsseg.stages.export.export_run import ExportOptions, export_run
+        from zsseg.stages.export.vocabulary_of import fixed_vocabulary
+
+        if background and classes is None:
+            raise UserError(
+                f"background={list(background)}: belongs to fixed names. Give classes too"
+            )
+        fixed = None
+        if classes is not None:
+            encode = text_encoder(self.run, self.teacher)
+            fixed = fixed_vocabulary(
+                self.run, classes, background, encode=encode, teacher=self.teacher
+            )
+        options = replace(ExportOptions(), precision=precision, force=force)
+        return export_run(self.run, Path(out), fixed=fixed, options=options)
+
+    def __repr__(self) -> str:
+        return f"<zsseg.Model {self.run.path}, step {self.run.step}, {len(self.classes)} classes>"
+
+
+def load(
+    path: str | Path,
+    *,
+    device: Literal["auto", "cpu", "cuda"] = "auto",
+    teacher: str | None = None,
+) -> Model:
+    """The trained student of a run folder.
+
+    `teacher`: where the run's CLIP is now, for names that are new to the run; None: where it was
+    when the store was made. Raises UserError when there is no run or no intact checkpoint,
+    ResourceError when `device` is not there.
+    """
+    return Model(load_run(path, device=device), teacher=teacher)
+
+
+def _predicted(predictor: Predictor, image: GivenImage, stem: str) -> Prediction:
+    if isinstance(image, str | Path):
+        stem = Path(image).stem
+    return replace(predictor.predict(rgb_image(image), name=stem), stem=stem)

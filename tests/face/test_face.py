@@ -1,0 +1,260 @@
+"""`import zsseg`: from a data set to predictions in Python, as the commands do it."""
+
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from helpers.drawn_world import draw_world
+from helpers.tiny_training import train_tiny_students
+from helpers.zsseg_command import called
+
+import zsseg
+from zsseg.stages.data.images import as_picture, read_image
+from zsseg.stages.evaluate.trained_run import load_run
+
+ROOT = Path(__file__).parents[2]
+SETTINGS: dict[str, Any] = {
+    "objectives.sdd": 0.5,
+    "objectives.dense_stride": 8,
+    "augmentation.short_side": 48,
+    "augmentation.crop": [32, 32],
+    "train.steps": 2,
+    "train.batch": 2,
+    "train.workers": 0,
+    "train.device": "cpu",
+    "evaluate.short_side": 48,
+    "evaluate.mode": "whole",
+}
+
+
+@dataclass(frozen=True)
+class Work:
+    """A world with its store and a run, all made from Python."""
+
+    world: Path
+    cache: Path
+    run: Path
+    clip: str
+    told: list[tuple[int, int]]
+
+    def image(self, number: int = 0) -> Path:
+        return self.world.parent / "images" / "val" / f"scene_{number:03d}.png"
+
+
+@pytest.fixture(scope="module")
+def work(tmp_path_factory: pytest.TempPathFactory, tiny_clip: str) -> Iterator[Work]:
+    folder = tmp_path_factory.mktemp("face")
+    world = draw_world(folder / "world", images=4)
+    draw_world(folder / "world", split="val", images=2, seed=1)
+    dense = {"dense.size": [64, 96], "text.templates": "single"}
+    done = zsseg.precompute(
+        world, teacher=tiny_clip, root=world.parent, cache=str(folder / "cache"), settings=dense
+    )
+    assert done.images == 4
+    told: list[tuple[int, int]] = []
+    with pytest.MonkeyPatch.context() as patch:
+        train_tiny_students(patch)
+        model = zsseg.train(
+            config="baseline",
+            out=str(folder / "run"),
+            cache=folder / "cache",
+            settings=SETTINGS,
+            progress=lambda number, whole: told.append((number, whole)),
+        )
+        assert model.run.step == 2
+        yield Work(world, folder / "cache", folder / "run", tiny_clip, told)
+
+
+def test_the_page_names_all_that_there_is_and_nothing_else() -> None:
+    page = (ROOT / "docs" / "python.md").read_text()
+    named = set(re.findall(r"^\| `(?:zsseg\.)?(\w+)", page, re.MULTILINE))
+    assert named == set(zsseg.__all__)
+    assert all(getattr(zsseg, name).__doc__ for name in zsseg.__all__)
+
+
+def test_the_face_is_imported_without_torch_and_is_typed() -> None:
+    code = "import sys, zsseg; zsseg.UserError; print('torch' in sys.modules, dir(zsseg))"
+    shown = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT
+    ).stdout
+    assert shown == f"False {sorted(zsseg.__all__)}\n"
+    assert (ROOT / "zsseg" / "py.typed").exists()
+    with pytest.raises(AttributeError, match="no attribute 'segment'"):
+        _ = zsseg.segment
+
+
+def test_a_student_predicts_what_the_command_writes(work: Work, tmp_path: Path) -> None:
+    model = zsseg.load(str(work.run), device="cpu")
+    assert model.classes == ("sky", "ground", "box", "ball")
+    result = model.predict(str(work.image()))
+    called("predict", work.image(), "--run", work.run, "--out", tmp_path / "cli", "-q")
+    saved = result.save(tmp_path / "api")
+    for file in (saved.labels, saved.overlay):
+        assert file.read_bytes() == (tmp_path / "cli" / file.name).read_bytes()
+    height, width = result.labels.shape
+    assert result.confidence.shape == (height, width)
+    assert result.scores.shape[0] == len(result.classes) == len(result.colours) == 4
+    assert result.overlay().size == (width, height)
+    assert repr(model) == f"<zsseg.Model {work.run}, step 2, 4 classes>"
+
+
+def test_all_forms_of_an_image_give_one_prediction(work: Work) -> None:
+    model = zsseg.load(work.run, device="cpu")
+    rgb_HW3 = read_image(work.image())
+    forms = (work.image(), as_picture(rgb_HW3), rgb_HW3, torch.from_numpy(rgb_HW3), rgb_HW3[::-1])
+    *same, flipped = model.predict(list(forms))
+    for each in same:
+        np.testing.assert_array_equal(each.labels, same[0].labels)
+    assert same[0].stem == work.image().stem
+    assert [each.stem for each in (*same[1:], flipped)] == [f"image_{n:04d}" for n in (1, 2, 3, 4)]
+    assert not np.array_equal(flipped.image, rgb_HW3)
+    assert model.predict([]) == []
+
+
+def test_images_of_a_list_may_differ_in_size(work: Work) -> None:
+    model = zsseg.load(work.run, device="cpu")
+    small, large = model.predict((np.zeros((33, 70, 3), np.uint8), np.zeros((1, 1, 3), np.uint8)))
+    assert (small.labels.shape, large.labels.shape) == ((33, 70), (1, 1))
+
+
+@pytest.mark.parametrize(
+    ("image", "said"),
+    [
+        (np.zeros((4, 4, 3), np.float32), "values of type float32"),
+        (np.full((4, 4, 3), np.nan), "values of type float64"),
+        (torch.zeros(4, 4, 3), "values of type float32"),
+        (np.zeros((4, 4), np.uint8), "which is grey"),
+        (np.zeros((4, 4, 4), np.uint8), "which has an alpha channel"),
+        (np.zeros((3, 4, 4), np.uint8), "which has its channels first"),
+        (np.zeros((2, 4, 4, 3), np.uint8), "several images are given as a list"),
+        (np.zeros((0, 4, 3), np.uint8), r"in the shape \(0, 4, 3\)"),
+        (b"bytes", "of type bytes"),
+        (None, "of type NoneType"),
+    ],
+)
+def test_what_is_no_image_is_refused_with_what_is(work: Work, image: Any, said: str) -> None:
+    model = zsseg.load(work.run, device="cpu")
+    for ask in (model.predict, model.embed):
+        with pytest.raises(zsseg.UserError, match=rf"an image .*{said}.*uint8 in the shape"):
+            ask(image)
+
+
+def test_a_picture_may_be_grey_or_transparent(work: Work) -> None:
+    model = zsseg.load(work.run, device="cpu")
+    picture = as_picture(read_image(work.image()))
+    assert model.predict(picture.convert("L")).labels.shape == (picture.height, picture.width)
+    assert model.predict(picture.convert("RGBA")).image.shape[2] == 3
+
+
+def test_other_names_background_and_unsure(work: Work) -> None:
+    model = zsseg.load(work.run, device="cpu", teacher=work.clip)
+    result = model.predict(work.image(), classes=["sky", "tram|tramway"], background=["ground"])
+    assert result.classes == ("sky", "tram|tramway")
+    assert set(np.unique(result.labels)) <= {0, 1, 255}
+    assert (model.predict(work.image(), unsure=1.0).labels == 255).all()
+
+
+@pytest.mark.parametrize(
+    ("names", "said"),
+    [
+        ([], "must not be empty"),
+        ([""], "must not be empty"),
+        (["sky", "Sky "], "given twice"),
+        ("sky, ground", "must be a list"),
+        ([f"thing {n}" for n in range(10_000)], "10000 class names"),
+    ],
+)
+def test_names_that_cannot_be_asked_for(work: Work, names: Any, said: str) -> None:
+    model = zsseg.load(work.run, device="cpu", teacher=work.clip)
+    with pytest.raises(zsseg.UserError, match=said):
+        model.predict(work.image(), classes=names)
+
+
+def test_a_name_that_the_tokenizer_cuts_is_told(
+    work: Work, caplog: pytest.LogCaptureFixture
+) -> None:
+    model = zsseg.load(work.run, device="cpu", teacher=work.clip)
+    result = model.predict(work.image(), classes=["sky", "a very long name " * 100])
+    assert len(result.classes) == 2
+    assert any("a very long name" in each.getMessage() for each in caplog.records)
+
+
+def test_features_lie_in_the_space_of_the_names(work: Work) -> None:
+    model = zsseg.load(work.run, device="cpu")
+    result, feature_Dhw = model.predict(work.image()), model.embed(work.image())
+    store = zsseg.open_store(work.cache)
+    cosine_Chw = np.einsum("cd,dhw->chw", store.text, feature_Dhw)
+    cosine_Chw /= np.linalg.norm(feature_Dhw, axis=0)
+    np.testing.assert_allclose(cosine_Chw, result.scores, atol=1e-3)
+
+
+def test_a_store_image_by_image(work: Work) -> None:
+    store = zsseg.open_store(str(work.cache))
+    assert (len(store), store.classes) == (4, ("sky", "ground", "box", "ball"))
+    image = store[3]
+    assert image.id == store.store.index[3]["id"] == store[image.id].id == store[-1].id
+    assert image.cls is not None
+    assert image.dense is not None
+    assert image.regions is not None
+    width = store.text.shape[1]
+    assert image.cls.shape == (width,)
+    assert image.dense.shape[0] == width
+    assert image.local
+    assert all(token_D.shape == (width,) for token_D in image.local.values())
+    assert [each.row for each in store[1:3]] == [1, 2]
+    assert len(list(store)) == 4
+    assert read_image(image.file).ndim == 3
+    with pytest.raises(IndexError):
+        store[4]
+    with pytest.raises(zsseg.UserError, match="has no image 'nothing'"):
+        store["nothing"]
+
+
+def test_scores_are_those_of_the_command(work: Work) -> None:
+    told: list[tuple[int, int]] = []
+    (result,) = zsseg.evaluate(
+        work.run, root=work.world.parent, progress=lambda *now: told.append(now)
+    )
+    called("evaluate", "--run", work.run, "--root", work.world.parent, "-q")
+    saved = json.loads((work.run / "evaluation-val.json").read_text())
+    assert result.images == 2
+    assert told[-1] == (2, 2)
+    assert result.scores.miou == pytest.approx(saved["scores"]["mIoU"])
+    (again,) = zsseg.evaluate(zsseg.load(work.run), root=str(work.world.parent))
+    np.testing.assert_array_equal(again.confusion_CC, result.confusion_CC)
+
+
+def test_progress_is_told(work: Work) -> None:
+    assert work.told[-1] == (2, 2)
+
+
+@pytest.mark.parametrize("form", [str, Path])
+def test_what_is_not_there_is_named_for_texts_and_paths_alike(form: Any, tmp_path: Path) -> None:
+    nothing = form(tmp_path / "nothing")
+    for ask in (zsseg.load, load_run, zsseg.open_store):
+        with pytest.raises(zsseg.UserError, match="nothing"):
+            ask(nothing)
+    with pytest.raises(zsseg.UserError, match="nothing"):
+        zsseg.train(config="baseline", out=tmp_path / "run", cache=nothing)
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        (["train.steps=2"], "Give a dict"),
+        ({"train.steps": object()}, "no settings file can hold"),
+        ({"train.step": 2}, "train.step"),
+        ({"train.steps": "many"}, "train.steps"),
+    ],
+)
+def test_settings_that_cannot_be(work: Work, settings: Any, said: str) -> None:
+    with pytest.raises(zsseg.UserError, match=said):
+        zsseg.train(config="baseline", out=work.run, cache=work.cache, settings=settings)
