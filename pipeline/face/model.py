@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from zsseg.pipeline.face.given_image import GivenImage, rgb_image
 from zsseg.pipeline.run_options import text_encoder
 from zsseg.stages.errors import UserError
-from zsseg.stages.evaluate.asked_names import ask_names
+from zsseg.stages.evaluate.asked_names import AskedNames, ask_names
 from zsseg.stages.evaluate.confidence_measure import Measure
 from zsseg.stages.evaluate.inference import prepared, student_feature
 from zsseg.stages.evaluate.prediction import Prediction
@@ -81,9 +81,7 @@ class Model:
         Raises UserError for names that cannot be told apart, for values that are no image, and for
         new names where the run's CLIP cannot be found; DatasetError for a file that cannot be read.
         """
-        names = self.classes if classes is None else classes
-        encode = text_encoder(self.run, self.teacher)
-        asked = ask_names(self.run, names, background, encode=encode, teacher=self.teacher)
+        asked = self._asked(self.classes if classes is None else classes, background)
         predictor = Predictor(self.run, asked, unsure, confidence)
         if isinstance(images, list | tuple):
             return [
@@ -115,20 +113,18 @@ class Model:
         Without `classes` the file takes any names, as embeddings. Raises UserError as the command.
         """
         from zsseg.stages.export.export_run import ExportOptions, export_run
-        from zsseg.stages.export.vocabulary_of import fixed_vocabulary
 
         if background and classes is None:
             raise UserError(
                 f"background={list(background)}: belongs to fixed names. Give classes too"
             )
-        fixed = None
-        if classes is not None:
-            encode = text_encoder(self.run, self.teacher)
-            fixed = fixed_vocabulary(
-                self.run, classes, background, encode=encode, teacher=self.teacher
-            )
+        fixed = None if classes is None else self._asked(classes, background)
         options = replace(ExportOptions(), precision=precision, force=force)
         return export_run(self.run, Path(out), fixed=fixed, options=options)
+
+    def _asked(self, classes: Sequence[str], background: Sequence[str]) -> AskedNames:
+        encode = text_encoder(self.run, self.teacher)
+        return ask_names(self.run, classes, background, encode=encode, teacher=self.teacher)
 
     def __repr__(self) -> str:
         return f"<zsseg.Model {self.run.path}, step {self.run.step}, {len(self.classes)} classes>"
