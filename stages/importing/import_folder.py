@@ -80,7 +80,7 @@ class _Label:
 
 
 def import_folder(request: ImportRequest, *, progress: Progress) -> ImportedFolder:
-    """Make the data set; calls `progress(images done, images)`.
+    """Make the data set; calls `progress(files done, files)`, images and then labels.
 
     Raises DatasetError where there are no images, or neither labels nor names of classes.
     """
@@ -115,18 +115,21 @@ def _import(
     work: Path,
     progress: Progress,
 ) -> ImportedFolder:
-    sizes, problems = _sizes(images, progress)
+    steps = len(images) + (findings.count if findings else 0)
+    sizes, problems = _sizes(images, lambda done: progress(done, steps))
     if not sizes:
         raise DatasetError(
             f"{request.root}: no image in it can be read. Replace them, such as {problems[0].path}"
         )
     labels: dict[Path, _Label] = {}
     if findings:
-        for image, label in _labels(findings, sizes, work / "made"):
+        for number, (image, label) in enumerate(_labels(findings, sizes, work / "made")):
+            progress(len(images) + number, steps)
             if label.problem:
                 problems.append(label.problem)
             else:
                 labels[image] = label
+    progress(steps, steps)
     total_V = sum((label.counts for label in labels.values()), np.zeros(VOID + 1, dtype=np.int64))
     used = findings if labels else None
     named = class_list(used.classes if used else (), request.names, pixels=total_V[:VOID].tolist())
@@ -160,7 +163,7 @@ def _import(
 
 
 def _sizes(
-    images: Sequence[Path], progress: Progress
+    images: Sequence[Path], progress: Callable[[int], None]
 ) -> tuple[dict[Path, tuple[int, int]], list[FileProblem]]:
     """(H, W) of each image that can be read."""
     sizes: dict[Path, tuple[int, int]] = {}
@@ -180,7 +183,7 @@ def _sizes(
                     problems.append(found)
                 else:
                     sizes[path] = found
-            progress(start + len(batch), len(images))
+            progress(start + len(batch))
     return sizes, problems
 
 

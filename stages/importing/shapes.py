@@ -1,6 +1,7 @@
 """Masks of polygons and of the run lengths of annotation tools.
 
-Legend: H W pixels, N points, K crossings of a polygon's edges with the middle of a row.
+Legend: H W pixels of the image, h w of a part of it, N points, K crossings of a polygon's edges
+with the middle of a row.
 """
 
 from collections.abc import Sequence
@@ -33,10 +34,16 @@ def polygon_mask(points_N2: NDArray[np.float64], height: int, width: int) -> Mas
     share_K = (row_K + 0.5 - y_N[edge_K]) / (next_y_N - y_N)[edge_K]
     x_K = x_N[edge_K] + share_K * (next_x_N - x_N)[edge_K]
     column_K = np.clip(np.ceil(x_K - 0.5), 0, width).astype(np.intp)
-    crossings_HW1 = np.zeros((height, width + 1), dtype=np.int32)
-    np.add.at(crossings_HW1, (row_K, column_K), 1)
-    inside_HW: Mask = np.cumsum(crossings_HW1[:, :width], axis=1) % 2 == 1
-    return inside_HW
+    mask_HW: Mask = np.zeros((height, width), dtype=bool)
+    if not len(row_K):
+        return mask_HW
+    # Only where the polygon is; bytes may overflow, since even and odd is all that counts.
+    top, bottom, left, right = row_K.min(), row_K.max() + 1, column_K.min(), column_K.max()
+    crossings_hw = np.zeros((bottom - top, right - left + 1), dtype=np.uint8)
+    np.add.at(crossings_hw, (row_K - top, column_K - left), 1)
+    inside_hw = np.cumsum(crossings_hw, axis=1, dtype=np.uint8)[:, : right - left] & 1
+    mask_HW[top:bottom, left:right] = inside_hw == 1
+    return mask_HW
 
 
 def polygons_mask(polygons: Sequence[NDArray[np.float64]], height: int, width: int) -> Mask:
