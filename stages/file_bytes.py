@@ -27,6 +27,8 @@ _KINDS = {
     stat.S_IFSOCK: "a socket",
     stat.S_IFDIR: "a folder",
 }
+_GROWTH = 2**20
+"""Bytes by which a file may grow while it is read."""
 _MARKS = {b"\xff\xfe": "UTF-16", b"\xfe\xff": "UTF-16"}  # how a text of another encoding begins
 
 
@@ -74,8 +76,9 @@ def _read_once(path: Path, at_most: int) -> bytes:
                 "are read"
             )
         with open(descriptor, "rb", closefd=False) as stream:
-            # Bounded again: a file that grows while it is read must not fill the memory.
-            return stream.read(at_most)
+            # Bounded again: a file that grows while it is read must not fill the memory. Not by
+            # `at_most`: Python asks the system for as much memory before it reads.
+            return stream.read(min(at_most, found.st_size + _GROWTH))
     finally:
         os.close(descriptor)
 

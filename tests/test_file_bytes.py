@@ -3,6 +3,7 @@
 import errno
 import os
 import time
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -126,3 +127,14 @@ def test_another_encoding_is_named(tmp_path: Path, encoding: str, reason: str) -
     path.write_bytes("first\ncafé\n".encode(encoding))
     with pytest.raises(DatasetError, match=rf"a\.txt: is not UTF-8 text \(.*{reason}\)\. Save it"):
         read_text_file(path, error=DatasetError)
+
+
+def test_no_more_memory_is_asked_for_than_the_file_needs(tmp_path: Path) -> None:
+    """Python allocates what a read may give at most, before it reads."""
+    (tmp_path / "small").write_bytes(b"four")
+    tracemalloc.start()
+    try:
+        assert read_file(tmp_path / "small", at_most=1 << 30) == b"four"
+        assert tracemalloc.get_traced_memory()[1] < 1 << 22
+    finally:
+        tracemalloc.stop()
