@@ -11,9 +11,10 @@ from zsseg.stages.machine_memory import gigabytes
 from zsseg.stages.train.batches.store_check import check_store
 from zsseg.stages.train.batches.training_data import TrainingData
 from zsseg.stages.train.foretell.estimate import Measured, Wanted
-from zsseg.stages.train.foretell.measure import CannotForetellError, shadow_run
+from zsseg.stages.train.foretell.measure import CannotForetellError, not_foretold, shadow_run
 from zsseg.stages.train.foretell.memory_check import TrainForecast, reckoner, refusal
 from zsseg.stages.train.plan.planned import Decision, TrainingPlan
+from zsseg.stages.train.resource_errors import explained
 from zsseg.stages.train.run_config import SMALLEST_CROP, RunConfig
 from zsseg.stages.train.student_precision import autocast_type
 
@@ -49,13 +50,9 @@ def fitting_plan(plans: Iterable[TrainingPlan], data: TrainingData) -> FittingPl
     for plan in plans:
         config = plan.config()
         check_store(data.store, data.spec, config)
-        device = choose_device(config.train.device)
-        run = shadow_run(config, data, device, autocast_type(config.train.precision, device))
-        if run is None:
-            return FittingPlan(plan, 2)
-        try:
-            measured = run.for_other_settings()
-        except CannotForetellError:
+        with explained(config):
+            measured = _measured(config, data)
+        if measured is None:
             return FittingPlan(plan, 2)
         wanted, forecast = reckoner(config, data)
         for way in _ways(measured, _Way(wanted, config.augmentation.crop), plan):
@@ -68,9 +65,19 @@ def fitting_plan(plans: Iterable[TrainingPlan], data: TrainingData) -> FittingPl
     raise ResourceError(
         f"plan: {refusal(*least)}, in the smallest way that was tried "
         f"(student.encoder={least[1].student.encoder}). Close other programs, train on a machine "
-        "with more memory, or set something smaller yourself: --set student.encoder=tu-resnet10t "
-        "--set augmentation.crop=[64,64]"
+        "with more memory, or take a smaller student: --set student.encoder=tu-resnet10t"
     )
+
+
+def _measured(config: RunConfig, data: TrainingData) -> Measured | None:
+    """What the student of a plan costs; None where it cannot be foretold."""
+    device = choose_device(config.train.device)
+    run = shadow_run(config, data, device, autocast_type(config.train.precision, device))
+    try:
+        return None if run is None else run.for_other_settings()
+    except CannotForetellError as error:
+        not_foretold(error)
+        return None
 
 
 def _fits(found: TrainForecast) -> bool:
