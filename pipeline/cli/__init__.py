@@ -4,8 +4,8 @@
 `forecast_text` and `train_forecast_text` print dry runs, `train_plan` plans a training, `signals`
 turns SIGTERM into an orderly end. Every other file is named after its command:
 
-- `doctor`, `demo`, `init`, `preview`, `precompute`, `train`, `evaluate`, `predict`, `export`,
-  `names`, `compare`, `ablate`, `tune`
+- `doctor`, `demo`, `init`, `preview`, `run`, `precompute`, `train`, `evaluate`, `predict`,
+  `export`, `names`, `compare`, `ablate`, `tune`
 - `dataset`, `config`, `student`: their subcommands are in the file
 - `cache`, with its larger subcommands in `cache_manage`, `cache_verify`, `cache_why`, `cache_gap`
 - `teacher`, with its subcommand in `teacher_check`

@@ -25,6 +25,7 @@ from zsseg.pipeline.cli.options import Exit
 from zsseg.pipeline.cli.precompute import precompute
 from zsseg.pipeline.cli.predict import predict
 from zsseg.pipeline.cli.preview import preview
+from zsseg.pipeline.cli.run import run
 from zsseg.pipeline.cli.train import train
 from zsseg.pipeline.cli.tune import tune
 from zsseg.stages.errors import UserError
@@ -41,6 +42,7 @@ for command in (
     demo,
     init,
     preview,
+    run,
     precompute,
     train,
     evaluate,
@@ -60,7 +62,7 @@ app.add_typer(teacher.app, name="teacher")
 
 
 _TO_GO_ON = {
-    **dict.fromkeys(("precompute", "ablate", "tune", "demo"), "run the same command again"),
+    **dict.fromkeys(("run", "precompute", "ablate", "tune", "demo"), "run the same command again"),
     "train": "run the same command again with --resume",
 }
 """How a command goes on that has been ended, of those that keep what they have finished."""

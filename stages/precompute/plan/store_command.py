@@ -19,16 +19,21 @@ def store_command(
     """
     words = ["zsseg precompute", f"--dataset {spec.name}", "--root FOLDER", f"--split {split}"]
     words += ["--teacher TEACHER", *([f"--limit {limit}"] if limit is not None else [])]
+    words += [f"--set '{setting}'" for setting in changed_settings(config)]
+    return " \\\n  ".join([" ".join(words[:4]), *words[4:]])
+
+
+def changed_settings(config: PrecomputeConfig) -> list[str]:
+    """The settings that a store depends on and that are not the default, as for `--set`."""
     asked, default = (
         dict(_settings(each.model_dump(mode="json"))) for each in (config, PrecomputeConfig())
     )
     beside = marked(PrecomputeConfig, result=False)
-    words += [
-        f"--set '{name}={json.dumps(value)}'"
+    return [
+        f"{name}={json.dumps(value)}"
         for name, value in asked.items()
         if name not in beside and value != default[name]
     ]
-    return " \\\n  ".join([" ".join(words[:4]), *words[4:]])
 
 
 def _settings(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

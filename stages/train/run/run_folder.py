@@ -113,7 +113,7 @@ def only_writer(out: Path) -> Iterator[None]:
     Raises CacheLocked when another process trains into it, UserError when it is something else,
     and ResourceError when it cannot be written.
     """
-    _check_new_or_run(out)
+    check_new_or_run(out)
     new = not out.exists()
     with disk_errors(out, f"its {LOCK}"):
         make_folder(out)
@@ -141,6 +141,11 @@ def is_checkpoint(folder: Path) -> bool:
     return re.fullmatch(r"step-\d+", folder.name) is not None
 
 
+def has_checkpoint(out: Path) -> bool:
+    """Has a run a checkpoint, be it a damaged one? Without one there is nothing to go on with."""
+    return any(map(is_checkpoint, (out / _CHECKPOINTS).glob("step-*")))
+
+
 def check_folder(out: Path, record: RunRecord, *, resume: bool) -> bool:
     """Is there a run to go on with? False: `write_record` may make one here.
 
@@ -148,11 +153,11 @@ def check_folder(out: Path, record: RunRecord, *, resume: bool) -> bool:
     `resume`, for one that was started with other settings (those that change no result may differ:
     `Mark.result`), and for a folder that holds anything else.
     """
-    _check_new_or_run(out)
+    check_new_or_run(out)
     if not (out / _RECORD).exists():
         return False
     # Damaged checkpoints count: a person should look at them before anything replaces them.
-    if not any(map(is_checkpoint, (out / _CHECKPOINTS).glob("step-*"))):
+    if not has_checkpoint(out):
         _check_no_scores(out)
         return False
     if not resume:
@@ -168,7 +173,7 @@ def check_folder(out: Path, record: RunRecord, *, resume: bool) -> bool:
     return True
 
 
-def _check_new_or_run(out: Path) -> None:
+def check_new_or_run(out: Path) -> None:
     """Raise UserError for a path that is there and is no run, not even the beginning of one."""
     if is_run(out) or not out.exists():
         return
