@@ -4,8 +4,11 @@ Each command parses, calls and prints. Heavy imports stay inside the command tha
 `zsseg --help` loads no torch.
 """
 
+import platform
 import sys
 import traceback
+from importlib.metadata import version as installed
+from typing import Annotated
 
 import typer
 from pydantic import ValidationError
@@ -37,6 +40,29 @@ app = typer.Typer(
     help="Zero-shot semantic segmentation: run CLIP once into a cache (precompute), then train "
     "any student against it (train). CLIP is not needed afterwards.",
 )
+
+
+def _version(asked: bool) -> None:
+    """Print the versions that a report of a fault needs; torch is not loaded for that."""
+    if not asked:
+        return
+    with_what = f"Python {platform.python_version()}, torch {installed('torch')}"
+    console.out.print(f"zsseg {installed('zsseg')} ({with_what})", soft_wrap=True)
+    raise typer.Exit
+
+
+@app.callback()
+def _before_all(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", callback=_version, is_eager=True, help="Print the version and stop."
+        ),
+    ] = False,
+) -> None:
+    del version  # its callback has done it
+
+
 for command in (
     doctor,
     demo,

@@ -34,6 +34,9 @@ def names(
         raise UserError(f"{out}: give --out the name of a new file that ends in .npz")
     if out.exists() and not force:
         raise UserError(f"{out}: is there already. Give another --out, or add --force")
+    from zsseg.stages.train.run.run_folder import read_record
+
+    read_record(run)  # no run: told before torch is loaded
     from zsseg.stages.cache.disk.disk_errors import disk_errors
     from zsseg.stages.evaluate.asked_names import ask_names
     from zsseg.stages.evaluate.trained_run import load_run

@@ -136,6 +136,9 @@ def _check(options: _Options) -> None:
         check_given(options.settings)
     else:
         _experiment(options, None)
+    from zsseg.pipeline.named_stores import training_store
+
+    training_store(options.cache or DEFAULT_CACHE)
 
 
 def _train(options: _Options, *, quiet: bool) -> None:

@@ -3,6 +3,7 @@
 import shutil
 import subprocess
 import sys
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ from helpers.colour_run import record
 from helpers.zsseg_command import zsseg
 
 from zsseg.stages.data.spec import load_spec
-from zsseg.stages.errors import DatasetError, UserError
+from zsseg.stages.errors import CacheError, DatasetError, UserError
 from zsseg.stages.evaluate.predict import predict_files
 from zsseg.stages.train.run import checkpoint
 from zsseg.stages.train.run.run_folder import check_folder, write_record
@@ -50,6 +51,11 @@ def run(tmp_path: Path) -> Path:
         "train --set train.stepz=1",
         "train --set train.learning_rate=.inf",
         "train --config nothing",
+        "train --cache nowhere",
+        "train --cache nowhere --config baseline",
+        "train --nonsense",
+        "export --run nowhere --out model.onnx",
+        "names --run nowhere car --out names.npz",
         "precompute --dataset nothing --root .",
         "precompute --dataset camvid --root . --set batch=many",
     ],
@@ -57,9 +63,18 @@ def run(tmp_path: Path) -> Path:
 def test_a_mistake_is_told_before_torch_is_loaded(run: Path, words: str) -> None:
     command = [sys.executable, "-c", LOADS_TORCH, *words.format(run=run).split()]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode in (UserError.exit_code, DatasetError.exit_code)
+    assert done.returncode in (UserError.exit_code, DatasetError.exit_code, CacheError.exit_code)
     assert done.stdout == "torch False"
     assert done.stderr.startswith("error: ")
+
+
+def test_the_version_is_told_with_those_that_matter_and_without_torch() -> None:
+    command = [sys.executable, "-c", LOADS_TORCH, "--version"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    first, second = done.stdout.splitlines()
+    assert first.startswith(f"zsseg {version('zsseg')} (Python ")
+    assert f"torch {version('torch')})" in first
+    assert second == "torch False"
 
 
 def test_an_output_that_is_a_file_is_no_matter_of_training(
