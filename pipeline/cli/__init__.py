@@ -1,7 +1,7 @@
 """The commands: each parses its options, calls a function and prints the result.
 
 `main` is the `zsseg` command. `options` has the options and exit codes of several commands,
-`forecast_text` and `train_forecast_text` print dry runs, `train_plan` plans a training, `signals`
+`forecast_text` and `train_forecast_text` print dry runs, `signals`
 turns SIGTERM into an orderly end. Every other file is named after its command:
 
 - `doctor`, `demo`, `init`, `preview`, `run`, `precompute`, `train`, `evaluate`, `predict`,

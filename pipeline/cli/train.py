@@ -9,8 +9,8 @@ import typer
 
 from zsseg.pipeline import console
 from zsseg.pipeline.cli.options import PLACE, MovedRoot, Quiet, Settings
-from zsseg.pipeline.cli.train_plan import PLANNED, check_given, planned
 from zsseg.pipeline.settings import apply_settings, build, read_experiment
+from zsseg.pipeline.training_plan import PLANNED, check_given, planned
 from zsseg.stages.cache.disk.store_path import StorePath, store_path
 from zsseg.stages.errors import CacheError, UserError
 from zsseg.stages.printable import counted
@@ -213,7 +213,12 @@ def _settings(options: _Options, started: "RunRecord | None", *, quiet: bool) ->
     data = TrainingData(store, stored_spec(store), _root(options, started, store))
     if found is not None:
         return _Settled(*found, data, None)
-    plan = planned(data, options.settings, minutes=options.minutes, quiet=quiet)
+
+    def tell(line: str) -> None:
+        if not quiet:
+            console.err.print(line, soft_wrap=True)
+
+    plan = planned(data, options.settings, minutes=options.minutes, tell=tell)
     return _Settled(PLANNED, plan.config(), data, plan.text())
 
 

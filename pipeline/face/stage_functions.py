@@ -5,6 +5,7 @@ Paths may be text; a cache may be a URL (s3://bucket/folder).
 """
 
 import json
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from zsseg.pipeline.named_stores import dataset_root, stored_spec, training_store
 from zsseg.pipeline.run_options import evaluate_config, fixed_settings, text_encoder
 from zsseg.pipeline.settings import apply_settings, build, read_experiment
+from zsseg.pipeline.training_plan import PLANNED, check_given, planned
 from zsseg.stages.cache.disk.store_path import store_path
 from zsseg.stages.cache.reader import Store
 from zsseg.stages.data.spec import chosen_root, described_root, load_spec
@@ -22,6 +24,10 @@ if TYPE_CHECKING:
     from zsseg.pipeline.face.model import Model
     from zsseg.stages.evaluate.result import EvaluationResult
     from zsseg.stages.precompute.run import PrecomputeResult
+    from zsseg.stages.train.batches.training_data import TrainingData
+    from zsseg.stages.train.run_config import RunConfig
+
+logger = logging.getLogger(__name__)
 
 Done = Callable[[int, int], None]
 """Is called now and then with what is done and what there is to do."""
@@ -65,8 +71,8 @@ def precompute(
 
 def train(
     *,
-    config: str | Path,
     out: str | Path,
+    config: str | Path | None = None,
     cache: str | Path = CACHE,
     root: str | Path | None = None,
     settings: Mapping[str, Any] | None = None,
@@ -75,27 +81,51 @@ def train(
 ) -> "Model":
     """Stage two: train a student against a store, and give it back; CLIP is not loaded.
 
-    `config`: an experiment by name (`zsseg config ls`), or a YAML file. `resume`: go on from the
-    last checkpoint in `out`, if there is one. Raises as `zsseg train` does.
+    `config`: an experiment by name (`zsseg config ls`), or a YAML file; without one the settings
+    are planned, and logged with their reasons. `resume`: go on from the last checkpoint in `out`,
+    if there is one. Raises as `zsseg train` does.
     """
     from zsseg.pipeline.face.model import load
     from zsseg.stages.train.batches.training_data import TrainingData
     from zsseg.stages.train.loop import train as run
-    from zsseg.stages.train.run_config import RunConfig
 
-    values = apply_settings(read_experiment(str(config)), _texts(settings))
-    checked = build(RunConfig, values, where=str(config))
+    changes = _texts(settings)
+    if config is None and not resume:
+        check_given(changes)
     store = Store.open(training_store(store_path(cache)))
     folder = dataset_root(None if root is None else Path(root), store)
+    data = TrainingData(store, stored_spec(store), folder)
+    begun = Path(out) if resume else None
+    name, checked, plan = _training_settings(config, changes, data, begun=begun)
     run(
         checked,
-        TrainingData(store, stored_spec(store), folder),
+        data,
         out=Path(out),
         resume=resume,
-        experiment=Path(config).stem,
+        experiment=name,
+        plan=plan,
         progress=lambda now: _tell(progress, now.step, now.steps),
     )
     return load(out)
+
+
+def _training_settings(
+    config: str | Path | None, changes: Sequence[str], data: "TrainingData", *, begun: Path | None
+) -> "tuple[str, RunConfig, str | None]":
+    """Name and settings of a training, and the text of its plan where it is planned here."""
+    from zsseg.stages.train.run.run_folder import is_run, read_record
+    from zsseg.stages.train.run_config import RunConfig
+
+    if config is not None:
+        values, name = read_experiment(str(config)), Path(config).stem
+    elif begun is not None and is_run(begun):
+        record = read_record(begun)
+        values, name = record.config.model_dump(mode="json"), record.experiment
+    else:
+        plan = planned(data, changes, minutes=None, tell=logger.info)
+        return PLANNED, plan.config(), plan.text()
+    where = str(begun if config is None else config)
+    return name, build(RunConfig, apply_settings(values, changes), where=where), None
 
 
 def evaluate(

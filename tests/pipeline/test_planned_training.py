@@ -8,6 +8,8 @@ import pytest
 from helpers.tiny_training import train_tiny_students
 from helpers.zsseg_command import zsseg
 
+from zsseg import train
+from zsseg.stages.errors import UserError
 from zsseg.stages.machine_memory import Room
 from zsseg.stages.train.foretell import memory_check
 from zsseg.stages.train.losses.batch_losses import batch_losses
@@ -142,3 +144,13 @@ def test_the_inductive_protocol_is_planned_too(made: tuple[Path, Path], tmp_path
     words = ("--set", "protocol=inductive", "--steps", 2, "--out", tmp_path / "run", "-q", *CPU)
     assert zsseg("train", "--cache", made[1], *words) == 0
     assert read_record(tmp_path / "run").config.self_training.method == "none"
+
+
+def test_from_python_it_is_planned_too(made: tuple[Path, Path], tmp_path: Path) -> None:
+    settings = {"train.steps": 2, "train.device": "cpu"}
+    run = tmp_path / "run"
+    assert train(out=run, cache=str(made[1]), settings=settings).run.step == 2
+    assert "method: best" in (run / "plan.yaml").read_text()
+    assert train(out=run, cache=str(made[1]), resume=True).run.step == 2
+    with pytest.raises(UserError, match=r"train\.stepz"):
+        train(out=tmp_path / "other", cache=str(made[1]), settings={"train.stepz": 2})

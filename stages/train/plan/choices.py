@@ -27,7 +27,7 @@ def choose_crop(store: StoreFacts, machine: MachineFacts) -> Decision:
     images = f"the median image has {height} x {width} pixels"
     if brought:
         images += f", its short side is brought to {most}"
-    why = "paper 1's size, or the whole image" if on_gpu else "half of an image costs a CPU less"
+    why = "paper 1's size, or the whole image" if on_gpu else "a part of it, as a CPU is slow"
     return Decision(
         "crop",
         f"{crop} x {crop}",

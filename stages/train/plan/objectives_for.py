@@ -23,7 +23,7 @@ def choose_method(store: StoreFacts, *, protocol: str) -> Decision:
             "method",
             "cross-entropy on the labels",
             {"objectives.cross_entropy": 1.0},
-            "every class has labels, and beside them the teacher adds nothing: docs/experiments.md",
+            "every class has labels on every image, beside which the teacher adds nothing",
         )
     name = "best" if store.seen else "free"
     settings = _of_experiment(name)

@@ -1,9 +1,8 @@
 """Plans a training that no experiment was named for, and tells the plan."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
-from zsseg.pipeline import console
 from zsseg.pipeline.settings import apply_settings, build, read_experiment
 
 if TYPE_CHECKING:
@@ -25,15 +24,18 @@ def check_given(settings: Sequence[str]) -> None:
 
 
 def planned(
-    data: "TrainingData", settings: Sequence[str], *, minutes: float | None, quiet: bool
+    data: "TrainingData",
+    settings: Sequence[str],
+    *,
+    minutes: float | None,
+    tell: Callable[[str], None],
 ) -> "TrainingPlan":
     """The plan of a training, told line by line; of several processes the first one's."""
     from zsseg.stages.train.plan.facts import flat
     from zsseg.stages.train.plan.make_plan import agreed_plan
 
     plan = agreed_plan(data, flat(apply_settings({}, settings)), minutes=minutes)
-    if not quiet:
-        console.err.print("the plan, and why (--set changes any of it):")
-        for line in plan.lines:
-            console.err.print(f"  {line}", soft_wrap=True)
+    tell("the plan, and why (--set changes any of it):")
+    for line in plan.lines:
+        tell(f"  {line}")
     return plan
