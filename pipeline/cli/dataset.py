@@ -12,7 +12,7 @@ from zsseg.pipeline import console
 from zsseg.pipeline.cli.init import init
 from zsseg.pipeline.cli.options import DatasetRoot
 from zsseg.stages.data.spec import DatasetSpec, chosen_root, described_root, load_spec
-from zsseg.stages.errors import DatasetError
+from zsseg.stages.errors import DatasetError, UserError
 from zsseg.stages.printable import counted
 from zsseg.stages.yaml_files import builtin_names
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 _SHOWN = 3  # files named of a kind of problem
 
-app = typer.Typer(no_args_is_help=True, help="Data sets: list, describe, verify, import.")
+app = typer.Typer(no_args_is_help=True, help="Data sets: list, describe, fetch, import, verify.")
 
 Name = Annotated[str, typer.Argument(help="Built-in data set, or a YAML description.")]
 
@@ -68,6 +68,45 @@ def info(
             console.out.print(
                 f"{split}: {counted(len(samples), 'image')}, {labelled:,} with a label"
             )
+
+
+@app.command()
+def fetch(
+    name: Annotated[str, typer.Argument(help="Built-in data set.")],
+    root: Annotated[Path, typer.Option(help="Folder to put it in.")],
+    accept: Annotated[
+        bool, typer.Option("--yes", "-y", help="Agree to its licence, and do not ask.")
+    ] = False,
+    keep: Annotated[bool, typer.Option("--keep", help="Keep the archives once unpacked.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")] = False,
+) -> None:
+    """Download and unpack a public data set, by its official addresses; again: goes on.
+
+    Its licence is shown first. Sizes and hashes are compared where they are published.
+    """
+    from zsseg.stages.importing import downloads
+
+    found = downloads.public_dataset(name)
+    console.out.print(f"{name}: {found.licence} ({found.page})", soft_wrap=True)
+    for file in found.files:
+        size = "size not published" if file.bytes is None else console.size_text(file.bytes)
+        console.out.print(f"  {file.url} ({size})", soft_wrap=True)
+    if not accept:
+        if not sys.stdin.isatty():
+            raise UserError(
+                f"{name}: nobody can be asked to agree to its licence here. Read it at "
+                f"{found.page}, and give --yes"
+            )
+        typer.confirm("Download it, and agree to its licence?", abort=True, err=True)
+    with console.progress(f"fetch {name}", quiet=quiet) as advance:
+        new = downloads.fetch(
+            found,
+            root,
+            keep=keep,
+            progress=lambda file, done, total: advance(done, total, file),
+        )
+    said = f"fetched {', '.join(new)}" if new else "all of it is here already"
+    console.out.print(f"{said}; next:", f"  zsseg dataset verify {name} --root {root}", sep="\n")
 
 
 @app.command()

@@ -7,4 +7,7 @@ collects what they read.
 `name_files` reads what values and colours mean, `matching` says which file belongs to which image,
 `shapes` draws areas, `class_list` joins the classes of the labels with those that the user names,
 `held_out` divides the images.
+
+`downloads` brings public data sets here (`zsseg dataset fetch`): `download` one file, `unpack` an
+archive.
 """
