@@ -2,9 +2,9 @@
 
 `precompute/` is stage one: CLIP once over the images, into a store. `train/` is stage two: a
 student from the store, without CLIP. They never import each other. `evaluate/` scores and applies
-what was trained, `export/` writes it as one file for other runtimes. Shared: `data/` (images,
-labels, splits) and `cache/` (the store). `demo/` draws a small world to try everything on;
-`importing/` makes a data set of a folder (`zsseg init`).
+what was trained, `share/` hands it on as a folder, `export/` as one file for other runtimes.
+Shared: `data/` (images, labels, splits) and `cache/` (the store). `demo/` draws a small world to
+try everything on; `importing/` makes a data set of a folder (`zsseg init`).
 
 Single files: `errors` (what a user can mend, with exit codes), `printable` (names as text),
 `file_bytes` (files that a user names), `yaml_files` and `validation_errors` (settings read and

@@ -86,7 +86,7 @@ def test_a_wheel_holds_zsseg_alone_and_all_of_it(source: Path, wheel: Path) -> N
         names = {name for name in archive.namelist() if not name.endswith("/")}
     described = {name for name in names if name.split("/")[0].endswith(".dist-info")}
     expected = {f"zsseg/{link}/{name}" for link in LINKS for name in files_below(source / link)}
-    assert names - described == expected | {"zsseg/__init__.py"}
+    assert names - described == expected | {"zsseg/__init__.py", "zsseg/py.typed"}
     for name in (
         "py.typed",
         "configs/datasets/camvid.yaml",

@@ -5,7 +5,7 @@
 turns SIGTERM into an orderly end. Every other file is named after its command:
 
 - `doctor`, `demo`, `init`, `preview`, `run`, `precompute`, `train`, `evaluate`, `predict`,
-  `export`, `names`, `compare`, `ablate`, `tune`
+  `export`, `names`, `push`, `compare`, `ablate`, `tune`
 - `dataset`, `config`, `student`: their subcommands are in the file
 - `cache`, with its larger subcommands in `cache_manage`, `cache_verify`, `cache_why`, `cache_gap`
 - `teacher`, with its subcommand in `teacher_check`

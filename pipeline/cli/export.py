@@ -1,4 +1,4 @@
-"""`zsseg export`: a trained student as one ONNX file."""
+"""`zsseg export`: a trained student as one ONNX file, or as a folder that zsseg loads."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -12,6 +12,8 @@ from zsseg.stages.errors import UserError
 from zsseg.stages.evaluate.confidence_measure import Measure
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from zsseg.stages.export.export_run import Exported
 
 FixedClasses = Annotated[
@@ -42,7 +44,15 @@ TextTower = Annotated[
 
 def export(
     run: Annotated[Path, typer.Option(help="Folder of a run.")],
-    out: Annotated[Path, typer.Option(help="File to write, such as model.onnx.")],
+    out: Annotated[
+        Path, typer.Option(help="File to write, such as model.onnx, or a folder of safetensors.")
+    ],
+    form: Annotated[
+        Literal["onnx", "safetensors"],
+        typer.Option(
+            "--format", help="One ONNX file, or a folder that `zsseg.load` and --run take."
+        ),
+    ] = "onnx",
     classes: FixedClasses = None,
     background: FixedBackground = None,
     teacher: Annotated[
@@ -65,6 +75,14 @@ def export(
     given, others = read_names(classes, "--classes"), read_names(background, "--background")
     if others and not given:
         raise UserError("--background belongs to fixed names: give --classes too")
+    if form == "safetensors":
+        given_too = {"--classes": classes, "--fp16": fp16, "--int8": int8, "--scores": scores}
+        if wrong := [option for option, value in given_too.items() if value]:
+            raise UserError(
+                f"{', '.join(wrong)}: for ONNX files only. Leave it out, or use --format onnx"
+            )
+        _save_folder(run, out, images, settings or [], force=force)
+        return
     if fp16 and int8:
         raise UserError("--fp16 and --int8 exclude each other. Give one of them")
     config = evaluate_config(run, None, settings or [])
@@ -82,6 +100,24 @@ def export(
     _say(export_run(student, out, fixed=fixed, options=options))
     if text_tower:
         _export_tower(teacher or student.record.teacher, out.parent, force=force)
+
+
+def _save_folder(
+    run: Path, out: Path, image: Path | None, settings: "Sequence[str]", *, force: bool
+) -> None:
+    config = evaluate_config(run, None, settings)
+    if image is not None and not image.is_file():
+        raise UserError(f"--images {image}: give one image file, for the picture of the model card")
+    from zsseg.stages.evaluate.trained_run import load_run
+    from zsseg.stages.share.save_pretrained import save_pretrained
+
+    student = load_run(run, device="cpu", evaluate=config)
+    for path in save_pretrained(student, out, image=image, force=force):
+        console.out.print(f"{path}: {console.size_text(path.stat().st_size)}", soft_wrap=True)
+    console.out.print(
+        f"next: zsseg predict --run {out} IMAGES --out predictions  or  zsseg push {out} ORG/NAME",
+        soft_wrap=True,
+    )
 
 
 def _say(done: "Exported") -> None:

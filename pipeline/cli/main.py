@@ -28,6 +28,7 @@ from zsseg.pipeline.cli.options import Exit
 from zsseg.pipeline.cli.precompute import precompute
 from zsseg.pipeline.cli.predict import predict
 from zsseg.pipeline.cli.preview import preview
+from zsseg.pipeline.cli.push import push
 from zsseg.pipeline.cli.run import run
 from zsseg.pipeline.cli.train import train
 from zsseg.pipeline.cli.tune import tune
@@ -75,6 +76,7 @@ for command in (
     predict,
     export,
     names,
+    push,
     compare,
     ablate,
     tune,

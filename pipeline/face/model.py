@@ -20,6 +20,7 @@ from zsseg.stages.evaluate.inference import prepared, student_feature
 from zsseg.stages.evaluate.prediction import Prediction
 from zsseg.stages.evaluate.predictor import Predictor
 from zsseg.stages.evaluate.trained_run import TrainedRun, load_run
+from zsseg.stages.share.hub import is_hub_name, pulled
 
 if TYPE_CHECKING:
     from zsseg.stages.export.export_run import Exported
@@ -122,6 +123,20 @@ class Model:
         options = replace(ExportOptions(), precision=precision, force=force)
         return export_run(self.run, Path(out), fixed=fixed, options=options)
 
+    def save_pretrained(
+        self, folder: str | Path, *, image: str | Path | None = None, force: bool = False
+    ) -> Path:
+        """Write a folder that `zsseg.load` takes anywhere: weights, names, settings, a model card.
+
+        `image`: one that may be handed on, for the card's picture. Raises UserError where something
+        is there already.
+        """
+        from zsseg.stages.share.save_pretrained import save_pretrained
+
+        shown = None if image is None else Path(image)
+        save_pretrained(self.run, Path(folder), image=shown, force=force)
+        return Path(folder)
+
     def _asked(self, classes: Sequence[str], background: Sequence[str]) -> AskedNames:
         encode = text_encoder(self.run, self.teacher)
         return ask_names(self.run, classes, background, encode=encode, teacher=self.teacher)
@@ -136,13 +151,18 @@ def load(
     device: Literal["auto", "cpu", "cuda"] = "auto",
     teacher: str | None = None,
 ) -> Model:
-    """The trained student of a run folder.
+    """The trained student of a run folder, of a folder of `save_pretrained`, or of the Hub.
 
-    `teacher`: where the run's CLIP is now, for names that are new to the run; None: where it was
-    when the store was made. Raises UserError when there is no run or no intact checkpoint,
-    ResourceError when `device` is not there.
+    `path` may be ORG/NAME, a repository of the Hugging Face Hub, where there is no such folder
+    here. `teacher`: where the run's CLIP is now, for names that are new to the run; None: where it
+    was when the store was made. No code of the folder is run. Raises UserError when there is no run
+    or no intact checkpoint, or a file that could carry code, ResourceError when `device` is not
+    there or the Hub cannot be reached.
     """
-    return Model(load_run(path, device=device), teacher=teacher)
+    folder = Path(path)
+    if isinstance(path, str) and not folder.exists() and is_hub_name(path):
+        folder = pulled(path)
+    return Model(load_run(folder, device=device), teacher=teacher)
 
 
 def _predicted(predictor: Predictor, image: GivenImage, stem: str) -> Prediction:

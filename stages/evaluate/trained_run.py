@@ -16,6 +16,7 @@ from zsseg.stages.device import choose_device
 from zsseg.stages.evaluate.scorer import Scorer, class_scorer
 from zsseg.stages.train.processes import copy_from_first, value_from_first
 from zsseg.stages.train.run.checkpoint import load_student
+from zsseg.stages.train.run.pretrained import check_pretrained, is_pretrained
 from zsseg.stages.train.run.run_folder import RunRecord, read_record, read_text
 from zsseg.stages.train.run_config import EvaluateConfig
 from zsseg.stages.train.students.student import Student, feature_stride
@@ -66,6 +67,8 @@ def load_run(
     `joined_processes` all processes call this, and get the checkpoint that the first one found.
     """
     path = Path(path)
+    if is_pretrained(path):
+        check_pretrained(path)
     record = read_record(path)
     target = choose_device(device)
     student, step = load_student(path)

@@ -12,7 +12,6 @@ version, opset, precision, confidence, preprocessing
 import base64
 import json
 from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,8 +20,8 @@ from onnx import helper
 
 from zsseg.stages.evaluate.asked_names import AskedNames
 from zsseg.stages.evaluate.trained_run import TrainedRun
-from zsseg.stages.export.names_file import teacher_name
 from zsseg.stages.export.network_graph import OPSET
+from zsseg.stages.share.run_facts import evaluations, licences, teacher_name
 
 PREFIX = "zsseg."
 
@@ -37,7 +36,7 @@ def add_metadata(
     text_CD = np.ascontiguousarray(asked.text_KD.cpu().numpy(), dtype=np.float32)
     texts = {
         "text": base64.b64encode(text_CD.tobytes()).decode(),
-        "licences": _licences(run),
+        "licences": licences(run),
         "version": version("zsseg"),
     }
     values = {
@@ -46,7 +45,7 @@ def add_metadata(
         "text_shape": text_CD.shape,
         "background": len(asked.background),
         "recipe": _recipe(run),
-        "evaluation": _evaluations(run.path),
+        "evaluation": evaluations(run.path),
         "opset": OPSET,
         **more,
     }
@@ -60,24 +59,3 @@ def _recipe(run: TrainedRun) -> dict[str, Any]:
     record = run.record.model_dump(mode="json", exclude={"root", "store", "check"})
     record["teacher"] = teacher_name(run)
     return record | {"step": run.step, "evaluate": run.evaluate.model_dump()}
-
-
-def _evaluations(path: Path) -> list[dict[str, Any]]:
-    """The scores in the run, without the tables of pixels and without folders."""
-    found = []
-    for file in sorted(path.glob("evaluation-*.json")):
-        try:
-            result = json.loads(file.read_text("utf-8"))
-            kept = ("subject", "dataset", "split", "images", "settings", "variant", "scores")
-            found.append({name: result[name] for name in kept})
-        except (OSError, ValueError, KeyError, TypeError):  # a damaged result is no result
-            continue
-    return found
-
-
-def _licences(run: TrainedRun) -> str:
-    return (
-        f"Trained on the images of '{run.spec.name}' with tokens and text embeddings of the "
-        f"teacher {teacher_name(run)}: the licences of both apply to this file, and that of the "
-        f"encoder's initial weights ({run.record.config.student.encoder}). zsseg adds none."
-    )

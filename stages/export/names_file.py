@@ -21,6 +21,7 @@ from zsseg.stages.errors import UserError
 from zsseg.stages.evaluate.asked_names import AskedNames, with_text
 from zsseg.stages.evaluate.trained_run import TrainedRun
 from zsseg.stages.evaluate.vocabulary import SAME_TEACHER
+from zsseg.stages.share.run_facts import teacher_name
 
 
 def write_names(path: Path, run: TrainedRun, asked: AskedNames) -> None:
@@ -89,9 +90,3 @@ def _first(text: Tensor) -> Tensor:
 
 def _alike(one: Tensor, other: Tensor) -> bool:
     return float(F.cosine_similarity(_first(one), _first(other), dim=0)) >= SAME_TEACHER
-
-
-def teacher_name(run: TrainedRun) -> str:
-    """The run's teacher, without the folder that it lay in: for files that are handed on."""
-    kind, colon, place = run.record.teacher.partition(":")
-    return f"{kind}:{Path(place).name}" if colon else kind

@@ -29,6 +29,7 @@ from zsseg.stages.cache.disk.durable import PARTIAL, durable_file, sync, write_d
 from zsseg.stages.cache.disk.hashing import hash_file
 from zsseg.stages.errors import ResourceError, UserError
 from zsseg.stages.file_bytes import PASSING
+from zsseg.stages.train.run.pretrained import WEIGHTS, check_pretrained, is_pretrained
 from zsseg.stages.train.run.run_folder import is_checkpoint, read_record, read_text
 from zsseg.stages.train.students.student import Student, build_student
 
@@ -139,12 +140,16 @@ def step_of(checkpoint: Path) -> int:
 
 def load_weights(checkpoint: Path, student: nn.Module) -> None:
     """Put a checkpoint's weights and buffers into a student of the same configuration."""
+    _load(checkpoint / _WEIGHTS, student)
+
+
+def _load(weights: Path, student: nn.Module) -> None:
     try:
-        student.load_state_dict(load_file(checkpoint / _WEIGHTS))
+        student.load_state_dict(load_file(weights))
     except (SafetensorError, RuntimeError) as error:
         reason = str(error).strip().splitlines()[-1].strip()
         raise UserError(
-            f"{checkpoint / _WEIGHTS}: the weights of another student than the run's record and "
+            f"{weights}: the weights of another student than the run's record and "
             f"text embeddings ask for ({reason}). Put the files of this run back, or train it again"
         ) from error
 
@@ -170,21 +175,30 @@ def load_training(checkpoint: Path) -> dict[str, Any]:
 def load_student(run: Path) -> tuple[Student, int]:
     """The student of a run's newest intact checkpoint, and how many steps it was trained for.
 
-    On the CPU, in evaluation mode. Raises UserError when the run has none.
+    Or that of a folder that is handed on (`pretrained`). On the CPU, in evaluation mode. Raises
+    UserError when the run has none.
     """
+    if is_pretrained(run):
+        return _built(run, run / WEIGHTS).eval(), check_pretrained(run).step
     checkpoint = latest(run)
     if checkpoint is None:
         raise UserError(
             f"{run}: holds no complete checkpoint. Finish it with `zsseg train --resume "
             f"--out {run}`"
         )
-    record = read_record(run)
-    student = build_student(record.config.student, read_text(run).shape[-1], pretrained=False)
-    load_weights(checkpoint, student)
-    done, steps = step_of(checkpoint), record.config.train.steps
+    student = _built(run, checkpoint / _WEIGHTS)
+    done, steps = step_of(checkpoint), read_record(run).config.train.steps
     if done < steps:
         logger.warning("%s: the run is not finished; using step %d of %d", run, done, steps)
     return student.eval(), done
+
+
+def _built(run: Path, weights: Path) -> Student:
+    """The student of a run's record, with weights."""
+    config = read_record(run).config.student
+    student = build_student(config, read_text(run).shape[-1], pretrained=False)
+    _load(weights, student)
+    return student
 
 
 def _by_step(run: Path) -> list[Path]:

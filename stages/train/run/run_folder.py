@@ -37,6 +37,7 @@ from zsseg.stages.data.spec import DatasetSpec
 from zsseg.stages.errors import CacheLocked, UserError
 from zsseg.stages.file_bytes import TEXT_BYTES, read_file
 from zsseg.stages.setting_marks import marked, selection
+from zsseg.stages.train.run.pretrained import is_pretrained
 from zsseg.stages.train.run_config import RunConfig
 from zsseg.stages.validation_errors import error_lines
 
@@ -175,6 +176,10 @@ def check_folder(out: Path, record: RunRecord, *, resume: bool) -> bool:
 
 def check_new_or_run(out: Path) -> None:
     """Raise UserError for a path that is there and is no run, not even the beginning of one."""
+    if is_pretrained(out):
+        raise UserError(
+            f"{out}: a student that is handed on, without what a training needs. Give another --out"
+        )
     if is_run(out) or not out.exists():
         return
     if not (out.is_dir() and _names(out) <= _FIRST_FILES):
@@ -226,6 +231,20 @@ def write_record(
     (out / PLAN_FILE).unlink(missing_ok=True)
     if plan is not None:
         write_durably(out / PLAN_FILE, plan.encode())
+
+
+def handed_on(record: RunRecord, *, teacher: str) -> str:
+    """A record as text for another machine: without the folders of this one."""
+    kept = record.model_copy(
+        update={
+            "root": Path(record.dataset.name),
+            "store": record.store.rstrip("/").rpartition("/")[2],
+            "teacher": teacher,
+            "check": None,
+        }
+    )
+    checked = kept.model_copy(update={"check": _check_of(kept.model_dump_json())})
+    return checked.model_dump_json(indent=2) + "\n"
 
 
 def note_resumption(run: Path, step: int, record: RunRecord) -> None:

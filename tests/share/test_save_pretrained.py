@@ -1,0 +1,214 @@
+"""A student as a folder: the same predictions anywhere, and nothing in it that could run."""
+
+import json
+import pickle
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from helpers.drawn_world import draw_world
+from helpers.tiny_training import train_tiny_students
+from helpers.zsseg_command import called
+
+import zsseg
+from zsseg.stages.errors import ResourceError, UserError
+from zsseg.stages.share import hub
+from zsseg.stages.train.run.pretrained import check_pretrained, hashed
+
+SETTINGS = {
+    "objectives.dense_stride": 8,
+    "augmentation.short_side": 48,
+    "augmentation.crop": [32, 32],
+    "train.steps": 1,
+    "train.batch": 2,
+    "train.workers": 0,
+    "train.device": "cpu",
+    "evaluate.short_side": 48,
+    "evaluate.mode": "whole",
+}
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory, tiny_clip: str) -> Iterator[Path]:
+    """A folder with a `run`, its scores, and `shared`, which was made of it."""
+    work = tmp_path_factory.mktemp("share")
+    world = draw_world(work / "world", images=2)
+    draw_world(work / "world", split="val", images=1, seed=1)
+    with pytest.MonkeyPatch.context() as patch:
+        train_tiny_students(patch)
+        dense = {"dense.size": [64, 96], "text.templates": "single"}
+        zsseg.precompute(
+            world, teacher=tiny_clip, root=world.parent, cache=work / "cache", settings=dense
+        )
+        zsseg.train(config="baseline", out=work / "run", cache=work / "cache", settings=SETTINGS)
+        called("evaluate", "--run", work / "run", "-q")
+        called("export", "--run", work / "run", "--format", "safetensors", "--out", work / "shared")
+        yield work
+
+
+@pytest.fixture
+def folder(made: Path, tmp_path: Path) -> Path:
+    """A copy of the shared folder, alone."""
+    return Path(shutil.copytree(made / "shared", tmp_path / "shared"))
+
+
+def test_it_predicts_as_the_run_does(made: Path, folder: Path, tmp_path: Path) -> None:
+    image = made / "world" / "images" / "val" / "scene_000.png"
+    ours, theirs = zsseg.load(folder), zsseg.load(made / "run")
+    assert ours.run.step == theirs.run.step == 1
+    for unsure in (0.0, 0.01):
+        one, other = (each.predict(image, unsure=unsure) for each in (ours, theirs))
+        np.testing.assert_array_equal(one.labels, other.labels)
+        np.testing.assert_array_equal(one.scores, other.scores)
+    called("predict", image, "--run", folder, "--out", tmp_path / "out", "-q")
+    assert (tmp_path / "out" / "scene_000.png").is_file()
+    again = ours.save_pretrained(tmp_path / "again")
+    assert (again / "model.safetensors").read_bytes() == (folder / "model.safetensors").read_bytes()
+
+
+def test_its_card_has_scores_and_licences_and_no_path(made: Path, folder: Path) -> None:
+    card = (folder / "README.md").read_text()
+    assert card.startswith('---\nlibrary_name: "zsseg"\n')
+    scores = json.loads((made / "run" / "evaluation-val.json").read_text())["scores"]
+    assert f"| {100 * scores['sIoU']:.1f} |" in card
+    assert "Unseen classes, by their names (1): ball" in card
+    assert "the licences of both apply" in card
+    for path in folder.iterdir():
+        assert str(made).encode() not in path.read_bytes(), path.name
+
+
+def test_a_picture_is_of_an_image_that_was_given(made: Path, tmp_path: Path) -> None:
+    image = made / "world" / "images" / "val" / "scene_000.png"
+    into = zsseg.load(made / "run").save_pretrained(tmp_path / "with", image=image)
+    assert (into / "picture.jpg").is_file()
+    assert "](picture.jpg)" in (into / "README.md").read_text()
+    assert not (made / "shared" / "picture.jpg").exists()
+
+
+@pytest.mark.parametrize("name", ["notes.txt", "model.pt", "more/data.bin", "model.safetensors"])
+@pytest.mark.parametrize("kind", ["pickle", "torch"])
+def test_a_pickle_anywhere_is_refused_unread(folder: Path, name: str, kind: str) -> None:
+    path = folder / name
+    path.parent.mkdir(exist_ok=True)
+    path.unlink(missing_ok=True)
+    if kind == "torch":
+        torch.save({"a": torch.zeros(1)}, path)
+    else:
+        path.write_bytes(pickle.dumps({"a": 1}))
+    for ask in (zsseg.load, check_pretrained):
+        with pytest.raises(UserError, match=r"may hold Python objects.*nothing of .* is read"):
+            ask(folder)
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "text.safetensors", "run.json"])
+@pytest.mark.parametrize("fault", ["gone", "changed"])
+def test_a_file_that_is_not_what_was_written_is_refused(
+    folder: Path, name: str, fault: str
+) -> None:
+    path = folder / name
+    if fault == "gone":
+        path.unlink()
+    else:
+        content = path.read_bytes()
+        path.write_bytes(content[:-3] + b"   ")
+    with pytest.raises(UserError, match=name):
+        zsseg.load(folder)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"library_name": "transformers"}, "'transformers'.*or use a newer zsseg"),
+        ({"format": 2}, "not a student of this version"),
+        ({"auto_map": {"AutoModel": "code.Model"}}, "damaged: auto_map"),
+        ({"step": "many"}, "damaged: step"),
+        ({"files": {"../run/run.json": {"bytes": 1, "xxh3_128": "0"}}}, "not what was written"),
+        ({"files": {}}, "names no model.safetensors"),
+    ],
+)
+def test_what_is_not_known_is_refused(folder: Path, change: dict[str, object], said: str) -> None:
+    config = folder / "config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | change))
+    with pytest.raises(UserError, match=said):
+        zsseg.load(folder)
+
+
+def test_nothing_is_trained_into_it_and_nothing_replaced(made: Path, folder: Path) -> None:
+    with pytest.raises(UserError, match="without what a training needs"):
+        zsseg.train(
+            config="baseline", out=folder, cache=made / "cache", settings=SETTINGS, resume=True
+        )
+    model = zsseg.load(made / "run")
+    with pytest.raises(UserError, match="is there already"):
+        model.save_pretrained(folder)
+    model.save_pretrained(folder, force=True)
+    (folder.parent / "mine").mkdir()
+    for place in (folder.parent / "mine", made / "run"):
+        with pytest.raises(UserError, match=r"Give --out another one|no folder of a student"):
+            model.save_pretrained(place, force=True)
+
+
+@pytest.fixture
+def fake_hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> SimpleNamespace:
+    """huggingface_hub with the documented signatures of what is used; it keeps a folder."""
+    kept = SimpleNamespace(calls=[], folder=tmp_path / "hub")
+
+    class Client:
+        endpoint = "https://hub.example"
+
+        def create_repo(
+            self, repo_id: str, *, private: bool, exist_ok: bool, repo_type: str
+        ) -> None:
+            kept.calls.append(("create", repo_id, private, exist_ok, repo_type))
+
+        def upload_folder(self, *, repo_id: str, folder_path: str, commit_message: str) -> None:
+            kept.calls.append(("upload", repo_id, commit_message))
+            shutil.copytree(folder_path, kept.folder)
+
+    def snapshot_download(repo_id: str, *, allow_patterns: list[str]) -> str:
+        kept.calls.append(("get", repo_id, tuple(allow_patterns)))
+        if not kept.folder.exists():
+            raise OSError("no network")
+        return str(kept.folder)
+
+    monkeypatch.setattr("huggingface_hub.HfApi", Client)
+    monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot_download)
+    return kept
+
+
+def test_to_the_hub_and_back(
+    made: Path, fake_hub: SimpleNamespace, capsys: pytest.CaptureFixture[str]
+) -> None:
+    called("push", made / "run", "lab/street-names")
+    assert capsys.readouterr().out.strip() == "https://hub.example/lab/street-names"
+    assert fake_hub.calls[0] == ("create", "lab/street-names", True, True, "model")
+    model = zsseg.load("lab/street-names")
+    image = made / "world" / "images" / "val" / "scene_000.png"
+    expected = zsseg.load(made / "run").predict(image)
+    np.testing.assert_array_equal(model.predict(image).labels, expected.labels)
+    assert not any("pt" in pattern for pattern in fake_hub.calls[-1][2])
+
+
+def test_the_hub_out_of_reach(folder: Path, fake_hub: SimpleNamespace) -> None:
+    with pytest.raises(ResourceError, match=r"no folder of this name here.*no network"):
+        zsseg.load("lab/street-names")
+    for wrong in ("street", "a/b/c", "../up", "lab/"):
+        with pytest.raises(UserError, match="Give ORG/NAME"):
+            hub.push(folder, wrong)
+    assert len(fake_hub.calls) == 1
+
+
+def test_hashes_are_of_the_bytes(tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(b"zsseg")
+    assert hashed(tmp_path / "a").bytes == 5
+
+
+@pytest.mark.parametrize("option", ["--fp16", "--int8", "--scores"])
+def test_options_of_the_other_form_are_refused(made: Path, tmp_path: Path, option: str) -> None:
+    words = ("export", "--run", made / "run", "--out", tmp_path / "x", "--format", "safetensors")
+    with pytest.raises(UserError, match=f"{option}: for ONNX files only"):
+        called(*words, option)
