@@ -85,11 +85,7 @@ def summary(imported: ImportedFolder) -> list[str]:
 def next_commands(description: Path) -> list[str]:
     """What a person does next."""
     name = shlex.quote(str(description))
-    return [
-        f"zsseg dataset verify {name}",
-        f"zsseg preview {name}",
-        f"zsseg precompute --dataset {name}",
-    ]
+    return [f"zsseg preview {name}", f"zsseg run {name}"]
 
 
 def _class_doubts(imported: ImportedFolder) -> list[str]:

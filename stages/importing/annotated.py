@@ -130,12 +130,16 @@ def paint(
     """(H, W) class ids of areas; a later one covers an earlier one.
 
     `ids`: by normal form of the name; a class without an id is VOID. `annotated`: the size (H, W)
-    that was annotated. Raises ValueError where it is not the image's.
+    that was annotated. Raises ValueError where it is not the image's, and for a damaged area.
     """
     check_size(annotated, size)
     label_HW = np.full(size, VOID, dtype=np.uint8)
     for layer in layers:
-        label_HW[layer.draw(*size)] = ids.get(normal_form(tidy_name(layer.name)), VOID)
+        try:
+            mask_HW = layer.draw(*size)
+        except (TypeError, OverflowError) as error:  # of numbers that are none
+            raise ValueError(f"a damaged area of '{layer.name}' ({error})") from error
+        label_HW[mask_HW] = ids.get(normal_form(tidy_name(layer.name)), VOID)
     return label_HW
 
 

@@ -8,6 +8,8 @@ from zsseg.stages.importing.annotated import Findings, Layer, Mask, layered
 from zsseg.stages.importing.matching import ImagesByName
 from zsseg.stages.printable import counted
 
+_LONGEST = 10**6  # pixels of a side
+
 
 class AreaList:
     """The areas of each image, in the order in which they cover each other.
@@ -30,9 +32,9 @@ class AreaList:
         if path is None:
             self._missing.append(name)
             return None
-        height, width = size
-        if isinstance(height, int | float) and isinstance(width, int | float) and height and width:
-            self._sizes[path] = (int(height), int(width))
+        height, width = map(_length, size)
+        if height and width:
+            self._sizes[path] = (height, width)
         self._empty.add(path)
         return path
 
@@ -73,3 +75,10 @@ class AreaList:
             )
         for why, count in self._refused.most_common():
             yield f"{counted(count, 'annotation')} left out: {why}."
+
+
+def _length(value: object) -> int | None:
+    """A number of pixels; None for anything else that a document may hold, such as 0."""
+    if isinstance(value, int | float) and 0 < value < _LONGEST:
+        return int(value)
+    return None

@@ -67,14 +67,16 @@ def _add(
         areas.refuse("they name no image")
     elif each["image_id"] not in paths:
         areas.refuse("they name an image that is not listed")
-    elif each.get("category_id") not in categories:
+    elif not isinstance(each.get("category_id"), str | int) or (
+        each["category_id"] not in categories
+    ):
         areas.refuse("they name a category that is not listed")
     elif not each.get("segmentation"):
         areas.refuse(BOXES if each.get("bbox") else "they have no segmentation")
     elif path := paths[each["image_id"]]:
         try:
             draw, size = _drawing(each["segmentation"])
-        except (ValueError, TypeError, KeyError) as error:
+        except (ValueError, TypeError, KeyError, OverflowError) as error:
             areas.refuse(f"a damaged segmentation ({error})")
             return
         told = each.get("area")

@@ -58,9 +58,9 @@ def read_panoptic(
                 missing["images" if image is None else "PNGs of segments"] += 1
                 continue
             ids = {
-                int(s["id"]): categories[s["category_id"]]
+                s["id"]: categories[s["category_id"]]
                 for s in rows(each.get("segments_info"), "id", "category_id")
-                if s["category_id"] in categories
+                if isinstance(s["id"], int) and s["category_id"] in categories
             }
             segments[image] = (png, ids)
     doubts = [

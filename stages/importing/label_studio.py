@@ -52,7 +52,7 @@ def read_label_studio(documents: Sequence[Sequence[Any]], images: ImagesByName) 
             for label in _labels(part) or [""]:
                 try:
                     areas.add(image, label, _drawing(part))
-                except (ValueError, TypeError, KeyError) as error:
+                except (ValueError, TypeError, KeyError, OverflowError) as error:
                     areas.refuse(str(error))
     return areas.findings()
 
@@ -71,7 +71,8 @@ def _parts(task: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
     annotations = task.get("annotations", task.get("completions"))
     if isinstance(annotations, list):
         kept = [a for a in annotations if isinstance(a, dict) and not a.get("was_cancelled")]
-        for part in kept[0].get("result", ()) if kept else ():
+        results = kept[0].get("result") if kept else None
+        for part in results if isinstance(results, list) else ():
             if isinstance(part, dict) and isinstance(part.get("value"), dict):
                 sizes = {key: part.get(key) for key in ("original_height", "original_width")}
                 yield sizes | part["value"]

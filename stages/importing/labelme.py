@@ -50,7 +50,7 @@ def read_labelme(documents: Mapping[Path, Mapping[str, Any]], images: ImagesByNa
                 continue
             try:
                 areas.add(image, shape["label"], _drawing(kind, shape, document))
-            except (ValueError, TypeError, KeyError) as error:
+            except (ValueError, TypeError, KeyError, OverflowError) as error:
                 areas.refuse(f"a damaged shape ({type(error).__name__}: {error})")
     return areas.findings()
 

@@ -43,7 +43,7 @@ def name_tables(documents: Iterable[Path]) -> tuple[NameTable, ...]:
     """The tables among the documents of a folder, those nearest to its top first."""
     found = []
     for path in sorted(documents, key=lambda each: (len(each.parts), each)):
-        if path.stat().st_size <= _LARGEST and (table := _table(path)):
+        if path.is_file() and path.stat().st_size <= _LARGEST and (table := _table(path)):
             found.append(table)
     return tuple(found)
 
@@ -55,7 +55,7 @@ def _table(path: Path) -> NameTable | None:
             return _of_json(path, json.loads(text))
         if path.suffix.lower() in {".yaml", ".yml"}:
             return _of_yaml(path, parse_yaml(text, where=str(path)))
-    except (UserError, ValueError, RecursionError):
+    except (UserError, TypeError, ValueError, OverflowError, RecursionError):
         return None
     if path.suffix.lower() == ".xml":
         return None

@@ -34,7 +34,7 @@ def read_labels(sources: Sources, names: Sequence[str]) -> tuple[Findings | None
     `names`: classes that the user gives, for labels that say none. Raises DatasetError where all
     labels that there are cannot be used.
     """
-    tables = name_tables(sources.documents)
+    tables = name_tables(sources.name_files)
     found, told = _of_json(sources)
     xml = [path for path in sources.documents if path.suffix.lower() == ".xml"]
     texts = [path for path in sources.documents if path.suffix.lower() == ".txt"]

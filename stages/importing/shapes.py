@@ -11,6 +11,8 @@ from numpy.typing import NDArray
 
 from zsseg.stages.importing.annotated import Mask
 
+_FARTHEST = 1e7  # pixels from the image's corner
+
 
 def polygon_mask(points_N2: NDArray[np.float64], height: int, width: int) -> Mask:
     """(H, W) the pixels whose centre lies inside a polygon, by the even-odd rule.
@@ -65,17 +67,19 @@ def ellipse_mask(
     """(H, W) the pixels whose centre lies in an upright ellipse; x before y, in pixels."""
     y_H1, x_1W = np.ogrid[0.5 : height + 0.5, 0.5 : width + 0.5]
     (x, y), (across, down) = centre, radii
-    if min(across, down) <= 0:
+    if not min(across, down) > 0:
         raise ValueError("a circle or an ellipse without a radius")
     mask_HW: Mask = ((x_1W - x) / across) ** 2 + ((y_H1 - y) / down) ** 2 <= 1
     return mask_HW
 
 
 def points_of(numbers: Sequence[float]) -> NDArray[np.float64]:
-    """x, y, x, y, ... as (N, 2). Raises ValueError for an odd count, or what is no number."""
+    """x, y, x, y, ... as (N, 2). Raises ValueError for an odd count, and for what is no place."""
     flat = np.asarray(numbers, dtype=np.float64)
     if flat.ndim != 1 or flat.size % 2:
         raise ValueError("a polygon whose coordinates are no pairs of x and y")
+    if not (np.abs(flat) < _FARTHEST).all():
+        raise ValueError("a polygon with a coordinate that is no number of pixels")
     return flat.reshape(-1, 2)
 
 

@@ -50,6 +50,9 @@ class Sources:
     images: tuple[Path, ...]
     label_pictures: tuple[PictureGroup, ...]
     documents: tuple[Path, ...]
+    """Those that may hold labels."""
+    name_files: tuple[Path, ...]
+    """Those that may name values and colours."""
     pictures: tuple[Path, ...]
     """All files that look like images, of whichever kind."""
     lone: tuple[Path, ...] = ()
@@ -75,6 +78,8 @@ def find_sources(root: Path, labels: Path | None) -> Sources:
         raise DatasetError(f"{root}: there is no such folder. Give the folder of your images")
     if labels is not None and not labels.exists():
         raise DatasetError(f"{labels}: there is no such file or folder. Give that of your labels")
+    if labels is not None and _within(root, labels):
+        labels = None  # the folder itself: labels are to be found in it, as always
     files = _files(root)
     given = [] if labels is None else _files(labels) if labels.is_dir() else [labels]
     files = sorted({*files, *given})
@@ -91,7 +96,12 @@ def find_sources(root: Path, labels: Path | None) -> Sources:
     groups = _groups(pictures)
     marked = [group for group in groups if labels and _within(group.folder, labels)]
     images, masks, lone = _divided([group for group in groups if group not in marked], marked)
-    documents = [path for path in files if path.suffix.lower() in _DOCUMENTS]
+    if not images:
+        raise DatasetError(
+            f"{root}: no picture in it is an image, all look like labels. Give the folder of your "
+            "images, and with --labels that of the labels"
+        )
+    documents = name_files = [path for path in files if path.suffix.lower() in _DOCUMENTS]
     if labels is not None:
         documents = [path for path in documents if _within(path, labels)]
         masks = [group for group in masks if _within(group.folder, labels)]
@@ -100,6 +110,7 @@ def find_sources(root: Path, labels: Path | None) -> Sources:
         images=tuple(images),
         label_pictures=tuple(masks),
         documents=tuple(documents),
+        name_files=tuple(name_files),
         pictures=tuple(pictures),
         lone=tuple(lone),
         left_out=left_out,
