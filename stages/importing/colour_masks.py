@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from zsseg.stages.data.images import read_image, read_raw_label
-from zsseg.stages.data.spec import VOID, Colour
+from zsseg.stages.data.spec import VOID, Colour, load_spec
 from zsseg.stages.errors import DatasetError
 from zsseg.stages.importing.annotated import (
     Findings,
@@ -21,9 +21,13 @@ from zsseg.stages.importing.annotated import (
 )
 from zsseg.stages.importing.name_files import NameTable
 from zsseg.stages.importing.sources import PictureGroup
+from zsseg.stages.yaml_files import builtin_names
 
 _BLACK = (0, 0, 0)
+_UNNAMED = "colour "
 _RARE = 1e-4  # share of all pixels below which an unnamed colour is an edge between two others
+_FEWEST = 3  # colours by which a data set is recognised
+_NEARLY_ALL = 0.98  # of the pixels that are not black
 _MOST_COLOURS = 64  # unnamed ones; more are no classes
 
 
@@ -59,7 +63,7 @@ def read_colour_masks(
         classes=tuple(classes),
         makers={image: partial(label_of_colours, path, ids) for image, path in readable.items()},
         doubts=tuple(told),
-        named=bool(tables) and any(set(colours) & set(table.by_colour) for table in tables),
+        named=not classes[0].startswith(_UNNAMED),
     )
 
 
@@ -129,6 +133,8 @@ def _named(
                 f"such as {_hex(max(strange, key=lambda c: colours[c]))}."
             )
         return names, told
+    if found := _of_known_data_set(colours):
+        return found
     common = [c for c, n in sorted(colours.items(), key=lambda each: -each[1]) if n > _RARE * total]
     if len(common) > _MOST_COLOURS:
         return None, []
@@ -142,7 +148,23 @@ def _named(
         told.append(f"Black ({colours[_BLACK] / total:.1%} of the pixels) is taken for void.")
     if rest := len(colours) - len(common):
         told.append(f"{rest} colours with hardly a pixel, as between two others, are void.")
-    return {colour: f"colour {_hex(colour)}" for colour in classes}, told
+    return {colour: f"{_UNNAMED}{_hex(colour)}" for colour in classes}, told
+
+
+def _of_known_data_set(colours: Mapping[Colour, int]) -> tuple[dict[Colour, str], list[str]] | None:
+    """Names from the built-in data set whose colours these are, black aside.
+
+    Not PASCAL's: its colours are also those that tools give to any first, second, ... class.
+    """
+    shown = sum(count for colour, count in colours.items() if colour != _BLACK)
+    for name in builtin_names("datasets"):
+        spec = load_spec(name)
+        names = {c: each for each, c in spec.colours.items() if c in colours and c != _BLACK}
+        covered = sum(colours[colour] for colour in names)
+        if len(names) >= _FEWEST and covered > _NEARLY_ALL * shown and "pascal" not in spec.layout:
+            said = f"The colours are those of the data set `{name}`, and so are the names."
+            return names, [said]
+    return None
 
 
 def _hex(colour: Colour) -> str:

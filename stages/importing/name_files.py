@@ -117,7 +117,7 @@ def _value_name(path: Path, lines: list[str]) -> NameTable | None:
 
 def _plain(path: Path, lines: list[str]) -> NameTable | None:
     """One name in a line. Asked only of files called names, classes, labels: any text has lines."""
-    if not lines or len(lines) > 255 or any(len(line) > 60 for line in lines):
+    if not lines or len(lines) > 255 or any(len(line) > 60 or ":" in line for line in lines):
         return None
     return NameTable(path, dict(enumerate(map(tidy_name, lines))), {})
 

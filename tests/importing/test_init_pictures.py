@@ -1,6 +1,7 @@
 """`zsseg init` on images without labels, and with labels that are pictures."""
 
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -319,3 +320,31 @@ def test_json_says_what_was_made(
         "val": {"images": 1, "labelled": 0},
     }
     assert (tmp_path / "my-photos-zsseg" / "check.html").is_file()
+
+
+@pytest.mark.parametrize("missing", [("symlink",), ("symlink", "link")])
+def test_where_the_system_makes_no_links(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, missing: tuple[str, ...]
+) -> None:
+    """A second name of the file, or a copy: as on Windows, or across file systems."""
+
+    def refused(*args: object) -> None:
+        raise OSError("not permitted")
+
+    for name in missing:
+        monkeypatch.setattr(os, name, refused)
+    (photo,) = photographs(tmp_path / "photos", 1)
+    _, made = made_of(tmp_path / "photos", "--classes", "road, sky")
+    copy = made / "images" / "train" / "photo_0.png"
+    assert not copy.is_symlink()
+    assert copy.samefile(photo) == ("link" not in missing)
+    assert copy.read_bytes() == photo.read_bytes()
+
+
+def test_what_a_killed_call_left_is_no_obstacle(tmp_path: Path) -> None:
+    photographs(tmp_path / "photos", 2)
+    left = tmp_path / "made-of-photos-zsseg.partial" / "images" / "train" / "old.png"
+    photograph(left)
+    _, made = made_of(tmp_path / "photos", "--classes", "road, sky")
+    assert len([*made.glob("images/*/*")]) == 2
+    assert not left.exists()
