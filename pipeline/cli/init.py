@@ -81,6 +81,7 @@ def init(
         imported, name=data_set_name(file.stem), source=folder, folder=made.name
     )
     write_durably(file, text.encode())
+    console.configure_logging(quiet=True)  # how many have labels is said below
     page = made / PAGE
     write_check(page, imported, load_spec(str(file)), made, CheckText(file, folder))
     if as_json:

@@ -27,18 +27,21 @@ def class_list(
     `car|van` names the class `car` of the labels. Raises DatasetError for fewer than two classes,
     and where a text encoder cannot tell them by their names.
     """
-    place = {normal_form(name): number for number, name in enumerate(labelled)}
+    place = {
+        normal_form(each): number for number, name in enumerate(labelled) for each in names_of(name)
+    }
     classes, unseen, prompts = [*labelled], [], _plain_words(labelled)
     for text in named:
-        own = [place[each] for each in map(normal_form, names_of(text)) if each in place]
+        own = {place[each] for each in map(normal_form, names_of(text)) if each in place}
         if len(own) != 1:
             classes.append(text)
             unseen.append(text)
             continue
-        name = labelled[own[0]]
-        if not pixels[own[0]]:
+        (number,) = own
+        name = labelled[number]
+        if not pixels[number]:
             unseen.append(name)
-        if len(names_of(text)) > 1:
+        if len(names_of(text)) > 1 and text != name:
             prompts[name] = text
     if len(classes) < 2:
         raise DatasetError(

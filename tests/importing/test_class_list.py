@@ -19,6 +19,13 @@ def test_several_names_name_the_class_that_has_one_of_them() -> None:
     assert found.prompts == {"car": "automobile|Car"}
 
 
+def test_labels_named_by_the_user_with_several_names_are_one_class() -> None:
+    found = class_list(["road", "car|van"], ["road", "car|van", "cone|pylon"], pixels=[1, 0])
+    assert found.classes == ("road", "car|van", "cone|pylon")
+    assert found.unseen == ("car|van", "cone|pylon")
+    assert found.prompts == {}
+
+
 def test_identifiers_become_words_unless_that_makes_two_classes_one() -> None:
     assert class_list(["traffic_light", "a--b"], [], pixels=[1, 1]).prompts == {
         "traffic_light": "traffic light",
