@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import torch
 
 from zsseg.stages.device import choose_device
+from zsseg.stages.train.batches.crops import CropDataset
 from zsseg.stages.train.batches.known_classes import make_classes
 from zsseg.stages.train.batches.store_check import check_store
 from zsseg.stages.train.batches.training_data import TrainingData
@@ -51,11 +52,17 @@ def dry_run(config: RunConfig, data: TrainingData) -> DryRun:
             pass
     if memory is not None and not memory.fits:
         return DryRun(memory, fitting, None)
-    return DryRun(memory, (), measured_step(config, data, crops=crops))
+    return DryRun(
+        memory, (), measured_step(config, data, run.dataset if run else None, crops=crops)
+    )
 
 
-def measured_step(config: RunConfig, data: TrainingData, *, crops: int) -> StepTime:
+def measured_step(
+    config: RunConfig, data: TrainingData, dataset: CropDataset | None, *, crops: int
+) -> StepTime:
     """The time of a step of a training, from that of `crops` crops; its student is built for it.
+
+    `dataset`: the training's crops, of any size, where they are listed already.
 
     Raises as `loop.train` does before its first step.
     """
@@ -69,4 +76,5 @@ def measured_step(config: RunConfig, data: TrainingData, *, crops: int) -> StepT
         )
         check_crop(state.student, config.augmentation.crop)
         classes = make_classes(data.spec, text_CD, device, protocol=config.protocol)
-        return step_time(state, data, classes, config, crops=crops)
+        found = CropDataset(data, config) if dataset is None else dataset
+        return step_time(state, found, classes, config, crops=crops)

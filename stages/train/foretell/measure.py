@@ -54,7 +54,8 @@ class ShadowRun:
         self._average = 0 if average is None else sum(each.nbytes for each in average.parameters())
 
     @cached_property
-    def _crops(self) -> CropDataset:
+    def dataset(self) -> CropDataset:
+        """The run's crops; listing the images of a large data set takes seconds."""
         return CropDataset(self._data, self._config)
 
     def as_configured(self) -> Measured:
@@ -164,8 +165,8 @@ class ShadowRun:
     def _batch(self, size: tuple[int, int], crops: int) -> Batch:
         """As many times the first crop of the run, cut in this size."""
         # As many masks as any image has: the step that has most must fit.
-        slots = self._crops.slots(range(self._crops.images))
-        one = less_empty_slots(self._crops.with_size(size)[0], slots)
+        slots = self.dataset.slots(range(self.dataset.images))
+        one = less_empty_slots(self.dataset.with_size(size)[0], slots)
         batch = self._shadow.of(unpacked(packed([one])).to(self._device))
         return batch.each(lambda tensor: self._shadow.repeated(tensor, crops))
 

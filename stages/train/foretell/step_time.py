@@ -9,7 +9,6 @@ import torch
 from zsseg.stages.train.batches.crops import CropDataset
 from zsseg.stages.train.batches.known_classes import KnownClasses
 from zsseg.stages.train.batches.packing import packed, unpacked
-from zsseg.stages.train.batches.training_data import TrainingData
 from zsseg.stages.train.processes import alone
 from zsseg.stages.train.run_config import RunConfig
 from zsseg.stages.train.state import State
@@ -33,13 +32,14 @@ class StepTime:
 
 
 def step_time(
-    state: State, data: TrainingData, classes: KnownClasses, config: RunConfig, *, crops: int
+    state: State, dataset: CropDataset, classes: KnownClasses, config: RunConfig, *, crops: int
 ) -> StepTime:
     """The time of a step, from that of `crops` crops of a size that takes seconds at most.
 
+    `dataset`: the run's crops, of whatever size.
+
     The state is used up by it.
     """
-    dataset = CropDataset(data, config)
     state.parts = 1
     multiple = math.lcm(state.student.multiple, config.objectives.dense_stride)
     whole = config.augmentation.crop

@@ -8,10 +8,16 @@ from math import prod
 from zsseg.stages.device import choose_device
 from zsseg.stages.errors import ResourceError
 from zsseg.stages.machine_memory import gigabytes
+from zsseg.stages.train.batches.crops import CropDataset
 from zsseg.stages.train.batches.store_check import check_store
 from zsseg.stages.train.batches.training_data import TrainingData
 from zsseg.stages.train.foretell.estimate import Measured, Wanted
-from zsseg.stages.train.foretell.measure import CannotForetellError, not_foretold, shadow_run
+from zsseg.stages.train.foretell.measure import (
+    CannotForetellError,
+    ShadowRun,
+    not_foretold,
+    shadow_run,
+)
 from zsseg.stages.train.foretell.memory_check import TrainForecast, reckoner, refusal
 from zsseg.stages.train.plan.planned import Decision, TrainingPlan
 from zsseg.stages.train.resource_errors import explained
@@ -30,6 +36,8 @@ class FittingPlan:
 
     plan: TrainingPlan
     crops: int
+    dataset: CropDataset | None = None
+    """Its crops, of the wished size, if they were listed."""
 
 
 @dataclass(frozen=True)
@@ -51,14 +59,14 @@ def fitting_plan(plans: Iterable[TrainingPlan], data: TrainingData) -> FittingPl
         config = plan.config()
         check_store(data.store, data.spec, config)
         with explained(config):
-            measured = _measured(config, data)
-        if measured is None:
+            run, measured = _measured(config, data)
+        if run is None or measured is None:
             return FittingPlan(plan, 2)
         wanted, forecast = reckoner(config, data)
         for way in _ways(measured, _Way(wanted, config.augmentation.crop), plan):
             found = forecast(measured, way.wanted)
             if _fits(found):
-                return FittingPlan(_changed(plan, way, found), measured.fewest)
+                return FittingPlan(_changed(plan, way, found), measured.fewest, run.dataset)
             sized = config.augmentation.model_copy(update={"crop": way.crop})
             least = found, config.model_copy(update={"augmentation": sized})
     assert least is not None, "there is a plan"
@@ -69,15 +77,15 @@ def fitting_plan(plans: Iterable[TrainingPlan], data: TrainingData) -> FittingPl
     )
 
 
-def _measured(config: RunConfig, data: TrainingData) -> Measured | None:
-    """What the student of a plan costs; None where it cannot be foretold."""
+def _measured(config: RunConfig, data: TrainingData) -> tuple[ShadowRun | None, Measured | None]:
+    """A plan's run in shadow and what its student costs; None where it cannot be foretold."""
     device = choose_device(config.train.device)
     run = shadow_run(config, data, device, autocast_type(config.train.precision, device))
     try:
-        return None if run is None else run.for_other_settings()
+        return run, None if run is None else run.for_other_settings()
     except CannotForetellError as error:
         not_foretold(error)
-        return None
+        return run, None
 
 
 def _fits(found: TrainForecast) -> bool:

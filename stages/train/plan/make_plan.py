@@ -57,7 +57,7 @@ def make_plan(
     fitting = fitting_plan(_plans(store, machine, given), data)
     plan = fitting.plan
     if "train.steps" not in given:
-        timed = measured_step(plan.config(), data, crops=fitting.crops)
+        timed = measured_step(plan.config(), data, fitting.dataset, crops=fitting.crops)
         seconds = timed.seconds / machine.processes
         return_freed_memory()
         batch = plan.config().train.batch
