@@ -54,7 +54,7 @@ class Sources:
     name_files: tuple[Path, ...]
     """Those that may name values and colours."""
     pictures: tuple[Path, ...]
-    """All files that look like images, of whichever kind."""
+    """All files that look like images, of whichever kind; those around a file of labels too."""
     lone: tuple[Path, ...] = ()
     """Pictures that look like labels and belong to no image."""
     left_out: Counter[str] = field(default_factory=Counter)
@@ -78,8 +78,12 @@ def find_sources(root: Path, labels: Path | None) -> Sources:
         raise DatasetError(f"{root}: there is no such folder. Give the folder of your images")
     if labels is not None and not labels.exists():
         raise DatasetError(f"{labels}: there is no such file or folder. Give that of your labels")
+    if labels is not None and labels.resolve() == root.resolve():
+        labels = None  # labels are to be found in it, as always
     if labels is not None and _within(root, labels):
-        labels = None  # the folder itself: labels are to be found in it, as always
+        raise DatasetError(
+            f"{labels}: holds the images {root} too. Give --labels the folder of the labels alone"
+        )
     files = _files(root)
     given = [] if labels is None else _files(labels) if labels.is_dir() else [labels]
     files = sorted({*files, *given})
@@ -103,6 +107,9 @@ def find_sources(root: Path, labels: Path | None) -> Sources:
         )
     documents = name_files = [path for path in files if path.suffix.lower() in _DOCUMENTS]
     if labels is not None:
+        # A file of names lies beside the folder of labels as often as in it.
+        near = [path for path in labels.parent.iterdir() if path.suffix.lower() in _DOCUMENTS]
+        name_files = sorted({*name_files, *near})
         documents = [path for path in documents if _within(path, labels)]
         masks = [group for group in masks if _within(group.folder, labels)]
     return Sources(
@@ -111,10 +118,18 @@ def find_sources(root: Path, labels: Path | None) -> Sources:
         label_pictures=tuple(masks),
         documents=tuple(documents),
         name_files=tuple(name_files),
-        pictures=tuple(pictures),
+        pictures=(*pictures, *_beside(labels, pictures)),
         lone=tuple(lone),
         left_out=left_out,
     )
+
+
+def _beside(labels: Path | None, known: Sequence[Path]) -> list[Path]:
+    """Further pictures around a file of labels: COCO panoptic keeps its own beside the JSON."""
+    if labels is None or not labels.is_file():
+        return []
+    around = {path for path in _files(labels.parent) if path.suffix.lower() in READABLE}
+    return sorted(around.difference(known))
 
 
 def _within(path: Path, folder: Path) -> bool:

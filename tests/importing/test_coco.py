@@ -241,6 +241,21 @@ def test_panoptic(tmp_path: Path, image_ending: str) -> None:
     assert all((label == expected).all() for label in labels.values())
 
 
+def test_a_document_that_lies_elsewhere(tmp_path: Path) -> None:
+    panoptic_tree(tmp_path / "coco", image_ending=".bmp")
+    images, document = tmp_path / "coco" / "val2017", tmp_path / "coco" / "panoptic_val2017.json"
+    spec, made = made_of(images, "--labels", document)
+    assert len(labels_of(spec, made)) == 3
+    annotations = [
+        {"image_id": 900, "category_id": 3, "segmentation": [box(0, 0, 8, 8)]},
+        {"image_id": 899, "category_id": 17, "segmentation": [box(0, 0, 8, 8)]},
+    ]
+    file = coco_tree(tmp_path / "stuff", annotations)
+    (tmp_path / "stuff" / "annotations" / "other.json").write_text("{")
+    spec, made = made_of(tmp_path / "stuff" / "train2017", "--labels", file)
+    assert labels_of(spec, made).keys() == {"000000000000", "000000000001"}
+
+
 def test_panoptic_without_some_of_its_files(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:

@@ -69,7 +69,7 @@ class _Handler(BaseHTTPRequestHandler):
 def served() -> Iterator[tuple[Files, str]]:
     files = Files()
     server = ThreadingHTTPServer(("127.0.0.1", 0), partial(_Handler, files))
-    threading.Thread(target=server.serve_forever, daemon=True).start()
+    threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
     yield files, f"http://127.0.0.1:{server.server_port}"
     server.shutdown()
     server.server_close()

@@ -126,10 +126,15 @@ def test_labels_of_a_folder_above_use_its_file_of_names(tmp_path: Path) -> None:
         mask[:, 20:] = (4, 5, 6)
         write_png(photos / "masks" / f"{name}.png", mask)
     (photos / "labelmap.txt").write_text("road:1,2,3::\nsky:4,5,6::\n")
-    for labels in (photos / "masks", photos, tmp_path):
-        request = ImportRequest(photos, tmp_path / f"made-{labels.name}", labels=labels)
-        made = import_folder(request, progress=lambda done, total: None)
-        assert made.names.classes == ("road", "sky")
+    request = ImportRequest(photos, tmp_path / "made", labels=photos)
+    assert import_folder(request, progress=lambda *_: None).names.classes == ("road", "sky")
+    (photos / "masks").rename(tmp_path / "masks")
+    (photos / "labelmap.txt").rename(tmp_path / "labelmap.txt")
+    request = ImportRequest(photos, tmp_path / "other", labels=tmp_path / "masks")
+    assert import_folder(request, progress=lambda *_: None).names.classes == ("road", "sky")
+    request = ImportRequest(photos, tmp_path / "third", labels=tmp_path)
+    with pytest.raises(UserError, match="holds the images"):
+        import_folder(request, progress=lambda *_: None)
 
 
 def test_a_folder_of_labels_alone_is_told(tmp_path: Path) -> None:
