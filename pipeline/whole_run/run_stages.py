@@ -1,7 +1,8 @@
 """Runs the stages of `zsseg run`, each as its command, and says where to look."""
 
 import shlex
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 from zsseg.pipeline import console
@@ -37,7 +38,8 @@ def run_stages(request: WholeRunRequest, run: RunWords, *, quiet: bool) -> int:
     scored = scored_split(spec, request.root)
     _check_folder(request.out, spec)
 
-    found = made_store(request.cache, spec, request.teacher)
+    with _named("precompute"):
+        found = made_store(request.cache, spec, request.teacher)
     chosen = choose_settings(found, device=choose_device("auto").type, request=request)
     first = precompute_command(request, chosen.settings, chosen.reason)
     if (skipped := _done(first, run, quiet=quiet)) not in (0, SKIPPED):
@@ -73,19 +75,22 @@ def where_to_look(request: WholeRunRequest, scored: ScoredSplit) -> list[str]:
 
 def _done(stage: StageCommand, run: RunWords, *, quiet: bool, shown: bool = False) -> int:
     """Run the command of a stage; `shown`: what it prints is a result of the whole."""
-    title = _title(stage.stage)
     if not quiet:
-        console.err.print("", f"{title}: {stage.reason}", sep="\n", soft_wrap=True)
+        console.err.print("", f"{_title(stage.stage)}: {stage.reason}", sep="\n", soft_wrap=True)
         console.err.print(f"$ {_shell(stage.words)}", style="bold", soft_wrap=True)
     words = [*stage.words, *(["--quiet"] if quiet else [])]
+    with _named(stage.stage), nullcontext() if shown else console.no_output():
+        return run(words)
+
+
+@contextmanager
+def _named(stage: str) -> Iterator[None]:
+    """Within, an error of the user's is told with the stage that it comes from."""
     try:
-        if shown:
-            return run(words)
-        with console.no_output():
-            return run(words)
+        yield
     except UserError as error:
         first, *more = error.args
-        error.args = (f"{title}: {first}", *more)
+        error.args = (f"{_title(stage)}: {first}", *more)
         raise
 
 

@@ -180,6 +180,8 @@ def test_errors_name_their_stage(
     assert zsseg(*words, "-q") == 7
     assert "error: stage 2 of 3, train: plan: out of memory" in capsys.readouterr().err
     assert not (here / "run").exists()
+    assert zsseg(*words[:3], "local-dir:nowhere", *words[4:], "-q") != 0
+    assert "error: stage 1 of 3, precompute: " in capsys.readouterr().err
     (here / "cache").rename(here / "other")
     for image in (here / "world" / "images" / "train").iterdir():
         image.write_bytes(b"no image")
