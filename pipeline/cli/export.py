@@ -48,9 +48,11 @@ def export(
         Path, typer.Option(help="File to write, such as model.onnx, or a folder of safetensors.")
     ],
     form: Annotated[
-        Literal["onnx", "safetensors"],
+        Literal["onnx", "torch-export", "safetensors"],
         typer.Option(
-            "--format", help="One ONNX file, or a folder that `zsseg.load` and --run take."
+            "--format",
+            help="One ONNX file, a program for torch alone (.pt2), or a folder that `zsseg.load` "
+            "and --run take.",
         ),
     ] = "onnx",
     classes: FixedClasses = None,
@@ -75,13 +77,11 @@ def export(
     given, others = read_names(classes, "--classes"), read_names(background, "--background")
     if others and not given:
         raise UserError("--background belongs to fixed names: give --classes too")
-    if form == "safetensors":
+    if form != "onnx":
         given_too = {"--classes": classes, "--fp16": fp16, "--int8": int8, "--scores": scores}
-        if wrong := [option for option, value in given_too.items() if value]:
-            raise UserError(
-                f"{', '.join(wrong)}: for ONNX files only. Leave it out, or use --format onnx"
-            )
-        _save_folder(run, out, images, settings or [], force=force)
+        _check_for_onnx_only([option for option, value in given_too.items() if value])
+        write = _save_folder if form == "safetensors" else _export_program
+        write(run, out, images, settings or [], force=force)
         return
     if fp16 and int8:
         raise UserError("--fp16 and --int8 exclude each other. Give one of them")
@@ -102,6 +102,13 @@ def export(
         _export_tower(teacher or student.record.teacher, out.parent, force=force)
 
 
+def _check_for_onnx_only(given: "Sequence[str]") -> None:
+    if given:
+        raise UserError(
+            f"{', '.join(given)}: for ONNX files only. Leave it out, or use --format onnx"
+        )
+
+
 def _save_folder(
     run: Path, out: Path, image: Path | None, settings: "Sequence[str]", *, force: bool
 ) -> None:
@@ -116,6 +123,24 @@ def _save_folder(
         console.out.print(f"{path}: {console.size_text(path.stat().st_size)}", soft_wrap=True)
     console.out.print(
         f"next: zsseg predict --run {out} IMAGES --out predictions  or  zsseg push {out} ORG/NAME",
+        soft_wrap=True,
+    )
+
+
+def _export_program(
+    run: Path, out: Path, images: Path | None, settings: "Sequence[str]", *, force: bool
+) -> None:
+    config = evaluate_config(run, None, settings)
+    from zsseg.stages.evaluate.trained_run import load_run
+    from zsseg.stages.export.torch_program import export_program
+
+    student = load_run(run, device="cpu", evaluate=config)
+    done = export_program(student, out, images=images, force=force)
+    program, own = (1000 * each for each in done.seconds)
+    console.out.print(f"{done.path}: {console.size_text(done.size)}", soft_wrap=True)
+    console.out.print(
+        f"tried on {done.images}: {done.labels:.3%} of the labels are the run's, scores within "
+        f"{done.score_difference:.1e}; {program:.0f} ms an image, the run's network {own:.0f} ms",
         soft_wrap=True,
     )
 

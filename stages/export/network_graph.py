@@ -3,10 +3,6 @@
 Legend: N images, M channels of the decoded map, H W pixels, h w feature grid.
 """
 
-import logging
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from copy import deepcopy
 
 import onnx
@@ -15,6 +11,7 @@ from torch import Tensor, nn
 
 from zsseg.stages.errors import UserError
 from zsseg.stages.export.fixed_padding import fix_paddings
+from zsseg.stages.export.quiet_exporter import quiet_exporter
 from zsseg.stages.train.students.student import Student
 
 OPSET = 20
@@ -77,22 +74,6 @@ def network_graph(student: Student) -> onnx.ModelProto:
             "computes with sizes as numbers. Export one of another architecture or encoder"
         )
     return model
-
-
-@contextmanager
-def quiet_exporter() -> Iterator[None]:
-    """Without what the exporter says of its own inner parts, which nobody here can mend."""
-    loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir")]
-    levels = [each.level for each in loggers]
-    try:
-        for each in loggers:
-            each.setLevel(logging.ERROR)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        for each, level in zip(loggers, levels, strict=True):
-            each.setLevel(level)
 
 
 def _last_line(error: Exception) -> str:

@@ -20,7 +20,8 @@ from torch import Tensor, nn
 from zsseg.stages.cache.disk.durable import write_durably
 from zsseg.stages.errors import UserError
 from zsseg.stages.export.agreement import open_session
-from zsseg.stages.export.network_graph import OPSET, quiet_exporter
+from zsseg.stages.export.network_graph import OPSET
+from zsseg.stages.export.quiet_exporter import quiet_exporter
 from zsseg.stages.precompute.teacher.open_teacher import open_teacher
 from zsseg.stages.precompute.teacher.teacher_files import resolve_teacher
 
