@@ -33,8 +33,8 @@ def run(
     """
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise UserError(
-            "zsseg run: is one process, and several were launched. Start `zsseg train` and `zsseg "
-            "evaluate` with torchrun instead; `zsseg run` prints their commands"
+            "zsseg run: is one process, and several were launched (WORLD_SIZE). Start `zsseg "
+            "train` and `zsseg evaluate` with torchrun instead; `zsseg run` prints their commands"
         )
     console.configure_logging(quiet=quiet)
     from zsseg.pipeline.whole_run.run_stages import run_stages
