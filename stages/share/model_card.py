@@ -25,9 +25,9 @@ def model_card(run: TrainedRun, *, picture: str | None) -> str:
     parts = [
         "---\n" + "".join(f"{key}: {json.dumps(value)}\n" for key, value in front.items()) + "---",
         f"# {_text(run.record.experiment)} on {_text(spec.name)}",
-        "A student for semantic segmentation of any class names, trained by "
-        f"[zsseg](https://pypi.org/project/zsseg/) {version('zsseg')}. It needs no CLIP to find "
-        "the classes below; for other names CLIP's text tower is loaded once.",
+        f"A student for semantic segmentation of any class names, trained by zsseg "
+        f"{version('zsseg')}. It needs no CLIP to find the classes below; for other names CLIP's "
+        "text tower is loaded once.",
         *shown,
         "```python\nimport zsseg\n\n"
         'model = zsseg.load("THIS_FOLDER")\n'
