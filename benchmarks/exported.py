@@ -10,6 +10,7 @@ to its labels.
 import argparse
 import sys
 from collections.abc import Iterator
+from itertools import product
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -24,6 +25,7 @@ from zsseg.stages.data.labels import read_label
 from zsseg.stages.data.samples import Sample
 from zsseg.stages.data.spec import load_spec
 from zsseg.stages.data.splits import list_samples
+from zsseg.stages.evaluate.confidence_measure import Measure
 from zsseg.stages.evaluate.evaluation import student_label
 from zsseg.stages.evaluate.metrics import confusion, scores
 from zsseg.stages.evaluate.trained_run import TrainedRun, load_run
@@ -52,12 +54,16 @@ def onnxruntime_ratio(run: TrainedRun, images: list[NDArray[np.uint8]], file: Pa
 
 
 def random_student_ratios() -> Iterator[Ratio]:
-    """Of a student with random weights on one picture, with few names and with many."""
-    for names in (14, 171):
-        yield _random_student_ratio(names)
+    """Of a student with random weights on one picture, with few names and with many.
+
+    The cosine is the one confidence that needs no sum over all names at every pixel.
+    """
+    measures: tuple[Measure, ...] = ("margin", "cosine")
+    for names, measure in product((14, 171), measures):
+        yield _random_student_ratio(names, measure)
 
 
-def _random_student_ratio(names: int) -> Ratio:
+def _random_student_ratio(names: int, measure: Measure) -> Ratio:
     one = subject()
     student, text_CD = one.scorer.student, one.scorer.text_CD[:names]
     run = TrainedRun(
@@ -71,8 +77,8 @@ def _random_student_ratio(names: int) -> Ratio:
         names=tuple(map(str, range(names))),
     )
     with TemporaryDirectory() as folder:
-        file = Path(folder) / f"mit_b0, {names} names.onnx"
-        save_model(student_graph(run, network_graph(student), GraphForm("margin")), file)
+        file = Path(folder) / f"mit_b0, {names} names, {measure}.onnx"
+        save_model(student_graph(run, network_graph(student), GraphForm(measure)), file)
         return onnxruntime_ratio(run, [picture()], file)
 
 
