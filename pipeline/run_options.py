@@ -49,6 +49,8 @@ def read_names(text: str | None, option: str) -> list[str]:
     """
     if text is None:
         return []
+    if not text.strip():
+        raise UserError(f"{option} '{text}': holds no name. Give at least one")
     if text.startswith("@"):
         return _names_of_file(Path(text[1:]), option)
     try:

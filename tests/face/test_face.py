@@ -178,6 +178,48 @@ def test_names_that_cannot_be_asked_for(work: Work, names: Any, said: str) -> No
         model.predict(work.image(), classes=names)
 
 
+@pytest.mark.parametrize(
+    ("names", "said"),
+    [
+        ("", "holds no name"),
+        ("sky, Sky", "given twice"),
+        ("@many", "10000 class names"),
+        ("@none", "holds no name"),
+    ],
+)
+@pytest.mark.parametrize("command", ["predict", "export", "names"])
+def test_commands_refuse_the_same_names(
+    work: Work, tmp_path: Path, command: str, names: str, said: str
+) -> None:
+    (tmp_path / "many").write_text("\n".join(f"thing {n}" for n in range(10_000)))
+    (tmp_path / "none").write_text("\n")
+    text = f"@{tmp_path / names[1:]}" if names.startswith("@") else names
+    run = ("--run", work.run, "--teacher", work.clip)
+    words = {
+        "predict": (work.image(), *run, "--out", tmp_path / "out", "--classes", text),
+        "export": (*run, "--out", tmp_path / "out" / "model.onnx", "--classes", text),
+        "names": (text, *run, "--out", tmp_path / "names.npz"),
+    }
+    with pytest.raises(zsseg.UserError, match=said):
+        called(command, *words[command])
+    assert not (tmp_path / "out").exists() or not any((tmp_path / "out").iterdir())
+
+
+@pytest.mark.parametrize("command", ["predict", "export", "names"])
+def test_commands_tell_of_a_name_that_the_tokenizer_cuts(
+    work: Work, tmp_path: Path, command: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    long = f"sky, {command} {'very long name ' * 60}"
+    run = ("--run", work.run, "--teacher", work.clip)
+    words = {
+        "predict": (work.image(), *run, "--out", tmp_path / "out", "--classes", long),
+        "export": (*run, "--out", tmp_path / "out" / "model.onnx", "--classes", long),
+        "names": (long, *run, "--out", tmp_path / "names.npz"),
+    }
+    called(command, *words[command])
+    assert f"{command} very long name" in capsys.readouterr().err
+
+
 def test_a_name_that_the_tokenizer_cuts_is_told(
     work: Work, caplog: pytest.LogCaptureFixture
 ) -> None:
