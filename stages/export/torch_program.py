@@ -77,7 +77,7 @@ class StudentProgram(nn.Module):
         self.register_buffer("std_311", torch.from_numpy(255 * STD)[:, None, None])
 
     def forward(self, image: Tensor, text: Tensor, lowered: Tensor) -> tuple[Tensor, Tensor]:
-        """Labels (N, H, W) uint8 and scores (N, C, h, w) float32.
+        """Labels (N, H, W) int32 and scores (N, C, h, w) float32.
 
         `image` (N, H, W, 3) uint8 RGB; `text` (C, D) L2-normalised embeddings; `lowered` (C,) what
         is taken off the scores of each name: gamma for seen classes, else 0.
@@ -91,7 +91,7 @@ class StudentProgram(nn.Module):
         score_NChw = F.conv2d(feature_NDhw, text[:, :, None, None])
         score_NChw = score_NChw / norm_N1hw.clamp_min(SHORTEST) - lowered[:, None, None]
         large_NCHW = F.interpolate(score_NChw, image.shape[1:3], mode="bilinear")
-        return large_NCHW.argmax(1).to(torch.uint8), score_NChw
+        return large_NCHW.argmax(1).to(torch.int32), score_NChw
 
 
 def export_program(

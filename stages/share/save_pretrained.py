@@ -22,6 +22,7 @@ from zsseg.stages.train.run.pretrained import (
     PretrainedManifest,
     hashed,
     is_pretrained,
+    what_else_is_in,
 )
 from zsseg.stages.train.run.run_folder import handed_on
 
@@ -41,7 +42,7 @@ def save_pretrained(
     _check_place(run, out, force=force)
     picture = None if image is None else _picture(run, image)
     with disk_errors(out.parent, out.name):
-        made = out.with_name(f".{out.name}.partial")
+        made, before = (out.with_name(f".{out.name}.{what}") for what in ("partial", "before"))
         shutil.rmtree(made, ignore_errors=True)
         made.mkdir(parents=True)
         try:
@@ -58,21 +59,24 @@ def save_pretrained(
             manifest = PretrainedManifest(version=version("zsseg"), step=run.step, files=files)
             write_durably(made / MANIFEST, f"{manifest.model_dump_json(indent=2)}\n".encode())
             if out.exists():
-                shutil.rmtree(out)
+                out.rename(before)  # both are whole at every moment
             made.rename(out)
         finally:
             shutil.rmtree(made, ignore_errors=True)
+            shutil.rmtree(before, ignore_errors=True)
     return tuple(sorted(out.iterdir()))
 
 
 def _check_place(run: TrainedRun, out: Path, *, force: bool) -> None:
     if out.resolve() == run.path.resolve():
         raise UserError(f"{out}: is the run's own folder. Give --out another one")
-    if not out.exists() or (force and is_pretrained(out)):
+    if not out.exists():
         return
-    if is_pretrained(out):
+    if not is_pretrained(out) or (foreign := what_else_is_in(out)):
+        what = "no folder of a student" if not is_pretrained(out) else f"holds {foreign}, not ours"
+        raise UserError(f"{out}: is there, and {what}. Give another --out")
+    if not force:
         raise UserError(f"{out}: is there already. Give another --out, or add --force")
-    raise UserError(f"{out}: is there, and no folder of a student. Give another --out")
 
 
 def _picture(run: TrainedRun, image: Path) -> bytes:

@@ -40,7 +40,7 @@ def test_any_size_any_names_and_gamma(run: TrainedRun, tiny_world: Path, tmp_pat
     assert said["lowered"] == [0.25, 0.25, 0.25, 0.0]  # ball is unseen
     assert "licences" in said
     image_HW3 = read_image(folder / "scene_000.png")
-    for size, names in (((32, 64), 4), ((96, 32), 1), ((64, 64), 9)):
+    for size, names in (((32, 64), 4), ((96, 32), 1), ((64, 64), 300)):
         image_1HW3 = torch.from_numpy(resize_image(image_HW3, size))[None].repeat(3, 1, 1, 1)
         text_CD = F.normalize(torch.randn(names, 3, generator=torch.Generator()), dim=1)
         label_NHW, score_NChw = module(image_1HW3, text_CD, torch.zeros(names))
@@ -52,6 +52,9 @@ def test_any_size_any_names_and_gamma(run: TrainedRun, tiny_world: Path, tmp_pat
         )
         expected = torch.einsum("cd,hwd->chw", text_CD, F.normalize(scaled, dim=2))
         torch.testing.assert_close(score_NChw[1], expected, atol=1e-4, rtol=0)
+        large = F.interpolate(score_NChw, size, mode="bilinear").argmax(1)
+        assert torch.equal(label_NHW, large.int())
+        assert names < 256 or label_NHW.max() >= 256
 
 
 @pytest.mark.parametrize("architecture", ["segformer", "unet"])

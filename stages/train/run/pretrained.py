@@ -10,6 +10,7 @@ who opens one that somebody else made has only data read.
 """
 
 import json
+import re
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -23,6 +24,12 @@ MANIFEST, WEIGHTS = "config.json", "model.safetensors"
 LIBRARY = "zsseg"
 _FORMAT = 1
 _MAGIC = 2
+_ENDINGS = frozenset({".json", ".jsonl", ".safetensors", ".md", ".jpg", ".png", ".csv", ""})
+"""Of the files that such a folder may hold; the empty one is that of `.gitattributes`."""
+_OURS = re.compile(
+    r"config\.json|model\.safetensors|run\.json|text\.safetensors|README\.md|picture\.jpg"
+    r"|evaluation-.*|text_cache"
+)
 _ZIP = b"PK"
 _PICKLES = tuple(bytes([0x80, protocol]) for protocol in range(2, 6))
 _AGAIN = "Fetch the folder again from who made it"
@@ -59,6 +66,17 @@ def hashed(path: Path) -> HashedFile:
 def is_pretrained(folder: Path) -> bool:
     """Is it a folder of this kind, and no run that can be trained on?"""
     return (folder / MANIFEST).is_file()
+
+
+def what_else_is_in(folder: Path) -> str | None:
+    """What zsseg did not write there: a folder that has it may not be replaced. None: nothing."""
+    try:
+        library = json.loads((folder / MANIFEST).read_bytes()).get("library_name")
+    except (OSError, ValueError, AttributeError):
+        library = None
+    if library != LIBRARY:
+        return MANIFEST
+    return next((each.name for each in folder.iterdir() if not _OURS.fullmatch(each.name)), None)
 
 
 def check_pretrained(folder: Path) -> PretrainedManifest:
@@ -105,7 +123,12 @@ def _manifest(path: Path) -> PretrainedManifest:
 
 
 def _carries_code(path: Path) -> bool:
-    """Does a file begin as a pickle does, or as an archive?"""
+    """Is it no kind of file that such a folder holds, or does it begin as a pickle or an archive?
+
+    A pickle of the oldest forms begins like any text, so the name counts too.
+    """
+    if path.suffix.lower() not in _ENDINGS or (not path.suffix and path.name[:1] != "."):
+        return True
     with path.open("rb") as file:
         start = file.read(_MAGIC)
     return start == _ZIP or start in _PICKLES
