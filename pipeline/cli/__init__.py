@@ -1,11 +1,11 @@
 """The commands: each parses its options, calls a function and prints the result.
 
 `main` is the `zsseg` command. `options` has the options and exit codes of several commands,
-`forecast_text` and `train_forecast_text` print dry runs, `signals`
-turns SIGTERM into an orderly end. Every other file is named after its command:
+`forecast_text` and `train_forecast_text` print dry runs, `signals` turns SIGTERM into an orderly
+end. Every other file is named after its command:
 
-- `doctor`, `demo`, `init`, `preview`, `run`, `precompute`, `train`, `evaluate`, `predict`,
-  `export`, `names`, `push`, `compare`, `ablate`, `tune`
+- `doctor`, `demo`, `init`, `preview`, `run`, `precompute`, `train`, `evaluate`, `report`,
+  `predict`, `export`, `names`, `push`, `compare`, `ablate`, `tune`
 - `dataset`, `config`, `student`: their subcommands are in the file
 - `cache`, with its larger subcommands in `cache_manage`, `cache_verify`, `cache_why`, `cache_gap`
 - `teacher`, with its subcommand in `teacher_check`

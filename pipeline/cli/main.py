@@ -29,6 +29,7 @@ from zsseg.pipeline.cli.precompute import precompute
 from zsseg.pipeline.cli.predict import predict
 from zsseg.pipeline.cli.preview import preview
 from zsseg.pipeline.cli.push import push
+from zsseg.pipeline.cli.report import report
 from zsseg.pipeline.cli.run import run
 from zsseg.pipeline.cli.train import train
 from zsseg.pipeline.cli.tune import tune
@@ -73,6 +74,7 @@ for command in (
     precompute,
     train,
     evaluate,
+    report,
     predict,
     export,
     names,

@@ -12,6 +12,7 @@ from zsseg.pipeline.whole_run.stage_commands import (
     WholeRunRequest,
     evaluate_command,
     precompute_command,
+    report_command,
     train_command,
 )
 from zsseg.pipeline.whole_run.store_choice import choose_settings, made_store
@@ -20,7 +21,7 @@ from zsseg.stages.device import choose_device
 from zsseg.stages.errors import UserError
 from zsseg.stages.train.run.run_folder import check_new_or_run, has_checkpoint, is_run, read_record
 
-_STAGES = ("precompute", "train", "evaluate")
+_STAGES = ("precompute", "train", "evaluate", "report")
 SKIPPED = 3
 """Exit code of a command that has left some images out and done the rest."""
 
@@ -56,6 +57,8 @@ def run_stages(request: WholeRunRequest, run: RunWords, *, quiet: bool) -> int:
         skipped = skipped or code
     elif not quiet:
         console.err.print(f"{_title('evaluate')}: left out: {scored.missing}", soft_wrap=True)
+    if code := _done(report_command(request, scored.name or "train"), run, quiet=quiet):
+        return code
     for line in where_to_look(request, scored):
         console.out.print(line, soft_wrap=True)
     return skipped
@@ -69,6 +72,7 @@ def where_to_look(request: WholeRunRequest, scored: ScoredSplit) -> list[str]:
     return [
         f"student: {out}, as planned in {out / 'plan.yaml'}",
         f"scores: {', '.join(scores)}" if scores else f"no scores: {scored.missing}",
+        f"report: {out / 'report.html'}",
         f"look at its labels: {_shell(words)}",
     ]
 

@@ -54,3 +54,9 @@ def evaluate_command(request: WholeRunRequest, split: str) -> StageCommand:
     """The scores on images that were not trained on."""
     words = ("evaluate", "--run", str(request.out), "--root", str(request.root), "--split", split)
     return StageCommand("evaluate", words, f"scores the images of '{split}', which has labels")
+
+
+def report_command(request: WholeRunRequest, split: str) -> StageCommand:
+    """A page with scores and pictures."""
+    words = ("report", str(request.out), "--root", str(request.root), "--split", split)
+    return StageCommand("report", words, "puts scores and pictures on a page")

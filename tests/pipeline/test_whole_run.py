@@ -73,13 +73,14 @@ def test_every_stage_is_told_as_its_command_and_done_once(
     assert zsseg(*words) == 0
     shown = capsys.readouterr()
     told = commands_in(shown.err)
-    assert [each[1] for each in told] == ["precompute", "train", "evaluate"]
+    assert [each[1] for each in told] == ["precompute", "train", "evaluate", "report"]
     assert "dense.size=[64, 96]" in told[0]
     assert "is there, and is used" in shown.err
     assert "method: best" in shown.err
     assert "hIoU" in shown.out
     assert f"scores: {here / 'run' / 'evaluation-val.json'}" in shown.out
     assert (here / "run" / "plan.yaml").is_file()
+    assert (here / "run" / "report.html").is_file()
     assert len(list((here / "cache").iterdir())) == 1
     (look,) = (line for line in shown.out.splitlines() if line.startswith("look at"))
     assert zsseg(*shlex.split(look.partition("zsseg ")[2])) == 0
@@ -151,7 +152,7 @@ def test_without_labels_it_says_what_is_missing(
     assert zsseg(*words) == 0
     shown = capsys.readouterr()
     assert "method: free" in shown.err
-    assert "stage 3 of 3, evaluate: left out: no image of the split 'val' has a label" in shown.err
+    assert "stage 3 of 4, evaluate: left out: no image of the split 'val' has a label" in shown.err
     assert "no scores: " in shown.out
 
 
@@ -178,15 +179,15 @@ def test_errors_name_their_stage(
 ) -> None:
     with_memory(monkeypatch, 1000)
     assert zsseg(*words, "-q") == 7
-    assert "error: stage 2 of 3, train: plan: out of memory" in capsys.readouterr().err
+    assert "error: stage 2 of 4, train: plan: out of memory" in capsys.readouterr().err
     assert not (here / "run").exists()
     assert zsseg(*words[:3], "local-dir:nowhere", *words[4:], "-q") != 0
-    assert "error: stage 1 of 3, precompute: " in capsys.readouterr().err
+    assert "error: stage 1 of 4, precompute: " in capsys.readouterr().err
     (here / "cache").rename(here / "other")
     for image in (here / "world" / "images" / "train").iterdir():
         image.write_bytes(b"no image")
     assert zsseg(*words, "-q") != 0
-    assert "stage 1 of 3, precompute: " in capsys.readouterr().err
+    assert "stage 1 of 4, precompute: " in capsys.readouterr().err
 
 
 def test_a_folder_of_something_else_is_refused_before_anything_is_computed(

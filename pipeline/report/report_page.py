@@ -1,0 +1,213 @@
+"""Writes a report as one HTML file that loads nothing else."""
+
+import base64
+import shlex
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from zsseg.pipeline.demo.curves import curves
+from zsseg.pipeline.html_page import render_page
+from zsseg.pipeline.report.shown_images import Gallery, ReportImage
+from zsseg.pipeline.report.shown_run import ShownRun
+from zsseg.pipeline.tables import percent
+from zsseg.stages.cache.disk.durable import write_durably
+from zsseg.stages.data.images import jpeg_bytes, resize_image
+from zsseg.stages.evaluate.colours import name_colours
+from zsseg.stages.evaluate.overlay import overlay
+from zsseg.stages.evaluate.result import EvaluationResult, class_rows
+
+_WIDE = 640
+"""Pixels of a picture's longer side in the page."""
+_SCORES = ("hIoU", "sIoU", "uIoU", "mIoU", "pAcc")
+
+
+def write_run_report(
+    out: Path,
+    runs: Sequence[ShownRun],
+    images: Mapping[str, Gallery],
+    missing: Sequence[str],
+) -> None:
+    """Write the page of some runs to `out`; it appears whole or not at all.
+
+    `images`: by the folder of a run; `missing`: what could not be shown and
+    why, a sentence each.
+    """
+    first = next((each.results[0] for each in runs if each.results), None)
+    names = ", ".join(each.name for each in runs)
+    values = {
+        "title": f"{names}: {', '.join(dict.fromkeys(run.record.dataset.name for run in runs))}",
+        "hero": _hero(runs, images),
+        "figures": _figures(runs[0], first),
+        "missing": missing,
+        "columns": _SCORES,
+        "rows": [row for run in runs for row in _rows(run)],
+        "bars": _bars(runs),
+        "runs": [run.name for run in runs if run.results],
+        "confusion": None if first is None else _confusion(first),
+        "chart": curves("loss", {run.name: run.losses for run in runs if run.losses}),
+        "galleries": [
+            _gallery(run, images[str(run.path)]) for run in runs if str(run.path) in images
+        ],
+        "settings": [_settings(run) for run in runs],
+        "commands": [line for run in runs for line in _commands(run)],
+    }
+    write_durably(out, render_page("zsseg.pipeline.report", "run_report.html", values))
+
+
+def _hero(runs: Sequence[ShownRun], images: Mapping[str, Gallery]) -> dict[str, object] | None:
+    """The first screen's picture: an image, its label, and what the first run with images says."""
+    return next(
+        (_pictures(run, images[str(run.path)].first) for run in runs if str(run.path) in images),
+        None,
+    )
+
+
+def _figures(run: ShownRun, result: EvaluationResult | None) -> dict[str, object] | None:
+    if result is None:
+        return None
+    means = result.means
+    named = ("hIoU", "sIoU", "uIoU") if result.has_groups else ("mIoU", "pAcc")
+    gamma = result.settings.get("calibration") or 0
+    return {
+        "numbers": [{"name": name, "value": percent(means[name])} for name in named],
+        "what": f"{result.images} images of {result.dataset} {result.split}, "
+        f"{run.record.config.protocol}, gamma {gamma:g}, {run.record.config.train.steps} steps; "
+        "in percent, all classes in one argmax",
+    }
+
+
+def _rows(run: ShownRun) -> list[dict[str, object]]:
+    """A line of the table of scores for each result of a run, and of its teacher."""
+    rows: list[dict[str, object]] = []
+    for result in (*run.results, *run.teacher):
+        means = result.means
+        cells = [percent(means[name]) if name in means else "-" for name in _SCORES]
+        gamma = f"{result.settings.get('calibration') or 0:g}"
+        name = run.name if result.subject == "student" else f"{run.name}: its teacher alone"
+        rows.append(
+            {
+                "name": name,
+                "about": f"{run.record.experiment}, {run.record.config.protocol}, seed "
+                f"{run.record.config.train.seed}",
+                "split": f"{result.dataset} {result.split}, {result.images} images",
+                "gamma": gamma,
+                "cells": cells,
+            }
+        )
+    return rows
+
+
+def _bars(runs: Sequence[ShownRun]) -> list[dict[str, object]]:
+    """IoU of each class by run, unseen classes first; runs of the first one's classes only."""
+    scored = [run for run in runs if run.results]
+    if not scored:
+        return []
+    classes = scored[0].results[0].classes
+    spec = scored[0].record.dataset
+    palette = name_colours(classes, spec)
+    of_run = [
+        {row.name: row for row in class_rows(run.results[0])}
+        for run in scored
+        if run.results[0].classes == classes
+    ]
+    order = sorted(range(len(classes)), key=lambda i: not of_run[0][classes[i]].unseen)
+    return [
+        {
+            "name": classes[i],
+            "unseen": of_run[0][classes[i]].unseen,
+            "colour": "#{:02x}{:02x}{:02x}".format(*palette[i]),
+            "values": [
+                {"text": percent(rows[classes[i]].iou), "width": _width(rows[classes[i]].iou)}
+                for rows in of_run
+            ],
+        }
+        for i in order
+    ]
+
+
+def _width(share: float) -> str:
+    return "0" if np.isnan(share) else f"{100 * share:.1f}"
+
+
+def _confusion(result: EvaluationResult) -> dict[str, object]:
+    """Shares of each class's pixels by what they are called, unseen classes first."""
+    unseen = set(result.unseen)
+    order = sorted(range(len(result.classes)), key=lambda i: result.classes[i] not in unseen)
+    count_CC = result.confusion_CC[np.ix_(order, order)].astype(np.float64)
+    share_CC = count_CC / np.maximum(count_CC.sum(1, keepdims=True), 1)
+    names = [result.classes[i] for i in order]
+    return {
+        "names": names,
+        "rows": [
+            {
+                "name": name,
+                "unseen": name in unseen,
+                "cells": [
+                    {"text": f"{100 * share:.0f}" if share >= 0.005 else "", "ink": f"{share:.2f}"}
+                    for share in share_C
+                ],
+            }
+            for name, share_C in zip(names, share_CC, strict=True)
+        ],
+    }
+
+
+def _gallery(run: ShownRun, gallery: Gallery) -> dict[str, object]:
+    rows = [_pictures(run, each) for each in gallery.images]
+    return {"name": run.name, "how": gallery.how, "rows": rows}
+
+
+def _pictures(run: ShownRun, shown: ReportImage) -> dict[str, object]:
+    """The image, its label if there is one, and the student's."""
+    spec = run.record.dataset
+    palette = name_colours(spec.classes, spec)
+    maps = {"student": shown.label_HW}
+    if shown.truth_HW is not None:
+        maps = {"label": shown.truth_HW, **maps}
+    present = np.unique(np.concatenate([label_HW.ravel() for label_HW in maps.values()]))
+    right = "" if np.isnan(shown.right) else f"{100 * shown.right:.1f} % of the pixels are right"
+    return {
+        "id": shown.id,
+        "right": right,
+        "cells": [
+            {"name": "image", "jpeg": _jpeg(shown.image_HW3)},
+            *(
+                {"name": name, "jpeg": _jpeg(overlay(shown.image_HW3, each, palette, alpha=0.6))}
+                for name, each in maps.items()
+            ),
+        ],
+        "keys": [
+            {"name": name, "colour": "#{:02x}{:02x}{:02x}".format(*palette[i])}
+            for i, name in enumerate(spec.classes)
+            if i in present
+        ],
+    }
+
+
+def _jpeg(image_HW3: NDArray[np.uint8]) -> str:
+    scale = min(1.0, _WIDE / max(image_HW3.shape[:2]))
+    size = tuple(max(1, round(side * scale)) for side in image_HW3.shape[:2])
+    return base64.b64encode(jpeg_bytes(resize_image(image_HW3, (size[0], size[1])))).decode()
+
+
+def _settings(run: ShownRun) -> dict[str, object]:
+    return {
+        "name": run.name,
+        "experiment": run.record.experiment,
+        "teacher": run.record.teacher,
+        "changes": run.changes,
+    }
+
+
+def _commands(run: ShownRun) -> list[str]:
+    record = run.record
+    words = ["zsseg", "train", "--cache", record.store, "--config", record.experiment]
+    split = run.results[0].split if run.results else "val"
+    return [
+        shlex.join([*words, "--out", str(run.path)]),
+        shlex.join(["zsseg", "evaluate", "--run", str(run.path), "--split", split]),
+        f"{shlex.join(['zsseg', 'predict', '--run', str(run.path)])} IMAGES --out predictions",
+    ]

@@ -1,0 +1,119 @@
+"""The page of trained runs: what it says is what the files say, and it needs nothing else."""
+
+import json
+import shutil
+from collections.abc import Iterator
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+from helpers.drawn_world import draw_world
+from helpers.tiny_training import train_tiny_students
+from helpers.zsseg_command import called
+
+import zsseg
+from zsseg.pipeline.report.shown_run import shown_run
+from zsseg.stages.errors import UserError
+
+SETTINGS = {
+    "objectives.dense_stride": 8,
+    "augmentation.short_side": 48,
+    "augmentation.crop": [32, 32],
+    "train.steps": 2,
+    "train.batch": 2,
+    "train.workers": 0,
+    "train.device": "cpu",
+    "train.log_every": 1,
+    "evaluate.short_side": 48,
+    "evaluate.mode": "whole",
+}
+
+
+class Page(HTMLParser):
+    """Text, pictures, and whatever would be loaded from elsewhere."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.text, self.pictures = "", 0
+        self.outside: list[str] = []
+        self.feed(html)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        for name, value in attrs:
+            if name in ("src", "href") and value is not None:
+                self.pictures += tag == "img" and value.startswith("data:image/jpeg;base64,")
+                if not value.startswith("data:"):
+                    self.outside.append(value)
+        assert tag != "script"
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+
+@pytest.fixture(scope="module")
+def work(tmp_path_factory: pytest.TempPathFactory, tiny_clip: str) -> Iterator[Path]:
+    """A world, and two runs on it, one of them scored."""
+    folder = tmp_path_factory.mktemp("report")
+    world = draw_world(folder / "world", images=2)
+    draw_world(folder / "world", split="val", images=8, seed=1)
+    with pytest.MonkeyPatch.context() as patch:
+        train_tiny_students(patch)
+        dense = {"dense.size": [64, 96], "text.templates": "single"}
+        zsseg.precompute(
+            world, teacher=tiny_clip, root=world.parent, cache=folder / "cache", settings=dense
+        )
+        for name in ("first", "<second>"):
+            zsseg.train(
+                config="baseline", out=folder / name, cache=folder / "cache", settings=SETTINGS
+            )
+        called("evaluate", "--run", folder / "first", "-q")
+        yield folder
+
+
+def test_the_page_of_a_run(work: Path) -> None:
+    called("report", work / "first", "-q")
+    page = Page((work / "first" / "report.html").read_text())
+    scores = json.loads((work / "first" / "evaluation-val.json").read_text())["scores"]
+    for name in ("hIoU", "sIoU", "uIoU"):
+        assert f"{100 * scores[name]:.1f}" in page.text
+    assert "gamma 0, 2 steps" in page.text
+    assert "train.steps: there" in page.text
+    assert "the best and the worst by the share of right pixels of 8 of the 8 images" in page.text
+    assert page.pictures == 3 * (1 + 6)
+    assert page.outside == []
+    assert f"zsseg predict --run {work / 'first'} IMAGES" in page.text
+
+
+def test_runs_side_by_side_and_names_as_text(work: Path, tmp_path: Path) -> None:
+    out = tmp_path / "both.html"
+    called("report", work / "first", work / "<second>", "--out", out, "-q")
+    page = Page(out.read_text())
+    assert page.text.count("<second>") >= 3
+    assert "<second> has no scores: zsseg evaluate --run" in page.text
+    # Its pictures are of `val`, too.
+    assert page.pictures == 3 * (1 + 6 + 6)
+
+
+def test_a_run_whose_data_set_is_gone_has_a_page(work: Path, tmp_path: Path) -> None:
+    nowhere = tmp_path / "empty"
+    nowhere.mkdir()
+    called("report", work / "first", "--root", nowhere, "--out", tmp_path / "page.html", "-q")
+    page = Page((tmp_path / "page.html").read_text())
+    assert "first has no pictures: " in page.text
+    assert page.pictures == 0
+    assert "What each class is taken for" in page.text
+
+
+def test_what_cannot_be_shown_is_told(work: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="is no run"):
+        called("report", tmp_path)
+    with pytest.raises(UserError, match="is a folder"):
+        called("report", work / "first", "--out", tmp_path)
+    copy = tmp_path / "copy"
+    shutil.copytree(work / "first", copy)
+    (copy / "evaluation-val.json").write_text("{")
+    with pytest.raises(UserError, match="damaged"):
+        shown_run(copy)
+    (copy / "evaluation-val.json").unlink()
+    (copy / "metrics.jsonl").write_text("not JSON\n")
+    assert shown_run(copy).losses == []
