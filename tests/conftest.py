@@ -18,6 +18,18 @@ if TYPE_CHECKING:
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 
 
+@pytest.fixture(scope="session", autouse=True)
+def gradients_before_any_forecast() -> None:
+    """torch sets up its threads for gradients once, at the first that are asked for.
+
+    After a memory forecast (tensors without numbers) it takes the processor for one of several
+    devices, starts threads, and no fork of this process can compute gradients: tests fork.
+    """
+    import torch
+
+    torch.ones(1, requires_grad=True).sum().backward()
+
+
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
     """Real data beside the checkout (CamVid and a small CLIP for it), where it is there."""

@@ -88,7 +88,12 @@ def test_slots_are_those_that_the_step_needs(world: World) -> None:
 
 def test_bytes_of_the_cache_are_counted(world: World) -> None:
     store, _, _ = world
-    objectives = {"global_distillation": 0.0, "local_distillation": 0.0, "dense": 0.0}
+    objectives = {
+        "global_distillation": 0.0,
+        "local_distillation": 0.0,
+        "dense": 0.0,
+        "dense_relation": 0.0,
+    }
     less = {"objectives": objectives, "latent": {"enabled": False}}
     plain = {"objectives": objectives | {"sdd": 0.0}, "self_training": {"method": "none"}}
     dense, cls, regions = 22 * 6 * 8 * 2, 22 * 2, 6 * 8
