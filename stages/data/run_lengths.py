@@ -29,6 +29,12 @@ def decoded_runs(counts: str) -> list[int]:
     return runs
 
 
+def check_runs(runs: Sequence[int], height: int, width: int) -> None:
+    """Raise ValueError where run lengths do not fill a mask; nothing of its size is made."""
+    if min(runs, default=0) < 0 or sum(runs) != height * width:
+        raise ValueError(f"run lengths do not fill {height} x {width} pixels")
+
+
 def mask_of_runs(
     runs: Sequence[int], height: int, width: int, *, by_rows: bool = False
 ) -> NDArray[np.bool_]:
@@ -36,7 +42,6 @@ def mask_of_runs(
 
     Raises ValueError where they do not fill the mask.
     """
-    if min(runs, default=0) < 0 or sum(runs) != height * width:
-        raise ValueError(f"run lengths do not fill {height} x {width} pixels")
+    check_runs(runs, height, width)
     mask_P = np.repeat(np.arange(len(runs)) % 2 == 1, runs)
     return mask_P.reshape(height, width) if by_rows else mask_P.reshape(width, height).T

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from zsseg.stages.data.class_names import normal_form
 from zsseg.stages.data.images import read_image, read_raw_label
 from zsseg.stages.data.spec import VOID, Colour, load_spec
 from zsseg.stages.errors import DatasetError
@@ -17,6 +18,7 @@ from zsseg.stages.importing.annotated import (
     Label,
     check_size,
     is_void_name,
+    tidy_name,
     unique_names,
 )
 from zsseg.stages.importing.name_files import NameTable
@@ -50,14 +52,15 @@ def read_colour_masks(
     names, told = _named(colours, tables)
     if names is None:
         return None
+    names = {colour: name for colour, name in names.items() if tidy_name(name)}
     used = {colour: name for colour, name in names.items() if not is_void_name(name)}
     if len(unique_names(used.values())) < 2:
         used = names
     if dropped := sorted({*names.values()} - {*used.values()}):
         told.append(f"Taken for pixels without a class: {', '.join(dropped)}.")
     classes = unique_names(used.values())
-    number = {name.casefold(): index for index, name in enumerate(classes)}
-    ids = {colour: number[name.casefold()] for colour, name in used.items()}
+    number = {normal_form(name): index for index, name in enumerate(classes)}
+    ids = {colour: number[normal_form(tidy_name(name))] for colour, name in used.items()}
     return Findings(
         form="colour masks",
         classes=tuple(classes),

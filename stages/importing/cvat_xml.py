@@ -9,14 +9,14 @@
 A shape of higher `z_order` covers others; of equal ones the later.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from pathlib import Path
 from xml.etree import ElementTree
 
 import numpy as np
 
-from zsseg.stages.data.run_lengths import mask_of_runs
+from zsseg.stages.data.run_lengths import check_runs, mask_of_runs
 from zsseg.stages.errors import UserError
 from zsseg.stages.file_bytes import read_text_file
 from zsseg.stages.importing.annotated import Findings, Mask
@@ -97,15 +97,22 @@ def _drawing(shape: ElementTree.Element) -> Callable[[int, int], Mask]:
     if shape.tag == "mask":
         left, top, width, height = (int(given[key]) for key in ("left", "top", "width", "height"))
         runs = [int(each) for each in given["rle"].split(",")]
-        return partial(_part, mask_of_runs(runs, height, width, by_rows=True), left, top)
+        check_runs(runs, height, width)
+        return partial(_part, runs, (height, width), (top, left))
     raise ValueError("it has no area")
 
 
-def _part(part_hw: Mask, left: int, top: int, height: int, width: int) -> Mask:
-    """(H, W) a mask at its place. Raises ValueError where it reaches out of the image."""
-    rows, columns = part_hw.shape
+def _part(
+    runs: Sequence[int], size: tuple[int, int], corner: tuple[int, int], height: int, width: int
+) -> Mask:
+    """(H, W) a mask of run lengths at its place; decoded here, since its file may say any size.
+
+    Raises ValueError where it reaches out of the image.
+    """
+    (rows, columns), (top, left) = size, corner
     if min(left, top) < 0 or top + rows > height or left + columns > width:
         raise ValueError(f"a mask of {rows} x {columns} at {top}, {left} reaches out of the image")
     mask_HW = np.zeros((height, width), dtype=bool)
+    part_hw = mask_of_runs(runs, rows, columns, by_rows=True)
     mask_HW[top : top + rows, left : left + columns] = part_hw
     return mask_HW

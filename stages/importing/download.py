@@ -78,7 +78,7 @@ def _receive(file: PublicFile, partial: Path, progress: Callable[[int, int], Non
         goes_on = response.status == 206
         if not goes_on:
             have = 0  # the server sends it from the start
-        total = _total(response, have)
+        total = _total(response, have) or file.bytes
         _refuse(file, partial, have, total)
         with partial.open("ab" if goes_on else "wb") as out:
             while chunk := response.read(_CHUNK):
@@ -109,7 +109,14 @@ def _refuse(file: PublicFile, partial: Path, have: int, total: int | None) -> No
 
 
 def _check(file: PublicFile, partial: Path) -> None:
-    """Raise ResourceError, and remove the file, where its hash is another."""
+    """Raise ResourceError, and remove the file, where its size or its hash is another."""
+    size = partial.stat().st_size
+    if file.bytes is not None and size != file.bytes:
+        partial.unlink()
+        raise ResourceError(
+            f"{file.url}: has {size:,} bytes where {file.bytes:,} are expected: another file. It "
+            "is removed; run the same command again, or download the data set from its page"
+        )
     if file.md5 is None:
         return
     with partial.open("rb") as stream:

@@ -4,6 +4,7 @@ Nothing is written into the user's folder. The new folder holds a link to each i
 the system makes no links) and its label, linked where it can be read as it is, else converted.
 """
 
+import itertools
 import os
 import shutil
 from collections import Counter
@@ -11,11 +12,13 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from zsseg.stages.data.class_names import normal_form
 from zsseg.stages.data.dataset_check import FileProblem, file_problem
 from zsseg.stages.data.images import image_size, read_raw_label, write_png
 from zsseg.stages.data.spec import VOID, load_spec
@@ -247,20 +250,34 @@ def _labelled_splits(
 def _ids(images: Mapping[Path, str]) -> dict[Path, str]:
     """A name for each image: its path below the folder of all of them, without extension.
 
-    Images that differ in their extension only keep it as a part of their name.
+    Images that differ in their extension only keep it as a part of their name; where another image
+    is called so, a number follows. No two names differ in capitals or Unicode's form alone.
     """
     top = os.path.commonpath([image.parent for image in images])
     stems = {image: image.relative_to(top).with_suffix("").as_posix() for image in images}
-    count = Counter(stem.casefold() for stem in stems.values())
-    return {
-        image: stem if count[stem.casefold()] == 1 else f"{stem}_{image.suffix[1:]}"
-        for image, stem in stems.items()
-    }
+    count = Counter(normal_form(stem) for stem in stems.values())
+    taken = {form for form, number in count.items() if number == 1}
+    ids = {}
+    for image, stem in stems.items():
+        ids[image] = stem
+        if count[normal_form(stem)] > 1:
+            name = f"{stem}_{image.suffix[1:]}"
+            tries = chain([name], (f"{name}_{number}" for number in itertools.count(2)))
+            ids[image] = next(each for each in tries if normal_form(each) not in taken)
+            taken.add(normal_form(ids[image]))
+    return ids
 
 
 def _link(file: Path, target: Path) -> None:
-    """A link to a file; a second name of it or a copy where the system makes none."""
+    """A link to a file; a second name of it or a copy where the system makes none.
+
+    Raises DatasetError where something is there: a copy would go through a link into its file.
+    """
     target.parent.mkdir(parents=True, exist_ok=True)
+    if os.path.lexists(target):
+        raise DatasetError(
+            f"{file}: two images would be called {target.name}. Rename one, and run this again"
+        )
     for make in (os.symlink, os.link):
         with suppress(OSError, NotImplementedError):
             make(file.resolve(), target)

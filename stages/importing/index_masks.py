@@ -8,10 +8,17 @@ from pathlib import Path
 
 import numpy as np
 
+from zsseg.stages.data.class_names import normal_form
 from zsseg.stages.data.images import palette_colours, read_raw_label
 from zsseg.stages.data.spec import VOID, load_spec
 from zsseg.stages.errors import DatasetError
-from zsseg.stages.importing.annotated import MOST_CLASSES, Findings, is_void_name, unique_names
+from zsseg.stages.importing.annotated import (
+    MOST_CLASSES,
+    Findings,
+    is_void_name,
+    tidy_name,
+    unique_names,
+)
 from zsseg.stages.importing.name_files import NameTable
 from zsseg.stages.importing.sources import PictureGroup
 
@@ -94,8 +101,9 @@ def _meaning(
         if table.by_value and present - {VOID} <= set(table.by_value):
             named = {value: name for value, name in table.by_value.items() if value in present}
             return _of_table(named, f"Names of the values are those of {table.file}.")
-    # Void is 255, unless it is the only value beside one more: masks of 0 and 255.
-    real = sorted(present - {VOID} if len(present - {VOID}) > 1 or VOID not in present else present)
+    # 255 is void, but in masks of nothing else than 0 and 255, and where it is all there is.
+    both = present == {0, VOID} and len(names) <= 2
+    real = sorted(present if both or present == {VOID} else present - {VOID})
     if names:
         return _of_user(real, values, names, black=black)
     listed = [f"class {value}" for value in real]
@@ -126,16 +134,17 @@ def _of_table(table: Mapping[int, str], *doubts: str) -> _Meaning:
 
     `table`: of the values that the labels hold.
     """
-    used = {value: name for value, name in table.items() if name and not is_void_name(name)}
-    dropped = sorted({name for name in table.values() if name and name not in used.values()})
+    named = {value: name for value, name in table.items() if tidy_name(name)}
+    used = {value: name for value, name in named.items() if not is_void_name(name)}
+    dropped = sorted({*named.values()} - {*used.values()})
     if len(used) < 2:
-        used, dropped = {value: name for value, name in table.items() if name}, []
+        used, dropped = named, []
     classes = unique_names(used.values())
-    ids = {name.casefold(): number for number, name in enumerate(classes)}
+    ids = {normal_form(name): number for number, name in enumerate(classes)}
     told = [*doubts]
     if dropped:
         told.append(f"Taken for pixels without a class: {', '.join(dropped)}.")
-    encoding = {value: ids[name.casefold()] for value, name in used.items()}
+    encoding = {value: ids[normal_form(tidy_name(name))] for value, name in used.items()}
     return _Meaning(tuple(classes), encoding, tuple(told))
 
 
@@ -147,7 +156,7 @@ def _of_user(
     told = (
         f"Names were given to values in ascending order: look whether they fit ({{}} = {names[0]})."
     )
-    if len(real) == 2 and VOID in real:  # 0 and 255
+    if list(real) == [0, VOID]:
         listed = names if count > 1 else ["background", *names]
         ids = {value: number for number, value in enumerate(real)}
         return _Meaning(tuple(listed), ids, (told.format(real[len(listed) - count]),))

@@ -1,5 +1,6 @@
 """Unpacks an archive of somebody else: files only, inside the folder, none overwritten."""
 
+import lzma
 import shutil
 import stat
 import tarfile
@@ -15,6 +16,14 @@ from zsseg.stages.data.folders import is_leftover
 from zsseg.stages.errors import DatasetError, ResourceError
 
 _PARTIAL = ".partial"
+_CHUNK = 1 << 20
+_DAMAGED = (
+    zipfile.BadZipFile,
+    tarfile.TarError,
+    zlib.error,
+    lzma.LZMAError,
+    EOFError,
+)
 _MOST_TIMES = 200  # the size of the archive; what unpacks to more is made to fill the disk
 
 
@@ -38,9 +47,16 @@ def unpack(archive: Path, folder: Path, *, progress: Callable[[int, int], None])
             for done, member in enumerate(members, start=1):
                 _write(archive, member, folder / member.name)
                 progress(done, len(members))
-    except (zipfile.BadZipFile, tarfile.TarError, zlib.error, EOFError) as error:
+    except (*_DAMAGED, OSError) as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            raise  # the disk's; those of gzip and bz2 have no number
         raise DatasetError(
             f"{archive}: is damaged, or no archive ({error}). Delete it and fetch it again"
+        ) from error
+    except RuntimeError as error:  # zipfile's, for what it cannot read
+        raise DatasetError(
+            f"{archive}: is encrypted, or packed in a way that is not known ({error}). Fetch "
+            f"another form of it, or unpack it by hand to {folder}"
         ) from error
 
 
@@ -55,6 +71,9 @@ def _members(archive: Path) -> Iterator[list[_Member]]:
         with tarfile.open(archive) as tar:
             members = [_of_tar(archive, tar, info) for info in tar]
             yield [each for each in members if each and not is_leftover(each.name)]
+            assert tar.fileobj is not None
+            while tar.fileobj.read(_CHUNK):  # to its end, where its checksum is
+                continue
 
 
 def _of_zip(archive: Path, opened: zipfile.ZipFile, info: zipfile.ZipInfo) -> _Member | None:
@@ -120,7 +139,7 @@ def _write(archive: Path, member: _Member, target: Path) -> None:
     partial = target.with_name(target.name + _PARTIAL)
     try:
         with member.open() as source, partial.open("wb") as out:
-            shutil.copyfileobj(source, out, 1 << 20)
+            shutil.copyfileobj(source, out, _CHUNK)
         partial.replace(target)
     finally:
         partial.unlink(missing_ok=True)

@@ -13,6 +13,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from helpers.zsseg_command import zsseg
 
@@ -33,6 +34,7 @@ class Files:
         self.cut: list[int] = []
         """Bytes after which the next answers break off, one each."""
         self.ranges = True
+        self.tells_length = True
         self.asked: list[str | None] = []
         """The Range of each request."""
 
@@ -59,7 +61,8 @@ class _Handler(BaseHTTPRequestHandler):
             self.send_error(416)
             return
         self.send_response(206 if start else 200)
-        self.send_header("Content-Length", str(len(content) - start))
+        if self.files.tells_length:
+            self.send_header("Content-Length", str(len(content) - start))
         self.end_headers()
         sent = content[start:]
         self.wfile.write(sent[: self.files.cut.pop(0)] if self.files.cut else sent)
@@ -158,6 +161,20 @@ def test_a_full_disk_is_told_before(
         got(PublicFile(f"{address}/a.zip"), tmp_path / "a.zip")
 
 
+def test_the_size_that_is_known_counts_where_the_server_tells_none(
+    served: tuple[Files, str], tmp_path: Path
+) -> None:
+    files, address = served
+    files.content["/a.zip"] = BODY
+    files.tells_length = False
+    files.cut = [1000]
+    assert got(PublicFile(f"{address}/a.zip", bytes=len(BODY)), tmp_path / "a.zip") == BODY
+    assert files.asked == [None, "bytes=1000-"]
+    with pytest.raises(ResourceError, match=r"has 10,240 bytes where 5 are expected.*is removed"):
+        got(PublicFile(f"{address}/a.zip", bytes=5), tmp_path / "b.zip")
+    assert [path.name for path in tmp_path.iterdir()] == ["a.zip"]
+
+
 def zipped(*members: tuple[str, bytes], link: str = "") -> bytes:
     stream = io.BytesIO()
     with zipfile.ZipFile(stream, "w", zipfile.ZIP_DEFLATED) as archive:
@@ -221,6 +238,33 @@ def test_links_and_damage_are_refused(make: Any, tmp_path: Path) -> None:
         unpacked(whole[: len(whole) // 3], tmp_path)
     with pytest.raises(DatasetError, match="is damaged, or no archive"):
         unpacked(b"no archive", tmp_path)
+
+
+@pytest.mark.parametrize("kind", ["gz", "bz2", "xz"])
+@pytest.mark.parametrize("where", [0.5, 1.0])
+def test_damage_in_a_packed_tar_is_told(kind: str, where: float, tmp_path: Path) -> None:
+    stream = io.BytesIO()
+    content = np.random.default_rng(0).bytes(300_000)
+    mode: Any = f"w:{kind}"
+    with tarfile.open(fileobj=stream, mode=mode) as archive:
+        info = tarfile.TarInfo("a")
+        info.size = len(content)
+        archive.addfile(info, io.BytesIO(content))
+    whole = bytearray(stream.getvalue())
+    assert unpacked(bytes(whole), tmp_path) == {"a": content}
+    shutil.rmtree(tmp_path / "out")
+    # The last bytes of a packed file are its checksum, or of its end's.
+    whole[min(int(where * len(whole)), len(whole) - 6)] ^= 255
+    with pytest.raises(DatasetError, match="is damaged, or no archive"):
+        unpacked(bytes(whole), tmp_path)
+
+
+def test_an_encrypted_archive_is_told(tmp_path: Path) -> None:
+    content = bytearray(zipped(("a", b"hello")))
+    content[6] |= 1
+    content[content.find(b"PK\x01\x02") + 8] |= 1
+    with pytest.raises(DatasetError, match=r"is encrypted.*Unpack it by hand to"):
+        unpacked(bytes(content), tmp_path)
 
 
 def test_an_archive_made_to_fill_the_disk_is_refused(tmp_path: Path) -> None:

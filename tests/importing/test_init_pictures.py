@@ -15,11 +15,12 @@ from helpers.photo_folder import (
     photograph,
     photographs,
 )
-from helpers.zsseg_command import zsseg
+from helpers.zsseg_command import called, zsseg
 from numpy.typing import NDArray
 
 from zsseg.stages.data.images import write_png
-from zsseg.stages.data.spec import VOID
+from zsseg.stages.data.spec import VOID, load_spec
+from zsseg.stages.errors import DatasetError
 
 PALETTE = np.zeros((256, 3), dtype=np.uint8)
 PALETTE[1:4] = [(128, 0, 0), (0, 128, 0), (0, 0, 128)]
@@ -85,6 +86,66 @@ def test_a_mask_of_0_and_255_has_two_classes(tmp_path: Path) -> None:
     spec, made = made_of(tmp_path / "photos", "--labels", tmp_path / "masks", "--classes", "crack")
     assert spec.classes == ("background", "crack")
     assert (labels_of(spec, made)["0"] == halves(0, 1)).all()
+
+
+@pytest.mark.parametrize(
+    ("values", "names", "encoding"),
+    [
+        ((0, 255), "road, car", {0: 0, 255: 1}),
+        ((0, 255), "road, car, sky", {0: 0, 1: 1, 2: 2}),
+        ((1, 255), "road, car", {1: 0, 2: 1}),
+        ((3, 255), "road, car", None),
+    ],
+)
+def test_255_is_void_but_in_masks_of_0_and_255(
+    tmp_path: Path, values: tuple[int, int], names: str, encoding: dict[int, int] | None
+) -> None:
+    photographs(tmp_path / "photos", 3, name="{}.png")
+    for i in range(3):
+        write_png(tmp_path / "masks" / f"{i}.png", halves(*values))
+    words = (tmp_path / "photos", "--labels", tmp_path / "masks", "--classes", names, "-q")
+    out = tmp_path / "made.yaml"
+    if encoding is None:
+        with pytest.raises(DatasetError, match="gives 2 names, and the labels hold 1 values"):
+            called("init", *words, "--out", out)
+        return
+    called("init", *words, "--out", out)
+    spec = load_spec(str(out))
+    found = spec.encoding or {number: number for number in range(len(spec.classes))}
+    assert found == encoding
+    assert (255 in spec.ignore) == (255 not in encoding)
+
+
+@pytest.mark.parametrize(
+    ("form", "twin"),
+    [
+        ("numbers", "cafe\u0301"),
+        ("numbers", "  CAF\u00c9 "),
+        ("colours", "cafe\u0301"),
+        ("colours", "  CAF\u00c9 "),
+        ("colours", ""),  # a colour without a name is void
+    ],
+)
+def test_names_that_are_one_to_a_text_encoder_are_one_class(
+    tmp_path: Path, form: str, twin: str
+) -> None:
+    photos = tmp_path / "photos"
+    photographs(photos / "images", 3)
+    label = halves(0, 1)
+    label[:8] = 2
+    for i in range(3):
+        shown = label if form == "numbers" else colours_of(label)
+        write_png(photos / "labels" / f"photo_{i}.png", shown)
+    names = ["caf\u00e9", twin, "road"]
+    if form == "numbers":
+        lines = [f"{number}: {name}" for number, name in enumerate(names)]
+        (photos / "labels" / "names.txt").write_text("\n".join(lines), encoding="utf-8")
+    else:
+        colours = COLOURS.values()
+        labels = [{"name": n, "color": [*c]} for n, c in zip(names, colours, strict=True)]
+        (photos / "config.json").write_text(json.dumps({"labels": labels}), encoding="utf-8")
+    spec, _ = made_of(photos)
+    assert spec.classes == ("caf\u00e9", "road")
 
 
 @pytest.mark.parametrize(("last", "first_class"), [(3, 1), (11, 0)])
@@ -265,6 +326,28 @@ def test_images_that_differ_in_their_extension_only(tmp_path: Path) -> None:
     _, made = made_of(photos, "--classes", "road, sky")
     names = sorted(path.name for path in made.glob("images/*/*"))
     assert names == ["a_bmp.bmp", "a_png.png", "b.png"]
+
+
+@pytest.mark.parametrize("missing", [(), ("symlink",), ("symlink", "link")])
+def test_no_two_images_get_one_name_and_none_is_written_to(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, missing: tuple[str, ...]
+) -> None:
+    def refused(*args: object) -> None:
+        raise OSError("not permitted")
+
+    photos = tmp_path / "photos"
+    names = ("a.png", "a.bmp", "a_png.png", "a_png.bmp", "A_png_2.png", "b/a.png")
+    for i, name in enumerate(names):
+        photograph(photos / name, seed=i)
+    for name in missing:
+        monkeypatch.setattr(os, name, refused)
+    _, made = made_of(photos, "--classes", "road, sky")  # it compares the user's folder
+    copies = [path for path in made.glob("images/**/*") if path.is_file()]
+    assert sorted(path.read_bytes() for path in copies) == sorted(
+        path.read_bytes() for path in photos.rglob("*.*")
+    )
+    stems = [path.relative_to(made / "images").as_posix().casefold() for path in copies]
+    assert len({stem.partition("/")[2].rpartition(".")[0] for stem in stems}) == len(names)
 
 
 @pytest.mark.parametrize(
