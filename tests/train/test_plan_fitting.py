@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from helpers.several_processes import together
@@ -206,3 +207,22 @@ def test_where_the_first_cannot_plan_all_end(
     assert (first, second) == (9, 1)
     assert "nothing fits" in said
     assert not silent
+
+
+def test_an_unreadable_image_is_not_among_the_labelled(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else one without a label would pass for labelled."""
+    store = world.store
+    read_all, index = type(store).read_all, [dict(entry) for entry in store.index]
+    index[-1]["label"] = None
+    failed_N = np.zeros(store.rows, np.uint8)
+    failed_N[0] = 1
+    monkeypatch.setattr(type(store), "index", property(lambda _: index))
+    monkeypatch.setattr(
+        type(store),
+        "read_all",
+        lambda self, name: failed_N if name == "status" else read_all(self, name),
+    )
+    facts = store_facts(store, world.spec)
+    assert (facts.images, facts.labelled) == (11, 10)

@@ -29,7 +29,7 @@ class StoreFacts:
     images: int
     """That stage one could use."""
     labelled: int
-    """Of the store's images, with a label file."""
+    """Of these, with a label file."""
     size: tuple[int, int]
     """Median height and width of the images in pixels."""
     seen: int
@@ -71,7 +71,11 @@ def store_facts(store: Store, spec: DatasetSpec) -> StoreFacts:
         holds.add(DENSE)
     return StoreFacts(
         images=int(usable_N.sum()),
-        labelled=sum(entry["label"] is not None for entry in store.index),
+        labelled=sum(
+            entry["label"] is not None
+            for entry, usable in zip(store.index, usable_N, strict=True)
+            if usable
+        ),
         size=(height, width),
         seen=len(spec.seen_ids),
         unseen=len(spec.unseen_ids),
