@@ -8,10 +8,11 @@ from pathlib import Path
 
 from zsseg.stages.errors import ResourceError, UserError
 from zsseg.stages.printable import first_line
-from zsseg.stages.train.run.pretrained import MANIFEST, check_pretrained
+from zsseg.stages.train.run.pretrained import MANIFEST, WEIGHTS, check_pretrained
 
 _NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
-_FILES = [MANIFEST, "*.json", "*.safetensors", "README.md"]
+_FILES = [MANIFEST, WEIGHTS, "run.json", "text.safetensors", "README.md", "picture.jpg"]
+"""What is sent and got: not what scores and reports have added to the folder here."""
 
 
 def is_hub_name(text: str) -> bool:
@@ -32,15 +33,26 @@ def push(folder: Path, name: str, *, private: bool = True) -> str:
     try:
         client = HfApi()
         client.create_repo(name, private=private, exist_ok=True, repo_type="model")
-        client.upload_folder(
-            repo_id=name, folder_path=str(folder), commit_message="Add a student of zsseg"
-        )
-        return f"{client.endpoint}/{name}"
+        public = not client.repo_info(name).private
+        if not (private and public):
+            client.upload_folder(
+                repo_id=name,
+                folder_path=str(folder),
+                allow_patterns=_FILES,
+                commit_message="Add a student of zsseg",
+            )
+        address = f"{client.endpoint}/{name}"
     except Exception as error:  # its own errors, and those of the HTTP library under it
         raise ResourceError(
             f"{name}: the Hub did not take it ({first_line(error)}). Check the network, the name, "
             "and that `hf auth login` was done with a token that may write"
         ) from error
+    if private and public:
+        raise UserError(
+            f"{name}: is there already, and everybody may read it, so nothing was sent. Add "
+            "--public, or give another name"
+        )
+    return str(address)
 
 
 def pulled(name: str) -> Path:

@@ -69,7 +69,7 @@ def _scores(found: Sequence[Mapping[str, Any]]) -> str:
     return "\n".join(lines) + (
         "\n\nIn percent; IoU accumulated over the whole split, all classes in one argmax. sIoU and "
         "uIoU: means over the seen and the unseen classes; hIoU: their harmonic mean. Made by "
-        f"`zsseg evaluate --run RUN --split {found[0]['split']}`."
+        "`zsseg evaluate --run RUN --split SPLIT`, with `--calibration GAMMA` where there is one."
     )
 
 

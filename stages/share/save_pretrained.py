@@ -42,7 +42,7 @@ def save_pretrained(
     _check_place(run, out, force=force)
     picture = None if image is None else _picture(run, image)
     with disk_errors(out.parent, out.name):
-        made, before = (out.with_name(f".{out.name}.{what}") for what in ("partial", "before"))
+        made = out.with_name(f".{out.name}.partial")
         shutil.rmtree(made, ignore_errors=True)
         made.mkdir(parents=True)
         try:
@@ -58,13 +58,24 @@ def save_pretrained(
             files = {name: hashed(made / name) for name in (WEIGHTS, _TEXT, _RECORD)}
             manifest = PretrainedManifest(version=version("zsseg"), step=run.step, files=files)
             write_durably(made / MANIFEST, f"{manifest.model_dump_json(indent=2)}\n".encode())
-            if out.exists():
-                out.rename(before)  # both are whole at every moment
-            made.rename(out)
+            _put(made, out)
         finally:
             shutil.rmtree(made, ignore_errors=True)
-            shutil.rmtree(before, ignore_errors=True)
     return tuple(sorted(out.iterdir()))
+
+
+def _put(made: Path, out: Path) -> None:
+    """Give a finished folder its name; one that has it goes only when that is done."""
+    before = out.with_name(f".{out.name}.before")
+    if out.exists():
+        out.rename(before)
+    try:
+        made.rename(out)
+    except OSError:
+        if before.exists():
+            before.rename(out)
+        raise
+    shutil.rmtree(before, ignore_errors=True)
 
 
 def _check_place(run: TrainedRun, out: Path, *, force: bool) -> None:

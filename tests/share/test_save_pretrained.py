@@ -4,6 +4,7 @@ import json
 import pickle
 import shutil
 from collections.abc import Iterator
+from fnmatch import fnmatch
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -13,6 +14,7 @@ import torch
 from helpers.drawn_world import draw_world
 from helpers.tiny_training import train_tiny_students
 from helpers.zsseg_command import called
+from safetensors.torch import load_file
 
 import zsseg
 from zsseg.stages.errors import ResourceError, UserError
@@ -89,7 +91,9 @@ def test_a_picture_is_of_an_image_that_was_given(made: Path, tmp_path: Path) -> 
     assert not (made / "shared" / "picture.jpg").exists()
 
 
-@pytest.mark.parametrize("name", ["notes.txt", "model.pt", "more/data.bin", "model.safetensors"])
+@pytest.mark.parametrize(
+    "name", ["README.md", "notes.txt", "model.pt", "more/data.bin", "model.safetensors"]
+)
 @pytest.mark.parametrize("kind", [0, 1, 2, 5, "torch"])
 def test_a_pickle_anywhere_is_refused_unread(folder: Path, name: str, kind: int | str) -> None:
     path = folder / name
@@ -99,13 +103,51 @@ def test_a_pickle_anywhere_is_refused_unread(folder: Path, name: str, kind: int 
         torch.save({"a": torch.zeros(1)}, path)
     else:
         path.write_bytes(pickle.dumps({"a": 1}, protocol=kind))
-    if kind in (0, 1) and name == "model.safetensors":  # begins like a text; its hash is wrong
-        with pytest.raises(UserError, match="not what was written"):
-            zsseg.load(folder)
-        return
     for ask in (zsseg.load, check_pretrained):
         with pytest.raises(UserError, match=r"may hold Python objects.*nothing of .* is read"):
             ask(folder)
+
+
+@pytest.mark.parametrize("header", [640, 896, 1152, 1408, 19280])
+def test_the_length_of_a_header_is_no_sign_of_a_pickle(folder: Path, header: int) -> None:
+    """These begin with the bytes of a pickle or of an archive."""
+    text = json.dumps({"a": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}})
+    path = folder / "more.safetensors"
+    path.write_bytes(header.to_bytes(8, "little") + text.ljust(header).encode() + bytes(4))
+    assert load_file(path)["a"].shape == (1,)
+    assert zsseg.load(folder).run.step == 1
+
+
+def test_what_zsseg_leaves_in_it_stays_readable(made: Path, folder: Path, tmp_path: Path) -> None:
+    world = made / "world"
+    called("evaluate", "--run", folder, "--root", world, "-q")
+    called("report", folder, "--root", world, "-q")
+    (folder / "Thumbs.db").write_bytes(b"\xd0\xcf\x11\xe0")
+    image = world / "images" / "val" / "scene_000.png"
+    assert zsseg.load(folder).predict(image).labels.size
+    (folder / "Thumbs.db").unlink()
+    zsseg.load(made / "run").save_pretrained(folder, force=True)
+    assert not (folder / "report.html").exists()
+
+
+@pytest.mark.parametrize("fault", [1, 2])
+def test_one_of_two_folders_is_there_when_the_disk_fails(
+    made: Path, folder: Path, monkeypatch: pytest.MonkeyPatch, fault: int
+) -> None:
+    before = (folder / "config.json").read_bytes()
+    rename, calls = Path.rename, []
+
+    def failing(path: Path, target: Path) -> Path:
+        calls.append(path)
+        if len(calls) == fault:
+            raise OSError(5, "Input/output error")
+        return rename(path, target)
+
+    monkeypatch.setattr(Path, "rename", failing)
+    with pytest.raises(ResourceError):
+        zsseg.load(made / "run").save_pretrained(folder, force=True)
+    assert (folder / "config.json").read_bytes() == before
+    assert [path.name for path in folder.parent.iterdir()] == ["shared"]
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "text.safetensors", "run.json"])
@@ -168,7 +210,7 @@ def test_nothing_is_trained_into_it_and_nothing_replaced(made: Path, folder: Pat
 @pytest.fixture
 def fake_hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> SimpleNamespace:
     """huggingface_hub with the documented signatures of what is used; it keeps a folder."""
-    kept = SimpleNamespace(calls=[], folder=tmp_path / "hub")
+    kept = SimpleNamespace(calls=[], folder=tmp_path / "hub", private=True)
 
     class Client:
         endpoint = "https://hub.example"
@@ -178,9 +220,17 @@ def fake_hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> SimpleNamespace
         ) -> None:
             kept.calls.append(("create", repo_id, private, exist_ok, repo_type))
 
-        def upload_folder(self, *, repo_id: str, folder_path: str, commit_message: str) -> None:
+        def repo_info(self, repo_id: str) -> SimpleNamespace:
+            return SimpleNamespace(private=kept.private)
+
+        def upload_folder(
+            self, *, repo_id: str, folder_path: str, allow_patterns: list[str], commit_message: str
+        ) -> None:
             kept.calls.append(("upload", repo_id, commit_message))
-            shutil.copytree(folder_path, kept.folder)
+            kept.folder.mkdir()
+            for file in Path(folder_path).iterdir():
+                if any(fnmatch(file.name, each) for each in allow_patterns):
+                    shutil.copy(file, kept.folder)
 
     def snapshot_download(repo_id: str, *, allow_patterns: list[str]) -> str:
         kept.calls.append(("get", repo_id, tuple(allow_patterns)))
@@ -203,7 +253,31 @@ def test_to_the_hub_and_back(
     image = made / "world" / "images" / "val" / "scene_000.png"
     expected = zsseg.load(made / "run").predict(image)
     np.testing.assert_array_equal(model.predict(image).labels, expected.labels)
-    assert not any("pt" in pattern for pattern in fake_hub.calls[-1][2])
+    assert not any("*" in pattern for pattern in fake_hub.calls[-1][2])
+
+
+def test_scores_and_reports_are_not_sent(folder: Path, fake_hub: SimpleNamespace) -> None:
+    for name in ("evaluation-val.json", "report.html"):
+        (folder / name).write_text("{}")
+    hub.push(folder, "lab/street-names")
+    assert sorted(path.name for path in fake_hub.folder.iterdir()) == [
+        "README.md",
+        "config.json",
+        "model.safetensors",
+        "run.json",
+        "text.safetensors",
+    ]
+
+
+def test_nothing_private_goes_into_a_public_repository(
+    folder: Path, fake_hub: SimpleNamespace
+) -> None:
+    fake_hub.private = False
+    with pytest.raises(UserError, match="everybody may read it, so nothing was sent"):
+        hub.push(folder, "lab/street-names")
+    assert not fake_hub.folder.exists()
+    hub.push(folder, "lab/street-names", private=False)
+    assert fake_hub.folder.exists()
 
 
 def test_the_hub_out_of_reach(folder: Path, fake_hub: SimpleNamespace) -> None:

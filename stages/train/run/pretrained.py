@@ -5,11 +5,13 @@ model.safetensors   weights and buffers of the student
 run.json, text.safetensors    as in a run folder (`run_folder`), without paths of the machine
 README.md           the model card, with the picture.jpg it shows
 
-It reads like a run folder wherever a student is asked for something. Nothing in it can carry code:
-who opens one that somebody else made has only data read.
+It reads like a run folder wherever a student is asked for something. Nothing of it is run: who
+opens one that somebody else made has only data read.
 """
 
+import io
 import json
+import pickletools
 import re
 from pathlib import Path
 
@@ -23,15 +25,14 @@ from zsseg.stages.validation_errors import error_lines
 MANIFEST, WEIGHTS = "config.json", "model.safetensors"
 LIBRARY = "zsseg"
 _FORMAT = 1
-_MAGIC = 2
-_ENDINGS = frozenset({".json", ".jsonl", ".safetensors", ".md", ".jpg", ".png", ".csv", ""})
-"""Of the files that such a folder may hold; the empty one is that of `.gitattributes`."""
 _OURS = re.compile(
     r"config\.json|model\.safetensors|run\.json|text\.safetensors|README\.md|picture\.jpg"
-    r"|evaluation-.*|text_cache"
+    r"|report\.html|evaluation-.*|text_cache"
 )
-_ZIP = b"PK"
+_ARCHIVES = (b"PK\x03\x04", b"PK\x05\x06")
 _PICKLES = tuple(bytes([0x80, protocol]) for protocol in range(2, 6))
+_LENGTH = 8
+"""Bytes of a safetensors file that give the length of its header, which is JSON."""
 _AGAIN = "Fetch the folder again from who made it"
 
 
@@ -123,12 +124,20 @@ def _manifest(path: Path) -> PretrainedManifest:
 
 
 def _carries_code(path: Path) -> bool:
-    """Is it no kind of file that such a folder holds, or does it begin as a pickle or an archive?
-
-    A pickle of the oldest forms begins like any text, so the name counts too.
-    """
-    if path.suffix.lower() not in _ENDINGS or (not path.suffix and path.name[:1] != "."):
-        return True
+    """Is it a pickle, or an archive of torch.save, whatever it is called?"""
     with path.open("rb") as file:
-        start = file.read(_MAGIC)
-    return start == _ZIP or start in _PICKLES
+        start = file.read(_LENGTH + 1)
+    header = int.from_bytes(start[:_LENGTH], "little")
+    if start[_LENGTH:] == b"{" and _LENGTH + header <= path.stat().st_size:
+        return False  # safetensors: the length may begin as a pickle does
+    return start[:4] in _ARCHIVES or start[:2] in _PICKLES or _is_old_pickle(path)
+
+
+def _is_old_pickle(path: Path) -> bool:
+    """Pickles of protocols 0 and 1 begin like any text: is it one from end to end?"""
+    with path.open("rb") as file, io.StringIO() as listing:
+        try:
+            pickletools.dis(file, listing)
+        except Exception:  # whatever its parser meets in a file that is none
+            return False
+    return True
