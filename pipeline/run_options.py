@@ -9,6 +9,9 @@ from zsseg.stages.errors import UserError
 from zsseg.stages.file_bytes import read_text_file
 from zsseg.stages.yaml_files import parse_yaml
 
+_SHOWN = 3
+"""Names in a message."""
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
@@ -99,9 +102,13 @@ def read_palette(text: str) -> "dict[str, Colour] | None":
 def text_encoder(
     run: "TrainedRun", teacher: str | None = None
 ) -> "Callable[[Sequence[str]], Embeddings]":
-    """CLIP's text tower with the run's templates, loaded when it is first called."""
+    """CLIP's text tower with the run's templates, loaded when it is first called.
+
+    Raises what loading it raises, with what else can be done.
+    """
 
     def encode(names: "Sequence[str]") -> "Embeddings":
+        from zsseg.stages.precompute.teacher.teacher_files import resolve_teacher
         from zsseg.stages.precompute.teacher.text_embeddings import (
             Synonyms,
             Templates,
@@ -110,7 +117,18 @@ def text_encoder(
 
         templates = cast(Templates, run.record.templates)
         synonyms = cast(Synonyms, run.record.synonyms)
-        spec = teacher or run.record.teacher
-        return encode_names(spec, names, templates, synonyms=synonyms, typed=teacher is not None)
+        spec, typed = teacher or run.record.teacher, teacher is not None
+        try:
+            files = resolve_teacher(spec, typed=typed)
+        except UserError as error:
+            new = ", ".join(f"'{name}'" for name in names[1:][:_SHOWN])
+            error.args = (
+                *([f"{new}: new to the run, so its CLIP is needed once"] if new else []),
+                *error.args,
+                "Say where the run's CLIP is now with --teacher; or make the embeddings where it "
+                "is with `zsseg names`, and give them here with --names",
+            )
+            raise
+        return encode_names(files, names, templates, synonyms=synonyms)
 
     return encode

@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING, Literal
 
-from zsseg.stages.errors import ResourceError
+from zsseg.stages.errors import ResourceError, UserError
 
 if TYPE_CHECKING:
     import torch
@@ -11,11 +11,13 @@ if TYPE_CHECKING:
 def choose_device(asked: Literal["auto", "cpu", "cuda"]) -> "torch.device":
     """The device asked for; auto: the GPU where torch can use one.
 
-    Raises ResourceError for a GPU that is not there. torch is imported in here, so that commands
-    which only ask for a device when they run start without it.
+    Raises ResourceError for a GPU that is not there, UserError for another word. torch is imported
+    in here, so that commands which only ask for a device when they run start without it.
     """
     import torch
 
+    if asked not in ("auto", "cpu", "cuda"):
+        raise UserError(f"device={asked!r}: there is none of this name. Use auto, cpu or cuda")
     usable = torch.cuda.is_available()
     if asked == "cuda" and not usable:
         raise ResourceError(

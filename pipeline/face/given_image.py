@@ -3,6 +3,7 @@
 Legend: H W pixels.
 """
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias, Union
 
@@ -45,6 +46,13 @@ def rgb_image(image: GivenImage) -> NDArray[np.uint8]:
     if array.ndim != 3 or array.shape[2] != 3 or not array.size:
         raise UserError(f"an image in the shape {array.shape}{_guess(array.shape)}. {_ADVICE}")
     return np.ascontiguousarray(array)
+
+
+def checked_path(path: str | Path) -> Path:
+    """A path as a person writes one. Raises UserError for anything else."""
+    if not isinstance(path, str | os.PathLike):
+        raise UserError(f"a path of type {type(path).__name__}. Give a text or a pathlib.Path")
+    return Path(path)
 
 
 def _as_array(image: Any) -> NDArray[Any] | None:

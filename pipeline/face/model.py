@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Literal, overload
 import numpy as np
 from numpy.typing import NDArray
 
-from zsseg.pipeline.face.given_image import GivenImage, rgb_image
+from zsseg.pipeline.face.given_image import GivenImage, checked_path, rgb_image
 from zsseg.pipeline.run_options import text_encoder
 from zsseg.stages.errors import UserError
 from zsseg.stages.evaluate.asked_names import AskedNames, ask_names
@@ -34,6 +34,7 @@ class Model:
 
     def __init__(self, run: TrainedRun, *, teacher: str | None = None) -> None:
         self.run = run
+        self._checked = False
         self.teacher = teacher
         """Where the run's CLIP is now; None: where it was when the store was made."""
 
@@ -139,7 +140,11 @@ class Model:
 
     def _asked(self, classes: Sequence[str], background: Sequence[str]) -> AskedNames:
         encode = text_encoder(self.run, self.teacher)
-        return ask_names(self.run, classes, background, encode=encode, teacher=self.teacher)
+        # Once is enough: it is loaded to see that it is the run's own.
+        teacher = None if self._checked else self.teacher
+        asked = ask_names(self.run, classes, background, encode=encode, teacher=teacher)
+        self._checked = True
+        return asked
 
     def __repr__(self) -> str:
         return f"<zsseg.Model {self.run.path}, step {self.run.step}, {len(self.classes)} classes>"
@@ -159,7 +164,7 @@ def load(
     or no intact checkpoint, or a file that could carry code, ResourceError when `device` is not
     there or the Hub cannot be reached.
     """
-    folder = Path(path)
+    folder = checked_path(path)
     if isinstance(path, str) and not folder.exists() and is_hub_name(path):
         folder = pulled(path)
     return Model(load_run(folder, device=device), teacher=teacher)

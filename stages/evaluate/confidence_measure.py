@@ -11,6 +11,15 @@ cosine        the score of the best name itself, not below 0 and not above 1
 Scores are those that decide the label: enlarged to the pixel, with gamma taken off seen classes.
 """
 
-from typing import Literal
+from typing import Literal, get_args
+
+from zsseg.stages.errors import UserError
 
 Measure = Literal["margin", "probability", "cosine"]
+
+
+def check_measure(measure: str) -> None:
+    """Raise UserError for a word that is no measure."""
+    if measure not in get_args(Measure):
+        known = ", ".join(get_args(Measure))
+        raise UserError(f"confidence is {measure!r}. Use one of {known}")

@@ -15,7 +15,7 @@ from zsseg.stages.data.spec import VOID
 from zsseg.stages.errors import UserError
 from zsseg.stages.evaluate.asked_names import AskedNames
 from zsseg.stages.evaluate.confidence import confidence_map
-from zsseg.stages.evaluate.confidence_measure import Measure
+from zsseg.stages.evaluate.confidence_measure import Measure, check_measure
 from zsseg.stages.evaluate.inference import calibrated, predict_scores, prepared
 from zsseg.stages.evaluate.labelling import upsampled_argmax
 from zsseg.stages.evaluate.memory import changed_text, first_that_fits
@@ -42,8 +42,9 @@ class Predictor:
     """What the confidence is."""
 
     def __post_init__(self) -> None:
-        if not 0 <= self.unsure <= 1:
-            raise UserError(f"unsure is {self.unsure}. Give a least confidence from 0 to 1")
+        if not isinstance(self.unsure, int | float) or not 0 <= self.unsure <= 1:
+            raise UserError(f"unsure is {self.unsure!r}. Give a least confidence from 0 to 1")
+        check_measure(self.measure)
 
     @cached_property
     def scorer(self) -> Scorer:

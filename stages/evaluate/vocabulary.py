@@ -81,11 +81,13 @@ def class_text(
     `text_cache/`; `encode` makes the rest, so a second prediction needs no teacher. `encode` also
     makes the embedding of one of the run's classes: when it differs from the run's, `encode` is
     another teacher; then nothing is kept and UserError is raised. `teacher` is the source of
-    `encode`, if it is not the run's. Raises UserError for two names with one embedding.
+    `encode`, if it is not the run's: then that is looked at also where no name is missing. Raises
+    UserError for two names with one embedding.
     """
     names = checked_names(names)
     known = {name: row_D for name in names if (row_D := _known(run, name)) is not None}
-    if missing := [name for name in names if name not in known]:
+    missing = [name for name in names if name not in known]
+    if missing or teacher is not None:
         own = run.spec.prompt_names[0]
         text_CD = F.normalize(torch.from_numpy(encode([own, *missing])), dim=-1)
         _check_teacher(run, own, text_CD[0], teacher or run.record.teacher)

@@ -1,11 +1,13 @@
 """`import zsseg`: from a data set to predictions in Python, as the commands do it."""
 
+import inspect
 import json
 import re
 import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,7 @@ from helpers.tiny_training import train_tiny_students
 from helpers.zsseg_command import called
 
 import zsseg
+from zsseg.pipeline.face.open_store import main_directions
 from zsseg.stages.data.images import as_picture, read_image
 from zsseg.stages.evaluate.trained_run import load_run
 
@@ -300,3 +303,109 @@ def test_what_is_not_there_is_named_for_texts_and_paths_alike(form: Any, tmp_pat
 def test_settings_that_cannot_be(work: Work, settings: Any, said: str) -> None:
     with pytest.raises(zsseg.UserError, match=said):
         zsseg.train(config="baseline", out=work.run, cache=work.cache, settings=settings)
+
+
+def test_a_stored_image_is_shown(work: Work, monkeypatch: pytest.MonkeyPatch) -> None:
+    image = zsseg.open_store(work.cache)[0]
+    shown: list[Any] = []
+    monkeypatch.setattr("PIL.Image.Image.show", lambda picture: shown.append(picture))
+    image.show()
+    height, width = read_image(image.file).shape[:2]
+    (picture,) = shown
+    assert picture.size == (3 * width, height)
+    pixels = np.asarray(picture)
+    np.testing.assert_array_equal(pixels[:, :width], read_image(image.file))
+    assert image.regions is not None
+    grey = pixels[:, 2 * width :].sum(2) == 0
+    assert grey.mean() == pytest.approx((image.regions == 0).mean(), abs=0.05)
+
+
+def test_main_directions_are_those_of_the_covariance() -> None:
+    rng = np.random.default_rng(0)
+    token_Dhw = rng.normal(size=(6, 4, 5)).astype(np.float32)
+    flat_LD = token_Dhw.reshape(6, -1).T.astype(np.float64)
+    _, vectors_DD = np.linalg.eigh(np.cov(flat_LD.T))  # ascending
+    shown_hw3 = main_directions(token_Dhw)
+    for channel in range(3):
+        axis_D = vectors_DD[:, -1 - channel]
+        axis_D = axis_D * np.sign(axis_D[np.abs(axis_D).argmax()])
+        score_L = flat_LD @ axis_D
+        expected_L = np.rint(255 * (score_L - score_L.min()) / np.ptp(score_L))
+        np.testing.assert_allclose(shown_hw3[..., channel].ravel(), expected_L, atol=1)
+    for alike in (np.ones((6, 4, 5), np.float32), token_Dhw[:, :1, :1]):
+        assert (main_directions(alike) == 128).all()
+
+
+load: Any = zsseg.load  # for values that their types forbid
+open_store: Any = zsseg.open_store
+
+
+@pytest.mark.parametrize(
+    ("ask", "said"),
+    [
+        (lambda work: load(work.run, device="nope"), "Use auto, cpu or cuda"),
+        (lambda work: load(None), "a path of type NoneType"),
+        (lambda work: load(3), "a path of type int"),
+        (lambda work: open_store(None), "a path of type NoneType"),
+        (lambda work: open_store(3), "a path of type int"),
+        (lambda work: predicted(work, confidence="nope"), "Use one of margin"),
+        (lambda work: predicted(work, unsure="x"), "least confidence from 0 to 1"),
+        (lambda work: predicted(work, unsure=float("nan")), "least confidence from 0 to 1"),
+    ],
+)
+def test_values_of_no_use_are_refused(work: Work, ask: Any, said: str) -> None:
+    with pytest.raises(zsseg.UserError, match=said):
+        ask(work)
+
+
+def predicted(work: Work, **options: Any) -> Any:
+    return zsseg.load(work.run, device="cpu").predict(work.image(), **options)
+
+
+def test_a_clip_that_is_missing_for_new_names_says_what_else_helps(
+    work: Work, tmp_path: Path
+) -> None:
+    model = zsseg.load(work.run, device="cpu", teacher=f"local-dir:{tmp_path / 'gone'}")
+    with pytest.raises(zsseg.UserError) as caught:
+        model.predict(work.image(), classes=["sky", "a new tram"])
+    said = str(caught.value)
+    assert "'a new tram': new to the run" in said
+    assert "gone" in said
+    assert "--teacher" in said
+    assert "`zsseg names`" in said
+
+
+def test_a_wrong_teacher_is_told_also_where_every_name_is_known(
+    work: Work, tmp_path: Path, tiny_cnn_clip: str
+) -> None:
+    for wrong, said in ((f"local-dir:{tmp_path / 'gone'}", "gone"), (tiny_cnn_clip, "teacher")):
+        model = zsseg.load(work.run, device="cpu", teacher=wrong)
+        with pytest.raises(zsseg.UserError, match=said):
+            model.predict(work.image())
+        with pytest.raises(zsseg.UserError, match=said):
+            called(
+                "predict", work.image(), "--run", work.run, "--teacher", wrong, "--out", tmp_path
+            )
+    right = zsseg.load(work.run, device="cpu", teacher=work.clip)
+    assert right.predict(work.image()).labels.size
+
+
+def test_functions_and_commands_have_the_same_defaults() -> None:
+    for name, function in (
+        ("precompute", zsseg.precompute),
+        ("train", zsseg.train),
+        ("evaluate", zsseg.evaluate),
+    ):
+        command = getattr(import_module(f"zsseg.pipeline.cli.{name}"), name)
+        ours, theirs = (inspect.signature(each).parameters for each in (function, command))
+        shared = [
+            each
+            for each in ours.keys() & theirs.keys()
+            if inspect.Parameter.empty not in (ours[each].default, theirs[each].default)
+        ]
+        assert len(shared) >= 3
+        for each in shared:
+            default = theirs[each].default
+            if (name, each) == ("train", "cache"):
+                default = "data_cache"  # None there: with --resume the run's store
+            assert str(ours[each].default) == str(default), (name, each)

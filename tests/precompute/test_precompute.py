@@ -67,7 +67,7 @@ def test_a_store_holds_what_the_teacher_says(made: tuple[Path, Path], tiny_clip:
     }
     names = ["sky", "ground", "cardboard box", "ball"]
     np.testing.assert_allclose(
-        store.read_all("text"), encode_names(tiny_clip, names, "single"), atol=1e-6
+        store.read_all("text"), encode_names(resolve_teacher(tiny_clip), names, "single"), atol=1e-6
     )
     np.testing.assert_array_equal(store.read_all("size"), [[48, 64]] * 6)
     assert not store.read_all("status").any()

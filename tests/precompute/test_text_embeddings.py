@@ -84,7 +84,7 @@ def test_braces_in_a_name_are_only_a_name(teacher: ClipTeacher) -> None:
 
 
 def test_names_encoded_by_teacher_spec(teacher: ClipTeacher, tiny_clip: str) -> None:
-    encoded = encode_names(tiny_clip, ["sky", "ball"], "single")
+    encoded = encode_names(resolve_teacher(tiny_clip), ["sky", "ball"], "single")
     expected = embed_classes(teacher, ["sky", "ball"], "single")
     np.testing.assert_allclose(encoded, expected, atol=1e-6)
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from zsseg.stages.data.class_names import every_name, names_of
 from zsseg.stages.errors import UserError
 from zsseg.stages.precompute.teacher.open_teacher import open_teacher
-from zsseg.stages.precompute.teacher.teacher_files import resolve_teacher
+from zsseg.stages.precompute.teacher.teacher_files import TeacherFiles
 from zsseg.stages.yaml_files import packaged_values
 
 if TYPE_CHECKING:
@@ -117,16 +117,11 @@ def _check_tokens(
 
 
 def encode_names(
-    teacher_spec: str,
+    files: TeacherFiles,
     names: Sequence[str],
     templates: Templates,
     *,
     synonyms: Synonyms = "mean",
-    typed: bool = False,
 ) -> NDArray[np.float32]:
-    """`embed_classes` for a teacher that is not loaded yet (`predict --classes`).
-
-    `typed`: see `resolve_teacher`.
-    """
-    files = resolve_teacher(teacher_spec, typed=typed)
+    """`embed_classes` for a teacher that is not loaded yet (`predict --classes`)."""
     return embed_classes(open_teacher(files, device="auto"), names, templates, synonyms=synonyms)
