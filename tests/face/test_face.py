@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 from helpers.drawn_world import draw_world
+from helpers.python_run import DENSE, TINY
 from helpers.tiny_training import train_tiny_students
 from helpers.zsseg_command import called
 
@@ -24,18 +25,7 @@ from zsseg.stages.data.images import as_picture, read_image
 from zsseg.stages.evaluate.trained_run import load_run
 
 ROOT = Path(__file__).parents[2]
-SETTINGS: dict[str, Any] = {
-    "objectives.sdd": 0.5,
-    "objectives.dense_stride": 8,
-    "augmentation.short_side": 48,
-    "augmentation.crop": [32, 32],
-    "train.steps": 2,
-    "train.batch": 2,
-    "train.workers": 0,
-    "train.device": "cpu",
-    "evaluate.short_side": 48,
-    "evaluate.mode": "whole",
-}
+SETTINGS = TINY | {"objectives.sdd": 0.5}
 
 
 @dataclass(frozen=True)
@@ -57,9 +47,8 @@ def work(tmp_path_factory: pytest.TempPathFactory, tiny_clip: str) -> Iterator[W
     folder = tmp_path_factory.mktemp("face")
     world = draw_world(folder / "world", images=4)
     draw_world(folder / "world", split="val", images=2, seed=1)
-    dense = {"dense.size": [64, 96], "text.templates": "single"}
     done = zsseg.precompute(
-        world, teacher=tiny_clip, root=world.parent, cache=str(folder / "cache"), settings=dense
+        world, teacher=tiny_clip, root=world.parent, cache=str(folder / "cache"), settings=DENSE
     )
     assert done.images == 4
     told: list[tuple[int, int]] = []

@@ -263,7 +263,7 @@ def test_an_encrypted_archive_is_told(tmp_path: Path) -> None:
     content = bytearray(zipped(("a", b"hello")))
     content[6] |= 1
     content[content.find(b"PK\x01\x02") + 8] |= 1
-    with pytest.raises(DatasetError, match=r"is encrypted.*Unpack it by hand to"):
+    with pytest.raises(DatasetError, match=r"is encrypted.*unpack it by hand to"):
         unpacked(bytes(content), tmp_path)
 
 

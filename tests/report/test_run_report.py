@@ -7,26 +7,11 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
-from helpers.drawn_world import draw_world
-from helpers.tiny_training import train_tiny_students
+from helpers.python_run import run_world
 from helpers.zsseg_command import called
 
-import zsseg
 from zsseg.pipeline.report.shown_run import shown_run
 from zsseg.stages.errors import UserError
-
-SETTINGS = {
-    "objectives.dense_stride": 8,
-    "augmentation.short_side": 48,
-    "augmentation.crop": [32, 32],
-    "train.steps": 2,
-    "train.batch": 2,
-    "train.workers": 0,
-    "train.device": "cpu",
-    "train.log_every": 1,
-    "evaluate.short_side": 48,
-    "evaluate.mode": "whole",
-}
 
 
 class Page(HTMLParser):
@@ -54,18 +39,8 @@ class Page(HTMLParser):
 def work(tmp_path_factory: pytest.TempPathFactory, tiny_clip: str) -> Iterator[Path]:
     """A world, and two runs on it, one of them scored."""
     folder = tmp_path_factory.mktemp("report")
-    world = draw_world(folder / "world", images=2)
-    draw_world(folder / "world", split="val", images=8, seed=1)
     with pytest.MonkeyPatch.context() as patch:
-        train_tiny_students(patch)
-        dense = {"dense.size": [64, 96], "text.templates": "single"}
-        zsseg.precompute(
-            world, teacher=tiny_clip, root=world.parent, cache=folder / "cache", settings=dense
-        )
-        for name in ("first", "<second>"):
-            zsseg.train(
-                config="baseline", out=folder / name, cache=folder / "cache", settings=SETTINGS
-            )
+        run_world(folder, tiny_clip, patch, held_out=8, names=("first", "<second>"))
         called("evaluate", "--run", folder / "first", "-q")
         yield folder
 
