@@ -18,6 +18,7 @@ from zsseg.stages.data.images import jpeg_bytes, resize_image
 from zsseg.stages.evaluate.colours import name_colours
 from zsseg.stages.evaluate.overlay import overlay
 from zsseg.stages.evaluate.result import EvaluationResult, class_rows
+from zsseg.stages.train.run.run_folder import PLAN_FILE
 
 _WIDE = 640
 """Pixels of a picture's longer side in the page."""
@@ -204,7 +205,9 @@ def _settings(run: ShownRun) -> dict[str, object]:
 
 def _commands(run: ShownRun) -> list[str]:
     record = run.record
-    words = ["zsseg", "train", "--cache", record.store, "--config", record.experiment]
+    plan = run.path / PLAN_FILE
+    config = str(plan) if plan.is_file() else record.experiment
+    words = ["zsseg", "train", "--cache", record.store, "--config", config]
     split = run.results[0].split if run.results else "val"
     return [
         shlex.join([*words, "--out", str(run.path)]),

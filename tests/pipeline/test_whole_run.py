@@ -80,7 +80,8 @@ def test_every_stage_is_told_as_its_command_and_done_once(
     assert "hIoU" in shown.out
     assert f"scores: {here / 'run' / 'evaluation-val.json'}" in shown.out
     assert (here / "run" / "plan.yaml").is_file()
-    assert (here / "run" / "report.html").is_file()
+    page = (here / "run" / "report.html").read_text()
+    assert f"--config {here / 'run' / 'plan.yaml'}" in page  # a plan is no experiment by name
     assert len(list((here / "cache").iterdir())) == 1
     (look,) = (line for line in shown.out.splitlines() if line.startswith("look at"))
     assert zsseg(*shlex.split(look.partition("zsseg ")[2])) == 0
