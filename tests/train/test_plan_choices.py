@@ -43,7 +43,7 @@ def test_the_method_is_that_of_the_experiment(name: str, seen: int) -> None:
     found = method(replace(STORE, seen=seen))
     written = packaged_values(f"experiments/{name}.yaml")
     wanted = flat({part: written[part] for part in ("objectives", "self_training")})
-    assert found == wanted | {"objectives.token": "pooled"}
+    assert found == wanted | ({"objectives.token": "pooled"} if name == "best" else {})
 
 
 def test_labels_of_every_class_are_enough() -> None:
@@ -70,6 +70,29 @@ def test_what_the_store_lacks_is_not_asked_for() -> None:
     mapped = method(replace(STORE, holds=EVERY - {"dense"} | {"unseen_names"}))
     assert mapped["self_training.source"] == "teacher"
     assert method(replace(STORE, holds=frozenset({"regions"})))["objectives.sdd"] == 0
+
+
+@pytest.mark.parametrize("protocol", ["transductive", "inductive"])
+@pytest.mark.parametrize(("seen", "unseen"), [(8, 3), (0, 11), (11, 0)])
+@pytest.mark.parametrize("held", range(2**6))
+def test_no_loss_asks_for_what_the_store_has_not(
+    protocol: str, seen: int, unseen: int, held: int
+) -> None:
+    names = ("cls", "dense", "local", "regions", "pixel_names", "unseen_names")
+    holds = frozenset(name for i, name in enumerate(names) if held >> i & 1)
+    store = replace(STORE, seen=seen, unseen=unseen, labelled=3, holds=holds)
+    try:
+        choice = choose_method(store, protocol=protocol)
+    except CacheError:
+        assert seen == 0
+        return
+    config = TrainingPlan((choice,), {"protocol": protocol}).config()
+    objectives = config.objectives
+    assert "dense" in holds or not (objectives.need("dense") or objectives.token == "pooled")
+    assert {"local", "regions"} <= holds or not objectives.need("local")
+    assert {"cls", "dense"} & holds or not objectives.need("token")
+    if config.self_training.method != "none" and config.self_training.source == "teacher":
+        assert holds & {"dense", "pixel_names", "unseen_names"}
 
 
 def test_without_labels_and_without_a_teacher_nothing_is_planned() -> None:

@@ -10,6 +10,7 @@ from zsseg.stages.train.plan.planned import Decision
 from zsseg.stages.yaml_files import packaged_values
 
 _SOURCE, _LOCAL, _SDD = "self_training.source", "objectives.local_distillation", "objectives.sdd"
+_RELATION = "objectives.dense_relation"
 
 
 def choose_method(store: StoreFacts, *, protocol: str) -> Decision:
@@ -61,13 +62,16 @@ def _of_experiment(name: str) -> dict[str, Any]:
 
 def _with_tokens(said: str, settings: dict[str, Any], store: StoreFacts, reason: str) -> Decision:
     """The choice with what the store's tokens allow, and why."""
-    if "local" not in store.holds or "regions" not in store.holds:
+    if settings.get(_LOCAL) and not {"local", "regions"} <= store.holds:
         settings[_LOCAL] = 0.0
         reason += "; the store has no local tokens, so no local distillation"
-    if DENSE in store.holds:
+    if settings.get(_RELATION) and DENSE not in store.holds:
+        settings[_RELATION] = 0.0
+        reason += "; the store has no dense tokens, so no relational distillation"
+    if settings.get(_SDD) and DENSE in store.holds:
         settings["objectives.token"] = "pooled"
         reason += "; SDD looks at the dense tokens in the crop, as was measured"
-    elif "cls" not in store.holds:
+    elif settings.get(_SDD) and "cls" not in store.holds:
         settings[_SDD] = 0.0
         reason += "; the store has no tokens for SDD"
     return Decision("method", said, settings, reason)
