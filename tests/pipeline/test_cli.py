@@ -108,23 +108,39 @@ def test_a_store_of_another_split_is_not_scored_as_the_one_asked_for(
     assert zsseg("evaluate", "--teacher", "--cache", train, "--split", "train", "-q") == 0
 
 
-def test_predict_needs_clip_for_new_names_only_and_only_once(place: Path, tmp_path: Path) -> None:
+def test_predict_needs_clip_for_new_names_only_and_only_once(
+    place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     image = place / "world" / "images" / "val" / "scene_000.png"
     run = tmp_path / "run"
     shutil.copytree(place / "run", run)
+    record = json.loads((run / "run.json").read_text())
+    gone = {"teacher": f"local-dir:{tmp_path / 'gone'}", "check": None}
+    (run / "run.json").write_text(json.dumps(record | gone))
     names = ("--classes", "sky, cardboard box, unicorn")
     first, second = tmp_path / "first", tmp_path / "second"
     moved = f"local-dir:{place / 'clip'}"
     predict = ("predict", image, "--run", run, *names, "-q", "--out")
     assert zsseg(*predict, first, "--teacher", moved) == 0
-    # The teacher is gone, its embedding of 'unicorn' is kept.
-    assert zsseg(*predict, second, "--teacher", "local-dir:nowhere") == 0
+    # The run's teacher is gone, its embedding of 'unicorn' is kept.
+    assert zsseg(*predict, second) == 0
     label = Image.open(second / "scene_000.png")
     assert label.mode == "P"
     assert label.size == (64, 48)
     assert set(np.unique(np.asarray(label))) <= {0, 1, 2}
     assert (first / "scene_000.png").read_bytes() == (second / "scene_000.png").read_bytes()
     assert (second / "scene_000_overlay.png").is_file()
+    # One that is given and is not there is a mistake, also where no name needs it.
+    capsys.readouterr()
+    assert zsseg(*predict, tmp_path / "third", "--teacher", "local-dir:nowhere") == 7
+    assert "nowhere" in capsys.readouterr().err
+    # Without it the run's own is asked for a name that is new, and the message says what helps.
+    new = ("predict", image, "--run", run, "--classes", "sky, griffin", "--out", tmp_path / "new")
+    assert zsseg(*new) == 7
+    said = capsys.readouterr().err
+    assert "'griffin': new to the run" in said
+    assert "--teacher" in said
+    assert "`zsseg names`" in said
 
 
 def test_switches_of_predictions(place: Path, tmp_path: Path) -> None:
