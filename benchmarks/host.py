@@ -14,7 +14,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, replace
@@ -25,8 +25,8 @@ from unittest.mock import patch
 
 import numpy as np
 
+from benchmarks.machine import machine
 from benchmarks.ratio import Ratio
-from benchmarks.run import machine
 from benchmarks.stage_one import Subject, subject
 from zsseg.stages.precompute.precompute_config import (
     DenseConfig,
@@ -74,7 +74,7 @@ class PartTimes:
     """Processor seconds by part: of each thread, and of no part twice."""
 
     def __init__(self) -> None:
-        self.seconds: Counter[str] = Counter()
+        self.seconds: dict[str, float] = defaultdict(float)
         self._lock, self._here = threading.Lock(), threading.local()
 
     def timed(self, part: str, function: Callable[..., Any]) -> Callable[..., Any]:
@@ -163,16 +163,22 @@ def sleeping_subject(*, dense_ms: float, crop_ms: float, images: int) -> Iterato
         folder = Path(name)
         _store_tokens(one, folder / "tokens.npz")
         (folder / "log").mkdir()
-        (folder / "teacher.py").write_text(
-            "from pathlib import Path\n"
-            f"import sys; sys.path.insert(0, {str(Path(__file__).parents[1])!r})\n"
-            "from benchmarks.sleeping_teacher import SleepingTeacher\n"
-            "def sleeping():\n"
-            f"    here = Path({str(folder)!r})\n"
-            "    return SleepingTeacher(here / 'tokens.npz', here / 'log', "
-            f"dense_ms={dense_ms}, crop_ms={crop_ms})\n"
-        )
-        yield Subject(one.spec, one.root, f"python:{folder / 'teacher.py'}:sleeping", folder)
+        teacher = write_sleeper(folder, dense_ms=dense_ms, crop_ms=crop_ms)
+        yield Subject(one.spec, one.root, teacher, folder)
+
+
+def write_sleeper(folder: Path, *, dense_ms: float, crop_ms: float) -> str:
+    """A teacher of the tokens and for the log in `folder`, that other processes find too."""
+    (folder / "teacher.py").write_text(
+        "from pathlib import Path\n"
+        f"import sys; sys.path.insert(0, {str(Path(__file__).parents[1])!r})\n"
+        "from benchmarks.sleeping_teacher import SleepingTeacher\n"
+        "def sleeping():\n"
+        f"    here = Path({str(folder)!r})\n"
+        "    return SleepingTeacher(here / 'tokens.npz', here / 'log', "
+        f"dense_ms={dense_ms}, crop_ms={crop_ms})\n"
+    )
+    return f"python:{folder / 'teacher.py'}:sleeping"
 
 
 def _store_tokens(one: Subject, path: Path) -> None:
@@ -197,6 +203,7 @@ def measure(one: Subject, *, images: int, workers: int) -> Measured:
         shard_images=32,
         device="cpu",
         precision="fp32",
+        resize="torch",  # as on a GPU
     )
 
     def stage_one(cache: str, limit: int, workers: int | None) -> object:

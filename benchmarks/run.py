@@ -9,23 +9,29 @@ import argparse
 import json
 import logging
 import os
-import platform
 import sys
 from collections.abc import Callable, Iterable
-from datetime import UTC, datetime
 from functools import partial
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from benchmarks import exported, inference, loader, online, pixel_losses, scale, stage_one, step
+from benchmarks import (
+    exported,
+    host,
+    inference,
+    loader,
+    online,
+    pixel_losses,
+    scale,
+    stage_one,
+    step,
+)
+from benchmarks.machine import machine
 from benchmarks.ratio import Ratio
 
 Measure = Callable[[], Ratio | Iterable[Ratio]]
 
-SIZED = (*stage_one.MEASURES, *scale.MEASURES)
+SIZED = (*stage_one.MEASURES, *scale.MEASURES, host.utilisation_ratios)
 """Take fewer images when they are asked to be quick."""
 OTHERS: tuple[Measure, ...] = (
     *step.MEASURES,
@@ -39,8 +45,6 @@ OTHERS: tuple[Measure, ...] = (
     *inference.MEASURES,
 )
 
-_PACKAGES = ("numpy", "open_clip_torch", "scikit-learn", "timm", "torch", "zarr")
-
 
 def named(*, quick: bool) -> dict[str, Measure]:
     """Every measure by `file.function`."""
@@ -50,28 +54,6 @@ def named(*, quick: bool) -> dict[str, Measure]:
         f"{each.__module__.removeprefix('benchmarks.')}.{each.__name__}": measure
         for each, measure in [*sized, *others]
     }
-
-
-def machine() -> dict[str, Any]:
-    """What the figures hang on, with how busy it is before they are measured."""
-    return {
-        "time": datetime.now(UTC).isoformat(timespec="seconds"),
-        "processor": processor(),
-        "cores": os.cpu_count(),
-        "threads": torch.get_num_threads(),
-        "load": round(os.getloadavg()[0], 2),
-        "system": f"{platform.system()} {platform.machine()}",
-        "python": platform.python_version(),
-        "versions": {package: version(package) for package in _PACKAGES},
-    }
-
-
-def processor() -> str:
-    """Its model, as Linux names it, or what Python knows."""
-    table = Path("/proc/cpuinfo")
-    lines = table.read_text().splitlines() if table.is_file() else []
-    models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return models[0] if models else platform.processor()
 
 
 def measured(measures: dict[str, Measure], *, show: Callable[[str], object]) -> dict[str, Any]:

@@ -27,7 +27,8 @@ class SleepingTeacher:
         file of folder `log` when its device was at work.
         """
         with np.load(tokens) as stored:
-            self._dense_nDhw, self._cls_nD = stored["dense"], stored["cls"]
+            self._dense_nDhw: NDArray[np.float16] = stored["dense"]
+            self._cls_nD: NDArray[np.float32] = stored["cls"]
         self._log, self._dense_s, self._crop_s = log, dense_ms / 1000, crop_ms / 1000
         self.width = self._cls_nD.shape[1]
         self.fingerprint = f"sleeping {dense_ms} {crop_ms}"

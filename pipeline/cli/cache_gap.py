@@ -54,17 +54,18 @@ def gap(
             "Give its own with --teacher",
         )
     from zsseg.stages.precompute.check.consistency_gap import measure_gap
-    from zsseg.stages.precompute.make.artifact_kind import recipe_precision
+    from zsseg.stages.precompute.make.artifact_kind import recipe_precision, recipe_resize
     from zsseg.stages.precompute.teacher.open_teacher import open_teacher
 
-    precision = recipe_precision(store.recipes["cls"])
+    recipe = store.recipes["cls"]
+    precision, resize = recipe_precision(recipe), recipe_resize(recipe)
     with console.progress("gap", quiet=quiet) as advance:
         found = measure_gap(
             store,
             spec=spec,
             root=folder,
             samples=samples,
-            teacher=open_teacher(files, device="auto", precision=precision),
+            teacher=open_teacher(files, device="auto", precision=precision, resize=resize),
             images=images,
             progress=lambda done, total: advance(done, total, "images"),
         )

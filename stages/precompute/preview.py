@@ -28,6 +28,7 @@ from zsseg.stages.precompute.plan.auto_size import sampled_shapes
 from zsseg.stages.precompute.precompute_config import PrecomputeConfig
 from zsseg.stages.precompute.teacher.dense_passes import auto_size
 from zsseg.stages.precompute.teacher.open_teacher import open_teacher
+from zsseg.stages.precompute.teacher.resizing import choose_resize
 from zsseg.stages.precompute.teacher.teacher_files import resolve_teacher
 from zsseg.stages.precompute.teacher.teacher_precision import choose_precision
 from zsseg.stages.precompute.teacher.text_embeddings import embed_classes
@@ -179,15 +180,17 @@ def _teacher(
     """The teacher, loaded as a new store would load it, and the settings without `auto`."""
     config = request.config
     precision = choose_precision(config.precision, choose_device(config.device))
+    resize = choose_resize(config.resize, choose_device(config.device))
     files = resolve_teacher(request.teacher, typed=True)
-    teacher = open_teacher(files, device=config.device, precision=precision)
+    teacher = open_teacher(files, device=config.device, precision=precision, resize=resize)
     dense = config.dense
     if dense.size == "auto":
         size = auto_size(sampled_shapes(samples), teacher.strides)
         dense = dense.model_copy(update={"size": size})
     teacher.grid(dense)  # raises for a size that does not fit, before any image is read
     teacher.dense_passes(dense)
-    return teacher, config.model_copy(update={"dense": dense, "precision": precision})
+    resolved = {"dense": dense, "precision": precision, "resize": resize}
+    return teacher, config.model_copy(update=resolved)
 
 
 def _named(

@@ -1,13 +1,15 @@
 """The same function on many items in threads."""
 
 import os
+import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache
 from typing import Any, TypeVar
 
 import threadpoolctl
-from threadpoolctl import ThreadpoolController, threadpool_limits
+from threadpoolctl import ThreadpoolController
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -27,7 +29,7 @@ class _OneBlasThread:
         with self._lock:
             if not self._inside:
                 _allow_any_thread_to_set_blas_threads()
-                self._limits = threadpool_limits(limits=1, user_api="blas")
+                self._limits = _pools().limit(limits=1, user_api="blas")
             self._inside += 1
 
     def __exit__(self, *_: object) -> None:
@@ -49,6 +51,17 @@ def _allow_any_thread_to_set_blas_threads() -> None:
     release = getattr(threadpoolctl.OpenBLASController, "clear_controlling_thread", None)
     if release is not None:
         release(force=True)
+
+
+def _pools() -> ThreadpoolController:
+    """The libraries of this process that have threads of their own."""
+    return _pools_of(len(sys.modules))
+
+
+@lru_cache(maxsize=1)
+def _pools_of(_: int) -> ThreadpoolController:
+    """Found anew when modules were imported, which is how libraries are loaded: it takes 3 ms."""
+    return ThreadpoolController()
 
 
 _ONE_BLAS_THREAD = _OneBlasThread()
@@ -74,17 +87,18 @@ def in_threads(function: Callable[[Item], Result], items: Sequence[Item]) -> lis
     are slow. Raises the first exception. Several threads may call it at a time, but the function
     must not.
     """
-    pools = ThreadpoolController()
+    pools = _pools()
 
-    def alone(item: Item) -> Result:
-        # OpenMP counts per calling thread, so a limit of the thread outside is not enough.
-        with pools.limit(limits=1, user_api="openmp"):
-            return function(item)
+    def one_openmp_thread() -> None:
+        # OpenMP counts per calling thread, so a limit of the thread outside is not enough. It ends
+        # with the thread, so nothing has to be put back.
+        pools.limit(limits=1, user_api="openmp")
 
     threads = max(1, min(len(items), processors()))
-    with _ONE_BLAS_THREAD, ThreadPoolExecutor(threads) as executor:
+    executor = ThreadPoolExecutor(threads, initializer=one_openmp_thread)
+    with _ONE_BLAS_THREAD, executor:
         try:
-            return list(executor.map(alone, items))
+            return list(executor.map(function, items))
         except BaseException:
             executor.shutdown(wait=False, cancel_futures=True)
             raise

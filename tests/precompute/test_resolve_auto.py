@@ -55,8 +55,8 @@ def asked(*, precision: str = "auto", backend: str = "auto", **more: Any) -> Pre
     )
 
 
-def chosen(config: PrecomputeConfig) -> tuple[str, str]:
-    return config.precision, config.regions.backend
+def chosen(config: PrecomputeConfig) -> tuple[str, str, str]:
+    return config.precision, config.regions.backend, config.resize
 
 
 def begun(path: Path, config: PrecomputeConfig) -> Path:
@@ -81,24 +81,24 @@ def machine(monkeypatch: pytest.MonkeyPatch, *, gpu: bool, cuml: bool) -> None:
 @pytest.mark.parametrize(
     ("gpu", "cuml", "device", "expected"),
     [
-        (False, False, "auto", ("fp32", "sklearn")),
-        (False, True, "auto", ("fp32", "sklearn")),
-        (True, False, "auto", ("fp16", "sklearn")),
-        (True, True, "auto", ("fp16", "cuml")),
-        (True, True, "cpu", ("fp32", "cuml")),
+        (False, False, "auto", ("fp32", "sklearn", "pillow")),
+        (False, True, "auto", ("fp32", "sklearn", "pillow")),
+        (True, False, "auto", ("fp16", "sklearn", "torch")),
+        (True, True, "auto", ("fp16", "cuml", "torch")),
+        (True, True, "cpu", ("fp32", "cuml", "pillow")),
     ],
 )
 def test_a_new_store_takes_what_the_machine_has(
     gpu: bool,
     cuml: bool,
     device: str,
-    expected: tuple[str, str],
+    expected: tuple[str, str, str],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     machine(monkeypatch, gpu=gpu, cuml=cuml)
     assert chosen(resolved(asked(device=device), tmp_path / "none")) == expected
-    own = asked(device=device, precision="bf16", backend="sklearn")
+    own = asked(device=device, precision="bf16", backend="sklearn", resize="pillow")
     assert resolved(own, tmp_path / "none") == own
 
 
@@ -110,32 +110,34 @@ def test_a_new_store_with_cuml_needs_a_gpu(tmp_path: Path, monkeypatch: pytest.M
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
 @pytest.mark.parametrize("backend", ["sklearn", "cuml"])
+@pytest.mark.parametrize("resize", ["pillow", "torch"])
 def test_a_store_goes_on_with_what_it_was_begun_with(
-    precision: str, backend: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    precision: str, backend: str, resize: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    path = begun(tmp_path / "store", asked(precision=precision, backend=backend))
+    path = begun(tmp_path / "store", asked(precision=precision, backend=backend, resize=resize))
     for here in (False, True):
         machine(monkeypatch, gpu=here, cuml=here)
         now = resolved(asked(), path)
-        assert chosen(now) == (precision, backend)
+        assert chosen(now) == (precision, backend, resize)
         wanted = store_artifacts(SPEC, FILES, now, TRAITS)
         assert fingerprints(wanted) == fingerprints(read_manifest(path).artifacts)
         assert chosen(resolved(asked(precision="fp16", backend="sklearn"), path)) == (
             "fp16",
             "sklearn",
+            resize,
         )
 
 
-def test_a_store_of_before_is_fp32_and_of_scikit_learn_on_a_gpu_too(
+def test_a_store_of_before_is_fp32_of_scikit_learn_and_pillow_on_a_gpu_too(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its recipes name no precision, and have `auto` for the library."""
+    """Its recipes name neither precision nor resizing, and have `auto` for the library."""
     path = begun(tmp_path / "store", asked())
     recipes = {artifact.name: artifact.recipe for artifact in read_manifest(path).artifacts}
-    assert not any("precision" in recipe for recipe in recipes.values())
+    assert not any({"precision", "resize"} & recipe.keys() for recipe in recipes.values())
     assert recipes["regions"]["backend"] == "auto"
     machine(monkeypatch, gpu=True, cuml=True)
-    assert chosen(resolved(asked(), path)) == ("fp32", "sklearn")
+    assert chosen(resolved(asked(), path)) == ("fp32", "sklearn", "pillow")
 
 
 def test_an_existing_store_needs_no_torch_to_be_recognised(tmp_path: Path) -> None:
@@ -161,7 +163,8 @@ def test_precision_and_library_change_what_follows_from_them() -> None:
         return {name for name in one if one[name] != other[name]}
 
     plain = made()
-    assert made(precision="fp32", backend="sklearn") == plain
+    assert made(precision="fp32", backend="sklearn", resize="pillow") == plain
+    assert changed(plain, made(resize="torch")) == SEEING | {"regions"}
     assert changed(plain, made(backend="cuml")) == {"regions", "local"}
     for precision in ("bf16", "fp16"):
         assert changed(plain, made(precision=precision)) == SEEING | {"regions"}

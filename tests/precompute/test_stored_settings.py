@@ -66,8 +66,9 @@ def resolved(config: PrecomputeConfig) -> PrecomputeConfig:
     """The settings that `auto` stands for on a machine without a GPU."""
     library = "sklearn" if config.regions.backend == "auto" else config.regions.backend
     precision = "fp32" if config.precision == "auto" else config.precision
+    resize = "pillow" if config.resize == "auto" else config.resize
     regions = config.regions.model_copy(update={"backend": library})
-    return config.model_copy(update={"precision": precision, "regions": regions})
+    return config.model_copy(update={"precision": precision, "resize": resize, "regions": regions})
 
 
 def manifest(
@@ -112,6 +113,7 @@ VALUES: dict[str, tuple[Any, ...]] = {
     ),
     "shard_images": (64, 4),
     "precision": ("auto", "fp32", "bf16", "fp16"),
+    "resize": ("auto", "pillow", "torch"),
 }
 
 

@@ -119,8 +119,10 @@ def compare_with_teacher(
 
     from zsseg.stages.precompute.teacher.open_teacher import open_teacher
 
-    assert config.precision != "auto", "stored settings are resolved"
-    live = open_teacher(files, device=device or config.device, precision=config.precision)
+    precision, resize = config.precision, config.resize
+    assert precision != "auto", "stored settings are resolved"
+    assert resize != "auto", "stored settings are resolved"
+    live = open_teacher(files, device=device or config.device, precision=precision, resize=resize)
     rows = spread(np.flatnonzero(store.read_all("status") == 0), number)
     found: dict[str, dict[str, Score]] = {"text": _text(store, live, config)}
     left_out: dict[str, str] = {}
@@ -137,9 +139,7 @@ def compare_with_teacher(
                 if (score := score_of(compared)) is not None:
                     found.setdefault(artifact, {})[image] = score
         progress(done, len(rows))
-    checks = [
-        _check(name, found[name], config.precision) for name in ("text", *_SCORES) if name in found
-    ]
+    checks = [_check(name, found[name], precision) for name in ("text", *_SCORES) if name in found]
     return TeacherCheck(len(found.get("cls", {})), tuple(checks), left_out)
 
 

@@ -61,7 +61,7 @@ class ShardWorker:
         self._device_lock = PriorityLock()
         self._loading = threading.Lock()
         self._places = threading.BoundedSemaphore(shards_at_once)
-        self._teachers: dict[tuple[str, str], Teacher] = {}
+        self._teachers: dict[tuple[str, str, str], Teacher] = {}
 
     def teacher(self, config: PrecomputeConfig) -> "Teacher":
         """The teacher for resolved settings, loaded on first use.
@@ -70,12 +70,15 @@ class ShardWorker:
         """
         from zsseg.stages.precompute.teacher.open_teacher import open_teacher
 
-        assert config.precision != "auto", "settings are resolved first"
-        kind = (config.device, config.precision)
+        precision, resize = config.precision, config.resize
+        assert precision != "auto", "settings are resolved first"
+        assert resize != "auto", "settings are resolved first"
+        kind = (config.device, precision, resize)
         with self._loading:
             if kind not in self._teachers:
-                device, precision = config.device, config.precision
-                self._teachers[kind] = open_teacher(self._files, device=device, precision=precision)
+                self._teachers[kind] = open_teacher(
+                    self._files, device=config.device, precision=precision, resize=resize
+                )
             return self._teachers[kind]
 
     def work(self, job: Job, context: RunContext, tick: Tick) -> ShardResult:

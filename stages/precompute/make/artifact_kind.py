@@ -16,7 +16,7 @@ from zsseg.stages.cache.shards import load_shard
 from zsseg.stages.data.samples import Sample
 from zsseg.stages.data.spec import DatasetSpec
 from zsseg.stages.precompute.make.pictures import OldRow, Picture, PictureOnDisk, ShardRow
-from zsseg.stages.precompute.precompute_config import Precision, PrecomputeConfig
+from zsseg.stages.precompute.precompute_config import Precision, PrecomputeConfig, Resize
 from zsseg.stages.precompute.progress import Clock
 from zsseg.stages.precompute.teacher.teacher_files import TeacherFiles, Traits
 
@@ -41,13 +41,17 @@ class RecipeInputs:
     traits: Traits
 
     @property
-    def precision(self) -> dict[str, str]:
-        """The recipe's entry for the precision of passes over images; none for fp32.
+    def passes(self) -> dict[str, str]:
+        """The recipe's entries for passes over images: precision, and what resizes for them.
 
-        fp32 was once the only one, and the fingerprints of those stores must not change.
+        None for fp32 and Pillow: they were once the only ones, and the fingerprints of those stores
+        must not change.
         """
-        asked = self.config.precision
-        return {} if asked in ("auto", "fp32") else {"precision": asked}
+        precision, resize = self.config.precision, self.config.resize
+        entries: dict[str, str] = {} if precision in ("auto", "fp32") else {"precision": precision}
+        if resize == "torch" and self.files.kind != "tokens":
+            entries["resize"] = resize
+        return entries
 
 
 @dataclass(frozen=True)
@@ -127,6 +131,12 @@ def recipe_precision(recipe: Recipe) -> Precision:
     """The precision of the passes over images that an artifact was made by."""
     precision: Precision = recipe.get("precision", "fp32")
     return precision
+
+
+def recipe_resize(recipe: Recipe) -> Resize:
+    """What resized images for the passes that an artifact was made by."""
+    resize: Resize = recipe.get("resize", "pillow")
+    return resize
 
 
 def no_settings(_: Recipe) -> dict[str, dict[str, Any]]:

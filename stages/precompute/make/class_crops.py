@@ -110,7 +110,10 @@ def class_masks(
 
 def crop_salt(recipe: Mapping[str, Any]) -> str:
     """All that decides a crop's token besides its pixels, from the recipe of `local`."""
-    return fingerprint({key: recipe.get(key) for key in ("teacher", "size", "precision")})
+    # `resize` where it is there alone: tokens of stores made before it existed are found by this.
+    given = {key: recipe[key] for key in ("resize",) if key in recipe}
+    known = {key: recipe.get(key) for key in ("teacher", "size", "precision")}
+    return fingerprint(known | given)
 
 
 def _measure(code_HW: NDArray[np.int16]) -> Measures:

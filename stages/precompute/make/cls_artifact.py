@@ -73,7 +73,7 @@ def _recipe(inputs: RecipeInputs) -> dict[str, Any]:
         "size": inputs.traits.native_size,
         # Without crops the recipe is that of stores made before there were any.
         "views": views.model_dump(mode="json") if views.number else "the whole image",
-        **inputs.precision,
+        **inputs.passes,
     }
 
 

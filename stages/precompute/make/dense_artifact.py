@@ -106,7 +106,7 @@ def token_recipe(inputs: RecipeInputs) -> dict[str, Any]:
         "path": path,
         **_pass_settings(config),
         **{name: getattr(config, name) for name in PATH_SETTINGS.get(path, ())},
-        **inputs.precision,
+        **inputs.passes,
     }
 
 

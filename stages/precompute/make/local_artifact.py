@@ -118,7 +118,7 @@ def _recipe(inputs: RecipeInputs) -> dict[str, Any]:
         "teacher": inputs.files.recipe(),
         **({"of": POOLED} if pooled else {"size": inputs.traits.native_size}),
         **inputs.config.local.model_dump(exclude={"enabled"}),
-        **inputs.precision,
+        **inputs.passes,
     }
 
 

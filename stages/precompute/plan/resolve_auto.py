@@ -1,7 +1,7 @@
 """The values of settings that are `auto`: those of an existing store, else what the machine has.
 
-A store has one precision and one k-means library, on whatever machines it is continued. torch is
-loaded for a new store only; a finished one is recognised without it.
+A store has one precision, one way to resize and one k-means library, on whatever machines it is
+continued. torch is loaded for a new store only; a finished one is recognised without it.
 """
 
 from collections.abc import Callable
@@ -9,7 +9,7 @@ from collections.abc import Callable
 from zsseg.stages.cache.disk.store_path import StorePath
 from zsseg.stages.cache.format.manifest import read_manifest
 from zsseg.stages.errors import CacheError
-from zsseg.stages.precompute.make.artifact_kind import recipe_precision
+from zsseg.stages.precompute.make.artifact_kind import recipe_precision, recipe_resize
 from zsseg.stages.precompute.make.regions_artifact import recipe_backend
 from zsseg.stages.precompute.precompute_config import PrecomputeConfig
 
@@ -30,10 +30,12 @@ def resolve_auto(
     values = _stored(path) or look(config)
     if config.precision != "auto":
         values = values | {"precision": config.precision}
+    if config.resize != "auto":
+        values = values | {"resize": config.resize}
     if config.regions.backend != "auto":
         values = values | {"backend": config.regions.backend}
-    regions = config.regions.model_copy(update={"backend": values["backend"]})
-    return config.model_copy(update={"precision": values["precision"], "regions": regions})
+    regions = config.regions.model_copy(update={"backend": values.pop("backend")})
+    return config.model_copy(update={**values, "regions": regions})
 
 
 def require_gpu() -> None:
@@ -49,6 +51,7 @@ def _stored(path: StorePath) -> dict[str, str] | None:
         recipes = {each.name: each.recipe for each in read_manifest(path).artifacts}
         return {
             "precision": recipe_precision(recipes["cls"]),
+            "resize": recipe_resize(recipes["cls"]),
             "backend": recipe_backend(recipes["regions"]),
         }
     except (CacheError, KeyError):

@@ -18,7 +18,7 @@ from zsseg.stages.cache.format.manifest import GROUP, HISTORY, Manifest
 from zsseg.stages.cache.format.recipe import differing_fields
 from zsseg.stages.data.spec import DatasetSpec
 from zsseg.stages.errors import CacheError
-from zsseg.stages.precompute.make.artifact_kind import recipe_precision
+from zsseg.stages.precompute.make.artifact_kind import recipe_precision, recipe_resize
 from zsseg.stages.precompute.make.artifacts import ARTIFACTS
 from zsseg.stages.precompute.plan.recipes import store_identity
 from zsseg.stages.precompute.plan.request import PrecomputeRequest
@@ -82,6 +82,7 @@ def stored_config(manifest: Manifest) -> PrecomputeConfig:
             "dense": dict(manifest.identity["dense"]),
             "shard_images": manifest.shard_rows,
             "precision": recipe_precision(recipes["cls"]),
+            "resize": recipe_resize(recipes["cls"]),
         }
         for kind in ARTIFACTS:
             recipe = recipes.get(kind.name)
@@ -151,7 +152,10 @@ def _noted(path: StorePath) -> StoredSettings | None:
             spec=DatasetSpec.model_validate_json(json.dumps(values["spec"])),
             split=values["split"],
             limit=values["limit"],
-            config=PrecomputeConfig.model_validate_json(json.dumps(values["config"])),
+            # Pillow was once the only one, and was not noted.
+            config=PrecomputeConfig.model_validate_json(
+                json.dumps({"resize": "pillow", **values["config"]})
+            ),
             traits=Traits(**values["traits"]),
         )
     except (KeyError, TypeError, ValidationError):

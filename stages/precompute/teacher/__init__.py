@@ -6,7 +6,7 @@ and tags, and which to offer),
 `private_copy` (of a folder, for transformers to read),
 `passes` (a batch through it), `dense_passes` (sizes and windows that an image is seen at),
 `dense_tokens` (of one pass) with `timm_towers`, `averaged_tokens` (of several), `text_embeddings`,
-`teacher_precision`. An object of the user's own: `own_code` (found and run), `own_teacher`. Maps
-that another system wrote: `token_files` (found and read), `token_folder`. Both are found as
-`teacher_parts`.
+`teacher_precision`, `resizing`. An object of the user's own: `own_code` (found and run),
+`own_teacher`. Maps that another system wrote: `token_files` (found and read), `token_folder`. Both
+are found as `teacher_parts`.
 """

@@ -18,10 +18,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from zsseg.stages.data.images import resize_image
 from zsseg.stages.device import choose_device
 from zsseg.stages.errors import ResourceError, UserError
-from zsseg.stages.precompute.precompute_config import DenseConfig, Precision
+from zsseg.stages.precompute.precompute_config import DenseConfig, Precision, Resize
 from zsseg.stages.precompute.teacher.averaged_tokens import pass_tokens
 from zsseg.stages.precompute.teacher.dense_passes import DensePass, dense_passes
 from zsseg.stages.precompute.teacher.dense_tokens import (
@@ -37,6 +36,7 @@ from zsseg.stages.precompute.teacher.open_clip_parts import (
 )
 from zsseg.stages.precompute.teacher.passes import Passes
 from zsseg.stages.precompute.teacher.private_copy import private_copy
+from zsseg.stages.precompute.teacher.resizing import resized
 from zsseg.stages.precompute.teacher.teacher_files import TeacherFiles
 from zsseg.stages.precompute.teacher.teacher_protocol import AroundPass, Seen, pixels_at
 from zsseg.stages.precompute.teacher.teacher_weights import read_weights
@@ -64,6 +64,8 @@ class ClipTeacher:
     mean: Colour
     std: Colour
     interpolation: Literal["bilinear", "bicubic"]
+    resize: Resize = "pillow"
+    """What resizes images for it."""
     around_pass: AroundPass = nullcontext
     """Entered around every forward pass of the image tower."""
     by_id: bool = False
@@ -155,9 +157,7 @@ class ClipTeacher:
         `cls` takes images at `native_size` and `dense` at the sizes of its passes; both resize
         others.
         """
-        if image.shape[:2] == size:
-            return image
-        return resize_image(image, size, interpolation=self.interpolation)
+        return resized(image, size, interpolation=self.interpolation, resize=self.resize)
 
     def within(self, around_pass: AroundPass) -> "ClipTeacher":
         """Itself, with `around_pass` around its passes."""
@@ -202,6 +202,7 @@ def load_teacher(
     *,
     device: Literal["auto", "cpu", "cuda"],
     precision: Precision = "fp32",
+    resize: Resize = "pillow",
 ) -> ClipTeacher:
     """Load a teacher onto a device (auto: the GPU where torch can use one).
 
@@ -229,6 +230,7 @@ def load_teacher(
         mean=_colour(settings["mean"]),
         std=_colour(settings["std"]),
         interpolation=settings["interpolation"],
+        resize=resize,
     )
 
 

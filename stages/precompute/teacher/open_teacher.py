@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING, Literal
 
-from zsseg.stages.precompute.precompute_config import Precision
+from zsseg.stages.precompute.precompute_config import Precision, Resize
 from zsseg.stages.precompute.teacher.teacher_files import TeacherFiles
 
 if TYPE_CHECKING:
@@ -14,8 +14,11 @@ def open_teacher(
     *,
     device: Literal["auto", "cpu", "cuda"],
     precision: Precision = "fp32",
+    resize: Resize = "pillow",
 ) -> "Teacher":
     """The teacher on a device. `precision` is CLIP's: others compute in their own.
+
+    `resize` is what resizes images for it (`resizing.py`).
 
     Raises UserError and ResourceError as `load_teacher`, `open_own` and `open_folder`.
     """
@@ -23,11 +26,11 @@ def open_teacher(
     if files.kind == "python":
         from zsseg.stages.precompute.teacher.own_teacher import open_own
 
-        return open_own(files, device=device)
+        return open_own(files, device=device, resize=resize)
     if files.kind == "tokens":
         from zsseg.stages.precompute.teacher.token_folder import open_folder
 
         return open_folder(files, device=device)
     from zsseg.stages.precompute.teacher.clip_teacher import load_teacher
 
-    return load_teacher(files, device=device, precision=precision)
+    return load_teacher(files, device=device, precision=precision, resize=resize)

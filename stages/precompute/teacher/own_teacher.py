@@ -15,13 +15,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from zsseg.stages.data.images import resize_image
 from zsseg.stages.device import choose_device
 from zsseg.stages.errors import UserError
-from zsseg.stages.precompute.precompute_config import DenseConfig
+from zsseg.stages.precompute.precompute_config import DenseConfig, Resize
 from zsseg.stages.precompute.teacher.averaged_tokens import pass_tokens
 from zsseg.stages.precompute.teacher.dense_passes import DensePass, dense_passes
 from zsseg.stages.precompute.teacher.own_code import OwnObject, build_own, described, source_hash
+from zsseg.stages.precompute.teacher.resizing import resized
 from zsseg.stages.precompute.teacher.teacher_files import TeacherFiles, resolve_teacher
 from zsseg.stages.precompute.teacher.teacher_protocol import AroundPass, Pair, Seen, pixels_at
 from zsseg.stages.precompute.threads import in_threads, slices
@@ -41,6 +41,7 @@ class OwnTeacher:
     by_id: bool = False
     tokenizer: Callable[[list[str]], Tensor] | None = None
     interpolation: Literal["bilinear", "bicubic"] = "bicubic"
+    resize: Resize = "pillow"
 
     @property
     def width(self) -> int:
@@ -91,9 +92,7 @@ class OwnTeacher:
 
     def fitted(self, image: NDArray[np.uint8], size: Pair) -> NDArray[np.uint8]:
         """An image resized to `size` (rows, columns)."""
-        if image.shape[:2] == size:
-            return image
-        return resize_image(image, size, interpolation=self.interpolation)
+        return resized(image, size, interpolation=self.interpolation, resize=self.resize)
 
     def cls(self, images: Sequence[Seen]) -> NDArray[np.float32]:
         """(n, D) tokens of whole images. Raises UserError for a wrong shape."""
@@ -177,7 +176,9 @@ class OwnTeacher:
         return values.astype(np.float32)
 
 
-def open_own(files: TeacherFiles, *, device: Literal["auto", "cpu", "cuda"]) -> OwnTeacher:
+def open_own(
+    files: TeacherFiles, *, device: Literal["auto", "cpu", "cuda"], resize: Resize = "pillow"
+) -> OwnTeacher:
     """The user's object, built in this process. Raises UserError where it is another one here."""
     here = resolve_teacher(files.spec, typed=True)
     if here.recipe() != files.recipe():
@@ -189,4 +190,5 @@ def open_own(files: TeacherFiles, *, device: Literal["auto", "cpu", "cuda"]) -> 
         spec=files.spec,
         own=build_own(files.spec, source_hash(files.spec)),
         device=choose_device(device),
+        resize=resize,
     )
