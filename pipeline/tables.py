@@ -159,6 +159,16 @@ def trained_on_text(result: EvaluationResult) -> str | None:
     )
 
 
+def checkpoint_text(result: EvaluationResult) -> str | None:
+    """A warning where labels of unseen classes have chosen the checkpoint that was scored."""
+    if not result.settings.get("by_unseen_labels"):
+        return None
+    return (
+        "this checkpoint was chosen by labels of unseen classes (validation.unseen): these are no "
+        "zero-shot scores"
+    )
+
+
 def memory_text(result: EvaluationResult) -> str | None:
     """A warning where images did not fit the memory with the settings asked for."""
     counts = result.settings.get("out_of_memory")

@@ -176,7 +176,9 @@ def _field(setting: str) -> str:
 def _planned(row: TableRow, base: dict[str, Any], request: AblationRequest) -> PlannedRow:
     where = f"row '{row.name}' on top of {request.experiment}"
     configs = [
-        build(RunConfig, apply_settings(base, [*row.set, f"train.seed={seed}"]), where=where)
+        build(
+            RunConfig, apply_settings(base, [*row.set, f"train.seed={seed}"]), where=where
+        ).unvalidated
         for seed in range(request.seeds)
     ]
     values = configs[0].model_dump()

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from zsseg.pipeline import console
-from zsseg.pipeline.cli.options import CacheFolder, Exit, MovedRoot, Quiet, Settings
+from zsseg.pipeline.cli.options import CacheFolder, Checkpoint, Exit, MovedRoot, Quiet, Settings
 from zsseg.pipeline.run_options import evaluate_config, fixed_settings, text_encoder
 from zsseg.stages.cache.disk.store_path import StorePath
 from zsseg.stages.errors import UserError
@@ -69,6 +69,7 @@ def evaluate(
     split: Annotated[str, typer.Option(help="Split to score.")] = "val",
     limit: Annotated[int | None, typer.Option(min=1, help="Only the first N images.")] = None,
     calibration: Calibration = None,
+    checkpoint: Checkpoint = None,
     out: ResultFolder = None,
     as_json: AsJson = False,
     settings: Settings = None,
@@ -85,7 +86,7 @@ def evaluate(
     """
 
     def checked() -> "EvaluateConfig | None":
-        of_run = bool(limit or settings or clip)
+        of_run = bool(limit or settings or clip or checkpoint)
         _check_options(run, teacher or teacher_alone, calibration, of_run)
         return None if run is None else evaluate_config(run, calibration, settings or [])
 
@@ -107,7 +108,7 @@ def evaluate(
             if run is None:
                 results = _of_teacher(cache, split, dataset, root, calibration or 0.0, show)
             else:
-                opened = load_run(run, evaluate=config)
+                opened = load_run(run, evaluate=config, checkpoint=checkpoint)
                 student = replace(opened, fixed=fixed_settings(settings or []))
                 results = _of_run(student, clip, dataset, root, split, limit, show)
         if first:
@@ -129,8 +130,8 @@ def _check_options(run: Path | None, alone: bool, calibration: float | None, of_
         )
     if run is None and of_run:
         raise UserError(
-            "--limit, --clip and --set are for runs; --teacher-alone scores the whole store. Leave "
-            "them out"
+            "--limit, --clip, --checkpoint and --set are for runs; --teacher-alone scores the "
+            "whole store. Leave them out"
         )
     if calibration is not None and not isfinite(calibration):
         raise UserError(f"--calibration {calibration}: give a finite number, such as 0.02")
@@ -213,7 +214,13 @@ def _teacher_beside(
 
 def _report(results: "Sequence[EvaluationResult]", folder: Path | None, *, as_json: bool) -> None:
     """Print the results, one per gamma, and write them into a folder if there is one."""
-    from zsseg.pipeline.tables import memory_text, score_lines, score_table, trained_on_text
+    from zsseg.pipeline.tables import (
+        checkpoint_text,
+        memory_text,
+        score_lines,
+        score_table,
+        trained_on_text,
+    )
     from zsseg.stages.evaluate.result import save_result, to_json
 
     if as_json:
@@ -226,7 +233,8 @@ def _report(results: "Sequence[EvaluationResult]", folder: Path | None, *, as_js
         console.out.print("", text, sep="\n")
         for line in score_lines(results):
             console.out.print(line, style="bold")
-        for warning in filter(None, (trained_on_text(first), memory_text(first))):
+        warnings = (trained_on_text(first), memory_text(first), checkpoint_text(first))
+        for warning in filter(None, warnings):
             console.out.print(warning, style="bold red", soft_wrap=True)
     # Printed before they are written: results are not lost if the folder cannot be written.
     if folder:

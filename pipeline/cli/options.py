@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from zsseg.stages.cache.disk.store_path import StorePath, store_path
+from zsseg.stages.train.validation_config import Which
 
 Settings = Annotated[
     list[str] | None,
@@ -48,6 +49,13 @@ DatasetRoot = Annotated[
 MovedTeacher = Annotated[
     str | None,
     typer.Option("--teacher", help="The store's teacher, if its files have moved."),
+]
+Checkpoint = Annotated[
+    Which | None,
+    typer.Option(
+        help="Of a run that was validated: its best or its last checkpoint. \\[default: best, if "
+        "validation chose one]",
+    ),
 ]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Only warnings and errors.")]
 

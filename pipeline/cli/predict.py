@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from zsseg.pipeline import console
-from zsseg.pipeline.cli.options import Exit, Quiet, Settings
+from zsseg.pipeline.cli.options import Checkpoint, Exit, Quiet, Settings
 from zsseg.pipeline.run_options import (
     evaluate_config,
     fixed_settings,
@@ -83,6 +83,7 @@ def predict(
     palette: Palette = "dataset",
     alpha: Alpha = 0.5,
     legend: Legend = False,
+    checkpoint: Checkpoint = None,
     settings: Settings = None,
     quiet: Quiet = False,
 ) -> None:
@@ -102,7 +103,8 @@ def predict(
     from zsseg.stages.evaluate.predictor import Predictor
     from zsseg.stages.evaluate.trained_run import load_run
 
-    student = replace(load_run(run, evaluate=config), fixed=fixed_settings(settings or []))
+    opened = load_run(run, evaluate=config, checkpoint=checkpoint)
+    student = replace(opened, fixed=fixed_settings(settings or []))
     if names_file:
         from zsseg.stages.export.names_file import read_names_file
 
@@ -120,7 +122,11 @@ def predict(
             look=Look(alpha, legend, confidence_map),
             progress=lambda done, total: advance(done, total, ""),
         )
-    page = _write_page(out, predictor, result)
+    _end(out, _write_page(out, predictor, result), result)
+
+
+def _end(out: Path, page: Path, result: "Predictions") -> None:
+    """Say what was written; exit code 3 where an image has no label map."""
     written = counted(len(result.labels), "label map")
     console.out.print(f"{written} and overlays in {out}. Look at {page}", soft_wrap=True)
     if result.failures:

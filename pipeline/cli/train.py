@@ -13,7 +13,6 @@ from zsseg.pipeline.settings import apply_settings, build, read_experiment
 from zsseg.pipeline.training_plan import PLANNED, check_given, planned
 from zsseg.stages.cache.disk.store_path import StorePath, store_path
 from zsseg.stages.errors import CacheError, UserError
-from zsseg.stages.printable import counted
 
 if TYPE_CHECKING:
     from zsseg.stages.cache.reader import Store
@@ -38,6 +37,25 @@ Minutes = Annotated[
 ]
 Steps = Annotated[
     int | None, typer.Option(min=1, help="Steps of the training; the setting train.steps.")
+]
+ValidateEvery = Annotated[
+    int | None,
+    typer.Option(
+        min=0,
+        help="Score the student on held-out images every so many steps, by labels of seen classes, "
+        "and keep the best one; 0: never. \\[default: a few times where it is planned]",
+    ),
+]
+ValidateUnseen = Annotated[
+    bool,
+    typer.Option(
+        "--validate-unseen",
+        help="Validate by labels of unseen classes too: what is chosen is no zero-shot result.",
+    ),
+]
+Patience = Annotated[
+    int | None,
+    typer.Option(min=0, help="End after so many validations without a better one; 0: never."),
 ]
 DryRun = Annotated[
     bool, typer.Option("--dry-run", help="Say what memory and time it would take; train nothing.")
@@ -73,6 +91,9 @@ def train(
     settings: Settings = None,
     minutes: Minutes = None,
     steps: Steps = None,
+    validate_every: ValidateEvery = None,
+    validate_unseen: ValidateUnseen = False,
+    patience: Patience = None,
     resume: Resume = False,
     replay: ReplayFile = None,
     dry_run: DryRun = False,
@@ -86,8 +107,8 @@ def train(
     For several GPUs or machines, start it with `torchrun --no-python --nproc-per-node N -- zsseg
     train ...` or `accelerate launch`: batch, sample order and losses stay what they are.
     """
-    number = [] if steps is None else [f"train.steps={steps}"]
-    options = _Options(cache, config, root, out, [*(settings or []), *number], resume, minutes)
+    named = _named(steps, validate_every, patience, unseen=validate_unseen)
+    options = _Options(cache, config, root, out, [*(settings or []), *named], resume, minutes)
     if replay is None:
         _check(options)  # a mistake is told before torch is loaded
     from zsseg.stages.train.processes import joined_processes, launched
@@ -103,6 +124,19 @@ def train(
         return
     with joined_processes():
         _train(options, quiet=quiet)
+
+
+def _named(
+    steps: int | None, every: int | None, patience: int | None, *, unseen: bool
+) -> list[str]:
+    """Settings that have an option of their own, as --set has them."""
+    given = {
+        "train.steps": steps,
+        "validation.every": every,
+        "validation.patience": patience,
+        "validation.unseen": "true" if unseen else None,
+    }
+    return [f"{name}={value}" for name, value in given.items() if value is not None]
 
 
 @dataclass(frozen=True)
@@ -142,6 +176,9 @@ def _check(options: _Options) -> None:
 
 
 def _train(options: _Options, *, quiet: bool) -> None:
+    from zsseg.pipeline.cli.train_text import progress_words, train_end_lines
+    from zsseg.stages.evaluate.validator import make_validator
+    from zsseg.stages.train.loop import TrainExtras
     from zsseg.stages.train.loop import train as run
     from zsseg.stages.train.processes import processes
     from zsseg.stages.train.run.run_folder import is_run, read_record
@@ -163,14 +200,13 @@ def _train(options: _Options, *, quiet: bool) -> None:
             out=folder,
             resume=options.resume,
             experiment=made.name,
-            progress=lambda now: advance(now.step, now.steps, _words(now.metrics)),
-            plan=made.plan,
+            progress=lambda now: advance(now.step, now.steps, progress_words(now.metrics)),
+            extras=TrainExtras(made.plan, make_validator),
         )
     if processes()[0] > 0:
         return
-    console.out.print(
-        f"{counted(result.steps, 'step')}, student in {result.checkpoint}", soft_wrap=True
-    )
+    for line in train_end_lines(result):
+        console.out.print(line, soft_wrap=True)
     console.out.print(
         f"next: zsseg evaluate --run {folder} --split val  or  zsseg predict --run {folder} "
         "IMAGES --out predictions",
@@ -281,15 +317,3 @@ def _replay(file: Path, settings: list[str]) -> None:
             f"{', '.join(done.images)}. Try other settings with --set, such as train.precision=fp32"
         )
     console.out.print("finite: with these settings the step can be made")
-
-
-def _words(metrics: dict[str, float]) -> str:
-    """The last log line, short: what a person watches."""
-    shown = {
-        "loss": "loss {:.3f}",
-        "pseudo_label_share": "pseudo labels {:.0%}",
-        "images_per_second": "{:.1f} images/s",
-        "cache_mb_per_second": "cache {:.1f} MB/s",
-        "data_wait": "waiting for data {:.0%}",
-    }
-    return ", ".join(text.format(metrics[key]) for key, text in shown.items() if key in metrics)

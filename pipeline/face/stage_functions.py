@@ -86,7 +86,9 @@ def train(
     if there is one. Raises as `zsseg train` does.
     """
     from zsseg.pipeline.face.model import load
+    from zsseg.stages.evaluate.validator import make_validator
     from zsseg.stages.train.batches.training_data import TrainingData
+    from zsseg.stages.train.loop import TrainExtras
     from zsseg.stages.train.loop import train as run
 
     changes = _texts(settings)
@@ -103,7 +105,7 @@ def train(
         out=Path(out),
         resume=resume,
         experiment=name,
-        plan=plan,
+        extras=TrainExtras(plan, make_validator),
         progress=lambda now: _tell(progress, now.step, now.steps),
     )
     return load(out)

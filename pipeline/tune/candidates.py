@@ -122,14 +122,14 @@ def config_of(candidate: Candidate, request: TuneRequest, *, seed: int) -> RunCo
     """
     where = f"{candidate.name} on top of {candidate.experiment}"
     values = apply_settings(full_settings(candidate, request), [f"train.seed={seed}"])
-    config = build(RunConfig, values, where=where)
+    config = build(RunConfig, values, where=where).unvalidated
     if request.steps is None:
         return config
     warmup = round(config.train.warmup_steps * request.steps / config.train.steps)
     brief = [f"train.steps={request.steps}"]
     if config.train.steps > request.steps:
         brief.append(f"train.warmup_steps={warmup}")
-    return build(RunConfig, apply_settings(values, brief), where=where)
+    return build(RunConfig, apply_settings(values, brief), where=where).unvalidated
 
 
 def full_settings(candidate: Candidate, request: TuneRequest) -> dict[str, Any]:

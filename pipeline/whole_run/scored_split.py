@@ -3,13 +3,9 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from zsseg.stages.data.samples import Sample
+from zsseg.stages.data.held_out_split import held_out_names, held_out_split
 from zsseg.stages.data.spec import DatasetSpec
-from zsseg.stages.data.splits import list_samples, splits, training_samples
-from zsseg.stages.errors import DatasetError
-
-_USUAL = ("val", "validation", "valid", "test")
-_TRAINED = ("train", "all", "trainval")
+from zsseg.stages.data.splits import training_samples
 
 
 @dataclass(frozen=True)
@@ -26,13 +22,9 @@ class ScoredSplit:
 
 def scored_split(spec: DatasetSpec, root: Path) -> ScoredSplit:
     """The split to score, of those that are there. Raises DatasetError without any image."""
-    there = splits(spec, root)
-    names = [name for name in _USUAL if name in there]
-    names += [name for name in there if name not in (*_USUAL, *_TRAINED)]
-    for name in names:
-        samples = _labelled(spec, root, name)
-        if samples:
-            return ScoredSplit(name, "", samples[0].image.parent)
+    if found := held_out_split(spec, root):
+        return ScoredSplit(found.name, "", found.samples[0].image.parent)
+    names = held_out_names(spec, root)
     if not names:
         images = training_samples(spec, root, "train")[0].image.parent
         held = "put some images and their labels into a split of their own, such as `val`"
@@ -40,10 +32,3 @@ def scored_split(spec: DatasetSpec, root: Path) -> ScoredSplit:
     images = training_samples(spec, root, names[0])[0].image.parent
     missing = f"no image of the split '{names[0]}' has a label: with labels for some it is scored"
     return ScoredSplit(None, missing, images)
-
-
-def _labelled(spec: DatasetSpec, root: Path, split: str) -> list[Sample]:
-    try:
-        return [each for each in list_samples(spec, root, split) if each.label is not None]
-    except DatasetError:  # there are no labels, or no images
-        return []

@@ -7,6 +7,5 @@ PASCAL Context's other label formats are in `pascal_context`, masks in `run_leng
 the only way in which labels reach training: without the unseen classes. `geometry` cuts one crop
 out of image, label and tokens alike. `class_names` finds names that are one, `dataset_check` is
 `zsseg dataset verify`, `problem_summary` what it found by kind, `label_warning` says which classes
-no label shows. `video` reads and
-writes videos.
+no label shows, `held_out_split` which images can score a student. `video` reads and writes videos.
 """

@@ -63,19 +63,23 @@ def variant(
     dataset: str,
     own_dataset: str,
     renamed: bool = False,
+    last: bool = False,
     limit: int | None = None,
     settings: Mapping[str, Any],
     own_settings: Mapping[str, Any],
 ) -> tuple[str, ...]:
     """How an evaluation differs from one with the run's or store's own settings, for file names.
 
-    Another data set by its name; other names of the classes as `renamed`; a limit as `first10`; a
+    Another data set by its name; other names of the classes as `renamed`; the last checkpoint of a
+    run of which validations chose another one as `last`; a limit as `first10`; a
     calibration, whenever there is one, as `gamma0.1`; every other setting that differs by name and
     value, as `mode-whole`.
     """
     words = [] if dataset == own_dataset else [dataset]
     if renamed:
         words.append("renamed")
+    if last:
+        words.append("last")
     if limit is not None:
         words.append(f"first{limit}")
     if gamma := settings["calibration"]:

@@ -32,6 +32,22 @@ class EvaluatedImages:
     """What was too large, as the result's settings say it; empty when nothing was."""
 
 
+def _checkpoint(run: TrainedRun) -> dict[str, Any]:
+    """Which checkpoint it is, and what chose it; nothing of a run that validations chose none of.
+
+    `by_unseen_labels`: then scores of unseen classes are not of a student without their labels.
+    """
+    if run.checkpoint is None:
+        return {}
+    chosen = run.record.config.validation
+    # Where patience ended the run, unseen labels have chosen its last checkpoint, too.
+    by_unseen = chosen.unseen and (run.checkpoint == "best" or chosen.patience > 0)
+    return {
+        "checkpoint": run.checkpoint,
+        **({"by_unseen_labels": True} if by_unseen else {}),
+    }
+
+
 def student_result(
     run: TrainedRun,
     spec: DatasetSpec,
@@ -54,11 +70,13 @@ def student_result(
         settings={
             **{"step": run.step, "limit": of.limit, "names": list(run.names), **settings},
             **({"out_of_memory": of.memory} if of.memory else {}),
+            **_checkpoint(run),
         },
         variant=variant(
             dataset=spec.name,
             own_dataset=run.spec.name,
             renamed=run.names != run.spec.prompt_names,
+            last=run.checkpoint == "last",
             limit=of.limit,
             settings=settings,
             own_settings=run.record.config.evaluate.model_dump(),

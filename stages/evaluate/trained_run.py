@@ -20,6 +20,7 @@ from zsseg.stages.train.run.pretrained import check_pretrained, is_pretrained
 from zsseg.stages.train.run.run_folder import RunRecord, read_record, read_text
 from zsseg.stages.train.run_config import EvaluateConfig
 from zsseg.stages.train.students.student import Student, feature_stride
+from zsseg.stages.train.validation_config import Which
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,8 @@ class TrainedRun:
     fixed: frozenset[str] = frozenset()
     """Settings of `evaluate` that a person asked for: where the memory is too small, others than
     these are changed (`memory`)."""
+    checkpoint: Which | None = None
+    """Which checkpoint it is; None: the run has no choice, as it was not validated."""
 
     @property
     def spec(self) -> DatasetSpec:
@@ -59,11 +62,13 @@ def load_run(
     *,
     device: Literal["auto", "cpu", "cuda"] = "auto",
     evaluate: EvaluateConfig | None = None,
+    checkpoint: Which | None = None,
 ) -> TrainedRun:
-    """The student of a run folder's newest intact checkpoint, ready to predict.
+    """The student of a run folder's intact checkpoint, ready to predict.
 
-    `evaluate` replaces the settings that the run was configured with. Raises UserError when the
-    folder holds no run or no checkpoint, ResourceError when `device` is not there. Inside
+    `checkpoint`: the best by the run's validations, or the last; None: the best where they have
+    chosen one. `evaluate` replaces the settings that the run was configured with. Raises UserError
+    when the folder holds no run or no checkpoint, ResourceError when `device` is not there. Inside
     `joined_processes` all processes call this, and get the checkpoint that the first one found.
     """
     path = Path(path)
@@ -71,7 +76,7 @@ def load_run(
         check_pretrained(path)
     record = read_record(path)
     target = choose_device(device)
-    student, step = load_student(path)
+    student, step, which = load_student(path, checkpoint)
     # A run in training may have a newer checkpoint by the time another process looks.
     copy_from_first(list(student.state_dict().values()))
     # Channels last: convolutions run faster so, as in training.
@@ -85,4 +90,5 @@ def load_run(
         stride=feature_stride(student),
         text_CD=read_text(path).to(target),
         names=record.dataset.prompt_names,
+        checkpoint=value_from_first(which),
     )

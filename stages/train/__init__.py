@@ -6,6 +6,9 @@ of one step, `state.py` what a step changes; `batches/` go in, `students/` are t
 the first step what memory and time it takes, and `plan/` chooses settings. `schedule.py` is the
 learning rate, `student_precision.py` the number format, `processes.py` training on several GPUs.
 
+`between_steps.py` writes checkpoints, and has the run scored while it trains: `validation.py` says
+when and which checkpoint was best, `validation_config.py` has the settings.
+
 When something goes wrong: `interrupt.py` (Ctrl-C waits for the end of the step), `capture.py` (a
 step whose loss is not finite, kept to be done again), `resource_errors.py` (out of memory, or a
 loader process was killed).

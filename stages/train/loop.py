@@ -1,6 +1,7 @@
 """Trains a student from a store and visible labels: the steps, their log and checkpoints."""
 
 import logging
+import time
 from collections.abc import Callable, Generator
 from contextlib import ExitStack, closing, nullcontext
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from zsseg.stages.train.batches.loader import make_loader
 from zsseg.stages.train.batches.store_check import check_store, warn_of_labels
 from zsseg.stages.train.batches.supervision import check_supervision
 from zsseg.stages.train.batches.training_data import TrainingData
+from zsseg.stages.train.between_steps import BetweenSteps
 from zsseg.stages.train.capture import capture, finite
 from zsseg.stages.train.foretell.memory_check import check_memory
 from zsseg.stages.train.interrupt import held_signals
@@ -44,17 +46,18 @@ from zsseg.stages.train.run.run_folder import (
 )
 from zsseg.stages.train.run_config import RunConfig, TrainConfig
 from zsseg.stages.train.schedule import learning_rate, warmup_length
-from zsseg.stages.train.state import State, load_state, new_state, save_state, update
+from zsseg.stages.train.state import State, load_state, new_state, update
 from zsseg.stages.train.step import gradients
 from zsseg.stages.train.student_precision import autocast_type
 from zsseg.stages.train.students.student import check_crop
+from zsseg.stages.train.validation import MakeValidator, Validation, ValidationState, state_of
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class TrainProgress:
-    """Steps done, and the metrics of the last log line; {} before the first."""
+    """Steps done, and the metrics of the last log line and validation; {} before the first."""
 
     step: int
     steps: int
@@ -67,8 +70,26 @@ class TrainResult:
 
     out: Path
     checkpoint: Path
+    """The newest."""
     steps: int
+    """That were made: less than configured where validations ended it."""
     metrics: dict[str, float]
+    validation: ValidationState | None = None
+    """What the validations of the run have found; None: there was none."""
+    seconds: float = 0.0
+    """Of the steps made here, without validations."""
+    validation_seconds: float = 0.0
+    """Of the validations made here."""
+
+
+@dataclass(frozen=True)
+class TrainExtras:
+    """What only some trainings have."""
+
+    plan: str | None = None
+    """The text of the file that the settings were planned in, which a new run keeps."""
+    validation: MakeValidator | None = None
+    """Makes what scores the student every `validation.every` steps."""
 
 
 @dataclass(frozen=True)
@@ -84,6 +105,7 @@ class _Run:
     classes: KnownClasses
     foretold: int | None
     """Bytes of memory, as foretold; None: it was not reckoned."""
+    validation: Validation | None
 
 
 @joined_processes()
@@ -95,11 +117,9 @@ def train(
     resume: bool,
     experiment: str,
     progress: Callable[[TrainProgress], None],
-    plan: str | None = None,
+    extras: TrainExtras = TrainExtras(),
 ) -> TrainResult:
     """Train a student into the run folder `out`; `experiment` is its name for the record.
-
-    `plan`: the text of the file that the settings were planned in, which a new run keeps.
 
     `progress` is called after every step. With `resume` it goes on from the newest intact
     checkpoint, bit-identical on a CPU to a run that was never interrupted; a finished run stays as
@@ -125,15 +145,10 @@ def train(
         for line in idle:
             logger.warning("%s", line)
     with only_writer(out) if writes else nullcontext():
-        resumes, saved = False, None
-        if writes:
-            note_use(data.store.path)
-            resumes = check_folder(out, record, resume=resume)
-            saved = checkpoint.latest(out) if resumes else None
-        resumes, saved = value_from_first((resumes, saved))
+        resumes, saved = _begun(data, out, record, resume=resume)
         start = _steps_done(saved)
-        if saved is not None and start == config.train.steps:
-            return TrainResult(out, saved, start, {})
+        if saved is not None and checkpoint.is_finished(saved, steps=config.train.steps):
+            return TrainResult(out, saved, start, {}, state_of(saved))
         text_CD = torch.from_numpy(data.store.read_all("text"))
         foretold = check_memory(config, data)
         with explained(config):
@@ -143,8 +158,14 @@ def train(
         if writes and resumes:
             note_resumption(out, start, record)
         elif writes:
-            write_record(out, record, text_CD, plan=plan)
-        run = _Run(config, data, out, saved, state, classes, foretold.peak if foretold else None)
+            write_record(out, record, text_CD, plan=extras.plan)
+        watched = None
+        if config.validation.every:
+            assert extras.validation is not None, "nothing to validate by"
+            validator = extras.validation(record, data, out, text_CD.to(state.device))
+            watched = None if validator is None else Validation(validator, config, saved)
+        peak = foretold.peak if foretold else None
+        run = _Run(config, data, out, saved, state, classes, peak, watched)
         with explained(config):
             return _steps(run, batches, progress)
 
@@ -152,20 +173,27 @@ def train(
 def _steps(
     run: _Run, batches: Generator[Batch, None, None], progress: Callable[[TrainProgress], None]
 ) -> TrainResult:
-    """The steps that are left of a run, with their log and their checkpoints."""
+    """The steps that are left of a run, with their log, validations and checkpoints."""
     config, settings, state = run.config, run.config.train, run.state
-    start, saved = _steps_done(run.saved), run.saved
-    known = [] if saved is None else [saved]
-    metrics: dict[str, float] = {}
+    start, watched = _steps_done(run.saved), run.validation
     with ExitStack() as held:
         writes = processes()[0] == 0
-        log = held.enter_context(MetricsLog(run.out, start_step=start)) if writes else None
+        validated = watched.state.last_step if watched else 0
+        log = None
+        if writes:
+            log = held.enter_context(MetricsLog(run.out, start_step=start, validated=validated))
         attempt = noted_attempt(run.out, start_step=start, foretold=run.foretold)
         note = held.enter_context(attempt) if writes else None
         interrupt = held.enter_context(held_signals())
         held.enter_context(closing(batches))
+        between = BetweenSteps(config, run.out, run.saved, state, watched, log)
         throughput = Throughput(cache_bytes(run.data.store, config))
+        metrics: dict[str, float] = {}
+        done, clock = start, time.perf_counter()
+        between.make_up_for(start)
         for step in range(start, settings.steps):
+            if between.ended:
+                break
             with throughput.waiting(settings.batch):
                 batch = next(batches).to(state.device)
             done = step + 1
@@ -186,21 +214,34 @@ def _steps(
                 if log is not None:
                     log.write(done, metrics)
             stopped = agree(Status.STOP if interrupt.signal else Status.FINE) == Status.STOP
-            if done % settings.checkpoint_every == 0 or done == settings.steps or stopped:
-                saved = checkpoint.folder_of(run.out, done)
-                if log is not None:
-                    log.sync()
-                    known.append(save_state(run.out, done, state))
-                    checkpoint.prune(run.out, known)
-            progress(TrainProgress(done, settings.steps, metrics))
+            throughput.leave_out(between.after(done, stopped=stopped))
+            scores = watched.scores if watched else {}
+            progress(TrainProgress(done, settings.steps, {**metrics, **scores}))
             if stopped:
                 interrupt.raise_()
-    assert saved is not None
-    return TrainResult(run.out, saved, settings.steps, metrics)
+    seconds = time.perf_counter() - clock
+    saved = checkpoint.folder_of(run.out, done)
+    if watched is None:
+        return TrainResult(run.out, saved, done, metrics, seconds=seconds)
+    apart = watched.seconds
+    return TrainResult(run.out, saved, done, metrics, watched.state, seconds - apart, apart)
 
 
 def _steps_done(saved: Path | None) -> int:
     return 0 if saved is None else checkpoint.step_of(saved)
+
+
+def _begun(
+    data: TrainingData, out: Path, record: RunRecord, *, resume: bool
+) -> tuple[bool, Path | None]:
+    """Is there a run to go on with, and its checkpoint; in all processes as the first finds it."""
+    resumes, saved = False, None
+    if processes()[0] == 0:
+        note_use(data.store.path)
+        resumes = check_folder(out, record, resume=resume)
+        saved = checkpoint.latest(out) if resumes else None
+    found: tuple[bool, Path | None] = value_from_first((resumes, saved))
+    return found
 
 
 def check_shares(config: TrainConfig) -> None:

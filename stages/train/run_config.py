@@ -18,6 +18,7 @@ from zsseg.stages.train.method_config import (
     SelfTrainingConfig,
     loss_needs,
 )
+from zsseg.stages.train.validation_config import ValidationConfig
 
 Protocol = Literal["inductive", "transductive"]
 """What training knows of the unseen classes: nothing, or their names."""
@@ -196,8 +197,14 @@ class RunConfig(BaseModel):
     augmentation: Annotated[AugmentationConfig, Mark(replay="nothing")] = AugmentationConfig()
     """A replay has the crops as they were cut."""
     train: TrainConfig = TrainConfig()
+    validation: ValidationConfig = ValidationConfig()
     evaluate: Annotated[EvaluateConfig, Mark(result=False, replay="nothing")] = EvaluateConfig()
     """Not of the training: an evaluation has settings of its own, and notes them in its result."""
+
+    @property
+    def unvalidated(self) -> "RunConfig":
+        """The same run without validation, for tables: of equal length, scored at its end."""
+        return self.model_copy(update={"validation": ValidationConfig()})
 
     @property
     def learns_labels(self) -> bool:

@@ -2,7 +2,7 @@
 
 import copy
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -105,8 +105,10 @@ def new_state(
     )
 
 
-def save_state(run: Path, step: int, state: State) -> Path:
-    """Write the checkpoint after `step` steps and return its folder."""
+def save_state(
+    run: Path, step: int, state: State, *, validation: Mapping[str, Any] | None = None
+) -> Path:
+    """Write the checkpoint after `step` steps, with `validation`, and return its folder."""
     training: dict[str, Any] = {
         "optimiser": state.optimiser.state_dict(),
         "scaler": state.scaler.state_dict(),
@@ -117,7 +119,9 @@ def save_state(run: Path, step: int, state: State) -> Path:
         training["decoder"] = state.decoder.state_dict()
     if state.average is not None:
         training["average"] = state.average.state_dict()
-    return checkpoint.save(run, step, student=state.student, training=training)
+    return checkpoint.save(
+        run, step, student=state.student, training=training, validation=validation
+    )
 
 
 def load_state(folder: Path, state: State) -> None:

@@ -21,10 +21,10 @@ from zsseg.stages.evaluate.inference import predict_scores
 from zsseg.stages.evaluate.trained_run import load_run
 from zsseg.stages.train.processes import joined_processes
 from zsseg.stages.train.run import checkpoint
-from zsseg.stages.train.run.checkpoint import load_student
+from zsseg.stages.train.run.checkpoint import LoadedStudent, load_student
 from zsseg.stages.train.run.run_folder import write_record
 from zsseg.stages.train.run_config import RunConfig, TrainConfig
-from zsseg.stages.train.students.student import Student
+from zsseg.stages.train.validation_config import Which
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
 
@@ -138,11 +138,11 @@ def test_all_have_the_checkpoint_that_the_first_one_finds(
 ) -> None:
     """As when the run is still trained, and has a newer one for the second process."""
 
-    def newer(path: Path) -> tuple[Student, int]:
-        student, step = load_student(path)
+    def newer(path: Path, which: Which | None = None) -> LoadedStudent:
+        student, step, _ = load_student(path, which)
         with torch.no_grad():
             student.projection.weight.neg_()
-        return student, step + 1
+        return LoadedStudent(student, step + 1, None)
 
     def work(number: int) -> None:
         if number:

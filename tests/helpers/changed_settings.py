@@ -12,6 +12,7 @@ OTHER = {
     "augmentation.short_side": 256,
     "train.clip_norm": 1.0,
     "pixel_names.dilations": (2,),
+    "validation.split": "test",
 }
 """Settings whose other value does not follow from their type and their default."""
 
@@ -61,4 +62,6 @@ def changed(config: Config, name: str) -> Config:
     for section in sections:
         inner = inner[section]
     inner[field] = other_value(config, name)
+    if name == "validation.patience":  # which is refused where nothing is validated
+        inner["every"] = 1
     return type(config).model_validate(values)

@@ -12,10 +12,11 @@ from helpers.drawn_world import draw_world
 from helpers.random_store import write_store
 from zsseg.stages.data.spec import load_spec
 from zsseg.stages.train.batches.training_data import TrainingData
-from zsseg.stages.train.loop import TrainProgress, TrainResult, train
+from zsseg.stages.train.loop import TrainExtras, TrainProgress, TrainResult, train
 from zsseg.stages.train.run import checkpoint
 from zsseg.stages.train.run_config import RunConfig, StudentConfig
 from zsseg.stages.train.students.student import Student
+from zsseg.stages.train.validation import MakeValidator
 
 # Every objective, first with latent classes and then with pseudo labels.
 EVERYTHING: dict[str, Any] = {
@@ -127,6 +128,7 @@ def run(
     resume: bool = False,
     stop_at: int | None = None,
     after_step: Callable[[int], None] = lambda step: None,
+    validation: MakeValidator | None = None,
 ) -> TrainResult:
     """Train into `out`; an error comes in the way after `stop_at` steps."""
 
@@ -142,6 +144,7 @@ def run(
         resume=resume,
         experiment="tiny",
         progress=progress,
+        extras=TrainExtras(validation=validation),
     )
 
 

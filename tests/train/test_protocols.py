@@ -157,7 +157,7 @@ def test_latent_classes_end_where_self_training_begins(world: World, tmp_path: P
 
 def test_the_decoder_is_not_exported(world: World, tmp_path: Path) -> None:
     out = run(world, tmp_path / "run", config_of())
-    student, _ = checkpoint.load_student(out)
+    student, _, _ = checkpoint.load_student(out)
     plain = config_of({"latent": {"enabled": False}})
     expected = set(checkpoint.load_student(run(world, tmp_path / "plain", plain))[0].state_dict())
     assert student.state_dict().keys() == expected
@@ -184,7 +184,7 @@ def test_the_students_of_paper_2_learn_and_resume(
         run(world, tmp_path / "cut", config, stop_at=1)
     cut = run(world, tmp_path / "cut", config, resume=True)
     assert what_was_learnt(cut) == what_was_learnt(whole)
-    student, step = checkpoint.load_student(whole)
+    student, step, _ = checkpoint.load_student(whole)
     assert step == 2
     assert student(torch.zeros(1, 3, 40, 72)).isfinite().all()
 

@@ -98,7 +98,7 @@ def test_a_whole_run(world: World, tmp_path: Path) -> None:
     )
     assert record.store_fingerprint == store.fingerprint
     assert list((out / "tensorboard").iterdir())
-    student, step = checkpoint.load_student(out)
+    student, step, _ = checkpoint.load_student(out)
     assert step == 4
     assert not student.training
     assert student(torch.zeros(1, 3, 64, 32)).shape == (1, WIDTH, 16, 8)
@@ -111,7 +111,7 @@ def test_losses_do_not_depend_on_workers(world: World, whole: Path, tmp_path: Pa
 
 
 def test_resumed_is_uninterrupted_bit_for_bit(world: World, whole: Path, tmp_path: Path) -> None:
-    student, _ = checkpoint.load_student(whole)
+    student, _, _ = checkpoint.load_student(whole)
     assert any(isinstance(each, torch.nn.Dropout2d) for each in student.modules())
     with pytest.raises(ConnectionError):
         run(world, tmp_path / "run", config_of(), stop_at=3)

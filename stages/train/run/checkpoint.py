@@ -3,7 +3,8 @@
     checkpoints/step-000200/
       student.safetensors   weights and buffers of the student
       training.pt           everything else that a resume needs: `state.save_state`
-      meta.json             step, and the size and hash of the other two; written last
+      meta.json             step, and the size and hash of the other two; written last; of a run
+                            that is validated also what its validations have found by then
 
 A checkpoint is written to `step-000200.partial`, synced to disk and renamed, so a crash never
 leaves half of one under its final name; the next save deletes the partial one. Nothing in it can
@@ -14,10 +15,10 @@ import json
 import logging
 import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from pickle import UnpicklingError
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from safetensors import SafetensorError
@@ -32,6 +33,7 @@ from zsseg.stages.file_bytes import PASSING
 from zsseg.stages.train.run.pretrained import WEIGHTS, check_pretrained, is_pretrained
 from zsseg.stages.train.run.run_folder import is_checkpoint, read_record, read_text
 from zsseg.stages.train.students.student import Student, build_student
+from zsseg.stages.train.validation_config import Which
 
 KEPT = 2
 """Whole checkpoints kept: the newest, and one before in case the newest is damaged."""
@@ -43,16 +45,26 @@ _WEIGHTS, _TRAINING, _META = "student.safetensors", "training.pt", "meta.json"
 logger = logging.getLogger(__name__)
 
 
-def save(run: Path, step: int, *, student: nn.Module, training: dict[str, Any]) -> Path:
+def save(
+    run: Path,
+    step: int,
+    *,
+    student: nn.Module,
+    training: dict[str, Any],
+    validation: Mapping[str, Any] | None = None,
+) -> Path:
     """Write the checkpoint after `step` steps.
 
-    `training` holds tensors and plain values only: what a resume needs besides the weights. One
-    of this step is replaced if it is damaged, and stays if it is intact. Raises ResourceError when
-    it cannot be written; a passing error of the file system is tried again first.
+    `training` holds tensors and plain values only: what a resume needs besides the weights;
+    `validation` what the run's validations have found, None in a run without any. One of this step
+    is replaced if it is damaged, and stays if it is intact, with `validation` as it is now. Raises
+    ResourceError when it cannot be written; a passing error of the file system is tried again
+    first.
     """
+    found = {} if validation is None else {"validation": dict(validation)}
     for pause in (*_PAUSES, None):
         try:
-            return _save_once(run, step, student=student, training=training)
+            return _save_once(run, step, student=student, training=training, found=found)
         except ResourceError as error:
             if pause is None or not _may_pass(error.__cause__):
                 raise
@@ -61,14 +73,25 @@ def save(run: Path, step: int, *, student: nn.Module, training: dict[str, Any]) 
     raise AssertionError  # the last attempt has returned or raised
 
 
-def _save_once(run: Path, step: int, *, student: nn.Module, training: dict[str, Any]) -> Path:
+def _save_once(
+    run: Path,
+    step: int,
+    *,
+    student: nn.Module,
+    training: dict[str, Any],
+    found: Mapping[str, Any],
+) -> Path:
     final = folder_of(run, step)
-    # While it is replaced it would be missing, and a run that has just resumed may have no other.
-    if final.exists() and _fault(final) is None:
-        return final
     partial = final.with_name(final.name + PARTIAL)
     try:
-        _write(partial, step, student=student, training=training)
+        # While it is replaced it would be missing, and a run that has just resumed may have no
+        # other.
+        if final.exists() and _fault(final) is None:
+            meta = json.loads((final / _META).read_bytes())
+            if meta != (now := {**meta, **found}):
+                _write_meta(final, now)
+            return final
+        _write(partial, step, student=student, training=training, found=found)
         if final.exists():
             shutil.rmtree(final)
         partial.rename(final)
@@ -93,15 +116,24 @@ def _may_pass(error: BaseException | None) -> bool:
 
 def prune(run: Path, known: Sequence[Path]) -> None:
     """Delete what is older than the last KEPT of `known`: those that this process has written or
-    found intact, oldest first. Any other may be damaged, and is no reason to delete one."""
+    found intact, oldest first. Any other may be damaged, and is no reason to delete one. What one
+    that is kept knows as the best stays too."""
     if len(known) < KEPT:
         return
+    best = {(validation_of(each) or {}).get("best_step") for each in known[-KEPT:]}
     for each in _by_step(run):
-        if step_of(each) < step_of(known[-KEPT]):
+        if step_of(each) < step_of(known[-KEPT]) and step_of(each) not in best:
             shutil.rmtree(each)
 
 
-def _write(folder: Path, step: int, *, student: nn.Module, training: dict[str, Any]) -> None:
+def _write(
+    folder: Path,
+    step: int,
+    *,
+    student: nn.Module,
+    training: dict[str, Any],
+    found: Mapping[str, Any],
+) -> None:
     for left in folder.parent.glob(f"step-*{PARTIAL}"):
         left.unlink() if left.is_symlink() else shutil.rmtree(left, ignore_errors=True)
     folder.mkdir(parents=True)
@@ -111,7 +143,10 @@ def _write(folder: Path, step: int, *, student: nn.Module, training: dict[str, A
     with durable_file(folder / _TRAINING) as file:
         torch.save(training, file)
     receipts = {name: _receipt(folder / name) for name in (_WEIGHTS, _TRAINING)}
-    meta = {"format": _FORMAT, "step": step, "files": receipts}
+    _write_meta(folder, {"format": _FORMAT, "step": step, "files": receipts, **found})
+
+
+def _write_meta(folder: Path, meta: Mapping[str, Any]) -> None:
     write_durably(folder / _META, (json.dumps(meta, indent=2) + "\n").encode())
 
 
@@ -172,25 +207,91 @@ def load_training(checkpoint: Path) -> dict[str, Any]:
     return state
 
 
-def load_student(run: Path) -> tuple[Student, int]:
-    """The student of a run's newest intact checkpoint, and how many steps it was trained for.
+def validation_of(checkpoint: Path) -> dict[str, Any] | None:
+    """What a checkpoint was saved with as `validation`; None of a run without any."""
+    try:
+        found: dict[str, Any] | None = json.loads((checkpoint / _META).read_bytes())["validation"]
+    except (OSError, ValueError, KeyError):
+        return None
+    return found
 
-    Or that of a folder that is handed on (`pretrained`). On the CPU, in evaluation mode. Raises
-    UserError when the run has none.
+
+def is_finished(checkpoint: Path, *, steps: int) -> bool:
+    """Has its run no step left: of all `steps`, or because validations did not get better?"""
+    found = validation_of(checkpoint)
+    if found is not None and found["last_step"] != step_of(checkpoint) == steps:
+        return False  # a signal came before the last validation
+    return step_of(checkpoint) == steps or bool(found and found["stopped"])
+
+
+class Chosen(NamedTuple):
+    """An intact checkpoint of a run, and which one it is."""
+
+    folder: Path
+    which: Which | None
+    """None: validations have chosen none, so there is only the last."""
+    finished: bool
+    """Has the run no step left?"""
+
+
+def chosen(run: Path, which: Which | None = None) -> Chosen:
+    """The checkpoint to use; `which` None: the best where validations chose one, else the last.
+
+    Raises UserError when there is none, or no best one where it is asked for.
     """
-    if is_pretrained(run):
-        return _built(run, run / WEIGHTS).eval(), check_pretrained(run).step
-    checkpoint = latest(run)
-    if checkpoint is None:
+    last = latest(run)
+    if last is None:
         raise UserError(
             f"{run}: holds no complete checkpoint. Finish it with `zsseg train --resume "
             f"--out {run}`"
         )
-    student = _built(run, checkpoint / _WEIGHTS)
-    done, steps = step_of(checkpoint), read_record(run).config.train.steps
-    if done < steps:
+    finished = is_finished(last, steps=read_record(run).config.train.steps)
+    step = (validation_of(last) or {}).get("best_step")
+    if which == "last" or (which is None and step is None):
+        return Chosen(last, None if step is None else "last", finished)
+    if step is None:
+        raise UserError(
+            f"{run}: no validation has chosen a checkpoint of this run. Give --checkpoint last; "
+            "`zsseg train --validate-every N` validates one while it trains"
+        )
+    best = folder_of(run, step)
+    if (fault := _fault(best)) is None:
+        return Chosen(best, "best", finished)
+    if which == "best":
+        raise UserError(f"{best}: the best checkpoint, damaged ({fault}). Give --checkpoint last")
+    logger.warning("%s: the best checkpoint, damaged (%s); using %s", best, fault, last)
+    return Chosen(last, "last", finished)
+
+
+class LoadedStudent(NamedTuple):
+    """A student with the weights of a checkpoint, on the CPU, in evaluation mode."""
+
+    student: Student
+    step: int
+    """Steps that it was trained for."""
+    which: Which | None
+    """As `Chosen` has it."""
+
+
+def load_student(run: Path, which: Which | None = None) -> LoadedStudent:
+    """The student of a run's checkpoint (`chosen`), or of a folder that was handed on.
+
+    Raises UserError when the run has none, and for a choice in a folder that has one student.
+    """
+    if is_pretrained(run):
+        if which is not None:
+            raise UserError(
+                f"{run}: a student that is handed on has no other checkpoint. Leave --checkpoint "
+                "out"
+            )
+        step = check_pretrained(run).step
+        return LoadedStudent(_built(run, run / WEIGHTS).eval(), step, None)
+    found = chosen(run, which)
+    student, done = _built(run, found.folder / _WEIGHTS), step_of(found.folder)
+    if not found.finished:
+        steps = read_record(run).config.train.steps
         logger.warning("%s: the run is not finished; using step %d of %d", run, done, steps)
-    return student.eval(), done
+    return LoadedStudent(student.eval(), done, found.which)
 
 
 def _built(run: Path, weights: Path) -> Student:

@@ -1,31 +1,47 @@
-"""Writes the numbers of a run: one JSON line per log step, and the same for TensorBoard."""
+"""Writes the numbers of a run: one JSON line per log step, and the same for TensorBoard.
+
+metrics.jsonl       losses, learning rate, speed
+validation.jsonl    of a run that is validated: scores, IoU of each class, seconds, pictures
+validation/         the pictures: image, prediction and label side by side
+"""
 
 import json
 import logging
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from io import TextIOWrapper
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
+import numpy as np
+from numpy.typing import NDArray
 from torch.utils.tensorboard.writer import SummaryWriter
 
-from zsseg.stages.cache.disk.durable import open_no_link, write_durably
+from zsseg.stages.cache.disk.durable import append_durably, open_no_link, write_durably
+from zsseg.stages.cache.disk.json_files import json_lines
+from zsseg.stages.data.images import jpeg_bytes
+
+VALIDATIONS = "validation.jsonl"
 
 logger = logging.getLogger(__name__)
 
 
 class MetricsLog:
-    """`metrics.jsonl` and `tensorboard/` of a run folder, both open.
+    """`metrics.jsonl`, `validation.jsonl` and `tensorboard/` of a run folder.
 
-    A resumed run goes on at `start_step`: lines that a killed run wrote after its last checkpoint,
-    and a line that was cut short, are removed, so that every step is in the file once.
+    A resumed run goes on at `start_step`, its validations after `validated`: lines that a killed
+    run wrote after its last checkpoint, and a line that was cut short, are removed, so that every
+    step is in the file once.
     """
 
-    def __init__(self, run: Path, *, start_step: int) -> None:
+    def __init__(self, run: Path, *, start_step: int, validated: int = 0) -> None:
+        self._run = run
+        if (validations := run / VALIDATIONS).exists():
+            lines = _lines_until(validations, validated)
+            write_durably(validations, "".join(f"{line}\n" for line in lines).encode())
         path = run / "metrics.jsonl"
         kept = _lines_until(path, start_step)
         write_durably(path, "".join(f"{line}\n" for line in kept).encode())
@@ -40,6 +56,33 @@ class MetricsLog:
         self._file.flush()
         for name, value in metrics.items():
             self._board.add_scalar(name, value, step)
+
+    def validated(
+        self,
+        step: int,
+        scores: Mapping[str, float],
+        iou: Mapping[str, float],
+        entry: Mapping[str, Any],
+        pictures: Mapping[str, NDArray[np.uint8]],
+    ) -> None:
+        """Record a validation: `scores` by name, `iou` by class, what else is to say, and pictures
+        (H, W, 3) by image. A score that is not defined is null."""
+        files = {}
+        for number, (image, picture_HW3) in enumerate(pictures.items()):
+            files[image] = f"validation/step-{step:06d}-{number}.jpg"
+            write_durably(self._run / files[image], jpeg_bytes(picture_HW3))
+            self._board.add_image(f"validation/{image}", picture_HW3, step, dataformats="HWC")
+        line = {
+            "step": step,
+            "scores": _defined(scores),
+            "iou": _defined(iou),
+            **entry,
+            "pictures": files,
+        }
+        append_durably(self._run / VALIDATIONS, json_lines([line]))
+        for prefix, values in (("validation", scores), ("iou", iou)):
+            for name, value in values.items():
+                self._board.add_scalar(f"{prefix}/{name}", value, step)
 
     def sync(self) -> None:
         """Force `metrics.jsonl` to disk, before a checkpoint: no resume repeats these steps."""
@@ -73,6 +116,10 @@ class Throughput:
         self._waited += time.perf_counter() - start
         self._images += images
 
+    def leave_out(self, seconds: float) -> None:
+        """Do not count so many of the last seconds: they were spent on something else."""
+        self._start += seconds
+
     def report(self) -> dict[str, float]:
         """Since the last report: `images_per_second`, `data_wait` (0 to 1; of this process), and
         `cache_mb_per_second` (10^6 bytes as they are stored, not counting compression)."""
@@ -86,6 +133,10 @@ class Throughput:
         }
         self._start, self._waited, self._images = now, 0.0, 0
         return rates
+
+
+def _defined(values: Mapping[str, float]) -> dict[str, float | None]:
+    return {name: None if np.isnan(value) else value for name, value in values.items()}
 
 
 def _lines_until(path: Path, step: int) -> list[str]:
