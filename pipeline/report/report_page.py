@@ -12,7 +12,7 @@ from zsseg.pipeline.demo.curves import curves
 from zsseg.pipeline.html_page import render_page
 from zsseg.pipeline.report.shown_images import Gallery, ReportImage
 from zsseg.pipeline.report.shown_run import ShownRun
-from zsseg.pipeline.tables import percent
+from zsseg.pipeline.tables import checkpoint_text, percent
 from zsseg.stages.cache.disk.durable import write_durably
 from zsseg.stages.data.images import jpeg_bytes, resize_image
 from zsseg.stages.evaluate.colours import name_colours
@@ -37,6 +37,7 @@ def write_run_report(
     why, a sentence each.
     """
     first = next((each.results[0] for each in runs if each.results), None)
+    missing = [*_peeked(runs), *missing]
     names = ", ".join(each.name for each in runs)
     values = {
         "title": f"{names}: {', '.join(dict.fromkeys(run.record.dataset.name for run in runs))}",
@@ -48,7 +49,10 @@ def write_run_report(
         "bars": _bars(runs),
         "runs": [run.name for run in runs if run.results],
         "confusion": None if first is None else _confusion(first),
-        "chart": curves("loss", {run.name: run.losses for run in runs if run.losses}),
+        "charts": _charts(runs),
+        "validations": [
+            f"{run.name}: {run.validation.sentence}" for run in runs if run.validation is not None
+        ],
         "galleries": [
             _gallery(run, images[str(run.path)]) for run in runs if str(run.path) in images
         ],
@@ -66,6 +70,25 @@ def _hero(runs: Sequence[ShownRun], images: Mapping[str, Gallery]) -> dict[str, 
     )
 
 
+def _peeked(runs: Sequence[ShownRun]) -> list[str]:
+    """A sentence for each run whose validations looked at labels of unseen classes."""
+    return [
+        f"{run.name}: {text}."
+        for run in runs
+        if (text := next(filter(None, map(checkpoint_text, run.results)), None))
+    ]
+
+
+def _charts(runs: Sequence[ShownRun]) -> list[str]:
+    """The losses, and the validations of each kind."""
+    charts = [curves("loss", {run.name: run.losses for run in runs if run.losses})]
+    watched = [(run.name, run.validation) for run in runs if run.validation is not None]
+    for score in dict.fromkeys(each.score for _, each in watched):
+        series = {name: each.points for name, each in watched if each.score == score}
+        charts.append(curves(f"validation: {score}, percent", series))
+    return [chart for chart in charts if chart]
+
+
 def _figures(run: ShownRun, result: EvaluationResult | None) -> dict[str, object] | None:
     if result is None:
         return None
@@ -75,9 +98,17 @@ def _figures(run: ShownRun, result: EvaluationResult | None) -> dict[str, object
     return {
         "numbers": [{"name": name, "value": percent(means[name])} for name in named],
         "what": f"{result.images} images of {result.dataset} {result.split}, "
-        f"{run.record.config.protocol}, gamma {gamma:g}, {run.record.config.train.steps} steps; "
+        f"{run.record.config.protocol}, gamma {gamma:g}, {_steps(run, result)}; "
         "in percent, all classes in one argmax",
     }
+
+
+def _steps(run: ShownRun, result: EvaluationResult) -> str:
+    """How long the student was trained, and which checkpoint it is where there is a choice."""
+    steps, which = run.record.config.train.steps, result.settings.get("checkpoint")
+    if which is None:
+        return f"{steps} steps"
+    return f"the {which} checkpoint, of step {result.settings['step']} of {steps}"
 
 
 def _rows(run: ShownRun) -> list[dict[str, object]]:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from zsseg.pipeline.demo.curves import Points
+from zsseg.pipeline.report.shown_validation import ShownValidation, shown_validation
 from zsseg.pipeline.settings import build, read_experiment
 from zsseg.stages.cache.format.recipe import differing_fields
 from zsseg.stages.errors import UserError
@@ -26,6 +27,7 @@ class ShownRun:
     teacher: Sequence[EvaluationResult]
     losses: Points
     """Total loss by step."""
+    validation: ShownValidation | None
     changes: Sequence[str]
     """Its settings where they differ from the experiment that it is named after."""
 
@@ -46,6 +48,7 @@ def shown_run(path: Path) -> ShownRun:
         results=[each for each in found if each.subject == "student"],
         teacher=[each for each in found if each.subject == "teacher"],
         losses=_losses(path / "metrics.jsonl"),
+        validation=shown_validation(path),
         changes=_changes(record),
     )
 

@@ -125,7 +125,13 @@ class Validation:
         self.state = self.state.after(step, found.scores, patience=self._settings.patience)
         best = self.state.best_step == step
         if log is not None:
-            entry = {"images": found.images, "best": best, "seconds": round(seconds, 2)}
+            entry = {
+                "about": self.state.about,
+                "chooses_by": self.state.chooses_by,
+                "images": found.images,
+                "best": best,
+                "seconds": round(seconds, 2),
+            }
             log.validated(step, found.scores, found.iou, entry, found.pictures)
         if self.state.stopped:
             logger.info(

@@ -39,6 +39,7 @@ def test_it_needs_no_other_word(
     told = capsys.readouterr().err
     for what in ("student", "method", "crop", "batch", "workers", "precision", "steps"):
         assert f"  {what}: " in told
+    assert "  validation: none (no split beside that of training has labels)" in told
     text = (run / "plan.yaml").read_text()
     assert "method: best" in text
     record = read_record(run)

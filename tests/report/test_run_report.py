@@ -7,9 +7,11 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
-from helpers.python_run import run_world
+from helpers.python_run import TINY, run_world
+from helpers.tiny_training import train_tiny_students
 from helpers.zsseg_command import called
 
+import zsseg
 from zsseg.pipeline.report.shown_run import shown_run
 from zsseg.stages.errors import UserError
 
@@ -77,6 +79,33 @@ def test_a_run_whose_data_set_is_gone_has_a_page(work: Path, tmp_path: Path) -> 
     assert "first has no pictures: " in page.text
     assert page.pictures == 0
     assert "What each class is taken for" in page.text
+
+
+def test_a_validated_run_shows_its_curve_and_its_checkpoint(work: Path, tmp_path: Path) -> None:
+    run = tmp_path / "watched"
+    with pytest.MonkeyPatch.context() as patch:
+        train_tiny_students(patch)
+        settings = TINY | {"validation.every": 1, "validation.unseen": True}
+        zsseg.train(config="baseline", out=run, cache=work / "cache", settings=settings)
+        called("evaluate", "--run", run, "-q")
+        called("evaluate", "--run", run, "--checkpoint", "last", "-q")
+        called("report", run, work / "first", "-q")
+    html = (run / "report.html").read_text()
+    page = Page(html)
+    assert html.count("<svg") == 2
+    assert "validation: hIoU, percent" in page.text
+    assert "watched: validated by labels of ALL classes, 8 images of 'val'; best: step" in page.text
+    assert "the best checkpoint, of step" in page.text
+    assert "watched: this checkpoint was chosen by labels of unseen classes" in page.text
+    results = {path.name for path in run.glob("evaluation*.json")}
+    best = json.loads((run / "validation.jsonl").read_text().splitlines()[1])["best"]
+    assert results == {"evaluation-val.json", "evaluation-val-last.json"}
+    scored = json.loads((run / "evaluation-val.json").read_text())["settings"]
+    assert (scored["step"], scored["checkpoint"]) == (2 if best else 1, "best")
+    assert scored["by_unseen_labels"] is True
+    (run / "validation.jsonl").write_text("{")
+    assert shown_run(run).validation is None
+    assert shown_run(work / "first").validation is None
 
 
 def test_what_cannot_be_shown_is_told(work: Path, tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from zsseg.stages.train.plan.choices import (
     choose_batch,
     choose_crop,
     choose_precision,
+    choose_validation,
     choose_workers,
 )
 from zsseg.stages.train.plan.facts import MachineFacts, StoreFacts, flat
@@ -252,3 +253,39 @@ def test_settings_that_contradict_the_plan_are_named() -> None:
     given = {"objectives.dense": 1.0, "objectives.dense_stride": 48}
     with pytest.raises(UserError, match=r"objectives\.dense_stride = 48"):
         TrainingPlan((choice,), given).config()
+
+
+def validated(store: StoreFacts = STORE, *, images: int = 60, **train: Any) -> Decision:
+    values = {"steps": 400, "batch": 4, "warmup_steps": 0} | train
+    config = RunConfig.model_validate(
+        {
+            "train": values,
+            "augmentation": {"crop": [192, 192]},
+            "evaluate": {"short_side": None, "mode": "whole"},
+        },
+        strict=False,
+    )
+    return choose_validation(store, config, split="val", images=images)
+
+
+@pytest.mark.parametrize(
+    ("train", "images", "every", "number"),
+    [
+        # 0.1 * 100 * 4 * 192^2 / (0.5 * 480 * 640) = 9.6
+        ({}, 60, 100, 9),
+        ({}, 5, 100, 5),
+        ({"steps": 22}, 60, 6, 4),
+        ({"steps": 2}, 3, 1, 3),
+        ({"steps": 80_000, "batch": 16}, 500, 4000, 100),
+    ],
+)
+def test_a_run_is_validated_a_few_times_in_a_tenth_of_its_time(
+    train: dict[str, Any], images: int, every: int, number: int
+) -> None:
+    found = validated(images=images, **train)
+    assert found.settings == {"validation.every": every, "validation.images": number}
+    assert "of 'val'" in found.line
+
+
+def test_without_a_labelled_split_it_is_not_validated() -> None:
+    assert validated(images=0).settings == {"validation.every": 0}

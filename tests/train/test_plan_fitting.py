@@ -154,7 +154,7 @@ def test_nothing_changes_that_the_user_has_set(
         **STEPS,
     }
     plan = make_plan(world, given, minutes=None)
-    assert {line.partition(":")[0] for line in plan.lines} == {"method", "schedule"}
+    assert {line.partition(":")[0] for line in plan.lines} == {"method", "schedule", "validation"}
     with_memory(monkeypatch, 1000)
     with pytest.raises(ResourceError, match="6 crops of 64 x 64"):
         make_plan(world, given, minutes=None)

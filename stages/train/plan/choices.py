@@ -1,8 +1,12 @@
-"""Chooses crop, batch, loading and precision from the facts: one function each, without side
-effects."""
+"""Chooses crop, batch, loading, precision and validation from the facts: one function each, without
+side effects."""
 
+from math import ceil, prod
+
+from zsseg.stages.printable import counted
 from zsseg.stages.train.plan.facts import MachineFacts, StoreFacts
 from zsseg.stages.train.plan.planned import Decision
+from zsseg.stages.train.run_config import RunConfig
 
 _CELL = 32
 """Sides of crops are multiples of this: the coarsest stride of encoders, and twice the default
@@ -12,6 +16,15 @@ _GPU_SIDE, _CPU_SIDE = 512, 384
 images that the recipes for it were measured with."""
 _CPU_CROP = 192
 _GPU_BATCH, _CPU_BATCH = 16, 4
+_VALIDATIONS, _SELDOM = 4, 4000
+"""In a run; and steps between two of a long run, as many as between its checkpoints."""
+_SHARE = 0.1
+"""Of the time of the steps that validations may take."""
+_FORWARD = 0.5
+"""What an image costs in validation, times what as many pixels cost in a step: no backward pass,
+but reading and labelling at full size."""
+_FEWEST, _MOST = 4, 100
+"""Images of a validation, if there are so many."""
 
 
 def choose_crop(store: StoreFacts, machine: MachineFacts) -> Decision:
@@ -72,3 +85,30 @@ def choose_precision(machine: MachineFacts) -> Decision:
         "fp16": "this GPU computes with it, and has no bf16",
     }[machine.precision]
     return Decision("precision", machine.precision, {"train.precision": machine.precision}, why)
+
+
+def choose_validation(
+    store: StoreFacts, config: RunConfig, *, split: str | None, images: int
+) -> Decision:
+    """When the run is scored, and on how many images.
+
+    `split`: the one that is held out, with so many labelled `images`; None: there is none. Where no
+    class is seen the images are those of the store.
+    """
+    if not images:
+        never = "no split beside that of training has labels"
+        return Decision("validation", "none", {"validation.every": 0}, never)
+    steps = config.train.steps
+    every = min(ceil(steps / _VALIDATIONS), _SELDOM)
+    short = config.evaluate.short_side
+    factor = 1.0 if short is None else short / min(store.size)
+    pixels = config.train.batch * prod(config.augmentation.crop) / (prod(store.size) * factor**2)
+    affordable = int(_SHARE * every * pixels / _FORWARD)
+    number = min(max(affordable, _FEWEST), _MOST, images)
+    where = f"of '{split}'" if split else "that are trained on, beside the teacher's names"
+    return Decision(
+        "validation",
+        f"every {counted(every, 'step')} on {counted(number, 'image')} {where}",
+        {"validation.every": every, "validation.images": number},
+        f"{_VALIDATIONS} times, or every {_SELDOM:,} steps, in a tenth of the time at most",
+    )

@@ -4,6 +4,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
+from zsseg.stages.data.held_out_split import held_out_split, labelled_samples
+from zsseg.stages.errors import DatasetError
 from zsseg.stages.machine_memory import return_freed_memory
 from zsseg.stages.printable import counted
 from zsseg.stages.train.batches.training_data import TrainingData
@@ -12,6 +14,7 @@ from zsseg.stages.train.plan.choices import (
     choose_batch,
     choose_crop,
     choose_precision,
+    choose_validation,
     choose_workers,
 )
 from zsseg.stages.train.plan.facts import MachineFacts, StoreFacts, machine_facts, store_facts
@@ -63,7 +66,26 @@ def make_plan(
         batch = plan.config().train.batch
         steps = choose_steps(store, machine, seconds=seconds, batch=batch, minutes=minutes)
         plan = replace(plan, choices=(*plan.choices, steps))
-    return replace(plan, choices=(*plan.choices, _rhythm(plan.config().train.steps)))
+    config = plan.config()
+    split, images = _validated(data, given, usable=store.images)
+    validation = choose_validation(store, config, split=split, images=images)
+    return replace(plan, choices=(*plan.choices, _rhythm(config.train.steps), validation))
+
+
+def _validated(
+    data: TrainingData, given: Mapping[str, Any], *, usable: int
+) -> tuple[str | None, int]:
+    """The split to validate on, and its images with labels; of the store where none is labelled."""
+    _, spec, root = data
+    if not (spec.seen_ids or given.get("validation.unseen")):
+        return None, usable
+    if isinstance(name := given.get("validation.split"), str):
+        return name, len(labelled_samples(spec, root, name))
+    try:
+        found = held_out_split(spec, root)
+    except DatasetError:  # such as a folder that is not there: the training will say so
+        return None, 0
+    return (None, 0) if found is None else (found.name, len(found.samples))
 
 
 def _plans(
