@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test check format bench clean
+.PHONY: help install demo test check docs format bench clean
 
 help: ## list the targets
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-9s %s\n", $$1, $$2}'
@@ -23,11 +23,14 @@ demo: install ## the whole pipeline on a small drawn world: some minutes, no dat
 test: check ## everything that CI runs: lint, types, contracts, tests
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal --durations 10 # one thread for each of two processes
 
-check: install ## lint, formatting, types and import contracts
+check: install docs ## lint, formatting, types, import contracts and the documents' links
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+docs: install ## the documentation site in build/docs: every link and anchor is checked, nothing is loaded
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 format: install ## rewrite the code in the house format
 	$(BIN)/ruff check --fix .
