@@ -35,6 +35,7 @@ _PURPOSES = {
     "gpu": "k-means on the GPU",
     "s3": "stores at s3:// URLs",
     "video": "prediction of videos",
+    **dict.fromkeys(("wandb", "mlflow", "trackio"), "zsseg train --log-to"),
 }
 _WEIGHTS = (".safetensors", ".bin", ".pt", ".pth")
 

@@ -17,7 +17,7 @@ def check_given(settings: Sequence[str]) -> None:
     """Raise UserError for settings that there are not, or that contradict each other."""
     from zsseg.stages.train.run_config import RunConfig
 
-    base = read_experiment("best") | {"validation": {"every": 1}}  # a plan has one, too
+    base = read_experiment("best")
     if apply_settings({}, settings).get("protocol") == "inductive":
         del base["self_training"]  # as the plan leaves it out
     build(RunConfig, apply_settings(base, settings), where="--set")

@@ -9,10 +9,12 @@ import typer
 
 from zsseg.pipeline import console
 from zsseg.pipeline.cli.options import PLACE, MovedRoot, Quiet, Settings
+from zsseg.pipeline.cli.train_options import LogTo, Patience, ValidateEvery, ValidateUnseen
 from zsseg.pipeline.settings import apply_settings, build, read_experiment
 from zsseg.pipeline.training_plan import PLANNED, check_given, planned
 from zsseg.stages.cache.disk.store_path import StorePath, store_path
 from zsseg.stages.errors import CacheError, UserError
+from zsseg.stages.train.run.trackers import Service, check_installed
 
 if TYPE_CHECKING:
     from zsseg.stages.cache.reader import Store
@@ -37,25 +39,6 @@ Minutes = Annotated[
 ]
 Steps = Annotated[
     int | None, typer.Option(min=1, help="Steps of the training; the setting train.steps.")
-]
-ValidateEvery = Annotated[
-    int | None,
-    typer.Option(
-        min=0,
-        help="Score the student on held-out images every so many steps, by labels of seen classes, "
-        "and keep the best one; 0: never. \\[default: a few times where it is planned]",
-    ),
-]
-ValidateUnseen = Annotated[
-    bool,
-    typer.Option(
-        "--validate-unseen",
-        help="Validate by labels of unseen classes too: what is chosen is no zero-shot result.",
-    ),
-]
-Patience = Annotated[
-    int | None,
-    typer.Option(min=0, help="End after so many validations without a better one; 0: never."),
 ]
 DryRun = Annotated[
     bool, typer.Option("--dry-run", help="Say what memory and time it would take; train nothing.")
@@ -94,6 +77,7 @@ def train(
     validate_every: ValidateEvery = None,
     validate_unseen: ValidateUnseen = False,
     patience: Patience = None,
+    log_to: LogTo = None,
     resume: Resume = False,
     replay: ReplayFile = None,
     dry_run: DryRun = False,
@@ -108,7 +92,9 @@ def train(
     train ...` or `accelerate launch`: batch, sample order and losses stay what they are.
     """
     named = _named(steps, validate_every, patience, unseen=validate_unseen)
-    options = _Options(cache, config, root, out, [*(settings or []), *named], resume, minutes)
+    options = _Options(
+        cache, config, root, out, [*(settings or []), *named], resume, minutes, log_to
+    )
     if replay is None:
         _check(options)  # a mistake is told before torch is loaded
     from zsseg.stages.train.processes import joined_processes, launched
@@ -150,6 +136,7 @@ class _Options:
     settings: Sequence[str]
     resume: bool
     minutes: float | None = None
+    log_to: Service | None = None
 
     @property
     def folder(self) -> Path:
@@ -164,12 +151,19 @@ def _check(options: _Options) -> None:
             "--minutes: is for a training that is planned, and its steps then follow from it. "
             "Leave out --config, or use --steps; a run that goes on has its steps already"
         )
+    if options.log_to is not None:
+        check_installed(options.log_to)
     if options.resume:
         return
     if options.config is None:
         check_given(options.settings)
     else:
-        _experiment(options, None)
+        _, config = _experiment(options, None)
+        if config.validation.patience and not config.validation.every:
+            raise UserError(
+                f"--patience {config.validation.patience}: counts validations, and there are none. "
+                "Give --validate-every N too (the setting validation.every), or leave it out"
+            )
     from zsseg.pipeline.named_stores import training_store
 
     training_store(options.cache or DEFAULT_CACHE)
@@ -201,7 +195,7 @@ def _train(options: _Options, *, quiet: bool) -> None:
             resume=options.resume,
             experiment=made.name,
             progress=lambda now: advance(now.step, now.steps, progress_words(now.metrics)),
-            extras=TrainExtras(made.plan, make_validator),
+            extras=TrainExtras(made.plan, make_validator, options.log_to),
         )
     if processes()[0] > 0:
         return

@@ -44,13 +44,20 @@ from zsseg.stages.train.run.run_folder import (
     package_versions,
     write_record,
 )
+from zsseg.stages.train.run.trackers import Service, open_tracker
 from zsseg.stages.train.run_config import RunConfig, TrainConfig
 from zsseg.stages.train.schedule import learning_rate, warmup_length
 from zsseg.stages.train.state import State, load_state, new_state, update
 from zsseg.stages.train.step import gradients
 from zsseg.stages.train.student_precision import autocast_type
 from zsseg.stages.train.students.student import check_crop
-from zsseg.stages.train.validation import MakeValidator, Validation, ValidationState, state_of
+from zsseg.stages.train.validation import (
+    MakeValidator,
+    Validation,
+    ValidationState,
+    idle_patience,
+    state_of,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -90,6 +97,8 @@ class TrainExtras:
     """The text of the file that the settings were planned in, which a new run keeps."""
     validation: MakeValidator | None = None
     """Makes what scores the student every `validation.every` steps."""
+    log_to: Service | None = None
+    """A service that gets the log as well (`trackers`)."""
 
 
 @dataclass(frozen=True)
@@ -106,6 +115,7 @@ class _Run:
     foretold: int | None
     """Bytes of memory, as foretold; None: it was not reckoned."""
     validation: Validation | None
+    log_to: Service | None
 
 
 @joined_processes()
@@ -137,7 +147,7 @@ def train(
     """
     check_shares(config.train)
     check_store(data.store, data.spec, config)
-    idle = check_supervision(data.spec, config)
+    idle = [*check_supervision(data.spec, config), *idle_patience(config)]
     record = _record(config, data, experiment=experiment)
     writes = processes()[0] == 0
     if writes:
@@ -165,7 +175,7 @@ def train(
             validator = extras.validation(record, data, out, text_CD.to(state.device))
             watched = None if validator is None else Validation(validator, config, saved)
         peak = foretold.peak if foretold else None
-        run = _Run(config, data, out, saved, state, classes, peak, watched)
+        run = _Run(config, data, out, saved, state, classes, peak, watched, extras.log_to)
         with explained(config):
             return _steps(run, batches, progress)
 
@@ -178,10 +188,7 @@ def _steps(
     start, watched = _steps_done(run.saved), run.validation
     with ExitStack() as held:
         writes = processes()[0] == 0
-        validated = watched.state.last_step if watched else 0
-        log = None
-        if writes:
-            log = held.enter_context(MetricsLog(run.out, start_step=start, validated=validated))
+        log = held.enter_context(_log(run, start)) if writes else None
         attempt = noted_attempt(run.out, start_step=start, foretold=run.foretold)
         note = held.enter_context(attempt) if writes else None
         interrupt = held.enter_context(held_signals())
@@ -225,6 +232,15 @@ def _steps(
         return TrainResult(run.out, saved, done, metrics, seconds=seconds)
     apart = watched.seconds
     return TrainResult(run.out, saved, done, metrics, watched.state, seconds - apart, apart)
+
+
+def _log(run: _Run, start: int) -> MetricsLog:
+    validated = run.validation.state.last_step if run.validation else 0
+    tracker = None
+    if run.log_to is not None:
+        settings = run.config.model_dump(mode="json")
+        tracker = open_tracker(run.log_to, run.out, settings, resumed=start > 0)
+    return MetricsLog(run.out, start_step=start, validated=validated, tracker=tracker)
 
 
 def _steps_done(saved: Path | None) -> int:

@@ -84,6 +84,13 @@ class ValidationState:
         return replace(self, last_step=step, waited=waited, stopped=0 < patience <= waited)
 
 
+def idle_patience(config: RunConfig) -> list[str]:
+    """A line where patience waits for validations and there are none."""
+    if not config.validation.patience or config.validation.every:
+        return []
+    return ["validation.patience: nothing is validated, so it ends nothing"]
+
+
 def state_of(saved: Path) -> ValidationState | None:
     """What a checkpoint keeps of validations; None of a run without any."""
     found = checkpoint.validation_of(saved)

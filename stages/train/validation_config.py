@@ -1,8 +1,8 @@
 """Settings of the validation of a run while it trains."""
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, Field, model_validator
+from pydantic import BaseModel, Field
 
 from zsseg.stages.setting_marks import Mark
 from zsseg.stages.train.method_config import STRICT
@@ -30,12 +30,3 @@ class ValidationConfig(BaseModel):
     """End the run after so many validations in a row without a new best one; 0: never. [ours]"""
     pictures: Annotated[int, Mark(result=False, replay="nothing")] = Field(default=4, ge=0)
     """Images of which image, prediction and label are kept from each validation. [ours]"""
-
-    @model_validator(mode="after")
-    def _something_to_wait_for(self) -> Self:
-        if self.patience and not self.every:
-            raise ValueError(
-                f"patience {self.patience}: counts validations, and every is 0, so there are none. "
-                "Use --validate-every N (validation.every), or patience=0"
-            )
-        return self

@@ -62,6 +62,4 @@ def changed(config: Config, name: str) -> Config:
     for section in sections:
         inner = inner[section]
     inner[field] = other_value(config, name)
-    if name == "validation.patience":  # which is refused where nothing is validated
-        inner["every"] = 1
     return type(config).model_validate(values)

@@ -218,9 +218,11 @@ def test_other_settings_of_validation_are_another_run(world: World, tmp_path: Pa
         run(world, tmp_path / "run", every(3), resume=True, validation=Scripted([]).made)
 
 
-def test_patience_needs_validations() -> None:
-    with pytest.raises(ValueError, match="validate-every"):
-        every(0, patience=1)
+def test_patience_without_validations_ends_nothing_and_says_so(
+    world: World, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert run(world, tmp_path / "run", every(0, patience=1)).steps == 6
+    assert "validation.patience: nothing is validated" in caplog.text
 
 
 def test_the_student_is_as_before(world: World, tmp_path: Path) -> None:

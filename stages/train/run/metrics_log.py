@@ -1,4 +1,4 @@
-"""Writes the numbers of a run: one JSON line per log step, and the same for TensorBoard.
+"""Writes the numbers of a run: one JSON line per log step, the same for TensorBoard and a tracker.
 
 metrics.jsonl       losses, learning rate, speed
 validation.jsonl    of a run that is validated: scores, IoU of each class, seconds, pictures
@@ -23,6 +23,7 @@ from torch.utils.tensorboard.writer import SummaryWriter
 from zsseg.stages.cache.disk.durable import append_durably, open_no_link, write_durably
 from zsseg.stages.cache.disk.json_files import json_lines
 from zsseg.stages.data.images import jpeg_bytes
+from zsseg.stages.train.run.trackers import Tracker
 
 VALIDATIONS = "validation.jsonl"
 
@@ -37,8 +38,10 @@ class MetricsLog:
     step is in the file once.
     """
 
-    def __init__(self, run: Path, *, start_step: int, validated: int = 0) -> None:
-        self._run = run
+    def __init__(
+        self, run: Path, *, start_step: int, validated: int = 0, tracker: Tracker | None = None
+    ) -> None:
+        self._run, self._tracker = run, tracker
         if (validations := run / VALIDATIONS).exists():
             lines = _lines_until(validations, validated)
             write_durably(validations, "".join(f"{line}\n" for line in lines).encode())
@@ -54,8 +57,7 @@ class MetricsLog:
         """Record the numbers of a step."""
         self._file.write(json.dumps({"step": step, **metrics}) + "\n")
         self._file.flush()
-        for name, value in metrics.items():
-            self._board.add_scalar(name, value, step)
+        self._show(step, metrics)
 
     def validated(
         self,
@@ -72,6 +74,8 @@ class MetricsLog:
             files[image] = f"validation/step-{step:06d}-{number}.jpg"
             write_durably(self._run / files[image], jpeg_bytes(picture_HW3))
             self._board.add_image(f"validation/{image}", picture_HW3, step, dataformats="HWC")
+            if self._tracker is not None:
+                self._tracker.picture(step, f"validation/{image}", picture_HW3)
         line = {
             "step": step,
             "scores": _defined(scores),
@@ -80,9 +84,14 @@ class MetricsLog:
             "pictures": files,
         }
         append_durably(self._run / VALIDATIONS, json_lines([line]))
-        for prefix, values in (("validation", scores), ("iou", iou)):
-            for name, value in values.items():
-                self._board.add_scalar(f"{prefix}/{name}", value, step)
+        shown = {f"validation/{name}": value for name, value in scores.items()}
+        self._show(step, shown | {f"iou/{name}": value for name, value in iou.items()})
+
+    def _show(self, step: int, values: Mapping[str, float]) -> None:
+        for name, value in values.items():
+            self._board.add_scalar(name, value, step)
+        if self._tracker is not None:
+            self._tracker.numbers(step, values)
 
     def sync(self) -> None:
         """Force `metrics.jsonl` to disk, before a checkpoint: no resume repeats these steps."""
@@ -99,6 +108,8 @@ class MetricsLog:
     ) -> None:
         self._file.close()
         self._board.close()
+        if self._tracker is not None:
+            self._tracker.close()
 
 
 class Throughput:
