@@ -17,6 +17,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,11 +28,12 @@ from zsseg.stages.data.splits import list_samples
 from zsseg.stages.data.visible import read_visible_label
 from zsseg.stages.errors import ResourceError
 from zsseg.stages.precompute.check.against_teacher import rand_index
-from zsseg.stages.precompute.make.kmeans import EMPTIED, Backend, choose_backend
+from zsseg.stages.precompute.make.backend_choice import choose_backend
+from zsseg.stages.precompute.make.kmeans import EMPTIED
 from zsseg.stages.precompute.make.regions import mine_regions, unlabelled_tokens
 from zsseg.stages.precompute.precompute_config import RegionConfig
 
-BACKENDS: tuple[Backend, Backend] = ("sklearn", "cuml")
+BACKENDS: tuple[Literal["sklearn", "cuml"], ...] = ("sklearn", "cuml")
 
 
 @dataclass(frozen=True)
@@ -104,7 +106,7 @@ def main() -> None:
     parser.add_argument("--every", type=int, default=12)
     options = parser.parse_args()
     try:
-        choose_backend("cuml")
+        choose_backend("cuml", "cuda")
     except ResourceError as missing:
         sys.stdout.write(f"nothing to compare: {missing}\n")
         return

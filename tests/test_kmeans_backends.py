@@ -124,7 +124,7 @@ def test_benchmark_compares_the_images_of_a_store(
     tiny_world: Path,
 ) -> None:
     store = write_store(tmp_path / "store", tiny_world, failed=(2,), seed=3)
-    monkeypatch.setattr(kmeans_backends, "choose_backend", lambda asked: asked)
+    monkeypatch.setattr(kmeans_backends, "choose_backend", lambda asked, device: asked)
 
     def sklearn_for_both(*words: object, backend: Backend, iterations: int) -> object:
         return kmeans.kmeans(*words, iterations=iterations, backend="sklearn")  # type: ignore[arg-type]

@@ -156,9 +156,10 @@ class RegionConfig(BaseModel):
     """Regions of fewer tokens are dropped. [ours]"""
     unlabelled_share: float = Field(default=0.5, gt=0, le=1)
     """A token is unlabelled when at least this share of its pixels has no visible label. [ours]"""
-    backend: Literal["auto", "cuml", "sklearn"] = "auto"
-    """k-means on the GPU (cuML) or the CPU (scikit-learn). auto: the one that made an existing
-    store, else cuML where there is a GPU and the package."""
+    backend: Literal["auto", "cuml", "sklearn", "torch"] = "auto"
+    """k-means on the GPU (cuML, or torch for many images at once) or on the CPU (scikit-learn; or
+    torch). auto: the one that made an existing store, else scikit-learn without a GPU, torch on a
+    GPU, or cuML where the package is there and the faster of both."""
 
 
 class LocalConfig(BaseModel):

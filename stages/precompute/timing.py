@@ -17,7 +17,7 @@ from zsseg.stages.precompute.engine.fill_shard import fill_shard
 from zsseg.stages.precompute.engine.jobs import Job, RunContext
 from zsseg.stages.precompute.engine.shard_worker import ShardWorker
 from zsseg.stages.precompute.make.artifacts import PER_ROW
-from zsseg.stages.precompute.make.kmeans import choose_backend
+from zsseg.stages.precompute.make.backend_choice import choose_backend
 from zsseg.stages.precompute.plan.recipes import store_artifacts
 from zsseg.stages.precompute.plan.wanted_store import WantedStore
 from zsseg.stages.precompute.progress import Clock
@@ -34,7 +34,8 @@ def timed(worker: ShardWorker, *, wanted: WantedStore, needed: Sequence[str]) ->
     dense = config.dense.model_copy(update={"format": "fp16"})
     config = config.model_copy(update={"dense": dense, "shard_images": len(wanted.samples)})
     teacher = worker.teacher(config)
-    backend = choose_backend(config.regions.backend) if "regions" in needed else "sklearn"
+    asked, device = config.regions.backend, teacher.device.type
+    backend = choose_backend(asked, device) if "regions" in needed else "sklearn"
     manifest = replace(
         wanted.manifest,
         artifacts=store_artifacts(wanted.spec, wanted.files, config, wanted.traits),

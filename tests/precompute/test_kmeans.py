@@ -1,6 +1,5 @@
 """k-means from seeds: against a float64 Lloyd, and what each backend is called with."""
 
-import importlib.util
 import os
 import subprocess
 import sys
@@ -12,13 +11,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from numpy.typing import NDArray
 from sklearn.exceptions import ConvergenceWarning
 
-from zsseg.stages.errors import ResourceError
 from zsseg.stages.precompute.make import regions, regions_artifact
-from zsseg.stages.precompute.make.kmeans import EMPTIED, choose_backend, kmeans
+from zsseg.stages.precompute.make.kmeans import EMPTIED, kmeans
 from zsseg.stages.precompute.make.pictures import Picture
 from zsseg.stages.precompute.precompute_config import RegionConfig
 
@@ -319,52 +316,3 @@ def test_half_precision_points_reach_cuml_as_float32(fake_cuml: type[FakeCumlKMe
     half: Any = points_ND.astype(np.float16)
     kmeans(half, seeds_SD, iterations=2, backend="cuml")
     assert fake_cuml.calls == 1
-
-
-def installed(monkeypatch: pytest.MonkeyPatch, *, gpu: bool, package: bool) -> None:
-    """Pretend that torch sees a GPU and that cuML can be found, or not."""
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: gpu)
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: object() if package else None)
-
-
-@pytest.mark.parametrize(
-    ("gpu", "package", "chosen"),
-    [
-        (True, True, "cuml"),
-        (True, False, "sklearn"),
-        (False, True, "sklearn"),
-        (False, False, "sklearn"),
-    ],
-)
-def test_auto_takes_cuml_only_with_gpu_and_package(
-    monkeypatch: pytest.MonkeyPatch, *, gpu: bool, package: bool, chosen: str
-) -> None:
-    installed(monkeypatch, gpu=gpu, package=package)
-    assert choose_backend("auto") == chosen
-    assert choose_backend("sklearn") == "sklearn"
-
-
-def test_cuml_asked_for_and_absent_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
-    installed(monkeypatch, gpu=True, package=False)
-    with pytest.raises(ResourceError, match=r"pip install 'zsseg\[gpu\]'"):
-        choose_backend("cuml")
-
-
-def test_cuml_asked_for_without_a_gpu_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    installed(monkeypatch, gpu=False, package=True)
-    with pytest.raises(ResourceError, match="no CUDA GPU"):
-        choose_backend("cuml")
-
-
-def test_choosing_does_not_import_cuml(tmp_path: Path) -> None:
-    """An installed cuML without a GPU costs five seconds to import and fails late."""
-    (tmp_path / "cuml").mkdir()
-    (tmp_path / "cuml" / "__init__.py").write_text("raise RuntimeError('imported')\n")
-    code = (
-        "import sys; sys.path.insert(0, sys.argv[1])\n"
-        "from zsseg.stages.precompute.make.kmeans import choose_backend\n"
-        "assert choose_backend('auto') in ('cuml', 'sklearn')\n"
-        "assert 'cuml' not in sys.modules\n"
-    )
-    root = Path(__file__).resolve().parents[2]
-    subprocess.run([sys.executable, "-c", code, str(tmp_path)], cwd=root, check=True)

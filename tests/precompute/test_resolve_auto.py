@@ -23,6 +23,7 @@ from zsseg.stages.cache.reader import Store
 from zsseg.stages.data.spec import DatasetSpec, FolderPatterns
 from zsseg.stages.errors import CacheError, ResourceError
 from zsseg.stages.precompute.engine.questions import auto_values
+from zsseg.stages.precompute.make import backend_choice
 from zsseg.stages.precompute.plan.recipes import store_artifacts
 from zsseg.stages.precompute.plan.resolve_auto import resolve_auto
 from zsseg.stages.precompute.precompute_config import (
@@ -83,7 +84,7 @@ def machine(monkeypatch: pytest.MonkeyPatch, *, gpu: bool, cuml: bool) -> None:
     [
         (False, False, "auto", ("fp32", "sklearn", "pillow")),
         (False, True, "auto", ("fp32", "sklearn", "pillow")),
-        (True, False, "auto", ("fp16", "sklearn", "torch")),
+        (True, False, "auto", ("fp16", "torch", "torch")),
         (True, True, "auto", ("fp16", "cuml", "torch")),
         (True, True, "cpu", ("fp32", "cuml", "pillow")),
     ],
@@ -97,6 +98,7 @@ def test_a_new_store_takes_what_the_machine_has(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     machine(monkeypatch, gpu=gpu, cuml=cuml)
+    monkeypatch.setattr(backend_choice, "faster_backend", lambda: "cuml")
     assert chosen(resolved(asked(device=device), tmp_path / "none")) == expected
     own = asked(device=device, precision="bf16", backend="sklearn", resize="pillow")
     assert resolved(own, tmp_path / "none") == own
@@ -109,7 +111,7 @@ def test_a_new_store_with_cuml_needs_a_gpu(tmp_path: Path, monkeypatch: pytest.M
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
-@pytest.mark.parametrize("backend", ["sklearn", "cuml"])
+@pytest.mark.parametrize("backend", ["sklearn", "cuml", "torch"])
 @pytest.mark.parametrize("resize", ["pillow", "torch"])
 def test_a_store_goes_on_with_what_it_was_begun_with(
     precision: str, backend: str, resize: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -165,7 +167,8 @@ def test_precision_and_library_change_what_follows_from_them() -> None:
     plain = made()
     assert made(precision="fp32", backend="sklearn", resize="pillow") == plain
     assert changed(plain, made(resize="torch")) == SEEING | {"regions"}
-    assert changed(plain, made(backend="cuml")) == {"regions", "local"}
+    for backend in ("cuml", "torch"):
+        assert changed(plain, made(backend=backend)) == {"regions", "local"}
     for precision in ("bf16", "fp16"):
         assert changed(plain, made(precision=precision)) == SEEING | {"regions"}
         with_basis = changed(made("pca:8"), made("pca:8", precision=precision))

@@ -20,7 +20,7 @@ from zsseg.stages.cache.reader import Store
 from zsseg.stages.data.samples import Sample
 from zsseg.stages.data.spec import DatasetSpec
 from zsseg.stages.data.splits import training_samples
-from zsseg.stages.errors import UserError
+from zsseg.stages.errors import ResourceError, UserError
 from zsseg.stages.precompute.make.artifacts import KINDS
 from zsseg.stages.precompute.make.cls_artifact import cls_arrays
 from zsseg.stages.precompute.make.dense_artifact import dense_arrays, unkept_tokens
@@ -204,7 +204,7 @@ def _dense_score(row: _Row) -> Score | None:
 
 
 def _regions_score(row: _Row) -> Score | None:
-    from zsseg.stages.precompute.make.kmeans import choose_backend
+    from zsseg.stages.precompute.make.backend_choice import choose_backend
     from zsseg.stages.precompute.make.regions import unlabelled_tokens
 
     pictures, config = [row.picture], row.config
@@ -217,9 +217,15 @@ def _regions_score(row: _Row) -> Score | None:
         token_1Dhw = row.stored(DENSE)[None]
     else:
         token_1Dhw = unkept_tokens(row.teacher, pictures, config.dense, batch=config.batch)
-    # With the library that is here: cuML's regions differ from its own as from scikit-learn's.
-    backend = choose_backend("auto")
-    mined = region_arrays(token_1Dhw, pictures, config.regions, backend=backend, advance=_ignore)
+    # By its own library where that is here: cuML's regions differ from its own as from others'.
+    device, asked = row.teacher.device, config.regions.backend
+    try:
+        backend = choose_backend(asked, device.type)
+    except ResourceError:
+        backend = choose_backend("auto", device.type)
+    mined = region_arrays(
+        token_1Dhw, pictures, config.regions, backend=backend, advance=_ignore, device=device
+    )
     index = rand_index(region_hw[unlabelled_hw], mined["regions"][0][unlabelled_hw])
     return index, index
 

@@ -77,7 +77,7 @@ def device_and_library(worker: ShardWorker, *, config: PrecomputeConfig) -> dict
 def auto_values(_: object, *, config: PrecomputeConfig) -> dict[str, str]:
     """The values of `auto` on this machine: precision, what resizes, and k-means library."""
     from zsseg.stages.device import choose_device
-    from zsseg.stages.precompute.make.kmeans import choose_backend
+    from zsseg.stages.precompute.make.backend_choice import choose_backend
     from zsseg.stages.precompute.teacher.resizing import choose_resize
     from zsseg.stages.precompute.teacher.teacher_precision import choose_precision
 
@@ -85,5 +85,5 @@ def auto_values(_: object, *, config: PrecomputeConfig) -> dict[str, str]:
     return {
         "precision": choose_precision(config.precision, device),
         "resize": choose_resize(config.resize, device),
-        "backend": choose_backend(config.regions.backend),
+        "backend": choose_backend(config.regions.backend, device.type),
     }

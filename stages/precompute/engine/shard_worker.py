@@ -84,11 +84,12 @@ class ShardWorker:
     def work(self, job: Job, context: RunContext, tick: Tick) -> ShardResult:
         """Compute one shard, as soon as fewer than `shards_at_once` are being computed."""
         from zsseg.stages.precompute.engine.fill_shard import fill_shard
-        from zsseg.stages.precompute.make.kmeans import choose_backend
+        from zsseg.stages.precompute.make.backend_choice import choose_backend
 
         with self._places:
             asked = context.config.regions.backend
-            backend = choose_backend(asked) if "regions" in job.todo else "sklearn"
             clock = Clock(tick, partial(self._device_lock.held, job.shard))
             teacher = self.teacher(context.config).within(clock.forward)
+            device = teacher.device.type
+            backend = choose_backend(asked, device) if "regions" in job.todo else "sklearn"
             return fill_shard(job, context, teacher=teacher, backend=backend, clock=clock)

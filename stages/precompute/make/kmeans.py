@@ -1,22 +1,19 @@
-"""k-means from given seeds, on the GPU (cuML) or on the CPU (scikit-learn).
+"""k-means from given seeds, of one image: on the GPU by cuML, on the CPU by scikit-learn.
 
-cuML can be imported without a GPU and fails only in `fit`, so the GPU is looked for first.
+For torch, and many images at once, see `batched_kmeans`; `backend_choice` chooses between them.
 
 Legend: N points, S seeds, K starts (seeds that are used), D width.
 """
 
-import importlib.util
 import threading
 from typing import Any, Literal
 
 import numpy as np
 import sklearn.cluster  # not on first use: `in_threads` limits the libraries that are loaded
-import torch
 from numpy.typing import NDArray
 
-from zsseg.stages.errors import ResourceError
-
-Backend = Literal["cuml", "sklearn"]
+Backend = Literal["cuml", "sklearn", "torch"]
+"""The library; torch is `batched_kmeans.py`, for several images at once."""
 
 _ONE_JOB = threading.Lock()
 """Held while cuML works: calls at the same time would share the memory of one device."""
@@ -25,37 +22,12 @@ EMPTIED = "Number of distinct clusters"
 """Beginning of scikit-learn's warning of clusters that became empty, for a filter."""
 
 
-def choose_backend(asked: Literal["auto", "cuml", "sklearn"]) -> Backend:
-    """The library that runs k-means; `auto`: cuML where a GPU and the package are there.
-
-    Raises ResourceError when cuML is asked for and cannot run.
-    """
-    if asked == "sklearn":
-        return "sklearn"
-    # Finding the package is cheap; importing it takes seconds and is left to the first fit.
-    gpu, package = torch.cuda.is_available(), importlib.util.find_spec("cuml") is not None
-    if gpu and package:
-        return "cuml"
-    if asked == "auto":
-        return "sklearn"
-    if not gpu:
-        raise ResourceError(
-            "regions.backend is 'cuml', but torch sees no CUDA GPU; "
-            "use --set regions.backend=sklearn, or 'auto' to take what is there"
-        )
-    raise ResourceError(
-        "regions.backend is 'cuml', but cuML is not installed; "
-        "pip install 'zsseg[gpu]' (the package cuml-cu13, Linux only), "
-        "or use --set regions.backend=sklearn"
-    )
-
-
 def kmeans(
     points_ND: NDArray[np.float32],
     seeds_SD: NDArray[np.float32],
     *,
     iterations: int,
-    backend: Backend,
+    backend: Literal["cuml", "sklearn"],
 ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
     """Lloyd's algorithm from the seeds: cluster of each point (N,), centres (at most S, D).
 

@@ -8,11 +8,15 @@ Legend: H W pixels, h w token grid, D CLIP width, S seeds or centres, N unlabell
 P Q window positions down and across, G groups.
 """
 
+from typing import Literal
+
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from zsseg.stages.data.spec import VOID
-from zsseg.stages.precompute.make.kmeans import Backend, kmeans
+from zsseg.stages.precompute.make.batched_kmeans import batched_clusters
+from zsseg.stages.precompute.make.kmeans import kmeans
 from zsseg.stages.precompute.precompute_config import RegionConfig
 
 MAX_REGIONS = 255
@@ -58,6 +62,12 @@ def _windows(cells: int, size: int) -> NDArray[np.float32]:
     return covered_Ph.astype(np.float32)
 
 
+def _window_sizes(windows: tuple[int, ...], grid: tuple[int, int]) -> list[tuple[int, int]]:
+    """Rows and columns of each window size: one larger than an axis is cut to it, none is twice."""
+    rows, columns = grid
+    return list(dict.fromkeys((min(size, rows), min(size, columns)) for size in windows))
+
+
 def window_seeds(
     dense_hwD: NDArray[np.float32], unlabelled_hw: NDArray[np.bool_], windows: tuple[int, ...]
 ) -> NDArray[np.float32]:
@@ -71,7 +81,7 @@ def window_seeds(
     masked_hwD = np.where(unlabelled_hw[..., None], dense_hwD, np.float32(0))
     count_hw = unlabelled_hw.astype(np.float32)
     seeds = []
-    for high, wide in dict.fromkeys((min(k, rows), min(k, columns)) for k in windows):
+    for high, wide in _window_sizes(windows, (rows, columns)):
         down_Ph, across_Qw = _windows(rows, high), _windows(columns, wide)
         count_PQ = down_Ph @ count_hw @ across_Qw.T
         sum_PwD = np.tensordot(down_Ph, masked_hwD, axes=1)
@@ -115,12 +125,36 @@ def _number(group_N: NDArray[np.int64], minimum: int) -> NDArray[np.uint8]:
     return region_G[index_N]
 
 
+def mine_batch(
+    dense_BDhw: NDArray[np.floating],
+    unlabelled_Bhw: NDArray[np.bool_],
+    config: RegionConfig,
+    *,
+    device: torch.device,
+) -> NDArray[np.uint8]:
+    """(B, h, w) region maps of several images, all of whose k-means are one: see `mine_regions`."""
+    _, rows, columns = unlabelled_Bhw.shape
+    windows = [
+        (_windows(rows, high), _windows(columns, wide))
+        for high, wide in _window_sizes(config.windows, (rows, columns))
+    ]
+    clusters = batched_clusters(
+        dense_BDhw, unlabelled_Bhw, windows, iterations=config.iterations, device=device
+    )
+    region_Bhw = np.zeros(unlabelled_Bhw.shape, dtype=np.uint8)
+    for region_hw, unlabelled_hw, (cluster_N, centres_SD) in zip(
+        region_Bhw, unlabelled_Bhw, clusters, strict=True
+    ):
+        region_hw[unlabelled_hw] = _merged(cluster_N, centres_SD, config)
+    return region_Bhw
+
+
 def mine_regions(
     dense_Dhw: NDArray[np.floating],
     unlabelled_hw: NDArray[np.bool_],
     config: RegionConfig,
     *,
-    backend: Backend,
+    backend: Literal["cuml", "sklearn"],
 ) -> NDArray[np.uint8]:
     """(h, w) region map of one image: 0 labelled or in no region, 1..U latent regions by size.
 
@@ -138,7 +172,16 @@ def mine_regions(
         iterations=config.iterations,
         backend=backend,
     )
+    region_hw[unlabelled_hw] = _merged(cluster_N, centres_SD, config)
+    return region_hw
+
+
+def _merged(
+    cluster_N: NDArray[np.int64], centres_SD: NDArray[np.float32], config: RegionConfig
+) -> NDArray[np.uint8]:
+    """(N,) region of each token, from its cluster and the clusters' centres."""
+    if not len(cluster_N):
+        return np.zeros(0, dtype=np.uint8)
     occupied, index_N = np.unique(cluster_N, return_inverse=True)
     group_S = merge_centres(centres_SD[occupied], config.merge_threshold)
-    region_hw[unlabelled_hw] = _number(group_S[index_N], config.minimum_tokens)
-    return region_hw
+    return _number(group_S[index_N], config.minimum_tokens)
