@@ -15,7 +15,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from zsseg.stages.cache.reader import Store
 from zsseg.stages.precompute.make.batched_kmeans import batched_clusters, lloyd, packed
-from zsseg.stages.precompute.make.regions import _window_sizes, _windows, mine_batch, window_seeds
+from zsseg.stages.precompute.make.regions import mine_batch, region_windows, window_seeds
 from zsseg.stages.precompute.plan.stored_settings import recall_settings
 from zsseg.stages.precompute.precompute_config import (
     DenseConfig,
@@ -48,18 +48,21 @@ def ragged(seed: int, sizes: tuple[tuple[int, int], ...], *, width: int = 16) ->
     return point_BND, there_BN, seed_BSD[:, order_S], seed_there_BS[:, order_S]
 
 
-def run(given: Arrays, iterations: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-    label_BN, centre_BSD = lloyd(*map(torch.from_numpy, given), iterations=iterations)
+def run(
+    given: Arrays, iterations: int, *, ask: bool = False
+) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    label_BN, centre_BSD = lloyd(*map(torch.from_numpy, given), iterations=iterations, ask=ask)
     return label_BN.numpy(), centre_BSD.numpy()
 
 
 SIZES = ((200, 9), (31, 9), (1, 1), (120, 4), (80, 7))
 
 
+@pytest.mark.parametrize("ask", [False, True])
 @pytest.mark.parametrize("seed", range(8))
-def test_clusters_are_those_of_scikit_learn_run_to_the_end(seed: int) -> None:
+def test_clusters_are_those_of_scikit_learn_run_to_the_end(seed: int, ask: bool) -> None:
     given = ragged(seed, SIZES)
-    label_BN, centre_BSD = run(given, 40)
+    label_BN, centre_BSD = run(given, 40, ask=ask)
     point_BND, there_BN, seed_BSD, seed_there_BS = given
     for i, (n, _) in enumerate(SIZES):
         points_ND = point_BND[i][there_BN[i]].astype(np.float64)
@@ -152,7 +155,7 @@ def test_seeds_are_the_window_means_of_one_image() -> None:
     unlabelled_Bhw = rng.random((3, 9, 12)) < 0.3
     unlabelled_Bhw[1] = False
     config = RegionConfig(windows=(4, 20))
-    windows = [(_windows(9, a), _windows(12, b)) for a, b in _window_sizes(config.windows, (9, 12))]
+    windows = region_windows(config.windows, (9, 12))
     found = batched_clusters(dense_BDhw, unlabelled_Bhw, windows, iterations=1, device=CPU)
     assert [len(label_N) for label_N, _ in found] == unlabelled_Bhw.sum((1, 2)).tolist()
     unit_hwD = np.moveaxis(dense_BDhw[0].astype(np.float32), 0, 2)

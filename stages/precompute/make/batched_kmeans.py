@@ -17,7 +17,13 @@ from torch import Tensor
 
 
 def lloyd(
-    point_BND: Tensor, there_BN: Tensor, seed_BSD: Tensor, seed_there_BS: Tensor, *, iterations: int
+    point_BND: Tensor,
+    there_BN: Tensor,
+    seed_BSD: Tensor,
+    seed_there_BS: Tensor,
+    *,
+    iterations: int,
+    ask: bool = False,
 ) -> tuple[Tensor, Tensor]:
     """Lloyd's algorithm from seeds in every image: cluster of each point (B, N), centres (B, S, D).
 
@@ -26,22 +32,25 @@ def lloyd(
     lower seed wins, and clusters that lose their last point begin anew at the points that are
     farthest from their centres. Points and seeds that are not there (bool masks) take no part; a
     point that is not there gets any cluster. All `iterations` are made: a clustering that has come
-    to rest stays as it is.
+    to rest stays as it is. With `ask`, for a CPU, which answers at once: what would change nothing
+    is left out.
     """
     with torch.autocast(point_BND.device.type, enabled=False), torch.inference_mode():
-        first_BNS = _one_hot(
-            _nearest(point_BND, seed_BSD, _absent(seed_there_BS)), there_BN, seed_BSD
-        )
-        used_BS = first_BNS.any(1)
+        nearest_BN = _nearest(point_BND, seed_BSD, _absent(seed_there_BS))
+        used_BS = _one_hot(nearest_BN, there_BN, seed_BSD).any(1)
         absent_B1S, centre_BSD = _absent(used_BS), seed_BSD
         for _ in range(iterations):
-            nearest_BN = _nearest(point_BND, centre_BSD, absent_B1S)
-            nearest_BN = _refilled(nearest_BN, point_BND, there_BN, centre_BSD, used_BS)
+            empty_BS = used_BS & ~_one_hot(nearest_BN, there_BN, seed_BSD).any(1)
+            if not ask or bool(empty_BS.any()):
+                nearest_BN = _refilled(nearest_BN, point_BND, there_BN, centre_BSD, empty_BS)
             member_BSN = _one_hot(nearest_BN, there_BN, seed_BSD).mT
             count_BS1 = member_BSN.sum(2, keepdim=True)
             mean_BSD = (member_BSN @ point_BND) / count_BS1.clamp_min(1)
             centre_BSD = torch.where(count_BS1 > 0, mean_BSD, centre_BSD)
-        return _nearest(point_BND, centre_BSD, absent_B1S), centre_BSD
+            before_BN, nearest_BN = nearest_BN, _nearest(point_BND, centre_BSD, absent_B1S)
+            if ask and bool((nearest_BN == before_BN)[there_BN].all()):
+                break
+        return nearest_BN, centre_BSD
 
 
 def _absent(there_BS: Tensor) -> Tensor:
@@ -58,14 +67,13 @@ def _nearest(point_BND: Tensor, centre_BSD: Tensor, absent_B1S: Tensor) -> Tenso
 
 
 def _refilled(
-    nearest_BN: Tensor, point_BND: Tensor, there_BN: Tensor, centre_BSD: Tensor, used_BS: Tensor
+    nearest_BN: Tensor, point_BND: Tensor, there_BN: Tensor, centre_BSD: Tensor, empty_BS: Tensor
 ) -> Tensor:
     """(B, N) the clusters, where each empty one has been given one of the farthest points.
 
     Of an image with e empty clusters the e points that are farthest from their centres move, each
     into another of them.
     """
-    empty_BS = used_BS & ~_one_hot(nearest_BN, there_BN, centre_BSD).any(1)
     own_BND = centre_BSD.gather(1, nearest_BN[..., None].expand_as(point_BND))
     far_BN = (point_BND - own_BND).square().sum(2).masked_fill(~there_BN, -1)
     # The rank of each point, the farthest first; and the empty clusters before all others.
@@ -141,7 +149,12 @@ def batched_clusters(
         point_BND = unit_BhwD.flatten(1, 2).gather(1, place[..., None].expand(-1, -1, width))
         there = torch.from_numpy(there_BN).to(device, non_blocking=True)
         label_BN, centre_BSD = lloyd(
-            point_BND, there, seed_BSD, seed_there_BS, iterations=iterations
+            point_BND,
+            there,
+            seed_BSD,
+            seed_there_BS,
+            iterations=iterations,
+            ask=device.type == "cpu",
         )
         labels, centres = label_BN.cpu().numpy(), centre_BSD.cpu().numpy()
     return [

@@ -68,6 +68,17 @@ def _window_sizes(windows: tuple[int, ...], grid: tuple[int, int]) -> list[tuple
     return list(dict.fromkeys((min(size, rows), min(size, columns)) for size in windows))
 
 
+def region_windows(
+    windows: tuple[int, ...], grid: tuple[int, int]
+) -> list[tuple[NDArray[np.float32], NDArray[np.float32]]]:
+    """By window size: which rows (P, h) and which columns (Q, w) each position covers (1 or 0)."""
+    rows, columns = grid
+    return [
+        (_windows(rows, high), _windows(columns, wide))
+        for high, wide in _window_sizes(windows, grid)
+    ]
+
+
 def window_seeds(
     dense_hwD: NDArray[np.float32], unlabelled_hw: NDArray[np.bool_], windows: tuple[int, ...]
 ) -> NDArray[np.float32]:
@@ -81,8 +92,7 @@ def window_seeds(
     masked_hwD = np.where(unlabelled_hw[..., None], dense_hwD, np.float32(0))
     count_hw = unlabelled_hw.astype(np.float32)
     seeds = []
-    for high, wide in _window_sizes(windows, (rows, columns)):
-        down_Ph, across_Qw = _windows(rows, high), _windows(columns, wide)
+    for down_Ph, across_Qw in region_windows(windows, (rows, columns)):
         count_PQ = down_Ph @ count_hw @ across_Qw.T
         sum_PwD = np.tensordot(down_Ph, masked_hwD, axes=1)
         sum_PQD = across_Qw @ sum_PwD
@@ -134,10 +144,7 @@ def mine_batch(
 ) -> NDArray[np.uint8]:
     """(B, h, w) region maps of several images, all of whose k-means are one: see `mine_regions`."""
     _, rows, columns = unlabelled_Bhw.shape
-    windows = [
-        (_windows(rows, high), _windows(columns, wide))
-        for high, wide in _window_sizes(config.windows, (rows, columns))
-    ]
+    windows = region_windows(config.windows, (rows, columns))
     clusters = batched_clusters(
         dense_BDhw, unlabelled_Bhw, windows, iterations=config.iterations, device=device
     )
