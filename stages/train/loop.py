@@ -55,6 +55,7 @@ from zsseg.stages.train.validation import (
     MakeValidator,
     Validation,
     ValidationState,
+    begun,
     idle_patience,
     state_of,
 )
@@ -173,7 +174,7 @@ def train(
         if config.validation.every:
             assert extras.validation is not None, "nothing to validate by"
             validator = extras.validation(record, data, out, text_CD.to(state.device))
-            watched = None if validator is None else Validation(validator, config, saved)
+            watched = begun(validator, config, saved)
         peak = foretold.peak if foretold else None
         run = _Run(config, data, out, saved, state, classes, peak, watched, extras.log_to)
         with explained(config):

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from zsseg.stages.errors import UserError
 from zsseg.stages.train.batches.training_data import TrainingData
 from zsseg.stages.train.run import checkpoint
 from zsseg.stages.train.run.metrics_log import MetricsLog
@@ -148,6 +149,30 @@ class Validation:
                 self.state.best_step,
             )
         return best
+
+
+def begun(validator: Validator | None, config: RunConfig, saved: Path | None) -> Validation | None:
+    """The validations of a training that goes on from a checkpoint, or starts; None: none can be.
+
+    Warns where they are of other images than before. Raises UserError where a run was validated and
+    can be no longer.
+    """
+    before = None if saved is None else state_of(saved)
+    if validator is None:
+        if before is None:
+            return None
+        raise UserError(
+            f"{saved}: the run was validated by {before.about}, and now nothing can be validated. "
+            "Bring the images and labels back, or say with --root where they are"
+        )
+    if before is not None and before.about != validator.about:
+        logger.warning(
+            "%s: validated by %s, and by %s from now on: which checkpoint is best is found by both",
+            saved,
+            before.about,
+            validator.about,
+        )
+    return Validation(validator, config, saved)
 
 
 @contextmanager

@@ -26,6 +26,7 @@ from zsseg.stages.errors import UserError
 from zsseg.stages.evaluate.trained_run import load_run
 from zsseg.stages.train.batches.training_data import TrainingData
 from zsseg.stages.train.run import checkpoint
+from zsseg.stages.train.run.metrics_log import Throughput
 from zsseg.stages.train.run.run_folder import RunRecord, read_record
 from zsseg.stages.train.run_config import RunConfig
 from zsseg.stages.train.students.student import Student
@@ -216,6 +217,35 @@ def test_other_settings_of_validation_are_another_run(world: World, tmp_path: Pa
     run(world, tmp_path / "run", every(2), validation=Scripted([0.1] * 6).made)
     with pytest.raises(UserError, match=r"validation\.every"):
         run(world, tmp_path / "run", every(3), resume=True, validation=Scripted([]).made)
+
+
+def test_a_run_whose_held_out_images_are_gone_is_not_resumed_without_them(
+    world: World, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    out, scores = tmp_path / "run", [0.4, 0.1, 0.1, 0.1, 0.1, 0.1]
+    with pytest.raises(ConnectionError):
+        run(world, out, every(1), stop_at=2, validation=Scripted(scores).made)
+    before = what_was_learnt(out)
+    with pytest.raises(UserError, match="was validated by a script, and now nothing can be"):
+        run(world, out, every(1), resume=True, validation=lambda *_: None)
+    assert what_was_learnt(out) == before
+    other = Scripted(scores)
+    other.about = "another script"
+    run(world, out, every(1), resume=True, validation=other.made)
+    assert "validated by a script, and by another script from now on" in caplog.text
+
+
+def test_its_time_is_not_that_of_the_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [0.0]
+    monkeypatch.setattr("time.perf_counter", lambda: now[0])
+    throughput = Throughput(bytes_per_image=10**6)
+    now[0] = 1.0
+    with throughput.waiting(8):
+        now[0] = 2.0
+    now[0] = 12.0
+    throughput.leave_out(8.0)
+    rates = {"images_per_second": 2.0, "data_wait": 0.25, "cache_mb_per_second": 2.0}
+    assert throughput.report() == rates
 
 
 def test_patience_without_validations_ends_nothing_and_says_so(
