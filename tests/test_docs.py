@@ -9,10 +9,12 @@ import pytest
 import typer
 
 from zsseg.pipeline.cli.main import app
+from zsseg.pipeline.cli.options import Exit
+from zsseg.stages import errors
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = sorted(
-    [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"), ROOT / "data_cache" / "README.md"]
+    [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), ROOT / "data_cache" / "README.md"]
 )
 PAGES.remove(ROOT / "CHANGELOG.md")  # speaks of what was
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -109,6 +111,20 @@ def test_commands_and_their_options_exist(page: Path) -> None:
             }
             used = {word.partition("=")[0] for word in words if re.match(r"--?[a-z]", word)}
             assert used <= options | {"--help", "--debug"}, f"{page.name}: {line}"
+
+
+def test_the_page_of_errors_has_every_kind_and_code() -> None:
+    page = (ROOT / "docs" / "errors.md").read_text("utf-8")
+    table = page.partition("\n## ")[0]
+    kinds = [each for each in vars(errors).values() if isinstance(each, type)]
+    assert len(kinds) >= 7
+    for kind in kinds:
+        assert issubclass(kind, errors.UserError)
+        row = next(line for line in table.splitlines() if f"`{kind.__name__}`" in line)
+        assert row.startswith(f"| {kind.exit_code} |"), kind.__name__
+        assert f"\n## {kind.exit_code}: " in page
+    for code in Exit:
+        assert re.search(rf"^\| (?:\d+, )?{code.value}\b", table, re.MULTILINE), code.name
 
 
 FAULTS = (ROOT / "docs" / "faults.md").read_text(encoding="utf-8")

@@ -24,7 +24,15 @@ TAKEN = {
 }
 """Documents outside docs/, and the pages that they are; their links are relative to themselves."""
 
-_LINK = re.compile(r"\]\(([^)#\s]+)(#[^)\s]*)?\)")
+_LINK = re.compile(r"\[([^\]]*)\]\(([^)#\s]+)(#[^)\s]*)?\)")
+MADE = {
+    "pipeline/cli/main.py": "reference/commands.md",
+    "stages/precompute/precompute_config.py": "reference/settings_precompute.md",
+    "stages/train/run_config.py": "reference/settings_train.md",
+}
+"""Code that a document may lead to, and the pages that are read from it."""
+
+_CODE = re.compile(r"`[^`]+`")
 _LIST = re.compile(r"( *)([-*]|\d+\.) ")
 
 
@@ -52,27 +60,35 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
     if uri == "index.md":
         page.meta["hide"] = ["navigation"]
         text = markdown.partition("\n## The tree\n")[0]
-    return _with_lists(_LINK.sub(lambda found: _to_page(found, source, uri), text))
+    return _as_python_markdown(_LINK.sub(lambda found: _to_page(found, source, uri), text))
 
 
 def _to_page(found: re.Match[str], source: str, uri: str) -> str:
-    """A link of `source`, relative to the page `uri`; to what is no page, its text alone."""
-    target, anchor = found[1], found[2] or ""
+    """A link of `source`, relative to the page `uri`; to what is no page, its text alone.
+
+    A text that is the name of a document becomes its title.
+    """
+    text, target, anchor = found[1], found[2], found[3] or ""
     if "://" in target or source.startswith("docs/reference/"):
         return found[0]
     aim = posixpath.normpath(posixpath.join(posixpath.dirname(source), target))
-    page = TAKEN.get(aim) or (aim.removeprefix("docs/") if aim.startswith("docs/") else None)
+    within = aim.removeprefix("docs/") if aim.startswith("docs/") else None
+    page = (TAKEN | MADE).get(aim, within)
     if page is None:
-        return "]"
-    return f"]({posixpath.relpath(page, posixpath.dirname(uri) or '.')}{anchor})"
+        return text
+    if text.endswith(".md"):
+        text = (ROOT / aim).read_text("utf-8").partition("\n")[0].removeprefix("# ")
+    return f"[{text}]({posixpath.relpath(page, posixpath.dirname(uri) or '.')}{anchor})"
 
 
-def _with_lists(text: str) -> str:
-    """Lists set off by an empty line, which Python-Markdown asks for and GitHub does not."""
+def _as_python_markdown(text: str) -> str:
+    """Lists set off by an empty line, and bars in code, as Python-Markdown wants them."""
     lines: list[str] = []
     code = in_list = False
     for line in text.split("\n"):
         code ^= line.lstrip().startswith("```")
+        if line.startswith("|"):  # GitHub wants "\\|" within code, Python-Markdown a plain "|"
+            line = _CODE.sub(lambda found: found[0].replace("\\|", "|"), line)
         item = None if code else _LIST.match(line)
         if item and not in_list and lines and lines[-1]:
             lines.append("")

@@ -26,7 +26,7 @@ def command_page() -> str:
     lines = [
         "# Commands",
         "",
-        "What `--help` of each command says. [Exit codes](../usage.md#exit-codes-and-messages)",
+        "What `--help` of each command says. [Exit codes](../errors.md).",
         "",
     ]
     for name, command in commands():
