@@ -8,6 +8,7 @@ named after its command:
 - `doctor`, `demo`, `init`, `preview`, `run`, `precompute`, `train`, `evaluate`, `report`,
   `predict`, `export`, `names`, `push`, `compare`, `ablate`, `tune`
 - `dataset`, `config`, `student`: their subcommands are in the file
-- `cache`, with its larger subcommands in `cache_manage`, `cache_verify`, `cache_why`, `cache_gap`
+- `cache`, with its larger subcommands in `cache_manage`, `cache_verify`, `cache_why`, `cache_gap`,
+  `cache_show`
 - `teacher`, with its subcommand in `teacher_check`
 """

@@ -11,6 +11,7 @@ import typer
 from zsseg.pipeline import console
 from zsseg.pipeline.cli.cache_gap import gap
 from zsseg.pipeline.cli.cache_manage import Runs, export, import_, prune, rm, unlock
+from zsseg.pipeline.cli.cache_show import show
 from zsseg.pipeline.cli.cache_verify import verify
 from zsseg.pipeline.cli.cache_why import why
 from zsseg.pipeline.cli.options import FolderArgument, StoreArgument
@@ -27,6 +28,7 @@ for command in (verify, why, rm, prune, export, unlock):
     app.command()(command)
 app.command("import")(import_)
 app.command()(gap)
+app.command()(show)
 
 
 @app.command()

@@ -20,7 +20,7 @@ from helpers.tiny_training import train_tiny_students
 from helpers.zsseg_command import called
 
 import zsseg
-from zsseg.pipeline.face.open_store import main_directions
+from zsseg.pipeline.stored_image import main_directions
 from zsseg.stages.data.images import as_picture, read_image
 from zsseg.stages.evaluate.trained_run import load_run
 
@@ -301,11 +301,11 @@ def test_a_stored_image_is_shown(work: Work, monkeypatch: pytest.MonkeyPatch) ->
     image.show()
     height, width = read_image(image.file).shape[:2]
     (picture,) = shown
-    assert picture.size == (3 * width, height)
+    assert picture.size == (4 * width, height)  # image, tokens, names, regions
     pixels = np.asarray(picture)
     np.testing.assert_array_equal(pixels[:, :width], read_image(image.file))
     assert image.regions is not None
-    grey = pixels[:, 2 * width :].sum(2) == 0
+    grey = pixels[:, 3 * width :].sum(2) == 0
     assert grey.mean() == pytest.approx((image.regions == 0).mean(), abs=0.05)
 
 

@@ -1,0 +1,1 @@
+"""`zsseg cache show`: `store_page` writes the page that shows what a store has of its images."""
