@@ -20,6 +20,7 @@ from urllib.parse import urlsplit
 
 from zsseg.pipeline.console import size_text
 from zsseg.stages.machine_memory import memory_room
+from zsseg.stages.offline import OFFLINE, switch_in
 from zsseg.stages.printable import counted
 
 _PATIENCE = 1.5  # seconds that one check waits for another program or for the network
@@ -27,8 +28,6 @@ _LITTLE_MEMORY = 6e9
 _LITTLE_DISK = 10e9
 _LITTLE_SHARED = 512e6
 _HUB = "https://huggingface.co"
-_OFF = "HF_HUB_OFFLINE"
-_TRUE = frozenset({"1", "on", "true", "yes"})
 _PURPOSES = {
     "app": "a page to try a student on",
     "export": "students as ONNX files",
@@ -263,8 +262,8 @@ def _with_purpose(extra: str) -> str:
 
 
 def _network(place: Place) -> MachineFact:
-    if place.environ.get(_OFF, "").casefold() in _TRUE:
-        return MachineFact("network", f"off ({_OFF})", values={"reachable": False, "set_by": _OFF})
+    if off := switch_in(place.environ):
+        return MachineFact("network", f"off ({off})", values={"reachable": False, "set_by": off})
     address = place.environ.get("HF_ENDPOINT") or _HUB
     through = place.environ.get("HTTPS_PROXY") or place.environ.get("https_proxy")
     reached = _reached(through or address)
@@ -274,7 +273,7 @@ def _network(place: Place) -> MachineFact:
     return MachineFact(
         "network",
         f"{address} is not reached" + (f" through {through}" if through else ""),
-        f"Set {_OFF}=1, so that no command waits for it; what is here can be used",
+        f"Set {OFFLINE}=1, so that no command waits for it; what is here can be used",
         values,
     )
 

@@ -1,6 +1,5 @@
 """Experiments and settings: YAML files and `--set a.b=c` in, checked models out."""
 
-import difflib
 import json
 from collections.abc import Mapping, Sequence
 from itertools import takewhile
@@ -12,6 +11,7 @@ from pydantic import BaseModel, ValidationError
 
 from zsseg.stages.errors import UserError
 from zsseg.stages.file_bytes import read_text_file
+from zsseg.stages.printable import did_you_mean
 from zsseg.stages.validation_errors import error_lines
 from zsseg.stages.yaml_files import builtin_names, packaged_text, parse_yaml
 
@@ -27,11 +27,9 @@ def experiment_text(name_or_file: str) -> str:
         return packaged_text(f"experiments/{name_or_file}.yaml")
     if Path(name_or_file).suffix in {".yaml", ".yml"}:
         return read_text_file(Path(name_or_file), kind=_FILE)
-    near = difflib.get_close_matches(name_or_file, names, n=1)
-    hint = f" (did you mean '{near[0]}'?)" if near else ""
     raise UserError(
-        f"unknown experiment '{name_or_file}'{hint}. There are: {', '.join(names)}; or give the "
-        "path of a .yaml file"
+        f"unknown experiment '{name_or_file}'{did_you_mean(name_or_file, names)}. There are: "
+        f"{', '.join(names)}; or give the path of a .yaml file"
     )
 
 

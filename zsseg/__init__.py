@@ -8,6 +8,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from zsseg.stages.offline import obey_offline
+
 if TYPE_CHECKING:
     from zsseg.pipeline.face.model import Model as Model
     from zsseg.pipeline.face.model import load as load
@@ -25,6 +27,8 @@ if not Path(__file__).with_name("stages").is_dir():
         f"{Path(__file__).parent}: its links to the folders beside it were checked out as text "
         "files. Run `git config core.symlinks true`, then `git checkout -- zsseg`"
     )
+
+obey_offline()  # before any library asks a hub
 
 __version__ = version("zsseg")
 

@@ -7,6 +7,7 @@ from typing import Any
 import typer
 from pydantic import BaseModel
 
+from zsseg.pipeline.cli.examples import EXAMPLES
 from zsseg.pipeline.cli.main import app
 from zsseg.stages.setting_notes import setting_notes
 
@@ -37,6 +38,7 @@ def command_page() -> str:
         ]
         lines += [f"## {name}", "", f"`{' '.join([name, *words, '[OPTIONS]'])}`", ""]
         lines += [_text(command.help or ""), ""]
+        lines += ["```", *EXAMPLES[name.removeprefix("zsseg ")], "```", ""]
         lines += ["| | default | |", "|---|---|---|"]
         lines += [_row(each) for each in command.params if not each.hidden]
         lines.append("")

@@ -57,8 +57,6 @@ def init(
 
     Labels may be grey, palette or colour masks, COCO (instances, stuff, panoptic), LabelMe, CVAT's
     XML, YOLO's polygons, Label Studio's exports; all, some or none of the images may have one.
-
-    zsseg init photos --classes "road, pavement, car, tree, building, sky"
     """
     quiet = quiet or as_json
     console.configure_logging(quiet=quiet)

@@ -21,6 +21,7 @@ from zsseg.pipeline.cli.compare import compare
 from zsseg.pipeline.cli.demo import demo
 from zsseg.pipeline.cli.doctor import doctor
 from zsseg.pipeline.cli.evaluate import evaluate
+from zsseg.pipeline.cli.examples import add_examples
 from zsseg.pipeline.cli.export import export
 from zsseg.pipeline.cli.init import init
 from zsseg.pipeline.cli.names import names
@@ -89,6 +90,7 @@ app.add_typer(cache.app, name="cache")
 app.add_typer(config.app, name="config")
 app.add_typer(student.app, name="student")
 app.add_typer(teacher.app, name="teacher")
+add_examples(app)
 
 
 _TO_GO_ON = {

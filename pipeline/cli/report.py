@@ -27,10 +27,7 @@ def report(
     ] = None,
     quiet: Quiet = False,
 ) -> None:
-    """Write one HTML file: scores, IoU by class, confusions, loss, pictures, settings, commands.
-
-    zsseg report runs/first runs/second --out comparison.html
-    """
+    """Write one HTML file: scores, IoU by class, confusions, loss, pictures, settings, commands."""
     console.configure_logging(quiet=quiet)
     from zsseg.pipeline.report.shown_run import shown_run
 

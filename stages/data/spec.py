@@ -21,6 +21,7 @@ from pydantic import (
 from zsseg.stages.data.class_names import names_of, naming_faults, normal_form, text_of
 from zsseg.stages.errors import DatasetError
 from zsseg.stages.file_bytes import read_text_file
+from zsseg.stages.printable import did_you_mean
 from zsseg.stages.validation_errors import error_lines
 from zsseg.stages.yaml_files import builtin_names, packaged_text, parse_yaml
 
@@ -118,7 +119,8 @@ class DatasetSpec(BaseModel):
         lists = {"unseen": self.unseen, "names": self.names, "colours": self.colours}
         for field, given in lists.items():
             if unknown := sorted(set(given) - set(self.classes)):
-                raise ValueError(f"{field} lists what is not a class: {', '.join(unknown)}")
+                meant = did_you_mean(unknown[0], self.classes)
+                raise ValueError(f"{field} lists what is not a class: {', '.join(unknown)}{meant}")
         of_colour = {colour: name for name, colour in self.colours.items()}
         if pairs := [(n, of_colour[c]) for n, c in self.colours.items() if of_colour[c] != n]:
             raise ValueError(f"colours gives '{pairs[0][0]}' and '{pairs[0][1]}' one colour")
@@ -235,7 +237,8 @@ def _described(name_or_file: str) -> tuple[Any, str]:
         text, where = packaged_text(place), f"configs/{place}"
     else:
         raise DatasetError(
-            f"unknown data set '{name_or_file}'. Built in: {', '.join(names)}; "
+            f"unknown data set '{name_or_file}'{did_you_mean(name_or_file, names)}. Built in: "
+            f"{', '.join(names)}; "
             "for your own images write a YAML description (layout: folder) and give its path"
         )
     return parse_yaml(text, where=where, error=DatasetError), where

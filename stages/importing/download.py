@@ -10,6 +10,7 @@ from urllib.error import HTTPError
 from urllib.request import Request, urlopen
 
 from zsseg.stages.errors import ResourceError
+from zsseg.stages.offline import refuse_offline
 
 _PARTIAL = ".partial"
 _CHUNK = 1 << 20
@@ -34,6 +35,7 @@ def download(file: PublicFile, target: Path, *, progress: Callable[[int, int], N
     it should be, or has no room on the disk; what was received is kept for the next call, unless it
     is wrong.
     """
+    refuse_offline(file.url, f"Unset it, or bring the file to {target}")
     partial = target.with_name(target.name + _PARTIAL)
     partial.parent.mkdir(parents=True, exist_ok=True)
     failed = 0

@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 
 from zsseg.stages.errors import ResourceError, UserError
+from zsseg.stages.offline import refuse_offline
 from zsseg.stages.printable import first_line
 from zsseg.stages.train.run.pretrained import MANIFEST, WEIGHTS, check_pretrained
 
@@ -28,6 +29,7 @@ def push(folder: Path, name: str, *, private: bool = True) -> str:
     """
     check_pretrained(folder)
     _check_name(name)
+    refuse_offline(name, "Unset it to send the student")
     from huggingface_hub import HfApi
 
     try:

@@ -155,7 +155,7 @@ def test_the_network(listening: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(report, "_PATIENCE", 0.5)
     gone = found("network", Place(environ={"HF_ENDPOINT": "http://127.0.0.1:9"}))
     assert "is not reached" in gone.text
-    assert "HF_HUB_OFFLINE=1" in gone.advice
+    assert "ZSSEG_OFFLINE=1" in gone.advice
     assert "is not reached" in found("network", Place(environ={"HF_ENDPOINT": "x:y"})).text
 
 

@@ -23,6 +23,7 @@ import xxhash
 
 from zsseg.stages.cache.format.recipe import fingerprint
 from zsseg.stages.errors import ResourceError, UserError
+from zsseg.stages.offline import refuse_offline
 from zsseg.stages.precompute.teacher import own_code, token_files
 from zsseg.stages.precompute.teacher.teacher_config import (
     CONFIG_FILE,
@@ -251,6 +252,9 @@ def _from_tag(spec: str) -> TeacherFiles:
 
     name, _, tag = spec.partition("/")
     tag, published = published_weights(name, tag, spec)
+    place = str(published.get("hf_hub") or published["url"])
+    if "://" in place and not Path("~/.cache/clip", Path(place).name).expanduser().exists():
+        refuse_offline(spec, f"Bring {place} here, and ask for {name}@FILE")
     try:
         weights = Path(download_pretrained(published))
     except (OSError, RuntimeError) as error:
