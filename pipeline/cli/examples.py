@@ -60,6 +60,10 @@ EXAMPLES = {
     ),
     "cache ls": ("zsseg cache ls", "zsseg cache ls /fast/cache --runs runs"),
     "cache info": ("zsseg cache info data_cache/STORE",),
+    "cache show": (
+        "zsseg cache show data_cache/STORE",
+        "zsseg cache show data_cache/STORE --image ID",
+    ),
     "cache verify": (
         "zsseg cache verify data_cache/STORE --read-data",
         "zsseg cache verify data_cache/STORE --repair",
