@@ -4,8 +4,8 @@
 work of the five commands that combine others; `init/`, `preview/`, `report/`, `sheet/` and
 `store_page/` write the pages of `zsseg init`, `preview`, `report`, `predict` and `cache show`;
 `face/` has what `import zsseg` offers. Shared by them: `run_options` (what is asked of a trained
-run), `training_plan` (tells a plan), `stored_image` (what a store has of an image), `settings`
-(YAML files and `--set` to checked settings), `setting_text` (and back), `named_stores` (from the
-folder given to the store meant), `tables`, `html_page` and `console` (output). `machine_report` is
-what `zsseg doctor` finds.
+run), `training_plan` (tells a plan), `training_text` (what a training says), `stored_image` (what a
+store has of an image), `settings` (YAML files and `--set` to checked settings), `setting_text` (and
+back), `named_stores` (from the folder given to the store meant), `tables`, `html_page` and
+`console` (output). `machine_report` is what `zsseg doctor` finds.
 """

@@ -200,12 +200,15 @@ def test_functions_are_read_on_one_screen() -> None:
 
 
 def test_what_belongs_together_is_handed_over_together() -> None:
-    """At most seven parameters; a command's are its options."""
+    """At most seven parameters; a command's are its options, as are those of the function of the
+    same name that it calls."""
+    called_by_commands = {"precompute", "train", "evaluate"}
     wide = {
         f"{file}:{function.name}"
         for file, function, method in functions()
         if len(parameters(function)) - method > 7
         and not (file.startswith(COMMANDS) and not function.name.startswith("_"))
+        and not (file.startswith("pipeline/face/") and function.name in called_by_commands)
     }
     assert wide == set()
 

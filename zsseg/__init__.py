@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Any
 from zsseg.stages.offline import obey_offline
 
 if TYPE_CHECKING:
+    from zsseg.pipeline.face.make_store import precompute as precompute
     from zsseg.pipeline.face.model import Model as Model
     from zsseg.pipeline.face.model import load as load
     from zsseg.pipeline.face.open_store import OpenStore as OpenStore
     from zsseg.pipeline.face.open_store import open_store as open_store
-    from zsseg.pipeline.face.stage_functions import evaluate as evaluate
-    from zsseg.pipeline.face.stage_functions import precompute as precompute
-    from zsseg.pipeline.face.stage_functions import train as train
+    from zsseg.pipeline.face.score_student import evaluate as evaluate
+    from zsseg.pipeline.face.train_student import train as train
     from zsseg.stages.errors import UserError as UserError
     from zsseg.stages.evaluate.prediction import Look as Look
     from zsseg.stages.evaluate.prediction import Prediction as Prediction
@@ -38,11 +38,11 @@ _HOME = {
     "OpenStore": "zsseg.pipeline.face.open_store",
     "Prediction": "zsseg.stages.evaluate.prediction",
     "UserError": "zsseg.stages.errors",
-    "evaluate": "zsseg.pipeline.face.stage_functions",
+    "evaluate": "zsseg.pipeline.face.score_student",
     "load": "zsseg.pipeline.face.model",
     "open_store": "zsseg.pipeline.face.open_store",
-    "precompute": "zsseg.pipeline.face.stage_functions",
-    "train": "zsseg.pipeline.face.stage_functions",
+    "precompute": "zsseg.pipeline.face.make_store",
+    "train": "zsseg.pipeline.face.train_student",
 }
 
 __all__ = [*sorted(_HOME), "__version__"]

@@ -1,9 +1,9 @@
 """The commands: each parses its options, calls a function and prints the result.
 
 `main` is the `zsseg` command. `options` has the options and exit codes of several commands,
-`forecast_text` and `train_forecast_text` print dry runs, `train_text` a training, some of whose
-options are in `train_options`; `signals` turns SIGTERM into an orderly end, `examples` are those
-that each `--help` ends with. Every other file is named after its command:
+`forecast_text` and `train_forecast_text` print dry runs; some options of `train` are in
+`train_options`; `signals` turns SIGTERM into an orderly end, `examples` are those that each
+`--help` ends with. Every other file is named after its command:
 
 - `doctor`, `demo`, `init`, `preview`, `run`, `precompute`, `train`, `evaluate`, `report`,
   `predict`, `export`, `names`, `push`, `compare`, `ablate`, `tune`

@@ -3,8 +3,8 @@
 import json
 import os
 import sys
-from collections.abc import Callable, Sequence
-from dataclasses import replace
+from collections.abc import Sequence
+from functools import partial
 from math import isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -13,15 +13,14 @@ import typer
 
 from zsseg.pipeline import console
 from zsseg.pipeline.cli.options import CacheFolder, Checkpoint, Exit, MovedRoot, Quiet, Settings
-from zsseg.pipeline.run_options import evaluate_config, fixed_settings, text_encoder
+from zsseg.pipeline.face.score_student import evaluate as score
+from zsseg.pipeline.run_options import evaluate_config
 from zsseg.stages.cache.disk.store_path import StorePath
 from zsseg.stages.errors import UserError
 from zsseg.stages.printable import counted
 
 if TYPE_CHECKING:
     from zsseg.stages.evaluate.result import EvaluationResult
-    from zsseg.stages.evaluate.trained_run import TrainedRun
-    from zsseg.stages.train.run_config import EvaluateConfig
 
 Dataset = Annotated[
     str | None, typer.Option(help="Data set or description. \\[default: the run's]")
@@ -37,6 +36,9 @@ Calibration = Annotated[
 Clip = Annotated[
     str | None, typer.Option(help="Where the run's CLIP is now, for names that --dataset changes.")
 ]
+TeacherAlone = Annotated[
+    bool, typer.Option("--teacher-alone", help="Score what is cached of the teacher, untrained.")
+]
 OldFlag = Annotated[
     bool, typer.Option("--teacher", hidden=True, help="The name of --teacher-alone in 0.1.")
 ]
@@ -46,10 +48,6 @@ AsJson = Annotated[
         "--json", help="Print each result as a line of JSON: gamma 0 first, a teacher's last."
     ),
 ]
-Show = Callable[[int, int], None]
-"""Called with the number of images scored, and of all."""
-
-
 ResultFolder = Annotated[
     Path | None, typer.Option(help="Folder of the JSON and CSV. \\[default: the run]")
 ]
@@ -57,10 +55,7 @@ ResultFolder = Annotated[
 
 def evaluate(
     run: Annotated[Path | None, typer.Option(help="Folder of a run.")] = None,
-    teacher_alone: Annotated[
-        bool,
-        typer.Option("--teacher-alone", help="Score what is cached of the teacher, untrained."),
-    ] = False,
+    teacher_alone: TeacherAlone = False,
     teacher: OldFlag = False,
     cache: CacheFolder = Path("data_cache"),
     dataset: Dataset = None,
@@ -85,32 +80,36 @@ def evaluate(
     evaluate ...` or `accelerate launch`: they share the images, and the result stays what it is.
     """
 
-    def checked() -> "EvaluateConfig | None":
-        of_run = bool(limit or settings or clip or checkpoint)
-        _check_options(run, teacher or teacher_alone, calibration, of_run)
-        return None if run is None else evaluate_config(run, calibration, settings or [])
-
+    of_run = bool(limit or settings or clip or checkpoint)
+    check = partial(
+        _check_options, run, teacher or teacher_alone, calibration, of_run, settings or []
+    )
     if "WORLD_SIZE" not in os.environ:
-        checked()  # before torch is loaded; of several processes one tells of a mistake, below
-    from zsseg.stages.evaluate.trained_run import load_run
+        check()  # before torch is loaded; of several processes one tells of a mistake, below
     from zsseg.stages.train.processes import joined_processes, launched
 
     first = launched()[0] == 0
     quiet = quiet or as_json or not first
     console.configure_logging(quiet=quiet, first=first)
     with joined_processes():
-        config = checked()
+        check()
+        results: Sequence[EvaluationResult]
         with console.progress("evaluate", quiet=quiet) as advance:
-
-            def show(done: int, total: int) -> None:
-                advance(done, total, "")
-
             if run is None:
-                results = _of_teacher(cache, split, dataset, root, calibration or 0.0, show)
+                results = _of_teacher(cache, split, dataset, root, calibration or 0.0, advance)
             else:
-                opened = load_run(run, evaluate=config, checkpoint=checkpoint)
-                student = replace(opened, fixed=fixed_settings(settings or []))
-                results = _of_run(student, clip, dataset, root, split, limit, show)
+                results = score(
+                    run,
+                    dataset=dataset,
+                    clip=clip,
+                    root=root,
+                    split=split,
+                    limit=limit,
+                    calibration=calibration,
+                    checkpoint=checkpoint,
+                    set=settings,
+                    progress=advance,
+                )
         if first:
             _report(results, out or run, as_json=as_json)
         _end_as(results[0])
@@ -122,7 +121,13 @@ def _end_as(result: "EvaluationResult") -> None:
         raise typer.Exit(Exit.SKIPPED)
 
 
-def _check_options(run: Path | None, alone: bool, calibration: float | None, of_run: bool) -> None:
+def _check_options(
+    run: Path | None,
+    alone: bool,
+    calibration: float | None,
+    of_run: bool,
+    settings: Sequence[str],
+) -> None:
     """Raise UserError for options that do not go together; `of_run`: some are for runs only."""
     if (run is None) != alone:
         raise UserError(
@@ -135,6 +140,8 @@ def _check_options(run: Path | None, alone: bool, calibration: float | None, of_
         )
     if calibration is not None and not isfinite(calibration):
         raise UserError(f"--calibration {calibration}: give a finite number, such as 0.02")
+    if run is not None:
+        evaluate_config(run, calibration, settings)
 
 
 def _of_teacher(
@@ -143,7 +150,7 @@ def _of_teacher(
     dataset: str | None,
     root: Path | None,
     calibration: float,
-    show: Show,
+    advance: console.Advance,
 ) -> "Sequence[EvaluationResult]":
     """Scores of the dense tokens, and of the map of names, in the store of a split."""
     from zsseg.pipeline.named_stores import dataset_root, stored_spec
@@ -164,52 +171,13 @@ def _of_teacher(
         note_use(store.path)
     spec = load_spec(dataset) if dataset else stored_spec(store)
     folder = dataset_root(root or (described_root(dataset) if dataset else None), store)
-    return evaluate_teacher(store, spec, folder, calibration=calibration, progress=show)
-
-
-def _of_run(
-    student: "TrainedRun",
-    clip: str | None,
-    dataset: str | None,
-    root: Path | None,
-    split: str,
-    limit: int | None,
-    show: Show,
-) -> "Sequence[EvaluationResult]":
-    """Scores of a run's student."""
-    from zsseg.stages.data.spec import described_root, load_spec
-    from zsseg.stages.evaluate.evaluation import evaluate_run
-    from zsseg.stages.evaluate.vocabulary import renamed
-
-    spec = load_spec(dataset) if dataset else student.spec
-    named = renamed(student, spec, encode=text_encoder(student, clip), teacher=clip)
-    folder = root or (described_root(dataset) if dataset else None) or student.record.root
-    results = evaluate_run(named, spec, folder, split, limit=limit, progress=show)
-    if spec.seen_ids or dataset or limit:
-        return results
-    return [*results, *_teacher_beside(student, folder, split, show)]
-
-
-def _teacher_beside(
-    student: "TrainedRun", root: Path, split: str, show: Show
-) -> "Sequence[EvaluationResult]":
-    """The teacher's own scores, the measure of a run without labels; () without a store of them."""
-    from zsseg.pipeline.named_stores import teacher_store
-    from zsseg.stages.evaluate.teacher_evaluation import evaluate_teacher
-    from zsseg.stages.train.processes import processes
-
-    training = student.record.store
-    store = teacher_store(training, split)
-    if store is not None:
-        return evaluate_teacher(store, student.spec, root, progress=show)
-    if processes()[0] == 0:
-        console.err.print(
-            f"the teacher's own scores are not shown: beside {training} there is no finished store "
-            f"of split '{split}' with dense tokens or a map of names. Make one with the `zsseg "
-            f"precompute` command of this store (its README.md has it) and --split {split}",
-            soft_wrap=True,
-        )
-    return ()
+    return evaluate_teacher(
+        store,
+        spec,
+        folder,
+        calibration=calibration,
+        progress=lambda done, total: advance(done, total, ""),
+    )
 
 
 def _report(results: "Sequence[EvaluationResult]", folder: Path | None, *, as_json: bool) -> None:

@@ -8,16 +8,13 @@ import typer
 from zsseg.pipeline import console
 from zsseg.pipeline.cli.options import CacheFolder, DatasetRoot, Exit, Quiet, Settings
 from zsseg.pipeline.cli.signals import ended_by_sigterm
-from zsseg.pipeline.settings import apply_settings, build, read_values
+from zsseg.pipeline.face.make_store import DEFAULT_TEACHER, precompute_config, store_request
+from zsseg.pipeline.face.make_store import precompute as run
 from zsseg.stages.printable import counted
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from zsseg.stages.precompute.precompute_config import PrecomputeConfig
+    from zsseg.stages.precompute.plan.request import PrecomputeRequest
     from zsseg.stages.precompute.run import PrecomputeResult
-
-DEFAULT_TEACHER = "ViT-B-16-quickgelu/openai"
 
 Teacher = Annotated[
     str,
@@ -75,54 +72,54 @@ def precompute(
 ) -> None:
     """Stage one: run CLIP once over a split and write the store. Run it again to resume."""
     console.configure_logging(quiet=quiet)
-    from zsseg.pipeline.cli.forecast_text import print_forecast
-    from zsseg.pipeline.tables import precompute_words
-    from zsseg.stages.data.spec import chosen_root, load_spec
-    from zsseg.stages.precompute.plan.request import PrecomputeRequest
-    from zsseg.stages.precompute.run import forecast
-    from zsseg.stages.precompute.run import precompute as run
-
-    request = PrecomputeRequest(
-        spec=load_spec(dataset),
-        root=chosen_root(dataset, root),
-        split=split,
-        teacher=teacher,
-        typed=True,
-        cache=cache,
-        config=_config(config, settings or [], views),
-        limit=limit,
-    )
+    changes = [*(settings or []), *([] if views is None else [f"views.number={views}"])]
     if dry_run:
-        with console.progress("precompute", quiet=quiet) as advance:
-            found = forecast(
-                request,
-                retry_failed=retry_failed,
-                progress=lambda now: advance(now.done, now.total, precompute_words(now)),
-            )
-        print_forecast(found)
+        request = store_request(
+            dataset,
+            root=root,
+            split=split,
+            teacher=teacher,
+            cache=cache,
+            config=precompute_config(config, changes),
+            limit=limit,
+        )
+        _forecast(request, retry_failed=retry_failed, quiet=quiet)
         return
     with ended_by_sigterm(), console.progress("precompute", quiet=quiet) as advance:
         result = run(
-            request,
+            dataset,
+            root=root,
+            split=split,
+            teacher=teacher,
+            cache=cache,
+            config=config,
+            limit=limit,
             update=update,
-            progress=lambda now: advance(now.done, now.total, precompute_words(now)),
-            retry_failed=retry_failed,
-            max_failures=max_failures,
             workers=workers,
             scheduler=scheduler,
+            retry_failed=retry_failed,
+            max_failures=max_failures,
+            set=changes,
+            progress=advance,
         )
     _print_result(result)
     if result.failed:
         raise typer.Exit(Exit.SKIPPED)
 
 
-def _config(file: Path | None, settings: "Sequence[str]", views: int | None) -> "PrecomputeConfig":
-    """The settings of the file, with the changes of the command line."""
-    from zsseg.stages.precompute.precompute_config import PrecomputeConfig
+def _forecast(request: "PrecomputeRequest", *, retry_failed: bool, quiet: bool) -> None:
+    """Print what would run, why, and what it would cost."""
+    from zsseg.pipeline.cli.forecast_text import print_forecast
+    from zsseg.pipeline.tables import precompute_words
+    from zsseg.stages.precompute.run import forecast
 
-    number = [] if views is None else [f"views.number={views}"]
-    values = apply_settings(read_values(file) if file else {}, [*settings, *number])
-    return build(PrecomputeConfig, values, where=str(file) if file else "precompute")
+    with console.progress("precompute", quiet=quiet) as advance:
+        found = forecast(
+            request,
+            retry_failed=retry_failed,
+            progress=lambda now: advance(now.done, now.total, precompute_words(now)),
+        )
+    print_forecast(found)
 
 
 def _print_result(result: "PrecomputeResult") -> None:

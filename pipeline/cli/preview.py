@@ -12,7 +12,8 @@ from rich.table import Table
 
 from zsseg.pipeline import console
 from zsseg.pipeline.cli.options import DatasetRoot, Exit, Quiet, Settings
-from zsseg.pipeline.cli.precompute import DEFAULT_TEACHER, Teacher
+from zsseg.pipeline.cli.precompute import Teacher
+from zsseg.pipeline.face.make_store import DEFAULT_TEACHER
 from zsseg.pipeline.run_options import read_names
 from zsseg.pipeline.settings import apply_settings, build, read_values
 from zsseg.stages.data.class_names import naming_faults

@@ -9,8 +9,9 @@ import typer
 
 from zsseg.pipeline import console
 from zsseg.pipeline.cli.options import CacheFolder, DatasetRoot, Quiet
-from zsseg.pipeline.cli.precompute import DEFAULT_TEACHER, Teacher
+from zsseg.pipeline.cli.precompute import Teacher
 from zsseg.pipeline.cli.train import Minutes
+from zsseg.pipeline.face.make_store import DEFAULT_TEACHER
 from zsseg.stages.errors import UserError
 
 

@@ -170,7 +170,9 @@ def test_only_the_first_one_asks_clip_for_names(
             rows: NDArray[np.float32] = np.stack([text_CD[0], -text_CD[3]])
             return rows
 
-        monkeypatch.setattr("zsseg.pipeline.cli.evaluate.text_encoder", lambda _, __=None: encode)
+        monkeypatch.setattr(
+            "zsseg.pipeline.face.score_student.text_encoder", lambda _, __=None: encode
+        )
         if number == 0:  # what an earlier evaluation has kept
             shutil.rmtree(place / "run" / "text_cache", ignore_errors=True)
 

@@ -42,7 +42,7 @@ def test_from_images_to_predictions_of_any_names(
     train_tiny_students(monkeypatch)
     teacher, cache = f"local-dir:{shared_data / 'camvid_clip'}", tmp_path / "data_cache"
     settings = {"local.max_masks": 4, "dense.size": [256, 320]}
-    zsseg.precompute("camvid", teacher=teacher, root=street, cache=cache, settings=settings)
+    zsseg.precompute("camvid", teacher=teacher, root=street, cache=cache, set=settings)
     image = zsseg.open_store(cache)[2]
     assert image.cls is not None
     assert image.dense is not None
@@ -50,7 +50,7 @@ def test_from_images_to_predictions_of_any_names(
     assert image.dense.shape[0] == len(image.cls) == 512
     assert image.regions.max() >= 1
     assert image.local
-    model = zsseg.train(config="baseline", out=tmp_path / "run", cache=cache, settings=SETTINGS)
+    model = zsseg.train(config="baseline", out=tmp_path / "run", cache=cache, set=SETTINGS)
     first, second = sorted((street / "val").iterdir())[:2]
     result = model.predict(
         first, classes=["road", "tram"], background=["anything else"], unsure=0.001

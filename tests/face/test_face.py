@@ -36,7 +36,7 @@ class Work:
     cache: Path
     run: Path
     clip: str
-    told: list[tuple[int, int]]
+    told: list[tuple[int, int, str]]
 
     def image(self, number: int = 0) -> Path:
         return self.world.parent / "images" / "val" / f"scene_{number:03d}.png"
@@ -48,18 +48,18 @@ def work(tmp_path_factory: pytest.TempPathFactory, tiny_clip: str) -> Iterator[W
     world = draw_world(folder / "world", images=4)
     draw_world(folder / "world", split="val", images=2, seed=1)
     done = zsseg.precompute(
-        world, teacher=tiny_clip, root=world.parent, cache=str(folder / "cache"), settings=DENSE
+        world, teacher=tiny_clip, root=world.parent, cache=str(folder / "cache"), set=DENSE
     )
     assert done.images == 4
-    told: list[tuple[int, int]] = []
+    told: list[tuple[int, int, str]] = []
     with pytest.MonkeyPatch.context() as patch:
         train_tiny_students(patch)
         model = zsseg.train(
             config="baseline",
             out=str(folder / "run"),
             cache=folder / "cache",
-            settings=SETTINGS,
-            progress=lambda number, whole: told.append((number, whole)),
+            set=SETTINGS,
+            progress=lambda *now: told.append(now),
         )
         assert model.run.step == 2
         yield Work(world, folder / "cache", folder / "run", tiny_clip, told)
@@ -253,21 +253,22 @@ def test_a_store_image_by_image(work: Work) -> None:
 
 
 def test_scores_are_those_of_the_command(work: Work) -> None:
-    told: list[tuple[int, int]] = []
+    told: list[tuple[int, int, str]] = []
     (result,) = zsseg.evaluate(
         work.run, root=work.world.parent, progress=lambda *now: told.append(now)
     )
     called("evaluate", "--run", work.run, "--root", work.world.parent, "-q")
     saved = json.loads((work.run / "evaluation-val.json").read_text())
     assert result.images == 2
-    assert told[-1] == (2, 2)
+    assert told[-1] == (2, 2, "")
     assert result.scores.miou == pytest.approx(saved["scores"]["mIoU"])
     (again,) = zsseg.evaluate(zsseg.load(work.run), root=str(work.world.parent))
     np.testing.assert_array_equal(again.confusion_CC, result.confusion_CC)
 
 
 def test_progress_is_told(work: Work) -> None:
-    assert work.told[-1] == (2, 2)
+    assert work.told[-1][:2] == (2, 2)
+    assert work.told[-1][2].startswith("loss ")
 
 
 @pytest.mark.parametrize("form", [str, Path])
@@ -283,7 +284,9 @@ def test_what_is_not_there_is_named_for_texts_and_paths_alike(form: Any, tmp_pat
 @pytest.mark.parametrize(
     ("settings", "said"),
     [
-        (["train.steps=2"], "Give a dict"),
+        ("train.steps=2", "Give a dict"),
+        ({"train.steps"}, "Give a dict"),
+        (["train.step=2"], "train.step"),
         ({"train.steps": object()}, "no settings file can hold"),
         ({"train.step": 2}, "train.step"),
         ({"train.steps": "many"}, "train.steps"),
@@ -291,7 +294,7 @@ def test_what_is_not_there_is_named_for_texts_and_paths_alike(form: Any, tmp_pat
 )
 def test_settings_that_cannot_be(work: Work, settings: Any, said: str) -> None:
     with pytest.raises(zsseg.UserError, match=said):
-        zsseg.train(config="baseline", out=work.run, cache=work.cache, settings=settings)
+        zsseg.train(config="baseline", out=work.run, cache=work.cache, set=settings)
 
 
 def test_a_stored_image_is_shown(work: Work, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -379,22 +382,48 @@ def test_a_wrong_teacher_is_told_also_where_every_name_is_known(
     assert right.predict(work.image()).labels.size
 
 
-def test_functions_and_commands_have_the_same_defaults() -> None:
-    for name, function in (
-        ("precompute", zsseg.precompute),
-        ("train", zsseg.train),
-        ("evaluate", zsseg.evaluate),
-    ):
+def test_functions_have_the_options_of_their_commands() -> None:
+    """What only a terminal needs is left to the command."""
+    for_terminals = {"quiet", "dry_run", "as_json", "settings"}
+    own = {
+        "precompute": {"views"},  # a short form of a setting
+        "train": {"replay"},
+        "evaluate": {"run", "teacher_alone", "teacher", "cache", "out"},
+    }
+    for name, others in own.items():
         command = getattr(import_module(f"zsseg.pipeline.cli.{name}"), name)
-        ours, theirs = (inspect.signature(each).parameters for each in (function, command))
-        shared = [
-            each
-            for each in ours.keys() & theirs.keys()
-            if inspect.Parameter.empty not in (ours[each].default, theirs[each].default)
-        ]
-        assert len(shared) >= 3
-        for each in shared:
-            default = theirs[each].default
-            if (name, each) == ("train", "cache"):
-                default = "data_cache"  # None there: with --resume the run's store
-            assert str(ours[each].default) == str(default), (name, each)
+        ours, theirs = (
+            inspect.signature(each).parameters for each in (getattr(zsseg, name), command)
+        )
+        assert theirs.keys() - for_terminals - others == ours.keys() - {"model", "set", "progress"}
+        for each in ours.keys() & theirs.keys():
+            assert str(ours[each].default) == str(theirs[each].default), (name, each)
+
+
+def test_commands_call_the_functions(monkeypatch: pytest.MonkeyPatch, work: Work) -> None:
+    given: dict[str, Any] = {}
+
+    def stop(*values: Any, **options: Any) -> Any:
+        given.update(options, values=values)
+        raise zsseg.UserError("called")
+
+    for name, words in {
+        "precompute": (
+            "--dataset", work.world, "--views", 2, "--set", "dense.path=maskclip", "--limit", 3
+        ),
+        "train": ("--cache", work.cache, "--config", "baseline", "--steps", 7),
+        "evaluate": ("--run", work.run, "--limit", 1, "--calibration", 0.1),
+    }.items():  # fmt: skip
+        module = import_module(f"zsseg.pipeline.cli.{name}")
+        (local,) = (key for key, value in vars(module).items() if value is getattr(zsseg, name))
+        monkeypatch.setattr(module, local, stop)
+        with pytest.raises(zsseg.UserError, match="called"):
+            called(name, *words)
+        if name == "precompute":
+            assert given["values"] == (str(work.world),)
+            assert (given["set"], given["limit"]) == (["dense.path=maskclip", "views.number=2"], 3)
+        elif name == "train":
+            assert (given["cache"], given["config"], given["steps"]) == (work.cache, "baseline", 7)
+        else:
+            assert (given["values"], given["limit"]) == ((work.run,), 1)
+            assert given["calibration"] == 0.1

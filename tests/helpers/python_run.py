@@ -43,7 +43,7 @@ def run_world(
     draw_world(folder / "world", split="val", images=held_out, seed=1)
     train_tiny_students(patch)
     cache = folder / "cache"
-    zsseg.precompute(world, teacher=clip, root=world.parent, cache=cache, settings=DENSE)
+    zsseg.precompute(world, teacher=clip, root=world.parent, cache=cache, set=DENSE)
     for name in names:
-        zsseg.train(config="baseline", out=folder / name, cache=cache, settings=TINY)
+        zsseg.train(config="baseline", out=folder / name, cache=cache, set=TINY)
     return world

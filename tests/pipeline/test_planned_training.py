@@ -150,8 +150,8 @@ def test_the_inductive_protocol_is_planned_too(made: tuple[Path, Path], tmp_path
 def test_from_python_it_is_planned_too(made: tuple[Path, Path], tmp_path: Path) -> None:
     settings = {"train.steps": 2, "train.device": "cpu"}
     run = tmp_path / "run"
-    assert train(out=run, cache=str(made[1]), settings=settings).run.step == 2
+    assert train(out=run, cache=str(made[1]), set=settings).run.step == 2
     assert "method: best" in (run / "plan.yaml").read_text()
     assert train(out=run, cache=str(made[1]), resume=True).run.step == 2
     with pytest.raises(UserError, match=r"train\.stepz"):
-        train(out=tmp_path / "other", cache=str(made[1]), settings={"train.stepz": 2})
+        train(out=tmp_path / "other", cache=str(made[1]), set={"train.stepz": 2})

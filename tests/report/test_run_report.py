@@ -86,7 +86,7 @@ def test_a_validated_run_shows_its_curve_and_its_checkpoint(work: Path, tmp_path
     with pytest.MonkeyPatch.context() as patch:
         train_tiny_students(patch)
         settings = TINY | {"validation.every": 1, "validation.unseen": True}
-        zsseg.train(config="baseline", out=run, cache=work / "cache", settings=settings)
+        zsseg.train(config="baseline", out=run, cache=work / "cache", set=settings)
         called("evaluate", "--run", run, "-q")
         called("evaluate", "--run", run, "--checkpoint", "last", "-q")
         called("report", run, work / "first", "-q")

@@ -165,7 +165,7 @@ def test_what_is_not_known_is_refused(folder: Path, change: dict[str, object], s
 
 def test_nothing_is_trained_into_it_and_nothing_replaced(made: Path, folder: Path) -> None:
     with pytest.raises(UserError, match="without what a training needs"):
-        zsseg.train(config="baseline", out=folder, cache=made / "cache", settings=TINY, resume=True)
+        zsseg.train(config="baseline", out=folder, cache=made / "cache", set=TINY, resume=True)
     model = zsseg.load(made / "run")
     with pytest.raises(UserError, match="is there already"):
         model.save_pretrained(folder)

@@ -43,7 +43,7 @@ def _holds_secret(rest: str) -> bool:
     return (":" in first and "@" in rest) or _SECRET_VALUE.search(rest) is not None
 
 
-def store_path(text: str | Path) -> StorePath:
+def store_path(text: str | StorePath) -> StorePath:
     """The path of what a person writes: `s3://bucket/folder`, `gs://...`, `file:///...`, or a path.
 
     UserError for a URL that cannot be used, or that contains a password; ResourceError when the
@@ -52,7 +52,7 @@ def store_path(text: str | Path) -> StorePath:
     url = str(text)
     protocol, scheme, rest = url.partition("://")
     if not scheme:
-        return Path(text)
+        return Path(url)
     if _holds_secret(rest):
         raise UserError(
             f"--cache {protocol[:8]}://...: a password or key stands in this URL, which is not "
