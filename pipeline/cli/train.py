@@ -8,7 +8,7 @@ import typer
 from zsseg.pipeline import console
 from zsseg.pipeline.cli.options import PLACE, MovedRoot, Quiet, Settings
 from zsseg.pipeline.cli.train_options import LogTo, Patience, ValidateEvery, ValidateUnseen
-from zsseg.pipeline.face.asked_training import AskedTraining
+from zsseg.pipeline.face.asked_training import AskedTraining, named_settings
 from zsseg.pipeline.settings import apply_settings, build
 from zsseg.stages.cache.disk.store_path import StorePath, store_path
 
@@ -81,7 +81,7 @@ def train(
     For several GPUs or machines, start it with `torchrun --no-python --nproc-per-node N -- zsseg
     train ...` or `accelerate launch`: batch, sample order and losses stay what they are.
     """
-    named = _named(steps, validate_every, patience, unseen=validate_unseen)
+    named = named_settings(steps, validate_every, patience, unseen=validate_unseen)
     changes = [*(settings or []), *named]
     asked = AskedTraining(cache, config, root, out, changes, resume, minutes, log_to)
     if replay is None:
@@ -112,19 +112,6 @@ def train(
         "IMAGES --out predictions",
         soft_wrap=True,
     )
-
-
-def _named(
-    steps: int | None, every: int | None, patience: int | None, *, unseen: bool
-) -> list[str]:
-    """Settings that have an option of their own, as --set has them."""
-    given = {
-        "train.steps": steps,
-        "validation.every": every,
-        "validation.patience": patience,
-        "validation.unseen": "true" if unseen else None,
-    }
-    return [f"{name}={value}" for name, value in given.items() if value is not None]
 
 
 def _forecast(asked: AskedTraining) -> None:

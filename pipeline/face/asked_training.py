@@ -22,6 +22,19 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 
+def named_settings(
+    steps: int | None, every: int | None, patience: int | None, *, unseen: bool
+) -> list[str]:
+    """Settings that have an argument of their own, as A.B=VALUE."""
+    given = {
+        "train.steps": steps,
+        "validation.every": every,
+        "validation.patience": patience,
+        "validation.unseen": "true" if unseen else None,
+    }
+    return [f"{name}={value}" for name, value in given.items() if value is not None]
+
+
 class Settled(NamedTuple):
     """What is trained, and from what."""
 

@@ -4,13 +4,14 @@ import logging
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from zsseg.pipeline.face.asked_training import AskedTraining
+from zsseg.pipeline.face.asked_training import AskedTraining, named_settings
 from zsseg.pipeline.face.given_settings import GivenSettings, Progress, nothing, setting_texts
 from zsseg.stages.cache.disk.store_path import StorePath, store_path
 
 if TYPE_CHECKING:
     from zsseg.pipeline.face.model import Model
     from zsseg.stages.train.loop import TrainResult
+    from zsseg.stages.train.run.trackers import Service
 
 logger = logging.getLogger(__name__)
 
@@ -23,6 +24,10 @@ def train(
     out: str | Path | None = None,
     minutes: float | None = None,
     steps: int | None = None,
+    validate_every: int | None = None,
+    validate_unseen: bool = False,
+    patience: int | None = None,
+    log_to: "Service | None" = None,
     resume: bool = False,
     set: GivenSettings = None,
     progress: Progress = nothing,
@@ -32,18 +37,22 @@ def train(
     `cache`: a store, or a folder of stores, here or at a URL; None: `data_cache`, and with `resume`
     the run's store. `config`: an experiment by name (`zsseg config ls`), or a YAML file; without
     one the settings are planned, for so many `minutes`, and logged with their reasons. `out`: the
-    run's folder; None: runs/EXPERIMENT, or runs/plan. `resume`: go on from the last checkpoint in
-    `out`, if there is one. Raises subclasses of `UserError`, as `zsseg train` prints them.
+    run's folder; None: runs/EXPERIMENT, or runs/plan. `validate_every`: steps between validations
+    on held-out images, by labels of seen classes alone unless `validate_unseen`; `patience`: end
+    after so many without a better one. `log_to`: a service that is sent the log, too. `resume`: go
+    on from the last checkpoint in `out`, if there is one. Raises subclasses of `UserError`, as
+    `zsseg train` prints them.
     """
-    number = [] if steps is None else [f"train.steps={steps}"]
+    named = named_settings(steps, validate_every, patience, unseen=validate_unseen)
     asked = AskedTraining(
         cache=None if cache is None else store_path(cache),
         config=None if config is None else str(config),
         root=None if root is None else Path(root),
         out=None if out is None else Path(out),
-        changes=[*setting_texts(set), *number],
+        changes=[*setting_texts(set), *named],
         resume=resume,
         minutes=minutes,
+        log_to=log_to,
     )
     asked.check()
     from zsseg.pipeline.face.model import load
