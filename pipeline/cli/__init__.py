@@ -2,8 +2,9 @@
 
 `main` is the `zsseg` command. `options` has the options and exit codes of several commands,
 `forecast_text` and `train_forecast_text` print dry runs; some options of `train` are in
-`train_options`; `signals` turns SIGTERM into an orderly end, `examples` are those that each
-`--help` ends with. Every other file is named after its command:
+`train_options`; `signals` turns SIGTERM into an orderly end. Each `--help` ends with `examples` and
+has the panels of `parameter_extras`; `completion` is what shells offer. Every other file is named
+after its command:
 
 - `doctor`, `demo`, `init`, `preview`, `run`, `precompute`, `train`, `evaluate`, `report`,
   `predict`, `export`, `names`, `push`, `compare`, `ablate`, `tune`

@@ -2,6 +2,8 @@
 
 import typer
 
+from zsseg.pipeline.cli.parameter_extras import commands_of
+
 EXAMPLES = {
     "doctor": ("zsseg doctor", "zsseg doctor --json"),
     "demo": ("zsseg demo", "zsseg demo --method sdd_rst --out demo_sdd"),
@@ -90,13 +92,8 @@ EXAMPLES = {
 """By the words of a command; each line can be typed as it stands."""
 
 
-def add_examples(app: typer.Typer, group: str = "") -> None:
+def add_examples(app: typer.Typer) -> None:
     """Let the help of each command of `app` and of its groups end with its examples."""
-    for command in app.registered_commands:
-        assert command.callback is not None
-        name = command.name or command.callback.__name__.replace("_", "-")
+    for words, command in commands_of(app):
         # An empty line between the lines: rich joins those that have none.
-        command.epilog = "\n\n".join(["Examples:", *EXAMPLES.get(f"{group}{name}", ())])
-    for each in app.registered_groups:
-        assert each.typer_instance is not None
-        add_examples(each.typer_instance, f"{group}{each.name} ")
+        command.epilog = "\n\n".join(["Examples:", *EXAMPLES.get(words, ())])

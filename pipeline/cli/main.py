@@ -26,6 +26,7 @@ from zsseg.pipeline.cli.export import export
 from zsseg.pipeline.cli.init import init
 from zsseg.pipeline.cli.names import names
 from zsseg.pipeline.cli.options import Exit
+from zsseg.pipeline.cli.parameter_extras import add_panels_and_completion
 from zsseg.pipeline.cli.precompute import precompute
 from zsseg.pipeline.cli.predict import predict
 from zsseg.pipeline.cli.preview import preview
@@ -91,6 +92,7 @@ app.add_typer(config.app, name="config")
 app.add_typer(student.app, name="student")
 app.add_typer(teacher.app, name="teacher")
 add_examples(app)
+add_panels_and_completion(app)
 
 
 _TO_GO_ON = {
