@@ -79,6 +79,9 @@ EXAMPLES = {
     "cache rm": ("zsseg cache rm data_cache/STORE",),
     "cache unlock": ("zsseg cache unlock s3://bucket/stores/STORE",),
     "config ls": ("zsseg config ls",),
+    "config diff": ("zsseg config diff sdd_rst best", "zsseg config diff best runs/first"),
+    "config schema": ("zsseg config schema > train.schema.json",),
+    "config validate": ("zsseg config validate mine.yaml",),
     "config show": ("zsseg config show sdd_rst > mine.yaml", "zsseg config show best --changed"),
     "student info": (
         "zsseg student info --no-speed",

@@ -35,6 +35,8 @@ COMPLETED: dict[Complete, tuple[str, ...]] = {
         "ablate config",
         "tune config",
         "config show name",
+        "config diff one",
+        "config diff other",
     ),
     completion.dataset_names: (
         "preview dataset",
