@@ -83,3 +83,53 @@ def test_links_between_documents_lead_to_pages(built: Path) -> None:
     assert 'href="../stores.html#precision-of-the-teacher"' in store
     for page in built.rglob("*.html"):
         assert not re.search(r'href="[^":]*\.md["#]', page.read_text("utf-8")), page.name
+
+
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "chrome"))), None)
+
+LOOKED_AT = ("index", "tutorials/own_images", "reference/settings_train", "equations", "errors")
+"""A page of each kind."""
+
+MEASURE = """<body>%s<script>onload = () => {
+  const scrolls = each => ["auto", "scroll"].includes(getComputedStyle(each).overflowX);
+  for (const frame of document.querySelectorAll("iframe")) {
+    const article = frame.contentDocument.querySelector("article");
+    const cut = [...article.querySelectorAll("*")].filter(each => {
+      if (each.getBoundingClientRect().right <= frame.clientWidth) return false;
+      for (let box = each; box !== article; box = box.parentElement)
+        if (scrolls(box) && box.getBoundingClientRect().right <= frame.clientWidth) return false;
+      return true;
+    });
+    const has = article.querySelectorAll("*").length;
+    document.body.append(`[${frame.clientWidth}: ${has > 1}, ${cut.length} cut]`);
+  }
+}</script></body>"""
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium installed")
+def test_nothing_of_a_page_is_cut_on_a_phone_or_a_desktop(built: Path, tmp_path: Path) -> None:
+    (built / "broken.html").write_text(
+        "<article><p></p><p style='width: 2000px'></p></article>", encoding="utf-8"
+    )
+    frames = [
+        f'<iframe src="{name}.html" style="border: 0; width: {width}px"></iframe>'
+        for name in (*LOOKED_AT, "broken")
+        for width in (390, 1400)
+    ]
+    (built / "measure.html").write_text(MEASURE % "".join(frames), encoding="utf-8")
+    done = subprocess.run(
+        [
+            str(CHROMIUM),
+            *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),
+            *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
+            *("--host-resolver-rules=MAP * ~NOTFOUND", "--allow-file-access-from-files"),
+            *(f"--user-data-dir={tmp_path}", "--dump-dom", (built / "measure.html").as_uri()),
+        ],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=True,
+    )
+    found = re.findall(r"\[(\d+): true, (\d+) cut\]", done.stdout)
+    whole = [("390", "0"), ("1400", "0")] * len(LOOKED_AT)
+    assert found == [*whole, ("390", "1"), ("1400", "1")]

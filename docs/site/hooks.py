@@ -60,7 +60,11 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
     if uri == "index.md":
         page.meta["hide"] = ["navigation"]
         text = markdown.partition("\n## The tree\n")[0]
-    return _as_python_markdown(_LINK.sub(lambda found: _to_page(found, source, uri), text))
+    text = _as_python_markdown(_LINK.sub(lambda found: _to_page(found, source, uri), text))
+    text = text.replace(" ± ", "\N{NO-BREAK SPACE}±\N{NO-BREAK SPACE}")
+    # A class for the style of the tables that are read from the code.
+    is_read = uri in MADE.values()
+    return f'<div class="reference" markdown>\n\n{text}\n\n</div>\n' if is_read else text
 
 
 def _to_page(found: re.Match[str], source: str, uri: str) -> str:

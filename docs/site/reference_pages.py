@@ -39,7 +39,7 @@ def command_page() -> str:
         lines += [f"## {name}", "", f"`{' '.join([name, *words, '[OPTIONS]'])}`", ""]
         lines += [_text(command.help or ""), ""]
         lines += ["```", *EXAMPLES[name.removeprefix("zsseg ")], "```", ""]
-        lines += ["| | default | |", "|---|---|---|"]
+        lines += ["| option | default | meaning |", "|---|---|---|"]
         lines += [_row(each) for each in command.params if not each.hidden]
         lines.append("")
     return "\n".join(lines)
@@ -73,7 +73,8 @@ def settings_page(model: type[BaseModel], title: str, *, command: str) -> str:
     for note in setting_notes(model):
         now, _, field = note.name.rpartition(".")
         if now != section:
-            lines += ["", f"## {now or 'general'}", "", "| | default | meaning |", "|---|---|---|"]
+            lines += ["", f"## {now or 'general'}", "", "| setting | default | meaning |"]
+            lines.append("|---|---|---|")
             section = now
         lines.append(
             f"| `{field}` | `{_value(note.default)}` | {_text(note.meaning)}<br>"
