@@ -12,7 +12,7 @@ from zsseg.stages.cache.catalogue import StoreSummary
 from zsseg.stages.cache.dense_loss import DenseLoss
 from zsseg.stages.data.dataset_check import VerifyReport
 from zsseg.stages.data.spec import DatasetSpec
-from zsseg.stages.evaluate.result import EvaluationResult, class_rows
+from zsseg.stages.evaluate.result import BY_UNSEEN, EvaluationResult, class_rows
 from zsseg.stages.printable import counted
 
 if TYPE_CHECKING:
@@ -161,7 +161,7 @@ def trained_on_text(result: EvaluationResult) -> str | None:
 
 def checkpoint_text(result: EvaluationResult) -> str | None:
     """A warning where labels of unseen classes have chosen the checkpoint that was scored."""
-    if not result.settings.get("by_unseen_labels"):
+    if BY_UNSEEN not in result.variant:
         return None
     return (
         "this checkpoint was chosen by labels of unseen classes (validation.unseen): these are no "

@@ -78,6 +78,8 @@ def train(
     Without --config the settings are planned: from the store, this machine and the time there is.
     Each is told with a reason; --set and --steps are kept. The run has them in plan.yaml.
 
+    zsseg train --config camvid_best --validate-every 50 --patience 3
+
     For several GPUs or machines, start it with `torchrun --no-python --nproc-per-node N -- zsseg
     train ...` or `accelerate launch`: batch, sample order and losses stay what they are.
     """

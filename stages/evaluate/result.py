@@ -19,6 +19,9 @@ from zsseg.stages.cache.disk.durable import write_durably
 from zsseg.stages.errors import UserError
 from zsseg.stages.evaluate.metrics import Scores, scores
 
+BY_UNSEEN = "by-unseen-labels"
+"""In a result's variant: labels of unseen classes have chosen the checkpoint that was scored."""
+
 
 @dataclass(frozen=True)
 class EvaluationResult:
@@ -63,23 +66,22 @@ def variant(
     dataset: str,
     own_dataset: str,
     renamed: bool = False,
-    last: bool = False,
+    chosen: Sequence[str] = (),
     limit: int | None = None,
     settings: Mapping[str, Any],
     own_settings: Mapping[str, Any],
 ) -> tuple[str, ...]:
     """How an evaluation differs from one with the run's or store's own settings, for file names.
 
-    Another data set by its name; other names of the classes as `renamed`; the last checkpoint of a
-    run of which validations chose another one as `last`; a limit as `first10`; a
+    Another data set by its name; other names of the classes as `renamed`; how the
+    checkpoint was chosen in its own words (`chosen`); a limit as `first10`; a
     calibration, whenever there is one, as `gamma0.1`; every other setting that differs by name and
     value, as `mode-whole`.
     """
     words = [] if dataset == own_dataset else [dataset]
     if renamed:
         words.append("renamed")
-    if last:
-        words.append("last")
+    words += chosen
     if limit is not None:
         words.append(f"first{limit}")
     if gamma := settings["calibration"]:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from zsseg.stages.data.spec import DatasetSpec
 from zsseg.stages.evaluate.metrics import scores
-from zsseg.stages.evaluate.result import EvaluationResult, variant
+from zsseg.stages.evaluate.result import BY_UNSEEN, EvaluationResult, variant
 from zsseg.stages.evaluate.trained_run import TrainedRun
 
 
@@ -32,20 +32,14 @@ class EvaluatedImages:
     """What was too large, as the result's settings say it; empty when nothing was."""
 
 
-def _checkpoint(run: TrainedRun) -> dict[str, Any]:
-    """Which checkpoint it is, and what chose it; nothing of a run that validations chose none of.
-
-    `by_unseen_labels`: then scores of unseen classes are not of a student without their labels.
-    """
-    if run.checkpoint is None:
-        return {}
-    chosen = run.record.config.validation
-    # Where patience ended the run, unseen labels have chosen its last checkpoint, too.
-    by_unseen = chosen.unseen and (run.checkpoint == "best" or chosen.patience > 0)
-    return {
-        "checkpoint": run.checkpoint,
-        **({"by_unseen_labels": True} if by_unseen else {}),
-    }
+def _chosen_words(run: TrainedRun) -> list[str]:
+    """How a checkpoint was chosen, where that is not by seen labels, or it is not the best."""
+    settings = run.record.config.validation
+    last = run.checkpoint == "last"
+    # Where patience ended the run, the labels have chosen its last checkpoint, too.
+    peeked = run.checkpoint is not None and settings.unseen and (not last or settings.patience > 0)
+    unseen = bool(run.spec.unseen)
+    return [*(["last"] if last else []), *([BY_UNSEEN] if peeked and unseen else [])]
 
 
 def student_result(
@@ -70,13 +64,13 @@ def student_result(
         settings={
             **{"step": run.step, "limit": of.limit, "names": list(run.names), **settings},
             **({"out_of_memory": of.memory} if of.memory else {}),
-            **_checkpoint(run),
+            **({"checkpoint": run.checkpoint} if run.checkpoint else {}),
         },
         variant=variant(
             dataset=spec.name,
             own_dataset=run.spec.name,
             renamed=run.names != run.spec.prompt_names,
-            last=run.checkpoint == "last",
+            chosen=_chosen_words(run),
             limit=of.limit,
             settings=settings,
             own_settings=run.record.config.evaluate.model_dump(),

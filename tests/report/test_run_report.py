@@ -81,7 +81,9 @@ def test_a_run_whose_data_set_is_gone_has_a_page(work: Path, tmp_path: Path) -> 
     assert "What each class is taken for" in page.text
 
 
-def test_a_validated_run_shows_its_curve_and_its_checkpoint(work: Path, tmp_path: Path) -> None:
+def test_a_validated_run_shows_its_curve_and_its_checkpoint(
+    work: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     run = tmp_path / "watched"
     with pytest.MonkeyPatch.context() as patch:
         train_tiny_students(patch)
@@ -90,6 +92,9 @@ def test_a_validated_run_shows_its_curve_and_its_checkpoint(work: Path, tmp_path
         called("evaluate", "--run", run, "-q")
         called("evaluate", "--run", run, "--checkpoint", "last", "-q")
         called("report", run, work / "first", "-q")
+        capsys.readouterr()
+        called("compare", run)
+    assert capsys.readouterr().out.count("by-unseen-labels") == 1
     html = (run / "report.html").read_text()
     page = Page(html)
     assert html.count("<svg") == 2
@@ -99,10 +104,10 @@ def test_a_validated_run_shows_its_curve_and_its_checkpoint(work: Path, tmp_path
     assert "watched: this checkpoint was chosen by labels of unseen classes" in page.text
     results = {path.name for path in run.glob("evaluation*.json")}
     best = json.loads((run / "validation.jsonl").read_text().splitlines()[1])["best"]
-    assert results == {"evaluation-val.json", "evaluation-val-last.json"}
-    scored = json.loads((run / "evaluation-val.json").read_text())["settings"]
+    peeked = "evaluation-val-by-unseen-labels.json"
+    assert results == {peeked, "evaluation-val-last.json"}
+    scored = json.loads((run / peeked).read_text())["settings"]
     assert (scored["step"], scored["checkpoint"]) == (2 if best else 1, "best")
-    assert scored["by_unseen_labels"] is True
     (run / "validation.jsonl").write_text("{")
     assert shown_run(run).validation is None
     assert shown_run(work / "first").validation is None
