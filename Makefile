@@ -29,7 +29,7 @@ check: install docs ## lint, formatting, types, import contracts and the documen
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-docs: install ## the documentation site in build/docs: every link and anchor is checked, nothing is loaded
+docs: install ## the documentation site in build/docs, links checked (its search needs a server: .venv/bin/mkdocs serve)
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 format: install ## rewrite the code in the house format

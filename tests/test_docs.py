@@ -127,6 +127,17 @@ def test_the_page_of_errors_has_every_kind_and_code() -> None:
         assert re.search(rf"^\| (?:\d+, )?{code.value}\b", table, re.MULTILINE), code.name
 
 
+def test_the_messages_on_the_page_of_errors_are_in_the_code() -> None:
+    files = [*(ROOT / "stages").rglob("*.py"), *(ROOT / "pipeline").rglob("*.py")]
+    code = "\n".join(file.read_text("utf-8") for file in files)
+    code = re.sub(r'"\s*\n\s*f?"', "", code)  # strings that are put together
+    page = (ROOT / "docs" / "errors.md").read_text("utf-8").partition("\n## ")[2]
+    messages = re.findall(r"`([^`]+)`", " ".join(re.findall(r"^\| ([^|]+) \|", page, re.MULTILINE)))
+    pieces = [piece.strip() for message in messages for piece in message.split("...") if piece]
+    assert len(pieces) > 15
+    assert [piece for piece in pieces if piece not in code] == []
+
+
 FAULTS = (ROOT / "docs" / "faults.md").read_text(encoding="utf-8")
 
 
