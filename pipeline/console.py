@@ -6,6 +6,7 @@ Names of files and classes may hold anything: all text passes through `one_line`
 import io
 import logging
 import os
+import shlex
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -53,6 +54,12 @@ def open_streams() -> None:
             setattr(sys, name, Path(os.devnull).open("w", encoding="utf-8"))  # noqa: SIM115
         elif isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
+
+
+def say_next(*words: object, quiet: bool) -> None:
+    """Name the command that is likely wanted next, as it can be typed; on stderr."""
+    if not quiet:
+        err.print(f"next: {shlex.join(map(str, words))}", soft_wrap=True)
 
 
 Advance = Callable[[int, int, str], None]

@@ -9,14 +9,17 @@ import shlex
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
+import typer
 from helpers.drawn_world import draw_world
 from helpers.tiny_training import train_tiny_students
 from helpers.zsseg_command import zsseg
 from PIL import Image
+
+from zsseg.pipeline.cli.main import app
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = sorted(
@@ -91,8 +94,21 @@ def test_commands_of_the_pages_run(
             for line in block.lines:
                 words = words_of(line, tiny_clip)
                 assert zsseg(*words) == 0, f"{block.place}: {line}\n{capfd.readouterr().err}"
+        said = re.findall(r"^next: (zsseg .*)", capfd.readouterr().err, re.MULTILINE)
+        for text in said:
+            parses(text)
         if page == FIRST:
+            assert {text.split()[1] for text in said} >= {"preview", "run"}
             shutil.copytree("runs/first", "runs/second")
+
+
+def parses(line: str) -> None:
+    """Raise for a command that does not understand its words."""
+    command: Any = typer.main.get_command(app)
+    _, *words = shlex.split(line)
+    while hasattr(command, "commands"):
+        command = command.commands[words.pop(0)]
+    command.make_context(line, words)
 
 
 def draw_photos(folder: Path) -> None:

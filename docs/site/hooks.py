@@ -93,6 +93,7 @@ def _as_python_markdown(text: str) -> str:
         code ^= line.lstrip().startswith("```")
         if line.startswith("|"):  # GitHub wants "\\|" within code, Python-Markdown a plain "|"
             line = _CODE.sub(lambda found: found[0].replace("\\|", "|"), line)
+            line = line.replace(" ± ", "\N{NO-BREAK SPACE}±\N{NO-BREAK SPACE}")
         item = None if code else _LIST.match(line)
         if item and not in_list and lines and lines[-1]:
             lines.append("")

@@ -158,6 +158,8 @@ def verify(
     if not as_json:
         ends = f"no file is wrong, but {counted(warnings, 'warning')} (above)"
         console.out.print("", ends if warnings else "no problems", sep="\n")
+        where = ["--root", root] if root else []
+        console.say_next("zsseg", "preview", name, *where, quiet=quiet)
 
 
 def _print_split(spec: DatasetSpec, split: str, report: "VerifyReport") -> None:

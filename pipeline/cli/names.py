@@ -48,3 +48,4 @@ def names(
     with disk_errors(out.parent, out.name):
         write_names(out, student, asked)
     console.out.print(f"{counted(len(asked.names), 'name')} in {out}", soft_wrap=True)
+    console.say_next("zsseg", "predict", "--run", run, "--names", out, "IMAGES", quiet=quiet)

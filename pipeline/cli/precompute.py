@@ -103,6 +103,8 @@ def precompute(
             progress=advance,
         )
     _print_result(result)
+    then = ("train",) if split == "train" else ("evaluate", "--teacher-alone", "--split", split)
+    console.say_next("zsseg", *then, "--cache", result.path, quiet=quiet)
     if result.failed:
         raise typer.Exit(Exit.SKIPPED)
 

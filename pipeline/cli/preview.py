@@ -79,6 +79,8 @@ def preview(
         sys.stdout.write(json.dumps(_json(request, seen, figures, page), allow_nan=False) + "\n")
     else:
         _print(figures, seen, page)
+        where = ["--root", root] if root else []
+        console.say_next("zsseg", "run", dataset, *where, "--teacher", teacher, quiet=quiet)
     if seen.failures:
         raise typer.Exit(Exit.SKIPPED)
 
