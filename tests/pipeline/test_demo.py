@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from helpers.face_block import lay_out, run_block
 from helpers.zsseg_command import called as zsseg
 
-from zsseg.pipeline.demo.demo_commands import CEILING, Demo, demo_methods
+from zsseg.pipeline.demo.demo_commands import CEILING, Demo, demo_methods, small_clip
 from zsseg.pipeline.demo.demo_scores import (
     ALL_LABELS,
     GAMMA_NOTE,
@@ -20,6 +21,7 @@ from zsseg.pipeline.demo.demo_scores import (
     notes,
     worse_classes,
 )
+from zsseg.stages.cache.catalogue import choose_store
 from zsseg.stages.data.spec import load_spec
 from zsseg.stages.demo.world import write_world
 from zsseg.stages.errors import UserError
@@ -66,6 +68,16 @@ def test_the_rows_are_what_their_names_say(short: Demo) -> None:
     assert ceiling.unseen == results[short.ours].unseen
     record = yaml.safe_load((short.run("full") / "run.json").read_text())
     assert "demo-full" in str(record)
+
+
+def test_the_demo_s_run_is_used_from_python(
+    short: Demo, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    image = next((short.world / "images" / "val").iterdir())
+    store = choose_store(short.cache, split="train")
+    lay_out(tmp_path, run=short.run("best"), store=Path(str(store)), image=image)
+    teacher = f"local-dir:{small_clip()}"
+    run_block(tmp_path, monkeypatch, dataset="demo", root=short.world, teacher=teacher)
 
 
 def test_a_class_that_is_worse_than_the_teacher_s_is_named(short: Demo) -> None:
