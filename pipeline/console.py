@@ -57,8 +57,11 @@ def open_streams() -> None:
 
 
 def say_next(*words: object, quiet: bool) -> None:
-    """Name the command that is likely wanted next, as it can be typed; on stderr."""
-    if not quiet:
+    """Name the command that is likely wanted next, as it can be typed; on stderr.
+
+    Not for a command that runs inside another one.
+    """
+    if not (quiet or out.quiet):
         err.print(f"next: {shlex.join(map(str, words))}", soft_wrap=True)
 
 

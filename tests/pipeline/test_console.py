@@ -154,3 +154,14 @@ def test_a_number_has_its_noun_in_the_right_form(
 )
 def test_an_error_that_says_nothing_is_named_by_its_kind(error: Exception, line: str) -> None:
     assert first_line(error) == line
+
+
+def test_the_next_command_can_be_typed_and_is_left_out_within_another(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    console.say_next("zsseg", "run", "my photos.yaml", quiet=False)
+    assert capsys.readouterr() == ("", "next: zsseg run 'my photos.yaml'\n")
+    console.say_next("zsseg", "run", "photos.yaml", quiet=True)
+    with console.no_output():
+        console.say_next("zsseg", "run", "photos.yaml", quiet=False)
+    assert capsys.readouterr() == ("", "")
