@@ -126,7 +126,7 @@ def text_encoder(
                 *([f"{new}: new to the run, so its CLIP is needed once"] if new else []),
                 *error.args,
                 "Say where the run's CLIP is now with --teacher; or make the embeddings where it "
-                "is with `zsseg names`, and give them here with --names",
+                "is with `zsseg names`, and give them to `zsseg predict` with --names",
             )
             raise
         return encode_names(files, names, templates, synonyms=synonyms)

@@ -7,7 +7,7 @@ has the panels of `parameter_extras`; `completion` is what shells offer. Every o
 after its command:
 
 - `doctor`, `demo`, `init`, `preview`, `run`, `precompute`, `train`, `evaluate`, `report`,
-  `predict`, `export`, `names`, `push`, `compare`, `ablate`, `tune`
+  `predict`, `app`, `export`, `names`, `push`, `compare`, `ablate`, `tune`
 - `dataset`, `config`, `student`: their subcommands are in the file
 - `cache`, with its larger subcommands in `cache_manage`, `cache_verify`, `cache_why`, `cache_gap`,
   `cache_show`

@@ -17,6 +17,7 @@ from typer._click.exceptions import ClickException, NoArgsIsHelpError
 from zsseg.pipeline import console
 from zsseg.pipeline.cli import cache, config, dataset, student, teacher
 from zsseg.pipeline.cli.ablate import ablate
+from zsseg.pipeline.cli.app import app as show_app
 from zsseg.pipeline.cli.compare import compare
 from zsseg.pipeline.cli.demo import demo
 from zsseg.pipeline.cli.doctor import doctor
@@ -78,6 +79,7 @@ for command in (
     evaluate,
     report,
     predict,
+    show_app,
     export,
     names,
     push,

@@ -178,30 +178,68 @@ def _teacher(
     request: PreviewRequest, samples: Sequence[Sample]
 ) -> tuple["Teacher", PrecomputeConfig]:
     """The teacher, loaded as a new store would load it, and the settings without `auto`."""
-    config = request.config
+    alone = lone_teacher(request.teacher, request.config)
+    return alone.teacher, alone.sized(sampled_shapes(samples))
+
+
+@dataclass(frozen=True)
+class LoneTeacher:
+    """A teacher that names the pixels of any image. Made by `lone_teacher`."""
+
+    teacher: "Teacher"
+    config: PrecomputeConfig
+
+    def sized(self, shapes: Sequence[tuple[int, int]]) -> PrecomputeConfig:
+        """The settings for images of these heights and widths.
+
+        Raises UserError for a size that does not fit the teacher.
+        """
+        dense = self.config.dense
+        if dense.size == "auto":
+            dense = dense.model_copy(update={"size": auto_size(shapes, self.teacher.strides)})
+        self.teacher.grid(dense)  # raises for a size that does not fit, before any image is read
+        self.teacher.dense_passes(dense)
+        return self.config.model_copy(update={"dense": dense})
+
+    def name_pixels(
+        self, image_HW3: NDArray[np.uint8], text_CD: NDArray[np.float32]
+    ) -> NDArray[np.uint8]:
+        """(4, y, x) map of names (`names_artifact.name_arrays`) of an RGB image.
+
+        `text_CD`: see `Naming`.
+        """
+        config = self.sized([(image_HW3.shape[0], image_HW3.shape[1])])
+        grid = map_grid(config.dense.pixels, config.pixel_names.stride)
+        naming = Naming(text_CD, (), grid, config.pixel_names)
+        return _name_map(self.teacher, image_HW3, naming, config)
+
+
+def lone_teacher(spec: str, config: PrecomputeConfig | None = None) -> LoneTeacher:
+    """The teacher that a person names, loaded as a new store would load it."""
+    config = config or PrecomputeConfig()
     precision = choose_precision(config.precision, choose_device(config.device))
     resize = choose_resize(config.resize, choose_device(config.device))
-    files = resolve_teacher(request.teacher, typed=True)
+    files = resolve_teacher(spec, typed=True)
     teacher = open_teacher(files, device=config.device, precision=precision, resize=resize)
-    dense = config.dense
-    if dense.size == "auto":
-        size = auto_size(sampled_shapes(samples), teacher.strides)
-        dense = dense.model_copy(update={"size": size})
-    teacher.grid(dense)  # raises for a size that does not fit, before any image is read
-    teacher.dense_passes(dense)
-    resolved = {"dense": dense, "precision": precision, "resize": resize}
-    return teacher, config.model_copy(update=resolved)
+    resolved = {"precision": precision, "resize": resize}
+    return LoneTeacher(teacher, config.model_copy(update=resolved))
 
 
 def _named(
     teacher: "Teacher", sample: Sample, naming: Naming, config: PrecomputeConfig
 ) -> NamedImage:
     image_HW3 = read_image(sample.image)
-    nothing_HW = np.full(image_HW3.shape[:2], VOID, np.uint8)
-    picture = Picture(image_HW3, nothing_HW, sample.id)
-    (dense_Dhw,) = unkept_tokens(teacher, [picture], config.dense, batch=1)
-    map_4yx = name_arrays(dense_Dhw, image_HW3, naming, teacher.device)[NAME]
+    map_4yx = _name_map(teacher, image_HW3, naming, config)
     height, width = image_HW3.shape[:2]
     scale = min(1.0, LONGEST / max(height, width))
     shown = max(1, round(height * scale)), max(1, round(width * scale))
     return NamedImage(sample.id, resize_image(image_HW3, shown), map_4yx)
+
+
+def _name_map(
+    teacher: "Teacher", image_HW3: NDArray[np.uint8], naming: Naming, config: PrecomputeConfig
+) -> NDArray[np.uint8]:
+    nothing_HW = np.full(image_HW3.shape[:2], VOID, np.uint8)
+    picture = Picture(image_HW3, nothing_HW, "image")
+    (dense_Dhw,) = unkept_tokens(teacher, [picture], config.dense, batch=1)
+    return name_arrays(dense_Dhw, image_HW3, naming, teacher.device)[NAME]
