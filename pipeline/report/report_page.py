@@ -12,6 +12,7 @@ from zsseg.pipeline.demo.curves import curves
 from zsseg.pipeline.html_page import render_page
 from zsseg.pipeline.report.shown_images import Gallery, ReportImage
 from zsseg.pipeline.report.shown_run import ShownRun
+from zsseg.pipeline.report.training_images import TrainingImage
 from zsseg.pipeline.tables import checkpoint_text, percent
 from zsseg.stages.cache.disk.durable import write_durably
 from zsseg.stages.data.images import jpeg_bytes, resize_image
@@ -42,6 +43,7 @@ def write_run_report(
     values = {
         "title": f"{names}: {', '.join(dict.fromkeys(run.record.dataset.name for run in runs))}",
         "hero": _hero(runs, images),
+        "costs": [line for run in runs for line in _costs(run, images.get(str(run.path)))],
         "figures": _figures(runs[0], first),
         "missing": missing,
         "columns": _SCORES,
@@ -68,6 +70,27 @@ def _hero(runs: Sequence[ShownRun], images: Mapping[str, Gallery]) -> dict[str, 
         (_pictures(run, images[str(run.path)].first) for run in runs if str(run.path) in images),
         None,
     )
+
+
+def _costs(run: ShownRun, gallery: Gallery | None) -> list[dict[str, str]]:
+    """A line of the table of costs for the student of a run and one for its teacher."""
+    if gallery is None:
+        return []
+    costs = {run.name: gallery.cost, f"{run.name}: its teacher": gallery.teacher_cost}
+    return [
+        {
+            "name": name,
+            "milliseconds": _rounded(cost.milliseconds),
+            "megabytes": _rounded(cost.megabytes),
+            "how": cost.how,
+        }
+        for name, cost in costs.items()
+        if cost is not None
+    ]
+
+
+def _rounded(value: float | None) -> str:
+    return "not known" if value is None else f"{value:.3g}" if value < 100 else f"{value:.0f}"
 
 
 def _peeked(runs: Sequence[ShownRun]) -> list[str]:
@@ -188,32 +211,62 @@ def _confusion(result: EvaluationResult) -> dict[str, object]:
 
 
 def _gallery(run: ShownRun, gallery: Gallery) -> dict[str, object]:
+    """The images of a split, and those of training where they are there."""
     rows = [_pictures(run, each) for each in gallery.images]
-    return {"name": run.name, "how": gallery.how, "rows": rows}
+    teacher = f"; the teacher's labels are from its {gallery.teacher}" if gallery.teacher else ""
+    training = gallery.training
+    return {
+        "name": run.name,
+        "how": f"{gallery.how}; without gamma{teacher}",
+        "rows": rows,
+        "training": None
+        if training is None
+        else {
+            "how": training.how,
+            "rows": [_training(run, each) for each in training.images],
+        },
+    }
+
+
+def _training(run: ShownRun, shown: TrainingImage) -> dict[str, object]:
+    maps = {
+        "labels that training sees": shown.visible_HW,
+        "pseudo labels": shown.pseudo_HW,
+        "teacher": shown.teacher_HW,
+    }
+    return _cells(run, shown.id, shown.image_HW3, maps)
 
 
 def _pictures(run: ShownRun, shown: ReportImage) -> dict[str, object]:
-    """The image, its label if there is one, and the student's."""
+    """The image, its label, the teacher's and the student's; what there is not is left out."""
+    maps = {"label": shown.truth_HW, "teacher": shown.teacher_HW, "student": shown.label_HW}
+    right = "" if np.isnan(shown.right) else f"{100 * shown.right:.1f} % of the pixels are right"
+    return {**_cells(run, shown.id, shown.image_HW3, maps), "right": right}
+
+
+def _cells(
+    run: ShownRun,
+    name: str,
+    image_HW3: NDArray[np.uint8],
+    label_maps: Mapping[str, NDArray[np.uint8] | None],
+) -> dict[str, object]:
+    """The image alone, and under each of the label maps that there are."""
     spec = run.record.dataset
     palette = name_colours(spec.classes, spec)
-    maps = {"student": shown.label_HW}
-    if shown.truth_HW is not None:
-        maps = {"label": shown.truth_HW, **maps}
+    maps = {what: each for what, each in label_maps.items() if each is not None}
     present = np.unique(np.concatenate([label_HW.ravel() for label_HW in maps.values()]))
-    right = "" if np.isnan(shown.right) else f"{100 * shown.right:.1f} % of the pixels are right"
     return {
-        "id": shown.id,
-        "right": right,
+        "id": name,
         "cells": [
-            {"name": "image", "jpeg": _jpeg(shown.image_HW3)},
+            {"name": "image", "jpeg": _jpeg(image_HW3)},
             *(
-                {"name": name, "jpeg": _jpeg(overlay(shown.image_HW3, each, palette, alpha=0.6))}
-                for name, each in maps.items()
+                {"name": what, "jpeg": _jpeg(overlay(image_HW3, each, palette, alpha=0.6))}
+                for what, each in maps.items()
             ),
         ],
         "keys": [
-            {"name": name, "colour": "#{:02x}{:02x}{:02x}".format(*palette[i])}
-            for i, name in enumerate(spec.classes)
+            {"name": label, "colour": "#{:02x}{:02x}{:02x}".format(*palette[i])}
+            for i, label in enumerate(spec.classes)
             if i in present
         ],
     }
