@@ -74,7 +74,8 @@ class Model:
         unsure: float = 0.0,
         confidence: Measure = "margin",
     ) -> Prediction | list[Prediction]:
-        """Label an image, or each image of a list; they may differ in size.
+        """Label an image, or each image of a list; they may differ in size, and small ones that
+        the student sees whole in one size go through it together.
 
         `classes`: any names, a bar between several names of one class ('car|van'); None: the run's.
         `background`: names of what else is there, whose pixels become void (255). `unsure`: least
@@ -86,11 +87,11 @@ class Model:
         asked = self._asked(self.classes if classes is None else classes, background)
         predictor = Predictor(self.run, asked, unsure, confidence)
         if isinstance(images, list | tuple):
-            return [
-                _predicted(predictor, image, f"image_{number:04d}")
-                for number, image in enumerate(images)
-            ]
-        return _predicted(predictor, images, "image")
+            stems = [_stem(image, f"image_{i:04d}") for i, image in enumerate(images)]
+            many = predictor.predict_many([rgb_image(image) for image in images], names=stems)
+            return [replace(each, stem=stem) for each, stem in zip(many, stems, strict=True)]
+        stem = _stem(images, "image")
+        return replace(predictor.predict(rgb_image(images), name=stem), stem=stem)
 
     def embed(self, image: GivenImage) -> NDArray[np.float32]:
         """(D, h, w) the student's feature of an image, in CLIP's space; not normalised.
@@ -170,7 +171,6 @@ def load(
     return Model(load_run(folder, device=device), teacher=teacher)
 
 
-def _predicted(predictor: Predictor, image: GivenImage, stem: str) -> Prediction:
-    if isinstance(image, str | Path):
-        stem = Path(image).stem
-    return replace(predictor.predict(rgb_image(image), name=stem), stem=stem)
+def _stem(image: GivenImage, without: str) -> str:
+    """What the files of an image are called; `without`: where it is no file itself."""
+    return Path(image).stem if isinstance(image, str | Path) else without

@@ -50,6 +50,12 @@ def predict_scores(
     return _slide(scorer, image_13HW, config=config, stride=stride)
 
 
+def images_together(size: tuple[int, int], device: torch.device) -> int:
+    """How many images or windows of a size go through the student in one forward pass."""
+    limit = CPU_PIXELS if device.type == "cpu" else GPU_PIXELS
+    return max(1, limit // (size[0] * size[1]))
+
+
 @torch.inference_mode()
 def student_feature(student: Student, image_3HW: NDArray[np.float32]) -> Tensor:
     """(D, h, w) float32 feature of a `prepared` image that the student sees whole."""
@@ -99,8 +105,7 @@ def _slide(scorer: Scorer, image_13HW: Tensor, *, config: EvaluateConfig, stride
         for top in window_starts(height, window, step)
         for left in window_starts(width, window, step)
     ]
-    limit = CPU_PIXELS if image_13HW.device.type == "cpu" else GPU_PIXELS
-    together = max(1, limit // (rows * columns * stride**2))
+    together = images_together((rows * stride, columns * stride), image_13HW.device)
     sum_Chw = torch.zeros(len(scorer.text_CD), height, width, device=image_13HW.device)
     count_hw = torch.zeros(height, width, device=image_13HW.device)
     for first in range(0, len(corners), together):

@@ -53,7 +53,7 @@ def first_that_fits(
     """
     tries = smaller_settings(config, fixed)
     for each in tries:
-        made = _or_out_of_memory(make, each)
+        made = or_out_of_memory(make, each)
         if made is not None:
             return made, each
     tried = ", ".join(map(_settings_text, tries))
@@ -63,9 +63,7 @@ def first_that_fits(
     )
 
 
-def _or_out_of_memory(
-    make: Callable[[EvaluateConfig], Made], config: EvaluateConfig
-) -> Made | None:
+def or_out_of_memory(make: Callable[[EvaluateConfig], Made], config: EvaluateConfig) -> Made | None:
     """What `make` gives; None where the memory is too small for it.
 
     A function of its own: the next try begins when the error, and what it holds, is gone.

@@ -1,5 +1,6 @@
 """One image in, one prediction out: labels, scores, confidence, colours."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -7,6 +8,7 @@ import pytest
 import torch
 from helpers.colour_run import COLOURS, colour_run
 from numpy.typing import NDArray
+from torch import Tensor
 
 from zsseg.stages.data.images import read_image
 from zsseg.stages.errors import UserError
@@ -14,6 +16,7 @@ from zsseg.stages.evaluate.asked_names import ask_names, with_text
 from zsseg.stages.evaluate.colours import name_colours
 from zsseg.stages.evaluate.prediction import Look
 from zsseg.stages.evaluate.predictor import Predictor
+from zsseg.stages.evaluate.scorer import Scorer
 from zsseg.stages.evaluate.trained_run import TrainedRun
 
 
@@ -137,3 +140,53 @@ def test_an_array_that_is_no_image(run: TrainedRun, wrong: NDArray[np.uint8]) ->
 def test_one_pixel_is_an_image(run: TrainedRun) -> None:
     image_HW3 = np.array([[COLOURS[2]]], dtype=np.uint8)
     assert own(run).predict(image_HW3).labels.tolist() == [[2]]
+
+
+def test_images_of_one_size_go_through_the_student_together(
+    run: TrainedRun, image_HW3: NDArray[np.uint8], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    images = [image_HW3, image_HW3[:40, :70], image_HW3[::-1], image_HW3[:, ::-1], image_HW3[:40]]
+    whole = replace(run, evaluate=run.evaluate.model_copy(update={"mode": "whole"}))
+    single = [own(whole).predict(np.ascontiguousarray(each)) for each in images]
+    batches: list[int] = []
+    scores_of = Scorer.__call__
+
+    def counted(scorer: Scorer, image_B3HW: Tensor) -> Tensor:
+        batches.append(len(image_B3HW))
+        return scores_of(scorer, image_B3HW)
+
+    monkeypatch.setattr(Scorer, "__call__", counted)
+    names = [f"image {i}" for i in range(len(images))]
+
+    def held(predictor: Predictor, expected: list[int]) -> None:
+        batches.clear()
+        many = predictor.predict_many(images, names=names)
+        assert batches == expected
+        for one, other in zip(single, many, strict=True):
+            assert (one.labels == other.labels).mean() > 0.999
+            np.testing.assert_allclose(one.name_scores, other.name_scores, atol=1e-5)
+
+    held(own(whole), [3, 2])  # of two sizes as the student sees them
+    assert own(whole).predict_many([], names=[]) == []
+    size = whole.stride**2 * single[0].name_scores[0].size
+    monkeypatch.setattr("zsseg.stages.evaluate.inference.CPU_PIXELS", 2 * size)
+    batches.clear()
+    own(whole).predict_many([image_HW3] * 5, names=names)
+    assert batches == [2, 2, 1]
+
+    def too_large(scorer: Scorer, image_B3HW: Tensor) -> Tensor:
+        if len(image_B3HW) > 1:
+            raise MemoryError
+        return counted(scorer, image_B3HW)
+
+    monkeypatch.setattr(Scorer, "__call__", too_large)
+    held(own(whole), [1] * 5)
+
+
+def test_images_seen_through_windows_go_one_by_one(
+    run: TrainedRun, image_HW3: NDArray[np.uint8]
+) -> None:
+    slide = replace(run, evaluate=run.evaluate.model_copy(update={"mode": "slide"}))
+    many = own(slide).predict_many([image_HW3, image_HW3], names=["a", "b"])
+    for each in many:
+        np.testing.assert_array_equal(each.labels, own(slide).predict(image_HW3).labels)
