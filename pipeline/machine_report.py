@@ -9,25 +9,21 @@ import os
 import platform
 import re
 import shutil
-import socket
 import subprocess
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from threading import Thread
-from urllib.parse import urlsplit
 
 from zsseg.pipeline.console import size_text
 from zsseg.stages.machine_memory import memory_room
-from zsseg.stages.offline import OFFLINE, switch_in
+from zsseg.stages.offline import HUB, OFFLINE, switch_in, takes_connection
 from zsseg.stages.printable import counted
 
 _PATIENCE = 1.5  # seconds that one check waits for another program or for the network
 _LITTLE_MEMORY = 6e9
 _LITTLE_DISK = 10e9
 _LITTLE_SHARED = 512e6
-_HUB = "https://huggingface.co"
 _PURPOSES = {
     "app": "a page to try a student on",
     "export": "students as ONNX files",
@@ -264,9 +260,9 @@ def _with_purpose(extra: str) -> str:
 def _network(place: Place) -> MachineFact:
     if off := switch_in(place.environ):
         return MachineFact("network", f"off ({off})", values={"reachable": False, "set_by": off})
-    address = place.environ.get("HF_ENDPOINT") or _HUB
+    address = place.environ.get("HF_ENDPOINT") or HUB
     through = place.environ.get("HTTPS_PROXY") or place.environ.get("https_proxy")
-    reached = _reached(through or address)
+    reached = takes_connection(through or address, patience=_PATIENCE)
     values: dict[str, object] = {"reachable": reached, "set_by": None}
     if reached:
         return MachineFact("network", f"{address} answers", values=values)
@@ -276,26 +272,6 @@ def _network(place: Place) -> MachineFact:
         f"Set {OFFLINE}=1, so that no command waits for it; what is here can be used",
         values,
     )
-
-
-def _reached(address: str) -> bool:
-    """Does the host of an address take a connection? Nothing is sent."""
-    found: list[bool] = []
-
-    def attempt() -> None:
-        try:
-            parts = urlsplit(address if "://" in address else f"http://{address}")
-            port = parts.port or (443 if parts.scheme == "https" else 80)
-            socket.create_connection((parts.hostname or "", port), timeout=_PATIENCE).close()
-            found.append(True)
-        except (OSError, ValueError):
-            pass
-
-    # Looking up a name has no time limit of its own.
-    thread = Thread(target=attempt, daemon=True)
-    thread.start()
-    thread.join(_PATIENCE)
-    return bool(found)
 
 
 CHECKS: tuple[Callable[[Place], MachineFact], ...] = (

@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from huggingface_hub import constants
 
+from zsseg.stages import offline
 from zsseg.stages.errors import ResourceError
 from zsseg.stages.importing.download import PublicFile, download
 from zsseg.stages.offline import switch_in
@@ -68,3 +70,31 @@ def test_the_library_of_the_hub_is_switched_off_too() -> None:
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environ
     )
     assert done.stdout == "True\n"
+
+
+@pytest.mark.parametrize("reached", [True, False])
+def test_a_hub_is_tried_once_and_then_asked_or_left_alone(
+    reached: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("ZSSEG_OFFLINE")
+    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    tried = []
+
+    def answer(address: str, *, patience: float) -> bool:
+        tried.append(address)
+        return reached
+
+    monkeypatch.setattr(offline, "takes_connection", answer)
+    with offline.hub_at_once(wanted=False):
+        assert not constants.HF_HUB_OFFLINE
+    assert not tried
+    with offline.hub_at_once():
+        assert constants.HF_HUB_OFFLINE is not reached
+    assert len(tried) == 1
+    assert not constants.HF_HUB_OFFLINE
+
+
+def test_a_teacher_that_is_not_here_is_missed_without_asking_the_hub() -> None:
+    with pytest.raises(ResourceError, match="cannot get its weights"):
+        teacher_files._from_tag("ViT-B-16-quickgelu/openai")  # a connection fails the test

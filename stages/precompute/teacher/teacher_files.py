@@ -23,7 +23,7 @@ import xxhash
 
 from zsseg.stages.cache.format.recipe import fingerprint
 from zsseg.stages.errors import ResourceError, UserError
-from zsseg.stages.offline import refuse_offline
+from zsseg.stages.offline import hub_at_once, refuse_offline
 from zsseg.stages.precompute.teacher import own_code, token_files
 from zsseg.stages.precompute.teacher.teacher_config import (
     CONFIG_FILE,
@@ -210,6 +210,7 @@ def _from_folder(spec: str) -> TeacherFiles:
     return _teacher_files(spec, spec, None, config, weights, slug=folder.resolve().name)
 
 
+@hub_at_once()
 def _from_hub(spec: str) -> TeacherFiles:
     from open_clip.pretrained import download_pretrained_from_hf
 
@@ -247,6 +248,7 @@ def _from_file(spec: str) -> TeacherFiles:
     return _teacher_files(spec, name, str(weights), {"model_cfg": config}, weights, slug=slug)
 
 
+@hub_at_once()
 def _from_tag(spec: str) -> TeacherFiles:
     from open_clip.pretrained import download_pretrained
 

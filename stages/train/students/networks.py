@@ -17,6 +17,7 @@ from segmentation_models_pytorch.decoders.segformer.decoder import SegformerDeco
 from torch import nn
 
 from zsseg.stages.errors import ResourceError, UserError
+from zsseg.stages.offline import hub_at_once
 from zsseg.stages.train.run_config import StudentConfig
 from zsseg.stages.train.students import mscan, segnext, setr
 from zsseg.stages.train.students.encoder_names import (
@@ -70,7 +71,8 @@ def build_network(config: StudentConfig, *, pretrained: bool) -> Network:
     hub = pretrained and config.weights == "hub"
     build = _OTHERS.get(config.architecture, _smp_network)
     try:
-        network = build(config, hub)
+        with hub_at_once(wanted=hub):
+            network = build(config, hub)
     except UserError:
         raise
     except Exception as error:  # of smp, timm and the hub's transport, which share no class
