@@ -4,7 +4,7 @@
 
 prints seconds, bytes and mIoU on `val` of the run in PyTorch and of its exports. `make bench` has a
 ratio for a student with random weights. One image at a time, from its pixels
-to its labels.
+to its labels and its confidence: both sides make the same.
 """
 
 import argparse
@@ -17,6 +17,7 @@ from tempfile import TemporaryDirectory
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from onnx import ModelProto
 
 from benchmarks.inference import STRIDE, picture, subject
 from benchmarks.ratio import Ratio, timed_in_turn
@@ -25,9 +26,12 @@ from zsseg.stages.data.labels import read_label
 from zsseg.stages.data.samples import Sample
 from zsseg.stages.data.spec import load_spec
 from zsseg.stages.data.splits import list_samples
+from zsseg.stages.evaluate.asked_names import AskedNames
+from zsseg.stages.evaluate.colours import name_colours
 from zsseg.stages.evaluate.confidence_measure import Measure
 from zsseg.stages.evaluate.evaluation import student_label
 from zsseg.stages.evaluate.metrics import confusion, scores
+from zsseg.stages.evaluate.predictor import Predictor
 from zsseg.stages.evaluate.trained_run import TrainedRun, load_run
 from zsseg.stages.export.agreement import open_session
 from zsseg.stages.export.export_run import ExportOptions, Precision, export_run
@@ -41,14 +45,24 @@ TIMED = 20
 """Images whose time is taken, with all of them in turn."""
 
 
-def onnxruntime_ratio(run: TrainedRun, images: list[NDArray[np.uint8]], file: Path) -> Ratio:
-    """Seconds of onnxruntime over those of PyTorch, for all images."""
+def onnxruntime_ratio(
+    run: TrainedRun,
+    images: list[NDArray[np.uint8]],
+    file: Path,
+    *,
+    measure: Measure = "margin",
+    names: AskedNames | None = None,
+) -> Ratio:
+    """Seconds of onnxruntime over those of PyTorch, for labels and confidence of all images."""
     session = open_session(file)
     text_CD = run.text_CD.numpy()
+    palette = name_colours(run.names)
+    asked = names or AskedNames(run.names, (), run.text_CD, palette, run.spec.seen_ids)
+    predictor = Predictor(run, asked, measure=measure)
     return timed_in_turn(
         f"{file.stem}, onnxruntime / PyTorch, {torch.get_num_threads()} threads",
         lambda: [session.run(None, {"image": each[None], "text": text_CD}) for each in images],
-        lambda: [student_label(run, each) for each in images],
+        lambda: [predictor.predict(each).confidence for each in images],
         target="at most 1",
     )
 
@@ -59,11 +73,12 @@ def random_student_ratios() -> Iterator[Ratio]:
     The cosine is the one confidence that needs no sum over all names at every pixel.
     """
     measures: tuple[Measure, ...] = ("margin", "cosine")
-    for names, measure in product((14, 171), measures):
-        yield _random_student_ratio(names, measure)
+    network = network_graph(subject().scorer.student)
+    for names, measure in product((3, 14, 171), measures):
+        yield _random_student_ratio(network, names, measure)
 
 
-def _random_student_ratio(names: int, measure: Measure) -> Ratio:
+def _random_student_ratio(network: ModelProto, names: int, measure: Measure) -> Ratio:
     one = subject()
     student, text_CD = one.scorer.student, one.scorer.text_CD[:names]
     run = TrainedRun(
@@ -78,8 +93,9 @@ def _random_student_ratio(names: int, measure: Measure) -> Ratio:
     )
     with TemporaryDirectory() as folder:
         file = Path(folder) / f"mit_b0, {names} names, {measure}.onnx"
-        save_model(student_graph(run, network_graph(student), GraphForm(measure)), file)
-        return onnxruntime_ratio(run, [picture()], file)
+        save_model(student_graph(run, network, GraphForm(measure)), file)
+        asked = AskedNames(run.names, (), text_CD, name_colours(run.names), ())
+        return onnxruntime_ratio(run, [picture()], file, measure=measure, names=asked)
 
 
 def record_of(config: EvaluateConfig) -> RunRecord:
