@@ -40,6 +40,7 @@ EXAMPLES = {
         "zsseg predict --run runs/first photos --out predictions",
         'zsseg predict --run runs/first street.jpg --classes "car, tram" --out predictions',
     ),
+    "app": ("zsseg app --run runs/first",),
     "export": (
         "zsseg export --run runs/first --out model.onnx",
         "zsseg export --run runs/first --format safetensors --out street",
