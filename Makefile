@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test check docs format bench clean
+.PHONY: help install demo test check docs pictures format bench clean
 
 help: ## list the targets
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-9s %s\n", $$1, $$2}'
@@ -31,6 +31,9 @@ check: install docs ## lint, formatting, types, import contracts and the documen
 
 docs: install ## the documentation site in build/docs, links checked (its search needs a server: .venv/bin/mkdocs serve)
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
+pictures: install ## the pictures of README, in docs/pictures, from the drawn world (needs Chromium)
+	$(BIN)/python -m benchmarks.pictures
 
 format: install ## rewrite the code in the house format
 	$(BIN)/ruff check --fix .

@@ -77,7 +77,7 @@ def write_store_page(
 
 
 def _about(store: Store, spec: DatasetSpec, chosen: ShownRows) -> list[str]:
-    teacher = store.last("teacher") or store.info.get("teacher", "")
+    teacher = store.info.get("teacher", "")
     lacking = [
         words
         for array, words in (
