@@ -87,13 +87,14 @@ def export(
         raise UserError("--fp16 and --int8 exclude each other. Give one of them")
     config = evaluate_config(run, None, settings or [])
     # Here torch is loaded: mistakes in the options are told before.
-    from zsseg.stages.evaluate.asked_names import ask_names
+    from zsseg.stages.evaluate.asked_names import ask_names, default_background
     from zsseg.stages.evaluate.trained_run import load_run
     from zsseg.stages.export.export_run import ExportOptions, export_run
 
     student, fixed = load_run(run, device="cpu", evaluate=config), None
     if given:
         encode = text_encoder(student, teacher)
+        others = others or [*default_background(student, given)]
         fixed = ask_names(student, given, others, encode=encode, teacher=teacher)
     precision: Literal["fp32", "fp16", "int8"] = "fp16" if fp16 else "int8" if int8 else "fp32"
     options = ExportOptions(precision, scores, confidence, images, force)

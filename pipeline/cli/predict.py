@@ -37,7 +37,12 @@ Add = Annotated[
     str | None, typer.Option(metavar=_NAMES, help="More names, beside the run's or --classes.")
 ]
 Background = Annotated[
-    str | None, typer.Option(metavar=_NAMES, help="Names of what else is there; it becomes void.")
+    str | None,
+    typer.Option(
+        metavar=_NAMES,
+        help="Names of what else is there; it becomes void. "
+        "\\[default: the run's evaluate.background]",
+    ),
 ]
 NamesFile = Annotated[
     Path | None, typer.Option("--names", help="Names and embeddings of `zsseg names`.")
@@ -97,7 +102,7 @@ def predict(
     config = evaluate_config(run, None, settings or [])
     # Here torch is loaded: mistakes in the options are told before.
     from zsseg.pipeline.sheet.contact_sheet import check_page
-    from zsseg.stages.evaluate.asked_names import ask_names
+    from zsseg.stages.evaluate.asked_names import ask_names, default_background
     from zsseg.stages.evaluate.predict import predict_files
     from zsseg.stages.evaluate.prediction import Look
     from zsseg.stages.evaluate.predictor import Predictor
@@ -111,6 +116,7 @@ def predict(
         asked = read_names_file(names_file, student, colours=colours)
     else:
         own, encode = [*(given or student.spec.classes), *added], text_encoder(student, teacher)
+        others = others or [*default_background(student, own)]
         asked = ask_names(student, own, others, encode=encode, teacher=teacher, colours=colours)
     predictor = Predictor(student, asked, unsure, confidence)
     check_page(out)

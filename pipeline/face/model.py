@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from zsseg.pipeline.face.given_image import GivenImage, checked_path, rgb_image
 from zsseg.pipeline.run_options import text_encoder
 from zsseg.stages.errors import UserError
-from zsseg.stages.evaluate.asked_names import AskedNames, ask_names
+from zsseg.stages.evaluate.asked_names import AskedNames, ask_names, default_background
 from zsseg.stages.evaluate.confidence_measure import Measure
 from zsseg.stages.evaluate.inference import prepared, student_feature
 from zsseg.stages.evaluate.prediction import Prediction
@@ -49,7 +49,7 @@ class Model:
         images: GivenImage,
         classes: Sequence[str] | None = None,
         *,
-        background: Sequence[str] = (),
+        background: Sequence[str] | None = None,
         unsure: float = 0.0,
         confidence: Measure = "margin",
     ) -> Prediction: ...
@@ -60,7 +60,7 @@ class Model:
         images: list[GivenImage] | tuple[GivenImage, ...],
         classes: Sequence[str] | None = None,
         *,
-        background: Sequence[str] = (),
+        background: Sequence[str] | None = None,
         unsure: float = 0.0,
         confidence: Measure = "margin",
     ) -> list[Prediction]: ...
@@ -70,7 +70,7 @@ class Model:
         images: GivenImage | list[GivenImage] | tuple[GivenImage, ...],
         classes: Sequence[str] | None = None,
         *,
-        background: Sequence[str] = (),
+        background: Sequence[str] | None = None,
         unsure: float = 0.0,
         confidence: Measure = "margin",
     ) -> Prediction | list[Prediction]:
@@ -78,7 +78,8 @@ class Model:
         the student sees whole in one size go through it together.
 
         `classes`: any names, a bar between several names of one class ('car|van'); None: the run's.
-        `background`: names of what else is there, whose pixels become void (255). `unsure`: least
+        `background`: names of what else is there, whose pixels become void (255); None: the run's
+        (`evaluate.background`). `unsure`: least
         confidence, 0 to 1; pixels below it become void. `confidence`: what that is (`Measure`).
 
         Raises UserError for names that cannot be told apart, for values that are no image, and for
@@ -107,7 +108,7 @@ class Model:
         out: str | Path,
         classes: Sequence[str] | None = None,
         *,
-        background: Sequence[str] = (),
+        background: Sequence[str] | None = None,
         precision: Literal["fp32", "fp16", "int8"] = "fp32",
         force: bool = False,
     ) -> "Exported":
@@ -139,7 +140,9 @@ class Model:
         save_pretrained(self.run, Path(folder), image=shown, force=force)
         return Path(folder)
 
-    def _asked(self, classes: Sequence[str], background: Sequence[str]) -> AskedNames:
+    def _asked(self, classes: Sequence[str], background: Sequence[str] | None) -> AskedNames:
+        if background is None:
+            background = default_background(self.run, classes)
         encode = text_encoder(self.run, self.teacher)
         # Once is enough: it is loaded to see that it is the run's own.
         teacher = None if self._checked else self.teacher

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from zsseg.stages.data.class_names import names_of, normal_form
 from zsseg.stages.data.spec import Colour
 from zsseg.stages.evaluate.colours import name_colours
 from zsseg.stages.evaluate.trained_run import TrainedRun
@@ -34,6 +35,12 @@ class AskedNames:
     def names(self) -> tuple[str, ...]:
         """The classes, then the background."""
         return (*self.classes, *self.background)
+
+
+def default_background(run: TrainedRun, classes: Sequence[str]) -> tuple[str, ...]:
+    """The run's own background words (`evaluate.background`), less those that are asked for."""
+    forms = {normal_form(name) for each in classes for name in names_of(each)}
+    return tuple(word for word in run.evaluate.background if normal_form(word) not in forms)
 
 
 def ask_names(

@@ -174,6 +174,9 @@ class EvaluateConfig(BaseModel):
     calibration: float = Field(default=0.0, ge=0)
     """gamma, subtracted from the seen classes' scores before the argmax, as a share of the logit
     scale, i.e. in units of cosine; 0: off. [ours]"""
+    background: tuple[str, ...] = ()
+    """Names of what else is there, where a prediction is given none: their pixels become void.
+    Scores are of the classes alone. [ours]"""
 
     @model_validator(mode="after")
     def _windows_overlap(self) -> Self:

@@ -6,7 +6,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from helpers.tiny_training import train_tiny_students
 from helpers.zsseg_command import called
 
 import zsseg
+from zsseg.pipeline.face.model import Model
 from zsseg.pipeline.stored_image import main_directions
 from zsseg.stages.data.images import as_picture, read_image
 from zsseg.stages.evaluate.trained_run import load_run
@@ -434,3 +435,22 @@ def test_commands_call_the_functions(monkeypatch: pytest.MonkeyPatch, work: Work
         else:
             assert (given["values"], given["limit"]) == ((work.run,), 1)
             assert given["calibration"] == 0.1
+
+
+def test_a_run_has_background_words_of_its_own(work: Work, tmp_path: Path) -> None:
+    """They hold wherever none are given, and give way to a class of their name."""
+    words = 'evaluate.background=["rubbish", "box"]'
+    names = ("--classes", "sky, box", "--run", work.run, "--teacher", work.clip, "-q")
+    for out, extra in (("own", ("--set", words)), ("given", ("--background", "rubbish"))):
+        called("predict", work.image(), *names, "--out", tmp_path / out, *extra)
+    label = f"{work.image().stem}.png"
+    given = (tmp_path / "given" / label).read_bytes()
+    assert (tmp_path / "own" / label).read_bytes() == given
+    model = zsseg.load(work.run, device="cpu", teacher=work.clip)
+    config = model.run.evaluate.model_copy(update={"background": ("rubbish", "box")})
+    own = Model(replace(model.run, evaluate=config), teacher=work.clip)
+    expected = model.predict(work.image(), ["sky", "box"], background=["rubbish"])
+    assert (expected.labels == 255).any(), "or nothing is seen of it"
+    np.testing.assert_array_equal(own.predict(work.image(), ["sky", "box"]).labels, expected.labels)
+    without = own.predict(work.image(), ["sky", "box"], background=[])
+    assert (without.labels != 255).all()
