@@ -13,6 +13,7 @@ OTHER = {
     "train.clip_norm": 1.0,
     "pixel_names.dilations": (2,),
     "validation.split": "test",
+    "evaluate.background": ("rubbish",),
 }
 """Settings whose other value does not follow from their type and their default."""
 
