@@ -24,6 +24,7 @@ NAMED = re.compile(r"\{|'[^']+'|--[a-z]|\b[a-z_]+[.=][a-z_]+\b|\b[A-Z]+_[A-Z]+\b
 
 PARTS = {
     ("pipeline/run_options.py", "{option} @{error}"): "a whole message about a text file",
+    ("pipeline/cli/config.py", "{*faults}"): "whole messages, one for each file",
     ("stages/cache/disk/json_files.py", "{path}"): "who reads a store's file adds the advice",
     ("stages/cache/evidence.py", ""): "a line of `cache verify`, whose last line has the advice",
     (

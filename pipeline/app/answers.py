@@ -60,7 +60,7 @@ class Students:
         names = typed_names(question.names)
         on = [name for name in names if name not in question.off]
         if not on:
-            raise UserError("every name is switched off. Switch one on")
+            raise UserError(f"names '{question.names}': all are switched off. Choose one at least")
         if not content:
             return {"names": [_name(name, on=name in on) for name in names]}
         image_HW3 = read_image(Path(file), content)
@@ -107,7 +107,9 @@ class Students:
 def typed_names(text: str) -> tuple[str, ...]:
     """Class names of a text field. Raises UserError for none, and for some that are equal."""
     if text.strip().startswith("@"):  # a file, on the command line
-        raise UserError(f"names '{text.strip()}': a name cannot begin with @")
+        raise UserError(
+            f"names '{text.strip()}': a name cannot begin with @. Give the names themselves"
+        )
     return checked_names(read_names(" ".join(text.split("\n")), "names"))
 
 

@@ -30,7 +30,9 @@ def asking(students: Students) -> Answer:
                 unsure=float(fields.get("unsure", "0")),
             )
         except (KeyError, TypeError, ValueError) as error:
-            raise UserError(f"not a question of the page ({error}). Load the page again") from error
+            raise UserError(
+                f"not a question of the page ({error}). Use the page that zsseg app names"
+            ) from error
         return students.answer(question, content, file=fields.get("file", "the image"))
 
     return answer

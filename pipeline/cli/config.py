@@ -131,7 +131,7 @@ def diff(one: Source, other: Source) -> None:
     if type(left) is not type(right):
         raise UserError(
             f"{one} has settings of `zsseg {STAGES[type(left)]}`, {other} of `zsseg "
-            f"{STAGES[type(right)]}`: they have none in common"
+            f"{STAGES[type(right)]}`: they have none in common. Give two of one kind"
         )
     values = [each.model_dump(mode="json") for each in (left, right)]
     lines = differing_fields(*values, sides=(Path(one).name, Path(other).name))
@@ -150,7 +150,7 @@ def _read(source: str, settings: Sequence[str]) -> tuple[BaseModel, str]:
     given = apply_settings(read_experiment(source), settings)
     if "classes" in given:
         raise UserError(
-            f"{source}: describes a data set. `zsseg dataset verify {source}` checks it"
+            f"{source}: describes a data set. Check it with `zsseg dataset verify {source}`"
         )
     return build(model_of(given), given, where=source), header(experiment_text(source))
 

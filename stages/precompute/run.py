@@ -157,7 +157,12 @@ def _wanted_store(engine: Engine, request: PrecomputeRequest, files: TeacherFile
     def ask_size(asked: PrecomputeConfig, shapes: Sequence[tuple[int, int]]) -> tuple[int, int]:
         from zsseg.stages.precompute.engine.questions import fitted_size
 
-        here = asked.model_copy(update={"precision": look(asked)["precision"]})
+        # The library of k-means is looked for later: on a GPU both are timed.
+        regions = asked.regions.model_copy(update={"backend": "sklearn"})
+        values = look(asked.model_copy(update={"regions": regions}))
+        here = asked.model_copy(
+            update={"precision": values["precision"], "resize": values["resize"]}
+        )
         return engine.ask(partial(fitted_size, config=here, shapes=shapes))
 
     return resolve_request(request, files, look=look, ask_traits=ask_traits, ask_size=ask_size)

@@ -131,7 +131,7 @@ def test_what_the_teacher_does_not_say_is_named(
     def bilinear(image: object, size: object, **_: object) -> object:
         return resize_image(image, size, interpolation="bilinear")  # type: ignore[arg-type]
 
-    monkeypatch.setattr("zsseg.stages.precompute.teacher.clip_teacher.resize_image", bilinear)
+    monkeypatch.setattr("zsseg.stages.precompute.teacher.clip_teacher.resized", bilinear)
     assert verify(made, "--against-teacher", 16) == 5
     shown = capsys.readouterr().err
     assert "the teacher's output differs from what is stored: " in shown

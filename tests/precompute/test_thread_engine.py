@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import pytest
+import torch
 
 from zsseg.stages.cache.format.manifest import Manifest
 from zsseg.stages.data.spec import DatasetSpec
@@ -27,7 +28,7 @@ CONTEXT = RunContext(
     cast(Manifest, None),
     cast(DatasetSpec, None),
     Path("root"),
-    PrecomputeConfig(device="cpu", precision="fp32"),
+    PrecomputeConfig(device="cpu", precision="fp32", resize="pillow"),
 )
 WAIT = 20.0
 """Seconds after which something that should have happened has not."""
@@ -245,6 +246,7 @@ class LoadedTeacher:
     """What a worker changes of its teacher for a shard."""
 
     around_pass: Any = None
+    device = torch.device("cpu")
 
     def within(self, around_pass: Any) -> "LoadedTeacher":
         return LoadedTeacher(around_pass)
@@ -256,9 +258,9 @@ def test_a_worker_loads_one_teacher_and_computes_so_many_shards_at_once(
     """Also where more threads come than shards may be computed, as in a worker of dask."""
     loaded, lock, at_work, most = list[str](), threading.Lock(), [0], [0]
 
-    def load(_: TeacherFiles, *, device: str, precision: str) -> LoadedTeacher:
+    def load(_: TeacherFiles, *, device: str, precision: str, resize: str) -> LoadedTeacher:
         time.sleep(0.02)
-        loaded.append(f"{device} {precision}")
+        loaded.append(f"{device} {precision} {resize}")
         return LoadedTeacher()
 
     def filled(
@@ -288,7 +290,7 @@ def test_a_worker_loads_one_teacher_and_computes_so_many_shards_at_once(
     for thread in threads:
         thread.join(WAIT)
     assert sorted(done) == list(range(8))
-    assert loaded == ["cpu fp32"]
+    assert loaded == ["cpu fp32 pillow"]
     assert most == [2]
 
 
