@@ -71,7 +71,7 @@ def takes_connection(address: str, *, patience: float) -> bool:
             socket.create_connection((parts.hostname or "", port), timeout=patience).close()
             found.append(True)
         except (OSError, ValueError):
-            pass
+            pass  # not reached, like those that do not answer in time
 
     # Looking up a name has no time limit of its own.
     thread = Thread(target=attempt, daemon=True)
