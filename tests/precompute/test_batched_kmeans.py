@@ -14,7 +14,12 @@ from numpy.typing import NDArray
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from zsseg.stages.cache.reader import Store
-from zsseg.stages.precompute.make.batched_kmeans import batched_clusters, lloyd, packed
+from zsseg.stages.precompute.make.batched_kmeans import (
+    batched_clusters,
+    batched_seeds,
+    lloyd,
+    packed,
+)
 from zsseg.stages.precompute.make.regions import mine_batch, region_windows, window_seeds
 from zsseg.stages.precompute.plan.stored_settings import recall_settings
 from zsseg.stages.precompute.precompute_config import (
@@ -151,17 +156,36 @@ def test_packed_places_are_the_unlabelled_ones_row_by_row() -> None:
 
 def test_seeds_are_the_window_means_of_one_image() -> None:
     rng = np.random.default_rng(5)
+    dense_BhwD = rng.normal(size=(3, 9, 12, 8)).astype(np.float32)
+    unit_BhwD = dense_BhwD / np.linalg.norm(dense_BhwD, axis=3, keepdims=True)
+    unlabelled_Bhw = rng.random((3, 9, 12)) < 0.3
+    unlabelled_Bhw[1] = False
+    unlabelled_Bhw[2, :, 4:] = False  # most of its windows hold no token
+    windows = [
+        (torch.from_numpy(down), torch.from_numpy(across))
+        for down, across in region_windows((4, 20), (9, 12))
+    ]
+    seed_BSD, there_BS = batched_seeds(
+        torch.from_numpy(unit_BhwD), torch.from_numpy(unlabelled_Bhw), windows
+    )
+    for unit_hwD, unlabelled_hw, seed_SD, there_S in zip(
+        unit_BhwD, unlabelled_Bhw, seed_BSD.numpy(), there_BS.numpy(), strict=True
+    ):
+        expected_SD = window_seeds(unit_hwD, unlabelled_hw, (4, 20))
+        np.testing.assert_allclose(seed_SD[there_S], expected_SD, atol=1e-6)
+    assert there_BS[0].all()
+    assert not there_BS[1].any()
+    assert 0 < there_BS[2].sum() < len(there_BS[2])
+
+
+def test_each_image_has_as_many_labels_as_unlabelled_tokens() -> None:
+    rng = np.random.default_rng(6)
     dense_BDhw = rng.normal(size=(3, 8, 9, 12)).astype(np.float16)
     unlabelled_Bhw = rng.random((3, 9, 12)) < 0.3
     unlabelled_Bhw[1] = False
-    config = RegionConfig(windows=(4, 20))
-    windows = region_windows(config.windows, (9, 12))
+    windows = region_windows((4, 20), (9, 12))
     found = batched_clusters(dense_BDhw, unlabelled_Bhw, windows, iterations=1, device=CPU)
     assert [len(label_N) for label_N, _ in found] == unlabelled_Bhw.sum((1, 2)).tolist()
-    unit_hwD = np.moveaxis(dense_BDhw[0].astype(np.float32), 0, 2)
-    unit_hwD /= np.linalg.norm(unit_hwD, axis=2, keepdims=True)
-    seeds_SD = window_seeds(unit_hwD, unlabelled_Bhw[0], config.windows)
-    assert len(found[0][1]) >= len(seeds_SD)
 
 
 def test_regions_have_the_parts_of_one_image_at_a_time() -> None:
